@@ -1,0 +1,77 @@
+"""Case: one cell of a sweep, frozen, with a stable readable id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Direction = Literal["fwd", "bwd", "fwd_bwd"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+Device = Literal["cuda", "cpu"]
+Family = Literal["linear_decay", "linear", "softmax"]
+Layout = Literal["bhnd", "bnhd"]
+Metric = Literal["speed", "memory", "check"]
+ProtocolName = Literal["lbench", "paper"]
+
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+DEVICES: tuple[Device, ...] = get_args(Device)
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+DTYPE_BYTES: dict[Dtype, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """What the inputs look like: q and k are [batch, heads, seq_len, head_dim], v is [..., value_dim].
+
+    Cases of one shape share their inputs, their oracle and the rounds in which they are timed.
+    """
+
+    batch: int
+    heads: int
+    seq_len: int
+    head_dim: int
+    value_dim: int
+    dtype: Dtype
+    device: Device
+
+    @property
+    def qk_elements(self) -> int:
+        """Elements of q (and of k)."""
+        return self.batch * self.heads * self.seq_len * self.head_dim
+
+    @property
+    def v_elements(self) -> int:
+        """Elements of v (and of the output)."""
+        return self.batch * self.heads * self.seq_len * self.value_dim
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of q, k and v together."""
+        return (2 * self.qk_elements + self.v_elements) * DTYPE_BYTES[self.dtype]
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the output."""
+        return self.v_elements * DTYPE_BYTES[self.dtype]
+
+    def __str__(self) -> str:
+        return (
+            f"b{self.batch}-h{self.heads}-n{self.seq_len}-d{self.head_dim}-e{self.value_dim}"
+            f"-{self.dtype}-{self.device}"
+        )
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One provider in one direction at one shape."""
+
+    shape: Shape
+    provider: str
+    direction: Direction
+
+    @property
+    def id(self) -> str:
+        """Stable and readable, for example ``lightning2/fwd/b4-h32-n512-d128-e128-bf16-cuda``."""
+        return f"{self.provider}/{self.direction}/{self.shape}"

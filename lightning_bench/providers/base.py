@@ -1,0 +1,78 @@
+"""Provider: what can be measured, and the inputs that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from lightning_bench.case import Device, Direction, Dtype, Family, Layout, Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tensors in the provider's layout; ``decay`` holds the slopes s ≥ 0, fp32, [heads].
+
+    In layout ``bhnd``: q, k [batch, heads, seq_len, head_dim]; v [batch, heads, seq_len, value_dim].
+    In layout ``bnhd`` heads and seq_len change places.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    decay: Tensor
+
+
+class Provider:
+    """One implementation. Subclass, set the class attributes, write ``load`` and ``build``.
+
+    ``name`` is what users type, ``label`` what tables print. ``package`` is the distribution whose
+    version ``version()`` gives. The instance has no state of its own besides what ``load`` imports.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    family: ClassVar[Family]
+    layout: ClassVar[Layout] = "bhnd"
+    package: ClassVar[str]
+    summary: ClassVar[str] = ""
+    devices: ClassVar[tuple[Device, ...]] = ("cuda",)
+    dtypes: ClassVar[tuple[Dtype, ...]] = ("fp16", "bf16")
+    directions: ClassVar[tuple[Direction, ...]] = ("fwd", "bwd", "fwd_bwd")
+
+    def version(self) -> str:
+        """Version of the wrapped package as installed, or "" where it is not. Imports nothing heavy."""
+        from lightning_bench.providers.packages import installed_version
+
+        return installed_version(self.package)
+
+    def unavailable(self, device: Device) -> str | None:
+        """Why it cannot run on this machine, judged without importing the library, or None."""
+        from lightning_bench.providers.packages import missing_device, missing_package
+
+        return missing_device(self, device) or missing_package(self.package)
+
+    def load(self) -> None:
+        """Import the library. Raises ImportError or OSError; the message becomes the row's reason."""
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Why this case is outside what the library does, or None. Called after ``load``."""
+        if shape.dtype not in self.dtypes:
+            return f"{self.name} takes {', '.join(self.dtypes)}, not {shape.dtype}"
+        if direction not in self.directions:
+            return f"{self.name} has no {direction} direction"
+        return None
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A zero-argument callable that computes the output [like v] of the forward pass, anew each time.
+
+        It must be differentiable with respect to q, k and v where they require gradients.
+        """
+        raise NotImplementedError(f"provider {self.name} does not implement build()")
+
+    def config(self, shape: Shape, direction: Direction) -> str:
+        """The kernel configuration chosen for this case, for the row; "" where there is none to tell."""
+        return ""
