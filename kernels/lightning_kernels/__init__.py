@@ -1,0 +1,47 @@
+"""Lightning Attention kernels: causal linear attention with a fixed decay per head.
+
+Everything public is named here and imported on first use, so that `import lightning_kernels` needs
+neither a GPU nor triton.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_kernels.blocked import lightning_attn2_torch
+    from lightning_kernels.lightning1 import lightning_attn1
+    from lightning_kernels.lightning2 import lightning2_config, lightning_attn2
+    from lightning_kernels.reference import reference_attention, reference_recurrent
+    from lightning_kernels.slopes import build_slope_tensor
+
+__all__ = [
+    "build_slope_tensor",
+    "lightning2_config",
+    "lightning_attn1",
+    "lightning_attn2",
+    "lightning_attn2_torch",
+    "reference_attention",
+    "reference_recurrent",
+]
+
+_HOME = {
+    "build_slope_tensor": "slopes",
+    "lightning2_config": "lightning2",
+    "lightning_attn1": "lightning1",
+    "lightning_attn2": "lightning2",
+    "lightning_attn2_torch": "blocked",
+    "reference_attention": "reference",
+    "reference_recurrent": "reference",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

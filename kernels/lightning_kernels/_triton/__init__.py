@@ -1,0 +1,1 @@
+"""The Triton implementations. Importing a module of this package imports triton."""

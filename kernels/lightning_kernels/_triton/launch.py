@@ -1,0 +1,37 @@
+"""What the kernels share on the host side: readiness of the tensors and the device to launch on."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import triton
+from torch import Tensor
+
+
+def interpreted(kernel: object) -> bool:
+    """Say whether TRITON_INTERPRET was set when `kernel` was defined, so that it runs on the CPU."""
+    return not isinstance(kernel, triton.JITFunction)
+
+
+def unit_last_stride(tensor: Tensor) -> Tensor:
+    """Return the tensor itself if its last dim is contiguous, which the kernels need, else a copy."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def check_device(tensor: Tensor, kernel: object, name: str) -> None:
+    """Check that the kernel can run where the tensor is.
+
+    Raises:
+        ValueError: for a tensor that is not on a GPU, unless the Triton interpreter is on.
+    """
+    if not tensor.is_cuda and not interpreted(kernel):
+        raise ValueError(
+            f"{name} needs tensors on a GPU, got {tensor.device}: use lightning_attn2_torch there, "
+            "or set TRITON_INTERPRET=1 before the import to debug"
+        )
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Make the tensor's GPU the current one for a launch, at no cost where it already is."""
+    if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(tensor.device)

@@ -1,0 +1,40 @@
+"""Lightning Attention-1, the quadratic tiled form, as a Triton kernel: public function."""
+
+import torch
+from torch import Tensor
+
+from lightning_kernels._autograd import attend
+from lightning_kernels._contract import check_inputs, check_kernel_inputs
+
+
+def lightning_attn1(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) -> Tensor:
+    """Compute causal linear attention with a fixed decay per head by its quadratic form, tile by tile.
+
+    o_i = Σ_{j≤i} exp(−s·(i−j)) (q_i·k_j) v_j, without a softmax and without a scale. Time is O(n²), memory
+    that of the results; it is what `lightning_attn2` is measured against.
+
+    Args:
+        q: queries [b, h, n, head_dim] in float32, float16 or bfloat16, n ≥ 1, head_dim from 1 to 256.
+            Any strides; a copy is made only if the last dim is not contiguous.
+        k: keys [b, h, n, head_dim].
+        v: values [b, h, n, value_dim], value_dim from 1 to 256.
+        s: slopes per token [h, 1, 1] or [h], s ≥ 0 (not checked on a GPU); None means no decay.
+
+    Returns:
+        o [b, h, n, value_dim] in the dtype of q, laid out in memory as v is.
+
+    Raises:
+        ValueError: if shapes, dtypes, dims or devices are not as above, or the tensors are not on a GPU.
+        NotImplementedError: if s requires a gradient.
+        ModuleNotFoundError: if triton is not installed.
+
+    Source: Lightning Attention-1 as described in Lightning Attention-2, arXiv 2401.04658.
+    """
+    slopes = check_inputs(q, k, v, s)
+    check_kernel_inputs(q, v, "lightning_attn1")
+    from lightning_kernels._triton import lightning1 as implementation
+
+    implementation.check_runnable(q)
+    if slopes is not None:
+        slopes = slopes.to(torch.float32).contiguous()
+    return attend(q, k, v, slopes, implementation.quadratic_attention)

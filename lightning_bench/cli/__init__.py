@@ -1,0 +1,23 @@
+"""The ``lbench`` command: one module a command; each parses, calls, and prints through one sink."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run ``lbench``. Errors that a user can act on become one message and an exit code."""
+    from lightning_bench.cli.app import app
+    from lightning_bench.cli.sink import Sink
+    from lightning_bench.errors import LbenchError
+
+    try:
+        app()
+    except LbenchError as error:
+        if os.environ.get("LBENCH_TRACEBACK"):
+            raise
+        Sink().error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,46 @@
+"""The Typer application: which module answers which command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lightning_bench.cli.env import env
+from lightning_bench.cli.providers import providers
+from lightning_bench.cli.suites import suites
+from lightning_bench.cli.sweep import sweep
+
+app = typer.Typer(
+    name="lbench",
+    help="Benchmarks of attention kernels that can be trusted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="An error's traceback is printed where LBENCH_TRACEBACK=1 is set.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from lightning_bench import __version__
+
+        typer.echo(f"lbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+app.command("speed", help="Measure how long each case takes, correctness first.")(sweep)
+app.command("memory", help="Measure how much memory each case adds.")(sweep)
+app.command("check", help="Check each case against fp64, without timing it.")(sweep)
+app.command("suites", help="Show the bundled suites, or what one would run.")(suites)
+app.command("providers", help="Show each provider, and why it cannot run here where it cannot.")(providers)
+app.command("env", help="Show this machine as it goes into every row.")(env)

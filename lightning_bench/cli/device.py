@@ -1,0 +1,19 @@
+"""Which device a command speaks of."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from lightning_bench.case import DEVICES, Device
+from lightning_bench.errors import UsageError
+
+
+def resolve_device(wanted: str | None) -> Device:
+    """The device named on the command line or by a suite, or the machine's own."""
+    from lightning_bench.machine import detect_device
+
+    if wanted is None:
+        return detect_device()
+    if wanted not in DEVICES:
+        raise UsageError(f"--device {wanted!r} is not known; allowed: {', '.join(DEVICES)}")
+    return cast(Device, wanted)

@@ -1,0 +1,37 @@
+"""``lbench providers``: what can be measured, which library answers, and why it cannot run here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lightning_bench.cli import options
+
+
+def providers(
+    device: options.DeviceOption = None,
+    load: Annotated[
+        bool, typer.Option(help="Also import each library that is installed, to see whether it loads.")
+    ] = True,
+    as_json: options.Json = False,
+) -> None:
+    """List every provider, the built-in ones and those of installed plug-ins."""
+    from dataclasses import asdict
+
+    from lightning_bench.cli.device import resolve_device
+    from lightning_bench.cli.sink import Sink
+    from lightning_bench.providers import describe
+
+    infos = describe(resolve_device(device), deep=load)
+    sink = Sink(as_json=as_json)
+    if as_json:
+        sink.data([asdict(info) for info in infos])
+        return
+    sink.grid(
+        ["provider", "family", "library", "here"],
+        [
+            [info.name, info.family, f"{info.package} {info.version}".strip(), info.reason or "yes"]
+            for info in infos
+        ],
+    )

@@ -1,0 +1,58 @@
+"""The zero-argument calls of protocol ``lbench``: forward, backward, and both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_bench.case import Direction
+from lightning_bench.measure.inputs import InputSet
+from lightning_bench.providers.base import Provider
+
+
+@dataclass(frozen=True)
+class DirectionCall:
+    """``fn`` does the work of one direction and returns the named tensors; ``kept`` came before it."""
+
+    fn: Callable[[], dict[str, Tensor]]
+    kept: dict[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the direction stands for, computed now: output, gradients, or both."""
+        return {**self.kept, **self.fn()}
+
+
+def direction_call(
+    provider: Provider, inputs: InputSet, direction: Direction, *, retain_graph: bool = True
+) -> DirectionCall:
+    """Build the call of a direction.
+
+    ``fwd`` runs under no_grad. ``bwd`` is autograd.grad on a graph that is built here, once; gradients are
+    never accumulated. ``fwd_bwd`` builds and uses up a graph in each call.
+    """
+    given = inputs.inputs(provider.layout)
+    do = inputs.grad_output(provider.layout)
+    forward = provider.build(given)
+    leaves = (given.q, given.k, given.v)
+
+    def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
+        grads = torch.autograd.grad(output, leaves, do, retain_graph=retain)
+        return dict(zip(("dq", "dk", "dv"), grads, strict=True))
+
+    def fwd() -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {"o": forward()}
+
+    def fwd_bwd() -> dict[str, Tensor]:
+        output = forward()
+        return {"o": output.detach(), **gradients(output, retain=False)}
+
+    if direction == "fwd":
+        return DirectionCall(fwd, {})
+    if direction == "fwd_bwd":
+        return DirectionCall(fwd_bwd, {})
+    output = forward()
+    return DirectionCall(lambda: gradients(output, retain=retain_graph), {"o": output.detach()})

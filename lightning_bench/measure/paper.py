@@ -1,0 +1,84 @@
+"""Protocol ``paper``: what the published scripts measured, faults included. Never the default.
+
+Speed is the mean of triton's ``do_bench`` (25 ms of warm-up, 100 ms of repeats) with gradients enabled;
+the backward call is ``o.backward(do, retain_graph=True)``, so each repeat also adds its gradients to the
+ones already there. Memory is the mean over 20 repeats of the peak since the last reset, inputs included;
+the first backward repeat finds no gradients yet, which is why the mean lies between two values.
+Inputs are [b, h, n, d]; libraries that want [b, n, h, d] get a transposed view, as in the scripts. The
+slopes (4·heads bytes) are there for every provider, as in the scripts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lightning_bench.case import Direction
+from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.memory import MIB
+from lightning_bench.providers.base import Inputs, Provider
+
+WARMUP_MS = 25
+REPEAT_MS = 100
+MEMORY_REPEATS = 20
+
+
+def build_call(provider: Provider, inputs: InputSet, direction: Direction) -> Callable[[], object]:
+    """The call of the published scripts: gradients enabled, backward accumulating into leaves.
+
+    It owns copies of all that the scripts held, and of nothing else, so that memory can be counted.
+    """
+    q, k, v = (x.detach().clone().requires_grad_() for x in (inputs.q, inputs.k, inputs.v))
+    decay = inputs.decay.clone()
+    transposed = provider.layout == "bnhd"
+
+    def view(x: Tensor) -> Tensor:
+        return x.transpose(1, 2) if transposed else x
+
+    forward_of_views = provider.build(Inputs(view(q), view(k), view(v), decay))
+
+    def forward() -> Tensor:
+        return view(forward_of_views())
+
+    if direction == "fwd":
+        return forward
+    do = inputs.do.clone()
+    if direction == "fwd_bwd":
+        return lambda: forward().backward(do)
+    output = forward()
+    return lambda: output.backward(do, retain_graph=True)
+
+
+def mean_ms(fn: Callable[[], object], device: str) -> float:
+    """Mean time as the scripts took it; on a CPU the same loop with a monotonic clock."""
+    if device == "cuda":
+        from triton.testing import do_bench
+
+        return float(do_bench(fn, warmup=WARMUP_MS, rep=REPEAT_MS, return_mode="mean"))
+
+    def repeat(budget_ms: float) -> list[float]:
+        times: list[float] = []
+        while not times or sum(times) < budget_ms:
+            begin = time.perf_counter_ns()
+            fn()
+            times.append((time.perf_counter_ns() - begin) / 1e6)
+        return times
+
+    repeat(WARMUP_MS)
+    times = repeat(REPEAT_MS)
+    return sum(times) / len(times)
+
+
+def mean_peak_mib(fn: Callable[[], object], base_bytes: int) -> float:
+    """Mean over 20 repeats of the peak since the last reset, in MiB, less what the harness itself holds."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    peaks = []
+    for _ in range(MEMORY_REPEATS):
+        fn()
+        peaks.append((torch.cuda.max_memory_allocated() - base_bytes) / MIB)
+        torch.cuda.reset_peak_memory_stats()
+    return sum(peaks) / len(peaks)

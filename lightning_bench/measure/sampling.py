@@ -1,0 +1,114 @@
+"""When to stop sampling, and what the samples say. Pure functions and one small accumulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from scipy.stats import binom
+
+CONFIDENCE = 0.95
+# Fewer samples than this cannot bound the median at 95 %: 1 − 2·0.5⁶ = 0.969.
+FEWEST = 6
+# Above these a figure is given but called unstable.
+SPREAD_LIMIT_PERCENT = 5.0
+DRIFT_LIMIT_PERCENT = 5.0
+
+
+@dataclass(frozen=True)
+class TimeFigures:
+    """Summary of samples in ms: median, 20th and 80th percentile, minimum, and the 95 % interval."""
+
+    median_ms: float
+    p20_ms: float
+    p80_ms: float
+    min_ms: float
+    mean_ms: float
+    ci_low_ms: float
+    ci_high_ms: float
+    samples: int
+
+
+@lru_cache(maxsize=4096)
+def _interval_ranks(count: int) -> tuple[int, int]:
+    """Ranks (from 0) of the order statistics that bound the median with 95 % confidence."""
+    below = int(binom.ppf((1 - CONFIDENCE) / 2, count, 0.5))
+    low = max(0, below - 1)
+    return low, count - 1 - low
+
+
+def median_interval(samples: list[float]) -> tuple[float, float]:
+    """Distribution-free 95 % confidence interval of the median, from order statistics (binomial)."""
+    ordered = sorted(samples)
+    low, high = _interval_ranks(len(ordered))
+    return ordered[low], ordered[high]
+
+
+def summarize(samples: list[float]) -> TimeFigures:
+    """The figures of a row. ``samples`` must not be empty."""
+    p20, median, p80 = np.percentile(samples, [20, 50, 80])
+    low, high = median_interval(samples)
+    return TimeFigures(
+        median_ms=float(median),
+        p20_ms=float(p20),
+        p80_ms=float(p80),
+        min_ms=min(samples),
+        mean_ms=float(np.mean(samples)),
+        ci_low_ms=low,
+        ci_high_ms=high,
+        samples=len(samples),
+    )
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Stop once the interval of the median is within ±``ci_percent``, or at the time or sample limit."""
+
+    ci_percent: float
+    min_samples: int
+    max_samples: int
+    sample_limit_s: float
+
+
+@dataclass
+class Sampler:
+    """The samples of one case and the question whether they are enough."""
+
+    rule: StopRule
+    samples: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, samples: list[float], seconds: float) -> None:
+        """Samples in ms and the wall time that taking them cost."""
+        self.samples += samples
+        self.seconds += seconds
+
+    @property
+    def half_width_percent(self) -> float:
+        """Half the interval of the median, as a share of the median."""
+        low, high = median_interval(self.samples)
+        return 50.0 * (high - low) / float(np.median(self.samples))
+
+    @property
+    def done(self) -> bool:
+        """Whether to stop."""
+        count = len(self.samples)
+        if count < FEWEST:
+            return False
+        if count >= self.rule.max_samples or self.seconds >= self.rule.sample_limit_s:
+            return True
+        return count >= self.rule.min_samples and self.half_width_percent <= self.rule.ci_percent
+
+    def trouble(self) -> str | None:
+        """Why the figures are unstable, or None: a wide interval, or the halves disagree."""
+        half_width = self.half_width_percent
+        if half_width > SPREAD_LIMIT_PERCENT:
+            return f"the median is known only to ±{half_width:.1f} % after {len(self.samples)} samples"
+        half = len(self.samples) // 2
+        if half >= FEWEST:
+            first, second = np.median(self.samples[:half]), np.median(self.samples[half:])
+            drift = 100.0 * float(abs(second - first) / first)
+            if drift > DRIFT_LIMIT_PERCENT:
+                return f"the median drifted by {drift:.1f} % between the halves of the samples"
+        return None

@@ -1,0 +1,87 @@
+"""Interleaved timing: the cases of one shape take turns in shuffled rounds, so that drift hits all alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lightning_bench.measure.clocks import Clocks, Reading
+from lightning_bench.measure.sampling import Sampler, StopRule
+from lightning_bench.measure.timer import Call, Timer
+
+_SLOT_MS = 20.0
+_MAX_SLOT_SAMPLES = 50
+_STABLE_PERCENT = 2.0
+_WARM_BATCHES = 12
+_CALL_SAMPLES = 30
+_CALL_SECONDS = 0.3
+
+Enter = Callable[[str, str], None]
+
+
+@dataclass
+class Task:
+    """One case being timed: its call, its samples in ms, call times in ms and clock readings."""
+
+    key: str
+    fn: Call
+    sampler: Sampler
+    readings: list[Reading] = field(default_factory=list)
+    call_samples: list[float] = field(default_factory=list)
+    estimate_ms: float = 0.0
+
+    @classmethod
+    def of(cls, key: str, fn: Call, rule: StopRule) -> Task:
+        """A task that has no samples yet."""
+        return cls(key, fn, Sampler(rule))
+
+    @property
+    def slot(self) -> int:
+        """How many samples to take in one turn."""
+        return max(1, min(_MAX_SLOT_SAMPLES, int(_SLOT_MS / max(self.estimate_ms, 1e-3))))
+
+
+def warm_up(task: Task, timer: Timer, limit_s: float) -> None:
+    """Call until two batches in a row agree with the one before within 2 %, or the time is up."""
+    begin = timer.now()
+    task.estimate_ms = timer.sample(task.fn, 1)[0]
+    previous, agreed = task.estimate_ms, 0
+    for _ in range(_WARM_BATCHES):
+        if agreed >= 2 or timer.now() - begin >= limit_s:
+            break
+        median = float(np.median(timer.sample(task.fn, task.slot)))
+        agreed = agreed + 1 if abs(median - previous) <= _STABLE_PERCENT / 100 * previous else 0
+        previous = task.estimate_ms = median
+
+
+def run_rounds(
+    tasks: Sequence[Task], timer: Timer, clocks: Clocks, *, seed: int, enter: Enter = lambda key, phase: None
+) -> None:
+    """Sample every task to its stop rule, a turn each in a new order every round; then the call times.
+
+    ``enter`` is told whose turn it is before each turn, so that a watcher knows whom to blame for a hang.
+    """
+    rng = random.Random(seed)
+    active = list(tasks)
+    while active:
+        rng.shuffle(active)
+        for task in active:
+            enter(task.key, "samples")
+            begin = timer.now()
+            count = min(task.slot, task.sampler.rule.max_samples - len(task.sampler.samples))
+            samples = timer.sample(task.fn, count)
+            task.sampler.add(samples, timer.now() - begin)
+            reading = clocks.read()
+            if reading is not None:
+                task.readings.append(reading)
+        active = [task for task in active if not task.sampler.done]
+    for task in tasks:
+        enter(task.key, "samples")
+        begin = timer.now()
+        while len(task.call_samples) < _CALL_SAMPLES:
+            task.call_samples.append(timer.call(task.fn))
+            if len(task.call_samples) >= 3 and timer.now() - begin > _CALL_SECONDS:
+                break

@@ -1,0 +1,141 @@
+"""Timers: how one sample is taken on each device. Everything above works on the ``Timer`` protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from lightning_bench.case import Device
+
+Call = Callable[[], Any]
+
+_MIN_FLUSH_BYTES = 2**27
+_SHORT_MS = 20.0
+_MAX_SPIN_MS = 200.0
+
+
+class Timer(Protocol):
+    """Takes samples of a call; milliseconds throughout."""
+
+    def sample(self, fn: Call, count: int) -> list[float]:
+        """Device time of ``count`` calls, each with a cold cache and, on a GPU, with launches hidden."""
+
+    def call(self, fn: Call) -> float:
+        """What an eager caller waits for one call, launch included."""
+
+    def now(self) -> float:
+        """Seconds on a monotonic clock."""
+
+
+class CpuTimer:
+    """Monotonic clock, no flush."""
+
+    def sample(self, fn: Call, count: int) -> list[float]:
+        """Wall time of each call in ms."""
+        return [self.call(fn) for _ in range(count)]
+
+    def call(self, fn: Call) -> float:
+        """Wall time of one call in ms."""
+        begin = time.perf_counter_ns()
+        fn()
+        return (time.perf_counter_ns() - begin) / 1e6
+
+    def now(self) -> float:
+        """Seconds."""
+        return time.perf_counter()
+
+
+class CudaTimer:
+    """CUDA events around each call; the L2 is overwritten before each, outside the timed region.
+
+    Samples of a batch are enqueued behind a spinning kernel, so that the device never waits for a launch.
+    Whether that held is checked: if the first event had passed before the last launch was enqueued, the
+    batch is taken again behind a longer spin.
+    """
+
+    def __init__(self) -> None:
+        properties = torch.cuda.get_device_properties(0)
+        self._flush_bytes = max(_MIN_FLUSH_BYTES, 2 * properties.L2_cache_size)
+        self._flush: torch.Tensor | None = None
+        self._cycles_per_ms = _spin_rate()
+        self._spin_ms: dict[int, float] = {}
+
+    def sample(self, fn: Call, count: int) -> list[float]:
+        """Device time of each call in ms."""
+        spin_ms = self._spin_ms.get(id(fn), 0.3)
+        while True:
+            times, hidden = self._batch(fn, count, spin_ms)
+            if hidden or spin_ms >= _MAX_SPIN_MS or min(times) > _SHORT_MS:
+                self._spin_ms[id(fn)] = spin_ms
+                return times
+            spin_ms *= 3
+
+    def call(self, fn: Call) -> float:
+        """Wall time of one call and the wait for it, in ms."""
+        torch.cuda.synchronize()
+        begin = time.perf_counter_ns()
+        fn()
+        torch.cuda.synchronize()
+        return (time.perf_counter_ns() - begin) / 1e6
+
+    def now(self) -> float:
+        """Seconds."""
+        return time.perf_counter()
+
+    def release(self) -> None:
+        """Give the flush buffer back and forget what was learnt about calls that are gone."""
+        self._flush = None
+        self._spin_ms.clear()
+
+    def _batch(self, fn: Call, count: int, spin_ms: float) -> tuple[list[float], bool]:
+        if self._flush is None:
+            self._flush = torch.empty(self._flush_bytes, dtype=torch.int8, device="cuda")
+        starts = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
+        ends = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
+        torch.cuda.synchronize()
+        torch.cuda._sleep(int(spin_ms * self._cycles_per_ms))
+        for start, end in zip(starts, ends, strict=True):
+            self._flush.zero_()
+            start.record()
+            fn()
+            end.record()
+        hidden = not starts[0].query()
+        ends[-1].synchronize()
+        return [start.elapsed_time(end) for start, end in zip(starts, ends, strict=True)], hidden
+
+
+def _spin_rate() -> float:
+    """Cycles of the spinning kernel in one ms."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    cycles = 10_000_000
+    torch.cuda._sleep(cycles)
+    start.record()
+    torch.cuda._sleep(cycles)
+    end.record()
+    end.synchronize()
+    return cycles / start.elapsed_time(end)
+
+
+def make_timer(device: Device) -> CpuTimer | CudaTimer:
+    """The timer of a device."""
+    return CudaTimer() if device == "cuda" else CpuTimer()
+
+
+def capture_graph(fn: Call) -> Call:
+    """A call that replays ``fn`` from a CUDA graph.
+
+    Raises whatever the capture raises where ``fn`` cannot be captured (it synchronises, for example).
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            fn()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        fn()
+    return graph.replay

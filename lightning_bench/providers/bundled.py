@@ -1,0 +1,101 @@
+"""What the bundled kernels share: one version that changes with every edit of their sources."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lightning_bench import __version__
+from lightning_bench.case import DTYPES, Device, Direction, Shape
+from lightning_bench.providers.base import Inputs, Provider
+from lightning_bench.providers.packages import HARNESS, missing_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+KERNELS = "lightning_kernels"
+
+
+class BundledProvider(Provider):
+    """A function ``(q, k, v, s) -> o`` of ``lightning_kernels``: q, k, v [b, h, n, d], s [h]."""
+
+    family = "linear_decay"
+    package = HARNESS
+    dtypes = DTYPES
+    function: ClassVar[str]
+    dims: ClassVar[tuple[int, int] | None] = None
+    """Least and greatest head_dim and value_dim that the function is for; None where all are."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Import packages that the function needs besides torch."""
+
+    def version(self) -> str:
+        """Version of lightning-bench, then ``+`` and a digest of the kernels' sources.
+
+        With the digest a resumed sweep never takes an older kernel's figures for the new one's.
+        """
+        digest = source_digest()
+        return f"{__version__}+{digest}" if digest else ""
+
+    def unavailable(self, device: Device) -> str | None:
+        """Why the kernels cannot run on ``device``, or None."""
+        reason = missing_device(self, device)
+        if reason:
+            return reason
+        if not source_digest():
+            return f'{KERNELS} is not importable; pip install {HARNESS}, or put "kernels" on PYTHONPATH'
+        missing = [name for name in self.needs if find_spec(name) is None]
+        return f"{missing[0]} is not installed; pip install {missing[0]}" if missing else None
+
+    def load(self) -> None:
+        """Import the function; ImportError where it is not there."""
+        self._function()
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Why this case is outside what the function does, or None."""
+        reason = super().unsupported(shape, direction)
+        if reason or self.dims is None:
+            return reason
+        low, high = self.dims
+        for label, dim in (("head_dim", shape.head_dim), ("value_dim", shape.value_dim)):
+            if not low <= dim <= high:
+                return f"{self.name} takes {label} {low} to {high}, not {dim}"
+        return None
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A call that gives the output [b, h, n, value_dim]."""
+        return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay)
+
+    def _function(self) -> Callable[..., Tensor]:
+        function: Callable[..., Tensor] = kernels_attribute(self.function)
+        return function
+
+
+def kernels_attribute(name: str) -> Any:
+    """``lightning_kernels.<name>``; ImportError where the package or the name is missing."""
+    module = import_module(KERNELS)
+    try:
+        return getattr(module, name)
+    except AttributeError as error:
+        raise ImportError(f"{KERNELS} has no {name}") from error
+
+
+@cache
+def source_digest() -> str:
+    """First 8 hex digits of the sha256 over the kernels' Python sources, or "" where there are none."""
+    spec = find_spec(KERNELS)
+    if spec is None:
+        return ""
+    digest = hashlib.sha256()
+    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
+    sources = {
+        path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")
+    }
+    for name in sorted(sources):
+        digest.update(name.encode() + b"\0" + sources[name].read_bytes() + b"\0")
+    return digest.hexdigest()[:8] if sources else ""

@@ -1,0 +1,86 @@
+"""The official Lightning Attention-2 kernels, package lightning-attn."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lightning_bench.case import DTYPES, Direction, Shape
+from lightning_bench.providers.base import Inputs, Provider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+SPLIT_ABOVE = 128
+SPLIT = 64
+MOST_ELEMENTS = 2**31
+
+
+class LightningOfficial(Provider):
+    """``lightning_attn2(q, k, v, s)`` as the published benchmark calls it: bhnd, s [h, 1, 1].
+
+    For head_dim above 128 the package's own way is ``lightning_attn_func``, which calls that kernel once
+    for every 64 of head_dim and adds the outputs; so does this provider.
+    """
+
+    name = "lightning-official"
+    label = "Lightning Attention-2 (official)"
+    family = "linear_decay"
+    package = "lightning-attn"
+    summary = "published Triton kernels, TF32 on fp32 casts"
+    dtypes = DTYPES
+
+    def load(self) -> None:
+        """Import the package; ImportError where it or Triton is broken."""
+        import lightning_attn.ops  # noqa: F401
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Why the kernels do not take this case, or None.
+
+        They address with unmasked ``arange(dim)`` (powers of two alone) and 32-bit offsets.
+        """
+        reason = super().unsupported(shape, direction)
+        if reason:
+            return reason
+        if max(shape.qk_elements, shape.v_elements) > MOST_ELEMENTS:
+            return f"{self.name} addresses with 32-bit offsets: 2^31 elements a tensor at most"
+        if shape.head_dim <= SPLIT_ABOVE:
+            if not (_is_tile(shape.head_dim) and _is_tile(shape.value_dim)):
+                return (
+                    f"{self.name} takes powers of two from 16 on as head_dim and value_dim, "
+                    f"not {_dims(shape)}"
+                )
+        elif not all(map(_is_tile, _pieces(shape.head_dim))) or shape.value_dim <= 16:
+            return (
+                f"{self.name} splits head_dim above {SPLIT_ABOVE} into pieces of {SPLIT}, "
+                f"each a power of two from 16 on, with value_dim above 16, not {_dims(shape)}"
+            )
+        return None
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A call that gives the output [b, h, n, value_dim]."""
+        from lightning_attn import ops
+
+        split = inputs.q.shape[-1] > SPLIT_ABOVE
+        attend = ops.lightning_attn_func if split else ops.lightning_attn2
+        return partial(attend, inputs.q, inputs.k, inputs.v, inputs.decay.view(-1, 1, 1))
+
+    def config(self, shape: Shape, direction: Direction) -> str:
+        """Into how many calls head_dim is split; "" for one."""
+        if shape.head_dim <= SPLIT_ABOVE:
+            return ""
+        return f"calls={len(_pieces(shape.head_dim))}"
+
+
+def _pieces(head_dim: int) -> list[int]:
+    return [min(SPLIT, head_dim - start) for start in range(0, head_dim, SPLIT)]
+
+
+def _is_tile(dim: int) -> bool:
+    return dim >= 16 and dim & (dim - 1) == 0
+
+
+def _dims(shape: Shape) -> str:
+    return f"{shape.head_dim} and {shape.value_dim}"

@@ -1,0 +1,140 @@
+"""torch.nn.functional.scaled_dot_product_attention, held to one of its kernels at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lightning_bench.case import DTYPES, Direction, Dtype, Shape
+from lightning_bench.providers.base import Inputs, Provider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+
+class _Sdpa(Provider):
+    """Causal SDPA with the default scale 1/√head_dim under ``sdpa_kernel`` of one backend: bhnd.
+
+    The context is entered anew for each forward call (the backward goes with the recorded node), which
+    adds about 10 µs to the call time and none to the GPU time.
+    """
+
+    family = "softmax"
+    package = "torch"
+    backend: ClassVar[str]
+    cuda_dtypes: ClassVar[tuple[Dtype, ...]] = DTYPES
+    most_dim: ClassVar[int | None] = None
+    """Greatest head_dim and value_dim on a GPU; None for no limit."""
+    steps: ClassVar[Mapping[Dtype, int]] = {}
+    """What head_dim and value_dim must be multiples of on a GPU, by dtype."""
+    equal_dims: ClassVar[bool] = False
+
+    def load(self) -> None:
+        """Import torch and look the backend up; ImportError where this torch has none of that name."""
+        self._backend()
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Why the backend does not take this case, or None; torch itself gives no reason but a warning."""
+        reason = super().unsupported(shape, direction)
+        if reason:
+            return reason
+        if self.equal_dims and shape.value_dim != shape.head_dim:
+            return f"{self.name} needs value_dim = head_dim, not {shape.value_dim} and {shape.head_dim}"
+        return self._cuda_limit(shape) if shape.device == "cuda" else None
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A call that gives the output [b, h, n, value_dim]; RuntimeError where the backend refuses."""
+        from torch.nn.attention import sdpa_kernel
+        from torch.nn.functional import scaled_dot_product_attention
+
+        backend, (q, k, v) = self._backend(), (inputs.q, inputs.k, inputs.v)
+
+        def forward() -> Tensor:
+            with sdpa_kernel(backend):
+                return scaled_dot_product_attention(q, k, v, is_causal=True)
+
+        return forward
+
+    def _backend(self) -> Any:
+        from torch.nn.attention import SDPBackend
+
+        try:
+            return getattr(SDPBackend, self.backend)
+        except AttributeError as error:
+            raise ImportError(f"this torch has no SDPA backend {self.backend}") from error
+
+    def _cuda_limit(self, shape: Shape) -> str | None:
+        """What torch's own checks refuse on every GPU; those that depend on the GPU are left to the run."""
+        if shape.dtype not in self.cuda_dtypes:
+            return f"{self.name} takes {', '.join(self.cuda_dtypes)} on cuda, not {shape.dtype}"
+        step = self.steps.get(shape.dtype, 1)
+        for label, dim in (("head_dim", shape.head_dim), ("value_dim", shape.value_dim)):
+            if self.most_dim is not None and dim > self.most_dim:
+                return f"{self.name} takes a {label} up to {self.most_dim}, not {dim}"
+            if dim % step:
+                return f"{self.name} takes a {label} in steps of {step} in {shape.dtype}, not {dim}"
+        return None
+
+
+class SdpaFlash(_Sdpa):
+    """FlashAttention-2 inside torch; on the CPU torch's own kernel of that name."""
+
+    name = "sdpa-flash"
+    label = "SDPA (flash)"
+    summary = "torch's FlashAttention-2; a CPU kernel too"
+    devices = ("cuda", "cpu")
+    dtypes = DTYPES
+    backend = "FLASH_ATTENTION"
+    cuda_dtypes = ("fp16", "bf16")
+    most_dim = 256
+    equal_dims = True
+
+
+class SdpaCudnn(_Sdpa):
+    """cuDNN's fused attention; which head dims above 128 it takes depends on GPU and cuDNN."""
+
+    name = "sdpa-cudnn"
+    label = "SDPA (cuDNN)"
+    summary = "cuDNN's fused attention through torch"
+    backend = "CUDNN_ATTENTION"
+    cuda_dtypes = ("fp16", "bf16")
+    most_dim = 256
+    steps: ClassVar[Mapping[Dtype, int]] = {"fp16": 8, "bf16": 8}
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Why the backend does not take this case, or None."""
+        reason = super().unsupported(shape, direction)
+        if reason is None and shape.seq_len == 1:
+            return f"{self.name} does not take seq_len 1"
+        return reason
+
+    def config(self, shape: Shape, direction: Direction) -> str:
+        """The version of cuDNN, which is installed apart from torch."""
+        import torch
+
+        cudnn: Any = torch.backends.cudnn
+        version = cudnn.version()
+        return f"cudnn={version}" if version else ""
+
+
+class SdpaEfficient(_Sdpa):
+    """The memory-efficient CUTLASS kernel that torch took over from xFormers."""
+
+    name = "sdpa-efficient"
+    label = "SDPA (memory-efficient)"
+    summary = "torch's memory-efficient CUTLASS kernel"
+    dtypes = DTYPES
+    backend = "EFFICIENT_ATTENTION"
+    steps: ClassVar[Mapping[Dtype, int]] = {"fp32": 4, "fp16": 8, "bf16": 8}
+
+
+class SdpaMath(_Sdpa):
+    """Matrix products and a softmax, with the whole [n, n] of scores in memory."""
+
+    name = "sdpa-math"
+    label = "SDPA (math)"
+    summary = "unfused: scores in memory; every device, dtype and dim"
+    devices = ("cuda", "cpu")
+    dtypes = DTYPES
+    backend = "MATH"

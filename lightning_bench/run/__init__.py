@@ -1,0 +1,1 @@
+"""Plan, worker process, Record: isolation, time limits, resume."""

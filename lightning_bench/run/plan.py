@@ -1,0 +1,82 @@
+"""What a sweep will do: its cases by shape, less those that the result file has already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from lightning_bench.case import Case, Device, Metric, ProtocolName, Shape
+from lightning_bench.machine import Machine
+from lightning_bench.providers import get_provider
+from lightning_bench.providers.base import Provider
+from lightning_bench.record import FAILED, Record
+from lightning_bench.suite import Limits
+
+RETRIED = FAILED | {"oom", "unstable"}
+
+
+@dataclass(frozen=True)
+class PlannedProvider:
+    """A provider with what the parent process can know of it without importing its library."""
+
+    provider: Provider
+    version: str
+    unavailable: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cases of a sweep and how to measure them. ``pending`` are those without a row yet."""
+
+    suite: str
+    metric: Metric
+    protocol: ProtocolName
+    limits: Limits
+    machine: Machine
+    device: Device
+    cases: tuple[Case, ...]
+    graph: bool = False
+    seed: int = 0
+    providers: dict[str, PlannedProvider] = field(default_factory=dict)
+
+    def case_id(self, case: Case) -> str:
+        """Id for rows: a provider from a file goes by its name, wherever the file lies."""
+        name = self.providers[case.provider].provider.name
+        return f"{name}/{case.direction}/{case.shape}"
+
+    def key(self, case: Case) -> tuple[str, str, str, str, str]:
+        """What the row of this case will be known by."""
+        version = self.providers[case.provider].version
+        return self.metric, self.protocol, self.case_id(case), version, self.machine.id
+
+    def split(self, records: Iterable[Record], *, retry: bool) -> tuple[list[Case], list[Record]]:
+        """(cases still to do, rows that stand). With ``retry`` rows that did not work are done again."""
+        rows = {record.key: record for record in records}
+        pending: list[Case] = []
+        standing: list[Record] = []
+        for case in self.cases:
+            row = rows.get(self.key(case))
+            if row is None or (retry and row.status in RETRIED):
+                pending.append(case)
+            else:
+                standing.append(row)
+        return pending, standing
+
+
+def with_providers(plan: Plan) -> Plan:
+    """The plan with every provider of its cases looked up once."""
+    for case in plan.cases:
+        if case.provider not in plan.providers:
+            provider = get_provider(case.provider)
+            plan.providers[case.provider] = PlannedProvider(
+                provider, provider.version(), provider.unavailable(plan.device)
+            )
+    return plan
+
+
+def by_shape(cases: Iterable[Case]) -> dict[Shape, list[Case]]:
+    """Cases that share inputs, in order of first appearance."""
+    groups: dict[Shape, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.shape, []).append(case)
+    return groups

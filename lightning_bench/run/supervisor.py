@@ -1,0 +1,158 @@
+"""The parent's side of a worker: start it, watch it, kill it, say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_bench.case import Device
+from lightning_bench.errors import LbenchError
+from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.record import Status
+from lightning_bench.run.worker import worker_main
+
+_START_LIMIT_S = 300.0
+# Inputs and oracle belong to no case; a shape gets this much for them, or the time limit where that is more.
+_SHARED_LIMIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a worker was lost: the status that its culprit deserves, and why."""
+
+    status: Status
+    reason: str
+
+
+class Supervisor:
+    """Keeps one healthy worker, starts it when needed, and books its time by phase in ``seconds``."""
+
+    def __init__(self, device: Device, memory_limit_gib: float | None) -> None:
+        self._device: Device = device
+        self._memory_limit_gib = memory_limit_gib
+        self._context = multiprocessing.get_context("spawn")
+        self._process: Any = None
+        self._connection: Any = None
+        self._log = Path(tempfile.mkstemp(prefix="lbench-worker-", suffix=".log")[1])
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def run(
+        self, job: Job, on_outcome: Callable[[Outcome], None], on_enter: Callable[[str, str], None]
+    ) -> Ending | None:
+        """Have a worker measure the job. None when it finished; otherwise the worker is gone."""
+        self._start()
+        oom_kills = _oom_kills()
+        try:
+            self._connection.send(job)
+            ending = self._watch(job, on_outcome, on_enter)
+        except (EOFError, ConnectionError):
+            ending = self._obituary(oom_kills)
+        if ending is not None:
+            self.stop()
+        return ending
+
+    def stop(self) -> None:
+        """Kill the worker, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._connection.close()
+            self._process = None
+
+    def close(self) -> None:
+        """Stop and remove the log."""
+        self.stop()
+        self._log.unlink(missing_ok=True)
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.is_alive():
+            return
+        self.stop()
+        begin = time.monotonic()
+        self._log.write_bytes(b"")
+        ours, theirs = self._context.Pipe()
+        self._process = self._context.Process(
+            target=worker_main,
+            args=(theirs, self._device, self._memory_limit_gib, str(self._log)),
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+        self._connection = ours
+        try:
+            if not ours.poll(_START_LIMIT_S):
+                raise LbenchError(f"the worker process did not start within {_START_LIMIT_S:.0f} s")
+            ours.recv()
+        except EOFError:
+            self._process.join()
+            words = self._last_words(20)
+            self.stop()
+            raise LbenchError(f"the worker process could not start:\n{words}") from None
+        finally:
+            self.seconds["start"] += time.monotonic() - begin
+
+    def _watch(
+        self, job: Job, on_outcome: Callable[[Outcome], None], on_enter: Callable[[str, str], None]
+    ) -> Ending | None:
+        charged: defaultdict[str, float] = defaultdict(float)
+        owner, phase, since = "", "other", time.monotonic()
+
+        def book() -> None:
+            nonlocal since
+            now = time.monotonic()
+            charged[owner] += now - since
+            self.seconds[phase] += now - since
+            since = now
+
+        while True:
+            limit = job.limits.time_limit_s if owner else max(job.limits.time_limit_s, _SHARED_LIMIT_S)
+            left = limit - charged[owner] - (time.monotonic() - since)
+            if left <= 0 or not self._connection.poll(left):
+                book()
+                return Ending("timeout", f"not done within {limit:g} s; it was killed in phase {phase!r}")
+            message = self._connection.recv()
+            book()
+            match message:
+                case ("enter", owner, phase):
+                    on_enter(owner, phase)
+                case ("outcome", outcome):
+                    on_outcome(outcome)
+                case ("done",):
+                    return None
+                case ("poisoned", why):
+                    return Ending("crashed", why)
+
+    def _obituary(self, oom_kills: int) -> Ending:
+        self._process.join()
+        code = self._process.exitcode
+        words = self._last_words(1)
+        said = f"; its last words: {words}" if words else ""
+        if code is None or code >= 0:
+            return Ending("crashed", f"the worker process ended with exit code {code}{said}")
+        name = str(-code)
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-code).name
+        if -code == signal.SIGKILL and _oom_kills() > oom_kills:
+            return Ending("oom", f"the kernel killed the worker for lack of memory{said}")
+        return Ending("crashed", f"the worker process died of {name}{said}")
+
+    def _last_words(self, lines: int) -> str:
+        text = self._log.read_text(errors="replace")
+        return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])
+
+
+def _oom_kills() -> int:
+    """How often the kernel has killed for lack of memory since boot; 0 where it does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,195 @@
+"""The sweep: every case of a plan to a row in the result file, whatever the providers do."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from lightning_bench.case import Case
+from lightning_bench.measure.job import USEFUL_PHASES, Job, Outcome
+from lightning_bench.record import FAILED, Record, ResultFile
+from lightning_bench.run.plan import Plan, by_shape
+from lightning_bench.run.supervisor import Supervisor
+
+
+class Watcher(Protocol):
+    """Told what goes on; a progress display, or a list in a test."""
+
+    def started(self, total: int, standing: list[Record]) -> None:
+        """The sweep begins; ``standing`` rows were there already."""
+
+    def entered(self, case_id: str, phase: str) -> None:
+        """A case is in hand; an empty id is work for all cases of a shape."""
+
+    def recorded(self, record: Record) -> None:
+        """A row has been written."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended: all its rows, and where its time went."""
+
+    records: list[Record]
+    seconds: float
+    phases: dict[str, float]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Rows by status."""
+        return Counter(record.status for record in self.records)
+
+    @property
+    def failed(self) -> bool:
+        """Whether any case crashed, timed out or was wrong."""
+        return any(record.status in FAILED for record in self.records)
+
+    @property
+    def overhead_percent(self) -> float:
+        """Share of the time that was neither warm-up, oracle nor samples."""
+        useful = sum(self.phases.get(phase, 0.0) for phase in USEFUL_PHASES)
+        return 100.0 * max(0.0, 1.0 - useful / self.seconds) if self.seconds else 0.0
+
+
+def run_sweep(plan: Plan, out: ResultFile, watcher: Watcher, *, retry: bool = False) -> Summary:
+    """Measure what is pending and append a row a case, flushed as it ends."""
+    begin = time.monotonic()
+    pending, standing = plan.split(out.records, retry=retry)
+    watcher.started(len(plan.cases), standing)
+    supervisor = Supervisor(plan.device, plan.limits.memory_limit_gib)
+    try:
+        sweep = _Sweep(plan, out, watcher, supervisor)
+        sweep.note_ooms(standing)
+        for cases in by_shape(pending).values():
+            sweep.shape(cases)
+    finally:
+        supervisor.close()
+    return Summary([*standing, *sweep.records], time.monotonic() - begin, dict(supervisor.seconds))
+
+
+class _Sweep:
+    def __init__(self, plan: Plan, out: ResultFile, watcher: Watcher, supervisor: Supervisor) -> None:
+        self.plan, self.out, self.watcher, self.supervisor = plan, out, watcher, supervisor
+        self.records: list[Record] = []
+        self._oom_at: dict[tuple[object, ...], int] = {}
+
+    def note_ooms(self, records: Iterable[Record]) -> None:
+        """Remember at which seq_len a provider ran out of memory, so that longer ones need not be tried."""
+        for record in records:
+            if record.status == "oom":
+                self._note_oom(_oom_axis(record), record.seq_len)
+
+    def shape(self, cases: list[Case]) -> None:
+        """All cases of one shape: first what is known without a worker, then the rest in one job."""
+        runnable = []
+        for case in cases:
+            known = self._known(case)
+            if known is None:
+                runnable.append(case)
+            else:
+                self._record(known)
+        if runnable:
+            self._measure(runnable)
+
+    def _known(self, case: Case) -> Outcome | None:
+        if reason := self.plan.providers[case.provider].unavailable:
+            return Outcome(case, "unavailable", reason)
+        smaller = self._oom_at.get(_oom_axis(self._blank(case)))
+        if smaller is not None and smaller < case.shape.seq_len:
+            reason = f"not tried: out of memory already at seq_len {smaller}, and memory grows with it"
+            return Outcome(case, "oom", reason)
+        return None
+
+    def _measure(self, cases: list[Case]) -> None:
+        """One job for all; if it loses its worker, one by one, so that the culprit alone is blamed."""
+        plan = self.plan
+        job = Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed)
+        left = list(cases)
+
+        def on_outcome(outcome: Outcome) -> None:
+            left.remove(outcome.case)
+            self._record(outcome)
+
+        def on_enter(case_id: str, phase: str) -> None:
+            self.watcher.entered(case_id, phase)
+
+        ending = self.supervisor.run(job, on_outcome, on_enter)
+        if ending is None:
+            assert not left, f"the worker forgot {left}"
+        elif len(cases) == 1:
+            for case in left:
+                self._record(Outcome(case, ending.status, ending.reason))
+        else:
+            for case in left:
+                self._measure([case])
+
+    def _record(self, outcome: Outcome) -> None:
+        record = replace(
+            self._blank(outcome.case),
+            status=outcome.status,
+            reason=outcome.reason,
+            time_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            **outcome.figures,
+        )
+        if outcome.samples:
+            self.out.append_samples(record, outcome.samples)
+        self.out.append(record)
+        self.records.append(record)
+        if record.status == "oom":
+            self._note_oom(_oom_axis(record), record.seq_len)
+        self.watcher.recorded(record)
+
+    def _note_oom(self, axis: tuple[object, ...], seq_len: int) -> None:
+        self._oom_at[axis] = min(seq_len, self._oom_at.get(axis, seq_len))
+
+    def _blank(self, case: Case) -> Record:
+        """The row of a case, without what measuring it gives."""
+        plan, shape, machine = self.plan, case.shape, self.plan.machine
+        planned = plan.providers[case.provider]
+        provider = planned.provider
+        return Record(
+            suite=plan.suite,
+            metric=plan.metric,
+            protocol=plan.protocol,
+            status="ok",
+            case_id=plan.case_id(case),
+            provider=provider.name,
+            label=provider.label,
+            family=provider.family,
+            layout=provider.layout,
+            provider_version=planned.version,
+            direction=case.direction,
+            dtype=shape.dtype,
+            batch=shape.batch,
+            heads=shape.heads,
+            seq_len=shape.seq_len,
+            head_dim=shape.head_dim,
+            value_dim=shape.value_dim,
+            device=shape.device,
+            device_name=machine.device_name,
+            capability=machine.capability,
+            driver=machine.driver,
+            cuda=machine.cuda,
+            torch=machine.torch,
+            triton=machine.triton,
+            python=machine.python,
+            harness_version=machine.harness_version,
+            harness_commit=machine.harness_commit,
+            machine_id=machine.id,
+        )
+
+
+def _oom_axis(record: Record) -> tuple[object, ...]:
+    """Everything but seq_len: along it, memory can only grow."""
+    return (
+        record.provider,
+        record.direction,
+        record.dtype,
+        record.batch,
+        record.heads,
+        record.head_dim,
+        record.value_dim,
+    )

@@ -1,0 +1,83 @@
+"""The worker process: spawned, never forked; measures jobs until its parent hangs up.
+
+Messages to the parent are tuples whose first item names them:
+``("ready",)``, ``("enter", case_id, phase)``, ``("outcome", Outcome)``, ``("done",)``, ``("poisoned", why)``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from multiprocessing.connection import Connection
+
+from lightning_bench.case import Device
+from lightning_bench.measure.job import Job, Outcome
+
+_PR_SET_PDEATHSIG = 1
+_SPARE_FRACTION = 0.9
+
+
+def worker_main(connection: Connection, device: Device, memory_limit_gib: float | None, log: str) -> None:
+    """Entry point of the process. Everything that a library prints goes to the file ``log``."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+    from lightning_bench.measure.session import PoisonedError, Session
+
+    _limit_memory(device, memory_limit_gib)
+    session = Session(device)
+    connection.send(("ready",))
+    while True:
+        try:
+            job: Job | None = connection.recv()
+        except EOFError:
+            return
+        if job is None:
+            return
+
+        def enter(case_id: str, phase: str) -> None:
+            connection.send(("enter", case_id, phase))
+
+        def emit(outcome: Outcome) -> None:
+            connection.send(("outcome", outcome))
+
+        try:
+            session.run(job, enter, emit)
+        except PoisonedError as error:
+            connection.send(("poisoned", str(error)))
+            connection.close()
+            os._exit(1)  # tearing down a lost CUDA context can hang
+        connection.send(("done",))
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, however that happens."""
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return  # not Linux: the closed pipe ends an idle worker all the same
+
+
+def _limit_memory(device: Device, limit_gib: float | None) -> None:
+    """Cap what a case may allocate, so that a greedy one fails with an error and takes nothing down.
+
+    On a CPU without a limit of its own, nine tenths of what is free now.
+    """
+    if device == "cpu":
+        import psutil
+
+        free = int(psutil.virtual_memory().available * _SPARE_FRACTION)
+        limit = free if limit_gib is None else int(limit_gib * 2**30)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    elif limit_gib is not None:
+        import torch
+
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * 2**30 / total))

@@ -1,0 +1,205 @@
+"""How one axis is read: lengths, ranges, comparisons, words, providers. Every fault of a value at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar, cast
+
+from lightning_bench.case import Family
+from lightning_bench.errors import UsageError
+from lightning_bench.providers import canonical_spec, get_provider
+from lightning_bench.providers.files import is_file_spec
+
+Item = TypeVar("Item")
+Word = TypeVar("Word", bound=str)
+Operator = Literal["=", ">", ">=", "<", "<="]
+
+MAX_LENGTH = 2**31 - 1
+LENGTHS_ALLOWED = (
+    f'an integer from 1 to {MAX_LENGTH}, a list of them, or a range that doubles such as "512..32768"'
+)
+BOUNDS_ALLOWED = (
+    f"an integer from 1 to {MAX_LENGTH}, a list of them (any of), or a comparison such as "
+    '"> 65536", ">= 512", "< 128", "<= 64"'
+)
+PROVIDERS_ALLOWED = "a list of provider names (see `lbench providers`) or path/to/file.py:NAME"
+
+_RANGE = re.compile(r"([0-9_]+)\s*\.\.\s*([0-9_]+)")
+_COMPARISON = re.compile(r"([<>]=?)\s*([0-9_]+)")
+
+
+class Faults(ValueError):  # noqa: N818 - a collection of what is wrong, not one error
+    """Everything that is wrong with one value; each entry is one sentence fit for one line."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A test that an exclude entry puts to a length, such as ``> 65536``."""
+
+    operator: Operator
+    value: int
+
+    def holds(self, length: int) -> bool:
+        """Whether the length passes the test."""
+        match self.operator:
+            case "=":
+                return length == self.value
+            case ">":
+                return length > self.value
+            case ">=":
+                return length >= self.value
+            case "<":
+                return length < self.value
+            case "<=":
+                return length <= self.value
+
+    def __str__(self) -> str:
+        return str(self.value) if self.operator == "=" else f'"{self.operator} {self.value}"'
+
+
+def show(value: object) -> str:
+    """A value as it stands in TOML, on one line and not too long."""
+    try:
+        text = repr(value) if isinstance(value, float) else json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """`` (did you mean `seq_len`?)`` where something allowed is near, else nothing."""
+    near = difflib.get_close_matches(word.lower().replace("-", "_"), list(allowed), n=1, cutoff=0.6)
+    return f" (did you mean `{near[0]}`?)" if near else ""
+
+
+def read_lengths(value: object) -> tuple[int, ...]:
+    """The lengths of an integer axis: an integer, a list, or a string range. Raises Faults."""
+
+    def one(item: object) -> tuple[int, ...]:
+        return read_range(item) if isinstance(item, str) else (_length(item, LENGTHS_ALLOWED),)
+
+    return _collect(value, one, LENGTHS_ALLOWED)
+
+
+def read_range(text: str) -> tuple[int, ...]:
+    """``"512..4096"`` is 512, 1024, 2048, 4096: doubling, with both ends. Raises Faults."""
+    match = _RANGE.fullmatch(text.strip())
+    if match is None:
+        raise Faults(f"{show(text)} is no range; allowed: {LENGTHS_ALLOWED}")
+    start, end = (_number(part, LENGTHS_ALLOWED) for part in match.groups())
+    if end < start:
+        raise Faults(f"the range {show(text)} ends before it starts; allowed: start..end with start <= end")
+    lengths = [start]
+    while lengths[-1] < end:
+        lengths.append(2 * lengths[-1])
+    if lengths[-1] != end:
+        raise Faults(
+            f"the range {show(text)} does not reach its end by doubling; allowed: an end that is "
+            f'{start} times a power of two, such as "{start}..{lengths[-2]}" or "{start}..{lengths[-1]}"'
+        )
+    return tuple(lengths)
+
+
+def read_bounds(value: object) -> tuple[Bound, ...]:
+    """What an exclude entry says of an integer axis; any one bound suffices. Raises Faults."""
+
+    def one(item: object) -> tuple[Bound]:
+        if not isinstance(item, str):
+            return (Bound("=", _length(item, BOUNDS_ALLOWED)),)
+        match = _COMPARISON.fullmatch(item.strip())
+        if match is None:
+            raise Faults(f"{show(item)} can match no length; allowed: {BOUNDS_ALLOWED}")
+        bound = Bound(cast(Operator, match[1]), _number(match[2], BOUNDS_ALLOWED))
+        if not (bound.holds(1) or bound.holds(MAX_LENGTH)):
+            raise Faults(f"{show(item)} can match no length; allowed: {BOUNDS_ALLOWED}")
+        return (bound,)
+
+    return _collect(value, one, BOUNDS_ALLOWED)
+
+
+def read_words(value: object, allowed: Sequence[Word]) -> tuple[Word, ...]:
+    """One word or a list of words out of a fixed vocabulary. Raises Faults."""
+    choice = ", ".join(allowed)
+
+    def one(item: object) -> tuple[Word]:
+        for word in allowed:
+            if item == word:
+                return (word,)
+        hint = did_you_mean(item, allowed) if isinstance(item, str) else ""
+        raise Faults(f"{show(item)} is not known{hint}; allowed: {choice}")
+
+    return _collect(value, one, choice)
+
+
+def read_providers(value: object, folder: Path) -> tuple[str, ...]:
+    """Canonical specs of the providers named; a relative file is looked for in ``folder``. Raises Faults."""
+
+    def one(item: object) -> tuple[str]:
+        if not isinstance(item, str):
+            raise Faults(f"{show(item)} is no provider; allowed: {PROVIDERS_ALLOWED}")
+        spec = _anchored(item, folder)
+        try:
+            get_provider(spec)
+            return (canonical_spec(spec),)
+        except UsageError as error:
+            raise Faults(" ".join(str(error).split())) from None
+
+    return _collect(value, one, PROVIDERS_ALLOWED)
+
+
+def family_of(spec: str) -> Family:
+    """The family of a provider that has been read."""
+    return get_provider(spec).family
+
+
+def distinct(items: Iterable[Item]) -> tuple[Item, ...]:
+    """The items in their order, each once."""
+    return tuple(dict.fromkeys(items))
+
+
+def _collect(value: object, one: Callable[[object], tuple[Item, ...]], allowed: str) -> tuple[Item, ...]:
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    if not items:
+        raise Faults(f"is empty; allowed: {allowed}")
+    found: list[Item] = []
+    faults: list[str] = []
+    for item in items:
+        try:
+            found += one(item)
+        except Faults as error:
+            faults += error.faults
+    twice = distinct(item for item in found if found.count(item) > 1)
+    faults += [f"{item} is listed more than once; allowed: each value once" for item in twice]
+    if faults:
+        raise Faults(*distinct(faults))
+    return tuple(found)
+
+
+def _length(value: object, allowed: str) -> int:
+    # In Python True is the integer 1; in a suite it is a mistake.
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_LENGTH:
+        raise Faults(f"{show(value)} is no length; allowed: {allowed}")
+    return value
+
+
+def _number(text: str, allowed: str) -> int:
+    try:
+        value = int(text) if len(text) <= 20 else 0
+    except ValueError:  # underscores in the wrong place
+        value = 0
+    if not 1 <= value <= MAX_LENGTH:
+        raise Faults(f"{show(text)} is no length; allowed: {allowed}")
+    return value
+
+
+def _anchored(spec: str, folder: Path) -> str:
+    return str(folder / Path(spec).expanduser()) if is_file_spec(spec) else spec

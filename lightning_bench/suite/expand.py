@@ -1,0 +1,155 @@
+"""From a Suite to its Cases: every combination of every group, less the excludes, each case once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from lightning_bench.case import DIRECTIONS, DTYPES, Case, Device, Direction, Dtype, Family, Shape
+from lightning_bench.errors import UsageError
+from lightning_bench.suite.axes import (
+    Faults,
+    distinct,
+    family_of,
+    read_lengths,
+    read_providers,
+    read_words,
+)
+from lightning_bench.suite.model import Group, Suite
+
+_AXES = ("providers", "direction", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Axes that replace those of every group; None leaves an axis as the suite has it."""
+
+    providers: tuple[str, ...] | None = None
+    seq_len: tuple[int, ...] | None = None
+    head_dim: tuple[int, ...] | None = None
+    value_dim: tuple[int, ...] | None = None
+    dtype: tuple[Dtype, ...] | None = None
+    batch: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    direction: tuple[Direction, ...] | None = None
+
+
+def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
+    """The cases of a suite on a device: those of one shape side by side, providers in the suite's order.
+
+    Shapes come in the order of the groups; within one, dtype and head_dim change slowest and seq_len
+    fastest. Raises UsageError where an override is wrong or the excludes leave nothing.
+    """
+    overrides = _checked(overrides)
+    ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
+    empty: list[str] = []
+    for index, group in enumerate(suite.groups):
+        axes = _Axes.of(group, overrides)
+        families = {provider: family_of(provider) for provider in axes.providers}
+        left_out: Counter[int] = Counter()
+        kept = False
+        for case in axes.cases(device):
+            entry = _excluded_by(group, case, families[case.provider])
+            if entry is None:
+                kept = True
+                ordered.setdefault(case.shape, {}).setdefault(case.direction, {})[case] = None
+            else:
+                left_out[entry] += 1
+        if not kept:
+            empty.append(_why_empty(index, group, axes, left_out))
+    if not ordered:
+        raise UsageError(
+            "\n".join(
+                [
+                    f"suite {suite.name}: the excludes leave no case; change the axes given, "
+                    f"or the exclude entries in {suite.path}",
+                    *empty,
+                ]
+            )
+        )
+    return [case for directions in ordered.values() for cases in directions.values() for case in cases]
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The axes of one group after the overrides."""
+
+    providers: tuple[str, ...]
+    direction: tuple[Direction, ...]
+    dtype: tuple[Dtype, ...]
+    batch: tuple[int, ...]
+    heads: tuple[int, ...]
+    seq_len: tuple[int, ...]
+    head_dim: tuple[int, ...]
+    value_dim: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, group: Group, overrides: Overrides) -> _Axes:
+        own = {axis: getattr(group, axis) for axis in _AXES}
+        given = {axis: getattr(overrides, axis) for axis in _AXES}
+        return cls(**{axis: own[axis] if given[axis] is None else given[axis] for axis in _AXES})
+
+    def cases(self, device: Device) -> Iterator[Case]:
+        for shape in self._shapes(device):
+            for direction, provider in product(self.direction, self.providers):
+                yield Case(shape, provider, direction)
+
+    def _shapes(self, device: Device) -> Iterator[Shape]:
+        for dtype, head_dim in product(self.dtype, self.head_dim):
+            for value_dim, heads, batch, seq_len in product(
+                self.value_dim or (head_dim,), self.heads, self.batch, self.seq_len
+            ):
+                yield Shape(batch, heads, seq_len, head_dim, value_dim, dtype, device)
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{axis} {', '.join(map(str, values))}"
+            for axis in _AXES
+            if (values := getattr(self, axis)) is not None
+        )
+
+
+def _excluded_by(group: Group, case: Case, family: Family) -> int | None:
+    for index, entry in enumerate(group.exclude):
+        if entry.matches(case, family):
+            return index
+    return None
+
+
+def _why_empty(index: int, group: Group, axes: _Axes, left_out: Counter[int]) -> str:
+    entries = ", ".join(
+        f"{count} by exclude[{entry}] {group.exclude[entry]}" for entry, count in sorted(left_out.items())
+    )
+    return f"group[{index}]: all {left_out.total()} cells left out, {entries}; axes: {axes}"
+
+
+def _checked(overrides: Overrides) -> Overrides:
+    faults: list[str] = []
+    checked: dict[str, Any] = {}
+    for axis in _AXES:
+        values = getattr(overrides, axis)
+        if values is None:
+            continue
+        try:
+            checked[axis] = _read(axis, values)
+        except Faults as error:
+            option = "--" + ("provider" if axis == "providers" else axis.replace("_", "-"))
+            faults += [f"{option}: {fault}" for fault in error.faults]
+    if faults:
+        raise UsageError("\n".join(faults))
+    return replace(overrides, **checked)
+
+
+def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ...] | tuple[int, ...]:
+    once = distinct(values)
+    if axis == "providers":
+        return read_providers(once, Path.cwd())
+    if axis == "direction":
+        return read_words(once, DIRECTIONS)
+    if axis == "dtype":
+        return read_words(once, DTYPES)
+    return read_lengths(once)

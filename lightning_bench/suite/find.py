@@ -1,0 +1,50 @@
+"""Which suites there are: the bundled ones by name, one's own by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_bench.case import Device
+from lightning_bench.errors import UsageError
+from lightning_bench.suite.axes import did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def bundled_suites() -> list[str]:
+    """Names of the suites that come with lightning-bench, sorted."""
+    return sorted(path.stem for path in _bundled_folder().glob("*.toml"))
+
+
+def default_suite(device: Device) -> str:
+    """The suite that runs where none is named: ``paper`` on a GPU, ``quick`` on a CPU."""
+    return "paper" if device == "cuda" else "quick"
+
+
+def find_suite(name_or_path: str | Path) -> Path:
+    """The file of a bundled suite, or of one's own: whatever ends in ``.toml`` is a path."""
+    given = str(name_or_path)
+    if given.endswith(".toml"):
+        path = Path(given).expanduser()
+        if not path.exists():
+            raise UsageError(f"{path}: there is no such file; allowed: a .toml file that exists")
+        return path
+    names = bundled_suites()
+    if given in names:
+        return _bundled_folder() / f"{given}.toml"
+    hint = did_you_mean(given, names)
+    own = f" (the file here is read as ./{given}.toml)" if _is_own(given) else ""
+    raise UsageError(
+        f"there is no suite `{given}`{hint}{own}; allowed: {', '.join(names)}, "
+        "or the path of a file of your own that ends in .toml"
+    )
+
+
+def _is_own(name: str) -> bool:
+    return "/" not in name and Path(f"{name}.toml").is_file()
+
+
+def _bundled_folder() -> Path:
+    # In a wheel the suites lie in the package; in a checkout, and so in an editable install, beside it.
+    packaged = _PACKAGE / "suites"
+    return packaged if packaged.is_dir() else _PACKAGE.parent / "suites"

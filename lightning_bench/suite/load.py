@@ -1,0 +1,103 @@
+"""From a file to a Suite, or to one error that names every fault with its file, line, key and remedy."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from lightning_bench.errors import UsageError
+from lightning_bench.suite.axes import Faults, did_you_mean, show
+from lightning_bench.suite.find import find_suite
+from lightning_bench.suite.lines import Location, line_numbers, nearest_line
+from lightning_bench.suite.model import Suite, SuiteFile, table_fields
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """Read and validate a bundled suite or a file. Raises one UsageError, one line a fault."""
+    path = find_suite(name_or_path)
+    text = _read(path)
+    raw = _parse(path, text)
+    try:
+        content = SuiteFile.model_validate(raw, context={"folder": path.resolve().parent})
+    except ValidationError as error:
+        raise UsageError("\n".join(_fault_lines(path, text, raw, error))) from None
+    return Suite(
+        name=path.stem,
+        path=path,
+        title=content.title,
+        description=content.description,
+        protocol=content.protocol,
+        device=content.device,
+        limits=content.limits,
+        groups=content.group,
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; allowed: a readable file") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; allowed: a TOML file saved as UTF-8"
+        ) from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits is a plain ValueError
+        message = " ".join(str(error).split())
+        where = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
+        line = (where[1] or str(text.count("\n") + 1)) if where else "1"
+        what = message[: where.start()] if where else message
+        raise UsageError(
+            f"{path}:{line}: TOML syntax: {what}; allowed: TOML 1.0 (https://toml.io), strings in quotes"
+        ) from None
+
+
+def _fault_lines(path: Path, text: str, raw: dict[str, Any], error: ValidationError) -> list[str]:
+    numbers = line_numbers(text, raw)
+    faults = []
+    for detail in error.errors(include_url=False):
+        number = nearest_line(numbers, detail["loc"])
+        where = f"{path}:{number}" if number else str(path)
+        key = _key(detail["loc"])
+        faults += [(number or 0, f"{where}: {key}: {sentence}") for sentence in _sentences(detail)]
+    return [line for _, line in sorted(faults, key=lambda fault: fault[0])]
+
+
+def _sentences(detail: ErrorDetails) -> Iterator[str]:
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, Faults):
+        yield from cause.faults
+        return
+    keys = [part for part in detail["loc"] if isinstance(part, str)]
+    fields = table_fields(tuple(keys[:-1]))
+    if detail["type"] == "extra_forbidden":
+        allowed = ", ".join(fields)
+        yield f"unknown key{did_you_mean(keys[-1], fields)}; allowed: {allowed}"
+    elif detail["type"] == "missing":
+        yield f"is missing; allowed: {fields[keys[-1]].description}"
+    else:
+        yield f"{show(detail['input'])} is not allowed; allowed: {fields[keys[-1]].description}"
+
+
+def _key(location: Location) -> str:
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += "." * bool(text) + (part if re.fullmatch(r"[\w-]+", part) else show(part))
+    return text

@@ -1,0 +1,216 @@
+"""The tables of a suite file as frozen models: what may stand in each, and of which type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lightning_bench.case import (
+    DIRECTIONS,
+    DTYPES,
+    FAMILIES,
+    Case,
+    Device,
+    Direction,
+    Dtype,
+    Family,
+    ProtocolName,
+)
+from lightning_bench.suite.axes import (
+    BOUNDS_ALLOWED,
+    LENGTHS_ALLOWED,
+    PROVIDERS_ALLOWED,
+    Bound,
+    Faults,
+    read_bounds,
+    read_lengths,
+    read_providers,
+    read_words,
+)
+
+EXCLUDE_ALLOWED = 'a list of entries such as [{family = "softmax", seq_len = "> 65536"}]'
+GROUPS_ALLOWED = "one or more tables headed [[group]]"
+TEXT_ALLOWED = "a string that is not empty"
+
+
+def _providers(value: object, info: ValidationInfo) -> tuple[str, ...]:
+    return read_providers(value, info.context["folder"] if info.context else Path.cwd())
+
+
+def _list_to_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _groups(value: object) -> object:
+    if value in ([], ()):
+        raise Faults(f"is empty; allowed: {GROUPS_ALLOWED}")
+    return _list_to_tuple(value)
+
+
+# The description of a field is what a fault says is allowed there.
+_Providers = Annotated[tuple[str, ...], BeforeValidator(_providers), Field(description=PROVIDERS_ALLOWED)]
+_Directions = Annotated[
+    tuple[Direction, ...],
+    BeforeValidator(lambda value: read_words(value, DIRECTIONS)),
+    Field(description=", ".join(DIRECTIONS)),
+]
+_Dtypes = Annotated[
+    tuple[Dtype, ...],
+    BeforeValidator(lambda value: read_words(value, DTYPES)),
+    Field(description=", ".join(DTYPES)),
+]
+_Families = Annotated[
+    tuple[Family, ...],
+    BeforeValidator(lambda value: read_words(value, FAMILIES)),
+    Field(description=", ".join(FAMILIES)),
+]
+_Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
+_Bounds = Annotated[tuple[Bound, ...], BeforeValidator(read_bounds), Field(description=BOUNDS_ALLOWED)]
+_Text = Annotated[str, Field(min_length=1, description=TEXT_ALLOWED)]
+_Count = Annotated[int, Field(ge=1, description="an integer from 1")]
+_Seconds = Annotated[float, Field(gt=0, description="a number of seconds above 0")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Limits(_Table):
+    """How long the measuring of one case goes on, and what ends it."""
+
+    time_limit_s: _Seconds = 120.0
+    sample_limit_s: _Seconds = Field(default=2.0, validate_default=True)
+    min_samples: _Count = 20
+    max_samples: _Count = Field(default=1000, validate_default=True)
+    ci_percent: float = Field(default=1.0, gt=0, le=100, description="a number above 0, at most 100")
+    memory_limit_gib: float | None = Field(default=None, gt=0, description="a number of GiB above 0")
+
+    @field_validator("sample_limit_s")
+    @classmethod
+    def _sampling_fits_the_case(cls, value: float, info: ValidationInfo) -> float:
+        whole = info.data.get("time_limit_s")
+        if whole is not None and value >= whole:
+            raise Faults(
+                f"{value:g} s of sampling do not fit in a case; allowed: less than time_limit_s = {whole:g}"
+            )
+        return value
+
+    @field_validator("max_samples")
+    @classmethod
+    def _most_is_not_below_least(cls, value: int, info: ValidationInfo) -> int:
+        least = info.data.get("min_samples")
+        if least is not None and value < least:
+            raise Faults(f"{value} is below min_samples = {least}; allowed: an integer from {least}")
+        return value
+
+
+class Exclude(_Table):
+    """A cell that matches every key given here is left out."""
+
+    provider: _Providers | None = None
+    family: _Families | None = None
+    direction: _Directions | None = None
+    dtype: _Dtypes | None = None
+    batch: _Bounds | None = None
+    heads: _Bounds | None = None
+    seq_len: _Bounds | None = None
+    head_dim: _Bounds | None = None
+    value_dim: _Bounds | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_keys(cls, value: object) -> object:
+        if value == {}:
+            raise Faults(f"an entry without keys would leave out everything; allowed: {EXCLUDE_ALLOWED}")
+        return value
+
+    def matches(self, case: Case, family: Family) -> bool:
+        """Whether the case, whose provider is of this family, is left out."""
+        shape = case.shape
+        words: list[tuple[tuple[str, ...] | None, str]] = [
+            (self.provider, case.provider),
+            (self.family, family),
+            (self.direction, case.direction),
+            (self.dtype, shape.dtype),
+        ]
+        lengths = [
+            (self.batch, shape.batch),
+            (self.heads, shape.heads),
+            (self.seq_len, shape.seq_len),
+            (self.head_dim, shape.head_dim),
+            (self.value_dim, shape.value_dim),
+        ]
+        return all(wanted is None or word in wanted for wanted, word in words) and all(
+            bounds is None or any(bound.holds(length) for bound in bounds) for bounds, length in lengths
+        )
+
+    def __str__(self) -> str:
+        parts = []
+        for key, values in self:
+            if values is not None:
+                texts = [str(value) if isinstance(value, Bound) else f'"{value}"' for value in values]
+                parts.append(f"{key} = {texts[0] if len(texts) == 1 else '[' + ', '.join(texts) + ']'}")
+        return "{" + ", ".join(parts) + "}"
+
+
+class Group(_Table):
+    """Axes; every combination of their values is a cell. Without ``value_dim`` it equals ``head_dim``."""
+
+    providers: _Providers
+    direction: _Directions
+    dtype: _Dtypes
+    batch: _Lengths
+    heads: _Lengths
+    seq_len: _Lengths
+    head_dim: _Lengths
+    value_dim: _Lengths | None = None
+    exclude: Annotated[tuple[Exclude, ...], BeforeValidator(_list_to_tuple)] = Field(
+        default=(), description=EXCLUDE_ALLOWED
+    )
+
+
+class SuiteFile(_Table):
+    """The whole of a suite file."""
+
+    title: _Text
+    description: _Text
+    protocol: ProtocolName = Field(default="lbench", description='"lbench" or "paper"')
+    device: Device | None = Field(default=None, description='"cuda" or "cpu"')
+    limits: Limits = Field(default=Limits(), description="a table headed [limits]")
+    group: Annotated[tuple[Group, ...], BeforeValidator(_groups)] = Field(description=GROUPS_ALLOWED)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What to measure, and for how long. ``device`` is None where the machine decides."""
+
+    name: str
+    path: Path
+    title: str
+    description: str
+    protocol: ProtocolName
+    device: Device | None
+    limits: Limits
+    groups: tuple[Group, ...]
+
+
+def table_fields(keys: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of the table that is reached by these keys from the top of a suite file."""
+    models: dict[tuple[str, ...], type[_Table]] = {
+        (): SuiteFile,
+        ("limits",): Limits,
+        ("group",): Group,
+        ("group", "exclude"): Exclude,
+    }
+    return dict(models[keys].model_fields)

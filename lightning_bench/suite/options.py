@@ -1,0 +1,61 @@
+"""Axes as they are typed on the command line: ``512,4096``, ``512..32768``, ``fwd,bwd``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_bench.errors import UsageError
+from lightning_bench.suite.axes import Faults, Word, distinct, read_providers, read_range, read_words, show
+
+INTS_ALLOWED = "positive integers and ranges with commas between them, such as 512,4096 or 512..32768"
+
+
+def parse_ints(text: str, option_name: str) -> tuple[int, ...]:
+    """``"512,4096"``, ``"512..32768"`` (doubling) or a mix; a value that comes twice is taken once."""
+    faults: list[str] = []
+    lengths: list[int] = []
+    for part in _parts(text, option_name, INTS_ALLOWED):
+        try:
+            lengths += read_range(part if ".." in part else f"{part}..{part}")
+        except Faults as error:
+            faults += (
+                error.faults if ".." in part else [f"{show(part)} is no length; allowed: {INTS_ALLOWED}"]
+            )
+    _raise(faults, option_name)
+    return distinct(lengths)
+
+
+def parse_words(text: str, allowed: Sequence[Word], option_name: str) -> tuple[Word, ...]:
+    """``"fwd,bwd"`` out of a fixed vocabulary; a word that comes twice is taken once."""
+    parts = _parts(text, option_name, ", ".join(allowed))
+    try:
+        return read_words(distinct(parts), allowed)
+    except Faults as error:
+        raise UsageError(_message(error.faults, option_name)) from None
+
+
+def parse_providers(text: str, option_name: str = "--provider") -> tuple[str, ...]:
+    """Canonical specs of ``"lightning2,mine.py:NAME"``; relative files lie in the working directory."""
+    parts = _parts(text, option_name, "provider names, or path/to/file.py:NAME, with commas between them")
+    try:
+        return read_providers(distinct(parts), Path.cwd())
+    except Faults as error:
+        raise UsageError(_message(error.faults, option_name)) from None
+
+
+def _parts(text: str, option_name: str, allowed: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        nothing = "is empty" if parts == [""] else f"{show(text)} has nothing between two commas or at an end"
+        raise UsageError(f"{option_name}: {nothing}; allowed: {allowed}")
+    return parts
+
+
+def _raise(faults: Sequence[str], option_name: str) -> None:
+    if faults:
+        raise UsageError(_message(faults, option_name))
+
+
+def _message(faults: Sequence[str], option_name: str) -> str:
+    return "\n".join(f"{option_name}: {fault}" for fault in faults)

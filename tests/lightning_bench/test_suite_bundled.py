@@ -1,0 +1,166 @@
+"""The suites that come with lightning-bench: each loads, and its header tells the truth."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_bench.errors import UsageError
+from lightning_bench.suite import (
+    Overrides,
+    bundled_suites,
+    default_suite,
+    expand,
+    find,
+    find_suite,
+    load_suite,
+)
+
+NAMES = ["dims", "fla-readme", "long", "paper", "parallelism", "quick"]
+
+
+def test_bundled_suites_are_these() -> None:
+    assert bundled_suites() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_states_the_number_of_cases(name: str) -> None:
+    header = find_suite(name).read_text(encoding="utf-8")
+    stated = re.search(r"^# Cases: (\d+)", header, re.MULTILINE)
+    assert stated, f"{name}.toml does not state `# Cases: N`"
+    suite = load_suite(name)
+    assert len(expand(suite, Overrides(), suite.device or "cpu")) == int(stated[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_says_what_it_takes_and_needs(name: str) -> None:
+    header = find_suite(name).read_text(encoding="utf-8").split("\n\n")[0]
+    assert header.startswith(f"# {name}: ")
+    assert "# Takes: " in header
+    assert "# Needs: " in header
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bundled_suites_follow_the_default_protocol(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.name == name
+    assert suite.protocol == "lbench"
+    assert suite.limits.sample_limit_s < suite.limits.time_limit_s
+
+
+def test_quick_has_few_small_cases_for_any_device() -> None:
+    suite = load_suite("quick")
+    assert suite.device is None
+    cases = expand(suite, Overrides(), "cpu")
+    assert {case.shape.device for case in cases} == {"cpu"}
+    assert {case.direction for case in cases} == {"fwd", "bwd"}
+    assert len(cases) * suite.limits.sample_limit_s <= 20
+
+
+def test_paper_has_the_papers_shape() -> None:
+    shapes = {case.shape for case in expand(load_suite("paper"), Overrides(), "cuda")}
+    assert {(s.batch, s.heads, s.head_dim, s.value_dim, s.dtype) for s in shapes} == {
+        (4, 32, 128, 128, "bf16")
+    }
+    assert sorted(s.seq_len for s in shapes) == [512, 1024, 2048, 4096, 8192, 16384, 32768]
+
+
+def test_long_leaves_out_what_is_quadratic() -> None:
+    longest: dict[str, int] = {}
+    for case in expand(load_suite("long"), Overrides(), "cuda"):
+        longest[case.provider] = max(case.shape.seq_len, longest.get(case.provider, 0))
+    assert longest["lightning2"] == 1048576
+    assert longest["lightning1"] == 65536
+    assert longest["flash2"] == longest["sdpa-cudnn"] == 131072
+
+
+def test_dims_has_no_fp32_for_flash() -> None:
+    cases = expand(load_suite("dims"), Overrides(), "cuda")
+    fp32 = {case.provider for case in cases if case.shape.dtype == "fp32"}
+    assert fp32 == {"lightning2", "lightning-official", "fla-chunk"}
+    assert {case.provider for case in cases} - fp32 == {"flash2", "flash4", "sdpa-cudnn"}
+
+
+def test_parallelism_keeps_the_tokens_constant() -> None:
+    shapes = {case.shape for case in expand(load_suite("parallelism"), Overrides(), "cuda")}
+    assert {shape.batch * shape.seq_len for shape in shapes} == {131072}
+    assert sorted(shape.batch * shape.heads for shape in shapes) == [8, 16, 32, 64, 128, 256]
+
+
+def test_default_suite() -> None:
+    assert default_suite("cuda") == "paper"
+    assert default_suite("cpu") == "quick"
+
+
+def test_find_suite_suggests_and_lists() -> None:
+    with pytest.raises(UsageError) as caught:
+        find_suite("papper")
+    assert "there is no suite `papper` (did you mean `paper`?)" in str(caught.value)
+    assert f"allowed: {', '.join(NAMES)}, or the path of a file" in str(caught.value)
+
+
+def test_find_suite_takes_a_path(tmp_path: Path) -> None:
+    own = tmp_path / "mine.toml"
+    own.touch()
+    assert find_suite(own) == find_suite(str(own)) == own
+    with pytest.raises(UsageError, match=r"none\.toml: there is no such file"):
+        find_suite(tmp_path / "none.toml")
+
+
+def test_find_suite_points_at_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").touch()
+    with pytest.raises(UsageError, match=r"the file here is read as \./mine\.toml"):
+        find_suite("mine")
+
+
+def test_suites_of_a_wheel_lie_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "inside.toml").touch()
+    monkeypatch.setattr(find, "_PACKAGE", tmp_path)
+    assert bundled_suites() == ["inside"]
+    assert find_suite("inside") == tmp_path / "suites" / "inside.toml"
+
+
+def test_loading_and_expanding_import_no_torch() -> None:
+    program = (
+        "import sys; from lightning_bench.suite import *\n"
+        "for name in bundled_suites(): expand(load_suite(name), Overrides(), 'cuda')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_provider_of_ones_own_lies_beside_its_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from lightning_bench.providers import Provider\n\n\n"
+        "class Mine(Provider):\n"
+        "    name, label, family, package = 'mine', 'Mine', 'softmax', 'torch'\n"
+        "    def build(self, inputs):\n"
+        "        raise NotImplementedError\n"
+    )
+    text = find_suite("quick").read_text(encoding="utf-8").replace('"sdpa-flash"', '"own.py:Mine"')
+    (tmp_path / "mine.toml").write_text(text + 'exclude = [{ family = "softmax", direction = "bwd" }]\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cases = expand(load_suite("../mine.toml"), Overrides(), "cpu")
+    spec = f"{tmp_path.resolve()}/own.py:Mine"
+    assert {case.direction for case in cases if case.provider == spec} == {"fwd"}
+    typed = expand(load_suite("quick"), Overrides(providers=("../own.py:Mine",)), "cpu")
+    assert {case.provider for case in typed} == {spec}
+
+
+def test_an_unknown_provider_is_told_with_the_nearest(tmp_path: Path) -> None:
+    text = find_suite("quick").read_text(encoding="utf-8").replace('"sdpa-flash"', '"sdpa-flsh"')
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_suite(tmp_path / "mine.toml")
+    line = text[: text.index("\nproviders")].count("\n") + 2
+    assert str(caught.value).startswith(f"{tmp_path}/mine.toml:{line}: group[0].providers: ")
+    assert "sdpa-flsh" in str(caught.value)
+    assert "Did you mean sdpa-flash?" in str(caught.value)
+    assert "\n" not in str(caught.value)

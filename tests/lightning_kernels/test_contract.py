@@ -1,0 +1,129 @@
+"""What is refused, how it is said, and what an import takes."""
+
+import os
+import subprocess
+import sys
+
+import lightning_kernels as lk
+import pytest
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ALL = pytest.mark.parametrize("attention", [lk.lightning_attn1, lk.lightning_attn2, lk.lightning_attn2_torch])
+KERNELS = pytest.mark.parametrize("attention", [lk.lightning_attn1, lk.lightning_attn2])
+
+
+def zeros(*shape, dtype=torch.float32):
+    return torch.zeros(*shape, dtype=dtype, device=DEVICE)
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("q", "k", "v", "s", "message"),
+    [
+        ((2, 5, 16), (2, 5, 16), (2, 5, 16), None, "q must be"),
+        ((1, 2, 5, 16), (1, 2, 5, 32), (1, 2, 5, 16), None, "q and k must have one shape"),
+        ((1, 2, 5, 16), (1, 2, 5, 16), (1, 2, 6, 16), None, "v must share"),
+        ((1, 2, 5, 16), (1, 2, 5, 16), (1, 2, 5, 16), (3,), r"s must be \[2, 1, 1\] or \[2\]"),
+    ],
+)
+def test_shapes(attention, q, k, v, s, message):
+    with pytest.raises(ValueError, match=message):
+        attention(zeros(*q), zeros(*k), zeros(*v), s if s is None else zeros(*s))
+
+
+@ALL
+def test_dtypes(attention):
+    x, whole = zeros(1, 2, 5, 16), zeros(1, 2, 5, 16, dtype=torch.int32)
+    with pytest.raises(ValueError, match="floating"):
+        attention(whole, whole, whole)
+    with pytest.raises(ValueError, match="one dtype"):
+        attention(x, x, x.half())
+    with pytest.raises(ValueError, match="s must have a floating dtype"):
+        attention(x, x, x, zeros(2, dtype=torch.int32))
+
+
+@KERNELS
+def test_limits_of_the_kernels(attention):
+    wide, narrow = zeros(1, 1, 2, 257), zeros(1, 1, 2, 16)
+    with pytest.raises(ValueError, match="head_dim from 1 to 256, got 257"):
+        attention(wide, wide, narrow)
+    with pytest.raises(ValueError, match="value_dim from 1 to 256, got 257"):
+        attention(narrow, narrow, wide)
+    with pytest.raises(ValueError, match="bfloat16, got"):
+        attention(narrow.double(), narrow.double(), narrow.double())
+
+
+@ALL
+def test_slopes_get_no_gradient(attention):
+    x = zeros(1, 2, 5, 16)
+    with pytest.raises(NotImplementedError, match="respect to s"):
+        attention(x, x, x, zeros(2).requires_grad_())
+
+
+def test_negative_slopes_are_refused_on_the_cpu():
+    x = torch.zeros(1, 2, 5, 16)
+    with pytest.raises(ValueError, match="at least 0"):
+        lk.lightning_attn2_torch(x, x, x, torch.tensor([0.1, -0.1]))
+
+
+@ALL
+def test_no_second_derivative(attention):
+    q = torch.ones(1, 1, 3, 16, device=DEVICE, requires_grad=True)
+    (grad,) = torch.autograd.grad(attention(q, q, q).sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_block_size():
+    x = torch.zeros(1, 2, 5, 16)
+    with pytest.raises(ValueError, match="block_size"):
+        lk.lightning_attn2_torch(x, x, x, block_size=0)
+
+
+def test_config():
+    assert lk.lightning2_config(128, 128, torch.bfloat16) == "block=64 warps=8 stages=3 split_e=1"
+    assert lk.lightning2_config(64, 64, torch.float16) == "block=64 warps=4 stages=4 split_e=1"
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert lk.lightning2_config(80, 96, dtype) == lk.lightning2_config(128, 96, dtype)
+    with pytest.raises(ValueError, match="got 300"):
+        lk.lightning2_config(300, 64, torch.float32)
+    with pytest.raises(ValueError, match="float64"):
+        lk.lightning2_config(64, 64, torch.float64)
+
+
+def run_python(code):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_import_needs_neither_torch_nor_triton():
+    run_python(
+        "import sys, lightning_kernels as lk; assert not {'torch', 'triton'} & set(sys.modules);"
+        "assert set(lk.__all__) <= set(dir(lk))"
+    )
+
+
+def test_all_names_resolve():
+    assert all(callable(getattr(lk, name)) for name in lk.__all__)
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _ = lk.nothing_here
+
+
+def test_torch_form_without_triton_and_cpu_tensors_without_interpreter():
+    run_python(
+        "import sys, torch, lightning_kernels as lk\n"
+        "x = torch.ones(1, 1, 3, 16)\n"
+        "try: lk.lightning_attn2(x, x, x)\n"
+        "except ValueError as e: assert 'lightning_attn2_torch' in str(e)\n"
+        "else: raise SystemExit('CPU tensors were taken')\n"
+    )
+    run_python(
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, lightning_kernels as lk\n"
+        "x = torch.ones(1, 1, 3, 16)\n"
+        "lk.lightning_attn2_torch(x, x, x); lk.lightning2_config(64, 64, torch.float16)\n"
+        "try: lk.lightning_attn2(x, x, x)\n"
+        "except ModuleNotFoundError as e: assert 'triton' in str(e)\n"
+        "else: raise SystemExit('no triton, no error')\n"
+    )
