@@ -25,7 +25,7 @@ class DecayAttention(torch.autograd.Function):
         """Compute o = LA(q, k, v), laid out in memory as v is."""
         ctx.save_for_backward(q, k, v, slopes)
         ctx.core = core
-        out = torch.empty_like(v)
+        out = _like(v)
         core(q, k, v, slopes, out, False)
         return out
 
@@ -37,15 +37,24 @@ class DecayAttention(torch.autograd.Function):
         core: Core = ctx.core
         dq = dk = dv = None
         if ctx.needs_input_grad[0]:
-            dq = torch.empty_like(q)
+            dq = _like(q)
             core(do, v, k, slopes, dq, False)
         if ctx.needs_input_grad[1]:
-            dk = torch.empty_like(k)
+            dk = _like(k)
             core(v, do, q, slopes, dk, True)
         if ctx.needs_input_grad[2]:
-            dv = torch.empty_like(v)
+            dv = _like(v)
             core(k, q, do, slopes, dv, True)
         return dq, dk, dv, None, None
+
+
+def _like(tensor: Tensor) -> Tensor:
+    """Allocate what `tensor` is, laid out alike unless its last dim would not be contiguous."""
+    out = torch.empty_like(tensor)
+    if out.stride(-1) != 1:
+        del out
+        out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    return out
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, core: Core) -> Tensor:

@@ -225,6 +225,8 @@ class _JobRun:
         if reason := impossible(family, shape, case.direction, figures.median_ms, ceilings):
             return Outcome(case, "wrong", "impossible: " + reason, evidence, samples)
         notes = []
+        if self.session._timer.exposed(gated.call.fn):
+            notes.append("includes waiting for launches: the call could not be enqueued ahead of the device")
         if self.job.graph:
             try:
                 samples["graph_ms"] = self._graph_samples(gated)

@@ -13,8 +13,8 @@ from lightning_bench.case import Device
 Call = Callable[[], Any]
 
 _MIN_FLUSH_BYTES = 2**27
-_SHORT_MS = 20.0
-_MAX_SPIN_MS = 200.0
+_FIRST_SPIN_MS = 0.3
+_MAX_SPIN_MS = 100.0
 
 
 class Timer(Protocol):
@@ -25,6 +25,9 @@ class Timer(Protocol):
 
     def call(self, fn: Call) -> float:
         """What an eager caller waits for one call, launch included."""
+
+    def exposed(self, fn: Call) -> bool:
+        """Whether launches could not be kept ahead of the device, so that samples include waiting."""
 
     def now(self) -> float:
         """Seconds on a monotonic clock."""
@@ -43,6 +46,10 @@ class CpuTimer:
         fn()
         return (time.perf_counter_ns() - begin) / 1e6
 
+    def exposed(self, fn: Call) -> bool:
+        """Never: there is nothing to launch."""
+        return False
+
     def now(self) -> float:
         """Seconds."""
         return time.perf_counter()
@@ -53,7 +60,8 @@ class CudaTimer:
 
     Samples of a batch are enqueued behind a spinning kernel, so that the device never waits for a launch.
     Whether that held is checked: if the first event had passed before the last launch was enqueued, the
-    batch is taken again behind a longer spin.
+    batch is taken again behind a longer spin. A call that synchronises, or that launches more than the
+    queue holds, stays exposed however long the spin: it is then timed without one, and said to be so.
     """
 
     def __init__(self) -> None:
@@ -62,16 +70,24 @@ class CudaTimer:
         self._flush: torch.Tensor | None = None
         self._cycles_per_ms = _spin_rate()
         self._spin_ms: dict[int, float] = {}
+        self._exposed: set[int] = set()
 
     def sample(self, fn: Call, count: int) -> list[float]:
         """Device time of each call in ms."""
-        spin_ms = self._spin_ms.get(id(fn), 0.3)
+        spin_ms = self._spin_ms.get(id(fn), _FIRST_SPIN_MS)
         while True:
             times, hidden = self._batch(fn, count, spin_ms)
-            if hidden or spin_ms >= _MAX_SPIN_MS or min(times) > _SHORT_MS:
-                self._spin_ms[id(fn)] = spin_ms
+            if hidden or id(fn) in self._exposed:
                 return times
-            spin_ms *= 3
+            spin_ms *= 4
+            if spin_ms > _MAX_SPIN_MS:
+                self._exposed.add(id(fn))
+                spin_ms = 0.0
+            self._spin_ms[id(fn)] = spin_ms
+
+    def exposed(self, fn: Call) -> bool:
+        """As found while sampling."""
+        return id(fn) in self._exposed
 
     def call(self, fn: Call) -> float:
         """Wall time of one call and the wait for it, in ms."""
@@ -89,6 +105,7 @@ class CudaTimer:
         """Give the flush buffer back and forget what was learnt about calls that are gone."""
         self._flush = None
         self._spin_ms.clear()
+        self._exposed.clear()
 
     def _batch(self, fn: Call, count: int, spin_ms: float) -> tuple[list[float], bool]:
         if self._flush is None:
@@ -96,7 +113,8 @@ class CudaTimer:
         starts = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
         ends = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
         torch.cuda.synchronize()
-        torch.cuda._sleep(int(spin_ms * self._cycles_per_ms))
+        if spin_ms:
+            torch.cuda._sleep(int(spin_ms * self._cycles_per_ms))
         for start, end in zip(starts, ends, strict=True):
             self._flush.zero_()
             start.record()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 
-from lightning_bench.case import Device, Direction, Shape
+from lightning_bench.case import Device
+from lightning_bench.errors import Unavailable
 from lightning_bench.providers.base import Provider
 from lightning_bench.providers.checked import NotAProvider, as_provider
 from lightning_bench.providers.packages import load_error
@@ -37,16 +38,16 @@ class BrokenPlugin(Provider):
         self.name = plugin.name  # type: ignore[misc]
         self.label = plugin.name  # type: ignore[misc]
         self.package = plugin.dist  # type: ignore[misc]
-        self.family = "linear"  # type: ignore[misc]  # unknown, and never shown
+        self.family = "linear"  # type: ignore[misc]  # not known without its class
         self.reason = f"entry point {plugin.name} of {plugin.dist} does not load: {load_error(error)}"
 
     def unavailable(self, device: Device) -> str:
         """Why the entry point does not load."""
         return self.reason
 
-    def unsupported(self, shape: Shape, direction: Direction) -> str:
-        """Why the entry point does not load."""
-        return self.reason
+    def load(self) -> None:
+        """Raises Unavailable with the same reason."""
+        raise Unavailable(self.reason)
 
 
 def plugins() -> list[Plugin]:

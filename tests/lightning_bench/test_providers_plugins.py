@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_bench.errors import UsageError
+from lightning_bench.errors import Unavailable, UsageError
 from lightning_bench.providers import BUILT_IN, describe, get_provider, provider_names
 
 MODULE = """\
@@ -75,6 +75,8 @@ def test_broken(site: Path, module: str, source: str | None, said: str) -> None:
     provider = get_provider("theirs")
     assert provider.name == "theirs"
     assert provider.unavailable("cpu") == said_of_all["theirs"]
+    with pytest.raises(Unavailable, match="does not load"):
+        provider.load()
 
 
 def test_fault_in_a_method_is_a_reason(site: Path) -> None:

@@ -71,7 +71,7 @@ def test_negative_slopes_are_refused_on_the_cpu():
 def test_no_second_derivative(attention):
     q = torch.ones(1, 1, 3, 16, device=DEVICE, requires_grad=True)
     (grad,) = torch.autograd.grad(attention(q, q, q).sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="twice|once_differentiable"):
         grad.sum().backward()
 
 

@@ -19,9 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from lightning_kernels._config import lightning2_tiles
-from lightning_kernels._triton.launch import check_device, interpreted, on_device, unit_last_stride
+from lightning_kernels._triton.launch import check_device, on_device, unit_last_stride
 
-__all__ = ["check_runnable", "interpreted", "linear_attention"]
+__all__ = ["check_runnable", "linear_attention"]
 
 
 @triton.jit(do_not_specialize=["heads", "seq_len"])  # type: ignore[untyped-decorator]

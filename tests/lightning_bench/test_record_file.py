@@ -1,0 +1,431 @@
+"""ResultFile: one writer, whole rows whatever happens, and a torn end repaired."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.record import COLUMNS, Record, ResultFile, read_records
+
+PRELUDE = """
+    import resource, signal, sys
+    from lightning_bench.errors import LbenchError, UsageError
+    from lightning_bench.record import Record, ResultFile
+
+    def make(case, **changes):
+        return Record(**dict(metric="speed", protocol="lbench", status="ok", case_id=case, provider="p",
+            family="linear", direction="fwd", dtype="fp32", batch=1, heads=1, seq_len=1, head_dim=1,
+            value_dim=1, device="cpu") | changes)
+
+    path = sys.argv[1]
+"""
+
+
+def make(case: str = "a", **changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "metric": "speed",
+        "protocol": "lbench",
+        "status": "ok",
+        "case_id": case,
+        "provider": "p",
+        "family": "linear",
+        "direction": "fwd",
+        "dtype": "fp32",
+        "batch": 1,
+        "heads": 1,
+        "seq_len": 1,
+        "head_dim": 1,
+        "value_dim": 1,
+        "device": "cpu",
+    }
+    return Record(**(values | changes))
+
+
+def start(code: str, path: Path) -> subprocess.Popen[str]:
+    """Run ``code`` after PRELUDE in a process of its own."""
+    source = textwrap.dedent(PRELUDE) + textwrap.dedent(code)
+    return subprocess.Popen(
+        [sys.executable, "-c", source, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate("\n", timeout=60)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "folder" / "speed.csv"
+
+
+class TestAppending:
+    def test_a_row_is_there_when_append_returns(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            assert read_records(path) == file.records == []
+            for case in "abc":
+                file.append(make(case))
+                assert read_records(path) == file.records
+            assert [one.case_id for one in file.records] == ["a", "b", "c"]
+
+    def test_going_on_keeps_the_rows(self, path: Path) -> None:
+        for case in "abc":
+            with ResultFile(path) as file:
+                file.append(make(case))
+                assert file.repaired is None
+        assert [one.case_id for one in read_records(path)] == ["a", "b", "c"]
+        assert path.read_text().count("case_id") == 1
+
+    def test_a_row_is_one_write(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with ResultFile(path) as file:
+            calls: list[bytes] = []
+            real = os.write
+            monkeypatch.setattr(os, "write", lambda fd, data: (calls.append(bytes(data)), real(fd, data))[1])
+            file.append(make(reason="x" * 2000))
+        assert len(calls) == 1
+        assert calls[0].endswith(b"\n")
+
+    def test_kill_9_after_append_loses_nothing(self, path: Path) -> None:
+        code = """
+            import os
+            file = ResultFile(path)
+            file.append_samples(make("a"), {"ms": [1.0]})
+            file.append(make("a"))
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+        process = start(code, path)
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        with ResultFile(path) as file:
+            assert file.records == [make("a")]
+            assert file.repaired is None
+
+    def test_a_file_moved_away_is_noticed(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append(make("a"))
+            path.rename(path.with_name("away.csv"))
+            with pytest.raises(LbenchError, match="was moved or deleted"):
+                file.append(make("b"))
+        assert read_records(path.with_name("away.csv")) == [make("a")]
+
+
+class TestTornEnd:
+    def test_cut_at_every_byte_of_the_last_row(self, path: Path) -> None:
+        last = make("c", reason='torn "here", é漢\nor there', median_ms=1.25)
+        with ResultFile(path) as file:
+            file.append(make("a"))
+            file.append(make("b"))
+            whole = path.stat().st_size
+            file.append(last)
+        data = path.read_bytes()
+        for length in range(whole, len(data)):
+            path.write_bytes(data[:length])
+            with ResultFile(path) as file:
+                assert file.records == [make("a"), make("b")], length
+                assert path.read_bytes() == data[:whole]
+                assert (file.repaired is None) == (length == whole)
+                file.append(last)
+            assert path.read_bytes() == data
+        assert read_records(path) == [make("a"), make("b"), last]
+
+    def test_cut_at_every_byte_of_the_header(self, path: Path) -> None:
+        with ResultFile(path):
+            header = path.read_bytes()
+        for length in range(len(header)):
+            path.write_bytes(header[:length])
+            with ResultFile(path) as file:
+                assert file.records == []
+                assert bool(file.repaired) == bool(length)
+            assert path.read_bytes() == header
+
+    def test_a_last_line_with_other_fields_is_cut(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append(make("a"))
+        whole = path.read_bytes()
+        path.write_bytes(whole + b"s,speed,lbench\n")
+        with ResultFile(path) as file:
+            assert file.records == [make("a")]
+            assert str(path) in str(file.repaired)
+        assert path.read_bytes() == whole
+
+    def test_nothing_is_cut_from_a_file_that_is_refused(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append(make("a"))
+        header, row, _ = path.read_bytes().split(b"\n")
+        broken = b"\n".join([header, b"oops", row, b"torn"])
+        path.write_bytes(broken)
+        with pytest.raises(UsageError, match="line 2: not a row"):
+            ResultFile(path)
+        assert path.read_bytes() == broken
+
+    def test_a_whole_last_line_with_a_wrong_value_is_not_cut(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append(make("a"))
+        data = path.read_bytes().replace(b",ok,", b",fine,")
+        path.write_bytes(data)
+        with pytest.raises(UsageError, match="line 2: .*'fine'"):
+            ResultFile(path)
+        assert path.read_bytes() == data
+
+
+class TestHeader:
+    @pytest.mark.parametrize(
+        ("columns", "says"),
+        [
+            (list(COLUMNS)[:-1], "lacks time_utc"),
+            ([*COLUMNS, "colour"], "also has colour"),
+            (list(COLUMNS)[::-1], "orders them differently"),
+        ],
+    )
+    def test_other_columns_are_named(self, path: Path, columns: list[str], says: str) -> None:
+        path.parent.mkdir(parents=True)
+        path.write_text(",".join(columns) + "\n")
+        with pytest.raises(UsageError, match=f"(?s){says}.*--fresh.*--out"):
+            ResultFile(path)
+        assert path.read_text() == ",".join(columns) + "\n"
+
+    @pytest.mark.parametrize("content", ["no newline", "a,b\n1,2\n", "\n"])
+    def test_a_file_that_is_not_ours_is_left_alone(self, path: Path, content: str) -> None:
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+        with pytest.raises(UsageError, match="is not a CSV that lbench wrote"):
+            ResultFile(path)
+        assert path.read_text() == content
+
+
+class TestPlaces:
+    def test_a_folder_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "folder.csv").mkdir()
+        with pytest.raises(UsageError, match="is not a file"):
+            ResultFile(tmp_path / "folder.csv")
+
+    def test_a_device_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "full.csv").symlink_to("/dev/full")
+        with pytest.raises(UsageError, match="is not a file"):
+            ResultFile(tmp_path / "full.csv")
+
+    @pytest.mark.parametrize("name", ["speed", "speed.txt", ".csv", "speed.csv.gz"])
+    def test_another_ending_is_refused(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(UsageError, match="does not end with .csv"):
+            ResultFile(tmp_path / name)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_parent_that_is_a_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UsageError, match="cannot make the folder"):
+            ResultFile(tmp_path / "file" / "speed.csv")
+
+    def test_a_place_that_cannot_be_written(self) -> None:
+        with pytest.raises(UsageError, match="cannot open /proc/speed.csv"):
+            ResultFile("/proc/speed.csv")
+
+
+class TestLock:
+    def test_a_second_writer_in_this_process(self, path: Path) -> None:
+        with ResultFile(path):
+            for fresh in (False, True):
+                with pytest.raises(UsageError, match=f"another lbench sweep is writing {path}; wait for it"):
+                    ResultFile(path, fresh=fresh)
+        ResultFile(path).close()
+
+    def test_a_second_writer_in_another_process(self, path: Path) -> None:
+        holder = start(
+            """
+            with ResultFile(path) as file:
+                file.append(make("a"))
+                print("held", flush=True)
+                sys.stdin.readline()
+            """,
+            path,
+        )
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="another lbench sweep is writing .* or give --out"):
+            ResultFile(path)
+        assert read_records(path) == [make("a")]  # reading needs no lock
+        finish(holder)
+        with ResultFile(path) as file:
+            assert file.records == [make("a")]
+            refused = start(
+                """
+                try:
+                    ResultFile(path, fresh=True)
+                except UsageError as error:
+                    print(error)
+                """,
+                path,
+            )
+            assert "another lbench sweep is writing" in finish(refused)
+        assert list(path.parent.glob("speed.*.csv")) == []
+
+    def test_a_failed_opening_leaves_no_lock(self, path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        path.write_text("not ours")
+        with pytest.raises(UsageError):
+            ResultFile(path)
+        path.unlink()
+        ResultFile(path).close()
+
+    def test_closing_twice(self, path: Path) -> None:
+        file = ResultFile(path)
+        file.close()
+        file.close()
+
+
+class TestFullDisk:
+    def test_a_limit_in_the_middle_of_a_row(self, path: Path) -> None:
+        code = """
+            import os
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            with ResultFile(path) as file:
+                file.append(make("a"))
+                file.append(make("b"))
+                size = os.stat(path).st_size
+                limit = size + 17
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+                parts, real = [], os.write
+                def spy(fd, data):
+                    parts.append(0)
+                    parts[-1] = real(fd, data)
+                    return parts[-1]
+                os.write = spy
+                for attempt in range(2):
+                    try:
+                        file.append(make("c"))
+                    except LbenchError as error:
+                        print(type(error).__name__, error)
+                os.write = real
+                print(parts, os.stat(path).st_size == size, len(file.records))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                file.append(make("d"))
+        """
+        first, second, third = finish(start(code, path)).splitlines()
+        assert (
+            first
+            == second
+            == f"LbenchError cannot write {path}: File too large; the 2 earlier rows are whole"
+        )
+        assert third == "[17, 0, 17, 0] True 2"  # a part really was written, twice, and taken back
+        assert read_records(path) == [make("a"), make("b"), make("d")]
+
+    def test_no_space_left(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = os.write
+        with ResultFile(path) as file, open("/dev/full", "wb", buffering=0) as full:
+            file.append(make("a"))
+            monkeypatch.setattr(os, "write", lambda fd, data: real(full.fileno(), data))
+            with pytest.raises(LbenchError) as caught:
+                file.append(make("b"))
+            assert str(caught.value) == (
+                f"cannot write {path}: No space left on device; the 1 earlier rows are whole"
+            )
+            assert isinstance(caught.value.__cause__, OSError)
+            assert caught.value.__cause__.errno == errno.ENOSPC
+            with pytest.raises(LbenchError, match=r"cannot write .*samples\.jsonl: No space left"):
+                file.append_samples(make("b"), {"ms": [1.0]})
+        assert read_records(path) == [make("a")]
+
+
+class TestSamples:
+    def test_a_line_beside_the_row(self, path: Path) -> None:
+        import numpy as np
+
+        record = make("a", provider_version="1", machine_id="m")
+        with ResultFile(path) as file:
+            file.append_samples(
+                record, {"ms": [0.123456789, 3, float("nan")], "call_ms": np.float32([0.5]), "note": "é\n"}
+            )
+            assert file.samples_path == path.with_name("speed.samples.jsonl")
+            (line,) = file.samples_path.read_text().splitlines()
+        assert json.loads(line) == {
+            "case_id": "a",
+            "metric": "speed",
+            "protocol": "lbench",
+            "provider_version": "1",
+            "machine_id": "m",
+            "ms": [0.123457, 3, None],
+            "call_ms": [0.5],
+            "note": "é\n",
+        }
+
+    def test_none_is_made_unasked(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append(make("a"))
+            assert not file.samples_path.exists()
+
+    def test_a_payload_may_not_rename_its_case(self, path: Path) -> None:
+        with ResultFile(path) as file, pytest.raises(ValueError, match="case_id"):
+            file.append_samples(make("a"), {"case_id": "b"})
+
+    def test_a_torn_last_line_is_cut_at_every_byte(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            samples = file.samples_path
+            file.append_samples(make("a"), {"ms": [1.0]})
+            whole = samples.stat().st_size
+            file.append_samples(make("b"), {"ms": [2.0]})
+        data = samples.read_bytes()
+        for length in range(whole, len(data)):
+            samples.write_bytes(data[:length])
+            with ResultFile(path) as file:
+                assert (file.repaired is None) == (length == whole)
+                assert samples.read_bytes() == data[:whole]
+                file.append_samples(make("b"), {"ms": [2.0]})
+            assert samples.read_bytes() == data
+
+    def test_both_repairs_are_told(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append_samples(make("a"), {})
+            samples = file.samples_path
+        for torn in (path, samples):
+            with torn.open("ab") as end:
+                end.write(b"torn")
+        with ResultFile(path) as file:
+            assert str(path) in str(file.repaired)
+            assert str(samples) in str(file.repaired)
+
+
+class TestFresh:
+    def test_what_was_there_is_kept(self, path: Path) -> None:
+        for case in "abc":
+            with ResultFile(path, fresh=True) as file:
+                assert file.records == []
+                file.append_samples(make(case), {"ms": [1.0]})
+                file.append(make(case))
+                assert (file.moved is None) == (case == "a")
+        assert read_records(path) == [make("c")]
+        kept = sorted(set(path.parent.glob("speed.*.csv")))
+        assert [read_records(one) for one in kept] == [[make("a")], [make("b")]]
+        assert file.moved == kept[-1]
+        for one, case in zip(kept, "ab", strict=True):
+            assert json.loads(one.with_suffix(".samples.jsonl").read_text())["case_id"] == case
+
+    def test_a_file_of_another_version_is_moved_and_not_read(self, path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        path.write_text("case_id,old\nx,y\n")
+        with ResultFile(path, fresh=True) as file:
+            assert file.moved is not None
+            assert file.moved.read_text() == "case_id,old\nx,y\n"
+            file.append(make("a"))
+        assert read_records(path) == [make("a")]
+
+    def test_the_new_file_is_locked(self, path: Path) -> None:
+        ResultFile(path).close()
+        with ResultFile(path, fresh=True), pytest.raises(UsageError, match="another lbench sweep"):
+            ResultFile(path)
+
+    def test_nothing_there(self, path: Path) -> None:
+        with ResultFile(path, fresh=True) as file:
+            assert file.moved is None
+        assert [one.name for one in path.parent.iterdir()] == ["speed.csv"]
