@@ -41,7 +41,7 @@ def lightning_attn2_torch(
         block_size: tokens a block, at least 1; it changes speed and rounding alone.
 
     Returns:
-        o [b, h, n, value_dim] in the dtype of q, laid out in memory as v is if the last dim of v is contiguous.
+        o [b, h, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is contiguous.
 
     Raises:
         ValueError: if shapes, dtypes or devices do not fit together, or block_size is less than 1.

@@ -24,7 +24,7 @@ def lightning_attn2(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) ->
         s: slopes per token [h, 1, 1] or [h], s ≥ 0 (not checked on a GPU); None means no decay.
 
     Returns:
-        o [b, h, n, value_dim] in the dtype of q, laid out in memory as v is if the last dim of v is contiguous.
+        o [b, h, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is contiguous.
 
     Raises:
         ValueError: if shapes, dtypes, dims or devices are not as above, or the tensors are not on a GPU.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,12 +45,23 @@ def build_call(provider: Provider, inputs: InputSet, direction: Direction) -> Ca
         return view(forward_of_views())
 
     if direction == "fwd":
-        return forward
+        return _Held(forward, decay)
     do = inputs.do.clone()
     if direction == "fwd_bwd":
-        return lambda: forward().backward(do)
+        return _Held(lambda: forward().backward(do), decay)
     output = forward()
-    return lambda: output.backward(do, retain_graph=True)
+    return _Held(lambda: output.backward(do, retain_graph=True), decay)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A call and the slopes, which the scripts held whether or not the provider reads them."""
+
+    fn: Callable[[], object]
+    decay: Tensor
+
+    def __call__(self) -> object:
+        return self.fn()
 
 
 def mean_ms(fn: Callable[[], object], device: str) -> float:

@@ -13,7 +13,7 @@ from lightning_bench.measure.sampling import Sampler, StopRule
 from lightning_bench.measure.timer import Call, Timer
 
 _SLOT_MS = 20.0
-_MAX_SLOT_SAMPLES = 20
+_MAX_SLOT_SAMPLES = 5  # few, so that even the fewest samples come from several rounds
 _STABLE_PERCENT = 2.0
 _WARM_BATCHES = 12
 _CALL_SAMPLES = 30

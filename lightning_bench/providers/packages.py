@@ -42,7 +42,7 @@ def missing_device(provider: Provider, device: Device) -> str | None:
     if device in provider.devices:
         return None
     if provider.devices == ("cuda",):
-        return f"{provider.name} needs a CUDA device"
+        return "needs a CUDA device"
     if device == "cpu":
         return f"{provider.name} has no CPU kernel"
     return f"{provider.name} runs on {', '.join(provider.devices)}, not on {device}"

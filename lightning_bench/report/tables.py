@@ -73,9 +73,7 @@ def _table(records: list[Record]) -> Table:
     columns = [name for name in by_provider if name not in absent]
     notes = [f"{name}: {row.status}: {row.reason}" for name, row in absent.items()]
     for name in columns:
-        for length, row in sorted(by_provider[name].items()):
-            if row.status != "ok":
-                notes.append(f"{name} at n = {length}: {row.status}: {row.reason}")
+        notes += _notes(name, by_provider[name])
     return Table(
         title=title(first),
         unit=_unit(first),
@@ -85,6 +83,19 @@ def _table(records: list[Record]) -> Table:
         cells=[[_cell(by_provider[name].get(length)) for name in columns] for length in lengths],
         notes=notes,
     )
+
+
+def _notes(name: str, rows: dict[int, Record]) -> list[str]:
+    """One line a provider and status: at which lengths, and the first reason."""
+    lengths: dict[str, list[int]] = {}
+    for length, row in sorted(rows.items()):
+        if row.status != "ok":
+            lengths.setdefault(row.status, []).append(length)
+    return [
+        f"{name}: {'* ' if status == 'unstable' else ''}{status} at n = {', '.join(map(str, where))}: "
+        f"{rows[where[0]].reason}" + (" (and others)" if len(where) > 1 else "")
+        for status, where in lengths.items()
+    ]
 
 
 def _unit(record: Record) -> str:

@@ -240,8 +240,7 @@ class TestReading:
         self, tmp_path: Path, old: bytes, new: bytes, says: str
     ) -> None:
         path = write(tmp_path / "r.csv", make(), make(median_ms=2.5), make())
-        first, second, *others = path.read_bytes().split(b"\n")[:0:-1][::-1]
-        header = path.read_bytes().split(b"\n")[0]
+        header, first, second, *others = path.read_bytes().split(b"\n")
         path.write_bytes(b"\n".join([header, first, second.replace(old, new, 1), *others]))
         with pytest.raises(UsageError, match=says) as caught:
             read_records(path)

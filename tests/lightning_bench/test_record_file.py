@@ -1,7 +1,6 @@
 """ResultFile: one writer, whole rows whatever happens, and a torn end repaired."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -176,7 +175,7 @@ class TestTornEnd:
             file.append(make("a"))
         data = path.read_bytes().replace(b",ok,", b",fine,")
         path.write_bytes(data)
-        with pytest.raises(UsageError, match="line 2: .*'fine'"):
+        with pytest.raises(UsageError, match=r"line 2: .*'fine'"):
             ResultFile(path)
         assert path.read_bytes() == data
 
@@ -219,7 +218,7 @@ class TestPlaces:
 
     @pytest.mark.parametrize("name", ["speed", "speed.txt", ".csv", "speed.csv.gz"])
     def test_another_ending_is_refused(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(UsageError, match="does not end with .csv"):
+        with pytest.raises(UsageError, match=r"does not end with \.csv"):
             ResultFile(tmp_path / name)
         assert list(tmp_path.iterdir()) == []
 
@@ -229,7 +228,7 @@ class TestPlaces:
             ResultFile(tmp_path / "file" / "speed.csv")
 
     def test_a_place_that_cannot_be_written(self) -> None:
-        with pytest.raises(UsageError, match="cannot open /proc/speed.csv"):
+        with pytest.raises(UsageError, match=r"cannot open /proc/speed\.csv"):
             ResultFile("/proc/speed.csv")
 
 
@@ -253,7 +252,7 @@ class TestLock:
         )
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UsageError, match="another lbench sweep is writing .* or give --out"):
+        with pytest.raises(UsageError, match=r"another lbench sweep is writing .* or give --out"):
             ResultFile(path)
         assert read_records(path) == [make("a")]  # reading needs no lock
         finish(holder)
@@ -336,96 +335,3 @@ class TestFullDisk:
             with pytest.raises(LbenchError, match=r"cannot write .*samples\.jsonl: No space left"):
                 file.append_samples(make("b"), {"ms": [1.0]})
         assert read_records(path) == [make("a")]
-
-
-class TestSamples:
-    def test_a_line_beside_the_row(self, path: Path) -> None:
-        import numpy as np
-
-        record = make("a", provider_version="1", machine_id="m")
-        with ResultFile(path) as file:
-            file.append_samples(
-                record, {"ms": [0.123456789, 3, float("nan")], "call_ms": np.float32([0.5]), "note": "é\n"}
-            )
-            assert file.samples_path == path.with_name("speed.samples.jsonl")
-            (line,) = file.samples_path.read_text().splitlines()
-        assert json.loads(line) == {
-            "case_id": "a",
-            "metric": "speed",
-            "protocol": "lbench",
-            "provider_version": "1",
-            "machine_id": "m",
-            "ms": [0.123457, 3, None],
-            "call_ms": [0.5],
-            "note": "é\n",
-        }
-
-    def test_none_is_made_unasked(self, path: Path) -> None:
-        with ResultFile(path) as file:
-            file.append(make("a"))
-            assert not file.samples_path.exists()
-
-    def test_a_payload_may_not_rename_its_case(self, path: Path) -> None:
-        with ResultFile(path) as file, pytest.raises(ValueError, match="case_id"):
-            file.append_samples(make("a"), {"case_id": "b"})
-
-    def test_a_torn_last_line_is_cut_at_every_byte(self, path: Path) -> None:
-        with ResultFile(path) as file:
-            samples = file.samples_path
-            file.append_samples(make("a"), {"ms": [1.0]})
-            whole = samples.stat().st_size
-            file.append_samples(make("b"), {"ms": [2.0]})
-        data = samples.read_bytes()
-        for length in range(whole, len(data)):
-            samples.write_bytes(data[:length])
-            with ResultFile(path) as file:
-                assert (file.repaired is None) == (length == whole)
-                assert samples.read_bytes() == data[:whole]
-                file.append_samples(make("b"), {"ms": [2.0]})
-            assert samples.read_bytes() == data
-
-    def test_both_repairs_are_told(self, path: Path) -> None:
-        with ResultFile(path) as file:
-            file.append_samples(make("a"), {})
-            samples = file.samples_path
-        for torn in (path, samples):
-            with torn.open("ab") as end:
-                end.write(b"torn")
-        with ResultFile(path) as file:
-            assert str(path) in str(file.repaired)
-            assert str(samples) in str(file.repaired)
-
-
-class TestFresh:
-    def test_what_was_there_is_kept(self, path: Path) -> None:
-        for case in "abc":
-            with ResultFile(path, fresh=True) as file:
-                assert file.records == []
-                file.append_samples(make(case), {"ms": [1.0]})
-                file.append(make(case))
-                assert (file.moved is None) == (case == "a")
-        assert read_records(path) == [make("c")]
-        kept = sorted(set(path.parent.glob("speed.*.csv")))
-        assert [read_records(one) for one in kept] == [[make("a")], [make("b")]]
-        assert file.moved == kept[-1]
-        for one, case in zip(kept, "ab", strict=True):
-            assert json.loads(one.with_suffix(".samples.jsonl").read_text())["case_id"] == case
-
-    def test_a_file_of_another_version_is_moved_and_not_read(self, path: Path) -> None:
-        path.parent.mkdir(parents=True)
-        path.write_text("case_id,old\nx,y\n")
-        with ResultFile(path, fresh=True) as file:
-            assert file.moved is not None
-            assert file.moved.read_text() == "case_id,old\nx,y\n"
-            file.append(make("a"))
-        assert read_records(path) == [make("a")]
-
-    def test_the_new_file_is_locked(self, path: Path) -> None:
-        ResultFile(path).close()
-        with ResultFile(path, fresh=True), pytest.raises(UsageError, match="another lbench sweep"):
-            ResultFile(path)
-
-    def test_nothing_there(self, path: Path) -> None:
-        with ResultFile(path, fresh=True) as file:
-            assert file.moved is None
-        assert [one.name for one in path.parent.iterdir()] == ["speed.csv"]

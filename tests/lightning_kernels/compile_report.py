@@ -48,7 +48,7 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, *, decay=True, rever
             signature[argument] = "*" + dtype
         else:
             signature[argument] = "i32"
-        if argument.endswith("_ptr") or "stride" in argument:
+        if argument.endswith("_ptr") or ("stride" in argument and head_dim % 16 == value_dim % 16 == 0):
             divisible[(index,)] = [["tt.divisibility", 16]]
     start = time.perf_counter()
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
@@ -63,10 +63,7 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, *, decay=True, rever
         ).stdout
     registers = int(re.search(r"REG:(\d+)", usage)[1])
     spill = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
-    if dump := globals().get("DUMP"):
-        Path(dump, f"{name}_{arch}_{dtype}_{head_dim}x{value_dim}.ptx").write_text(compiled.asm["ptx"])
-        Path(dump, f"{name}_{arch}_{dtype}_{head_dim}x{value_dim}.ttgir").write_text(compiled.asm["ttgir"])
-    return compiled.metadata.shared, registers, spill, seconds, tiles
+    return compiled.metadata.shared, registers, spill, f"{seconds:.1f}", tiles
 
 
 def main():
@@ -83,12 +80,10 @@ def main():
             for dtype in args.dtype:
                 for dims in args.dims:
                     d, e = map(int, dims.split("x"))
-                    shared, registers, spill, seconds, tiles = compile_variant(
+                    figures = compile_variant(
                         name, arch, dtype, d, e, decay=not args.no_decay, reverse=args.reverse
                     )
-                    print(
-                        name, arch, dtype, d, e, shared, registers, spill, f"{seconds:.1f}", tiles, flush=True
-                    )
+                    print(name, arch, dtype, d, e, *figures, flush=True)
 
 
 if __name__ == "__main__":

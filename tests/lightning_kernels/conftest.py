@@ -36,6 +36,11 @@ def oracle(q, k, v, do, s):
     return run(lk.reference_attention, q, k, v, do.double(), s)
 
 
+def slack(q):
+    """Return what a budget is multiplied by: with few rows, a single score that cancels decides the norm."""
+    return 1.0 if q.shape[:3].numel() >= 16 else 30.0
+
+
 class Tools:
     """The helpers above as one fixture, since test modules are imported without a package."""
 
@@ -43,6 +48,7 @@ class Tools:
     make_inputs = staticmethod(make_inputs)
     run = staticmethod(run)
     oracle = staticmethod(oracle)
+    slack = staticmethod(slack)
 
 
 @pytest.fixture(scope="session")

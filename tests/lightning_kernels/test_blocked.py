@@ -43,7 +43,8 @@ def test_several_segments_equal_one(tools, monkeypatch):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 200), d=st.integers(1, 96), e=st.integers(1, 96), b=st.integers(1, 2),
-    h=st.integers(1, 3), slope=st.floats(0, 8), scale=st.floats(0.01, 10), block_size=st.integers(1, 128), seed=st.integers(0, 99),
+    h=st.integers(1, 3), slope=st.floats(0, 8), scale=st.floats(0.01, 10), block_size=st.integers(1, 128),
+    seed=st.integers(0, 99),
 )  # fmt: skip
 def test_fp32_on_any_shape(tools, n, d, e, b, h, slope, scale, block_size, seed):
     q, k, v, do = tools.make_inputs(b, h, n, d, e, torch.float32, scale=scale, seed=seed)
@@ -54,7 +55,7 @@ def test_fp32_on_any_shape(tools, n, d, e, b, h, slope, scale, block_size, seed)
 
     got = tools.run(attention, q, k, v, do, s)
     for a, b in zip(got, tools.oracle(q, k, v, do, s), strict=True):
-        assert tools.relative_l2(a, b) <= 2e-6
+        assert tools.relative_l2(a, b) <= 2e-6 * tools.slack(q)
 
 
 @pytest.mark.parametrize(("dtype", "budget"), [(torch.float16, 6e-4), (torch.bfloat16, 4e-3)])

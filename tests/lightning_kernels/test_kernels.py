@@ -23,7 +23,7 @@ def check(tools, attention, inputs, s):
         error = float((a.double() - b).norm())
         # Below the normal numbers of fp16, rounding is absolute: 2^-25 an element and operand at the most.
         floor = 2.0**-24 * b.numel() ** 0.5 if q.dtype == torch.float16 else 0.0
-        assert error <= BUDGET[q.dtype] * float(b.norm()) + floor
+        assert error <= BUDGET[q.dtype] * tools.slack(q) * float(b.norm()) + floor
 
 
 @both
@@ -49,7 +49,7 @@ def test_slopes(tools, attention, s):
     check(tools, attention, tools.make_inputs(1, 2, 130, 16, 16, torch.float32, device=DEVICE), s)
 
 
-@pytest.mark.parametrize(("attention", "examples"), [(lk.lightning_attn1, 8), (lk.lightning_attn2, 20)])
+@pytest.mark.parametrize(("attention", "examples"), [(lk.lightning_attn1, 5), (lk.lightning_attn2, 12)])
 @pytest.mark.parametrize("dtype", list(BUDGET))
 def test_any_shape(tools, attention, dtype, examples):
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None)

@@ -1,0 +1,128 @@
+"""ResultFile: the samples beside the rows, and beginning anew without losing what was there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_bench.errors import UsageError
+from lightning_bench.record import Record, ResultFile, read_records
+
+
+def make(case: str = "a", **changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "metric": "speed",
+        "protocol": "lbench",
+        "status": "ok",
+        "case_id": case,
+        "provider": "p",
+        "family": "linear",
+        "direction": "fwd",
+        "dtype": "fp32",
+        "batch": 1,
+        "heads": 1,
+        "seq_len": 1,
+        "head_dim": 1,
+        "value_dim": 1,
+        "device": "cpu",
+    }
+    return Record(**(values | changes))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "folder" / "speed.csv"
+
+
+class TestSamples:
+    def test_a_line_beside_the_row(self, path: Path) -> None:
+        import numpy as np
+
+        record = make("a", provider_version="1", machine_id="m")
+        with ResultFile(path) as file:
+            file.append_samples(
+                record, {"ms": [0.123456789, 3, float("nan")], "call_ms": np.float32([0.5]), "note": "é\n"}
+            )
+            assert file.samples_path == path.with_name("speed.samples.jsonl")
+            (line,) = file.samples_path.read_text().splitlines()
+        assert json.loads(line) == {
+            "case_id": "a",
+            "metric": "speed",
+            "protocol": "lbench",
+            "provider_version": "1",
+            "machine_id": "m",
+            "ms": [0.123457, 3, None],
+            "call_ms": [0.5],
+            "note": "é\n",
+        }
+
+    def test_none_is_made_unasked(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append(make("a"))
+            assert not file.samples_path.exists()
+
+    def test_a_payload_may_not_rename_its_case(self, path: Path) -> None:
+        with ResultFile(path) as file, pytest.raises(ValueError, match="case_id"):
+            file.append_samples(make("a"), {"case_id": "b"})
+
+    def test_a_torn_last_line_is_cut_at_every_byte(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            samples = file.samples_path
+            file.append_samples(make("a"), {"ms": [1.0]})
+            whole = samples.stat().st_size
+            file.append_samples(make("b"), {"ms": [2.0]})
+        data = samples.read_bytes()
+        for length in range(whole, len(data)):
+            samples.write_bytes(data[:length])
+            with ResultFile(path) as file:
+                assert (file.repaired is None) == (length == whole)
+                assert samples.read_bytes() == data[:whole]
+                file.append_samples(make("b"), {"ms": [2.0]})
+            assert samples.read_bytes() == data
+
+    def test_both_repairs_are_told(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append_samples(make("a"), {})
+            samples = file.samples_path
+        for torn in (path, samples):
+            with torn.open("ab") as end:
+                end.write(b"torn")
+        with ResultFile(path) as file:
+            assert str(path) in str(file.repaired)
+            assert str(samples) in str(file.repaired)
+
+
+class TestFresh:
+    def test_what_was_there_is_kept(self, path: Path) -> None:
+        for case in "abc":
+            with ResultFile(path, fresh=True) as file:
+                assert file.records == []
+                file.append_samples(make(case), {"ms": [1.0]})
+                file.append(make(case))
+                assert (file.moved is None) == (case == "a")
+        assert read_records(path) == [make("c")]
+        kept = sorted(set(path.parent.glob("speed.*.csv")))
+        assert [read_records(one) for one in kept] == [[make("a")], [make("b")]]
+        assert file.moved == kept[-1]
+        for one, case in zip(kept, "ab", strict=True):
+            assert json.loads(one.with_suffix(".samples.jsonl").read_text())["case_id"] == case
+
+    def test_a_file_of_another_version_is_moved_and_not_read(self, path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        path.write_text("case_id,old\nx,y\n")
+        with ResultFile(path, fresh=True) as file:
+            assert file.moved is not None
+            assert file.moved.read_text() == "case_id,old\nx,y\n"
+            file.append(make("a"))
+        assert read_records(path) == [make("a")]
+
+    def test_the_new_file_is_locked(self, path: Path) -> None:
+        ResultFile(path).close()
+        with ResultFile(path, fresh=True), pytest.raises(UsageError, match="another lbench sweep"):
+            ResultFile(path)
+
+    def test_nothing_there(self, path: Path) -> None:
+        with ResultFile(path, fresh=True) as file:
+            assert file.moved is None
+        assert [one.name for one in path.parent.iterdir()] == ["speed.csv"]
