@@ -91,9 +91,7 @@ def impossible(
         return f"{gbps:.0f} GB/s is above the {ceilings.gbps:.0f} GB/s that a copy reaches on this device"
     tflops = min_flops(family, shape, direction) / median_ms / 1e9
     if tflops > ceilings.tflops * CEILING_TOLERANCE:
-        return (
-            f"{tflops:.0f} TFLOP/s is above the {ceilings.tflops:.0f} that a matmul reaches on this device"
-        )
+        return f"{tflops:.0f} TFLOP/s is above the {ceilings.tflops:.0f} that a matmul reaches on this device"
     return None
 
 
@@ -102,43 +100,56 @@ def measure_ceilings(device: Device, dtype: Dtype) -> Ceilings:
     import torch
 
     cuda = device == "cuda"
-    torch_dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     copy_bytes, size = (2**30, 8192) if cuda else (2**26, 768)
+    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size if cuda else 0
+    return Ceilings(
+        gbps=2 * copy_bytes / _copy_ms(device, copy_bytes) / 1e6,
+        tflops=2 * size**3 / _matmul_ms(device, dtype, size) / 1e9,
+        l2_bytes=l2_bytes,
+    )
 
-    def best_ms(fn: Callable[[], object], repeats: int) -> float:
-        fn()
-        times = []
-        for _ in range(repeats):
-            if cuda:
-                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                start.record()
-                fn()
-                end.record()
-                end.synchronize()
-                times.append(start.elapsed_time(end))
-            else:
-                begin = time.perf_counter()
-                fn()
-                times.append((time.perf_counter() - begin) * 1e3)
-        return min(times)
 
-    source = torch.randn(copy_bytes // 4, device=device)
+def _copy_ms(device: Device, size_bytes: int) -> float:
+    import torch
+
+    source = torch.randn(size_bytes // 4, device=device)
     target = torch.empty_like(source)
-    copy_ms = best_ms(lambda: target.copy_(source), 10)
-    del source, target
+    return _best_ms(lambda: target.copy_(source), 10, device)
+
+
+def _matmul_ms(device: Device, dtype: Dtype, size: int) -> float:
+    import torch
+
+    torch_dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    a = torch.randn(size, size, device=device).to(torch_dtype)
+    b = torch.randn(size, size, device=device).to(torch_dtype)
     # fp32 kernels may reach exact results through three TF32 products, so TF32 is the ceiling there.
     tf32 = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
-        a = torch.randn(size, size, device=device).to(torch_dtype)
-        b = torch.randn(size, size, device=device).to(torch_dtype)
-        matmul_ms = best_ms(lambda: a @ b, 5)
+        return _best_ms(lambda: a @ b, 5, device)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = tf32
-    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size if cuda else 0
-    return Ceilings(
-        gbps=2 * copy_bytes / copy_ms / 1e6, tflops=2 * size**3 / matmul_ms / 1e9, l2_bytes=l2_bytes
-    )
+
+
+def _best_ms(fn: Callable[[], object], repeats: int, device: Device) -> float:
+    import torch
+
+    fn()
+    times: list[float] = []
+    for _ in range(repeats):
+        if device == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            fn()
+            end.record()
+            end.synchronize()
+            times.append(float(start.elapsed_time(end)))
+        else:
+            begin = time.perf_counter()
+            fn()
+            times.append((time.perf_counter() - begin) * 1e3)
+    return min(times)
 
 
 def plan_bytes(shape: Shape, direction: Direction) -> int:
@@ -147,5 +158,3 @@ def plan_bytes(shape: Shape, direction: Direction) -> int:
     if direction == "fwd":
         return held
     return 2 * held
-
-

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from lightning_bench.case import DEVICES, Device
 from lightning_bench.errors import UsageError
 
@@ -16,4 +14,4 @@ def resolve_device(wanted: str | None) -> Device:
         return detect_device()
     if wanted not in DEVICES:
         raise UsageError(f"--device {wanted!r} is not known; allowed: {', '.join(DEVICES)}")
-    return cast(Device, wanted)
+    return wanted

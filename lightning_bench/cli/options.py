@@ -22,9 +22,7 @@ Suites = Annotated[
 ]
 ProviderOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--provider", help="Names from `lbench providers`, or file.py:NAME.", rich_help_panel=_AXES
-    ),
+    typer.Option("--provider", help="Names from `lbench providers`, or file.py:NAME.", rich_help_panel=_AXES),
 ]
 SeqLen = Annotated[str | None, typer.Option(help=f"Sequence lengths: {_LENGTHS}.", rich_help_panel=_AXES)]
 HeadDim = Annotated[str | None, typer.Option(help="Columns of q and k.", rich_help_panel=_AXES)]
@@ -41,9 +39,7 @@ DeviceOption = Annotated[
 ]
 TimeLimit = Annotated[
     float | None,
-    typer.Option(
-        min=0.1, help="Seconds that one case may take before it is killed.", rich_help_panel=_RUN
-    ),
+    typer.Option(min=0.1, help="Seconds that one case may take before it is killed.", rich_help_panel=_RUN),
 ]
 ProtocolOption = Annotated[
     str | None,

@@ -133,9 +133,7 @@ class _Planner:
         limits = suite.limits
         if self.time_limit is not None:
             sampling = min(limits.sample_limit_s, 0.9 * self.time_limit)
-            limits = limits.model_copy(
-                update={"time_limit_s": self.time_limit, "sample_limit_s": sampling}
-            )
+            limits = limits.model_copy(update={"time_limit_s": self.time_limit, "sample_limit_s": sampling})
         return with_providers(
             Plan(
                 suite=suite.name,

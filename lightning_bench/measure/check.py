@@ -59,10 +59,9 @@ class Reference:
         shape = inputs.shape
         self.shape = shape
         self.pairs = choose_pairs(shape, family, seed)
-        problem = Problem(
-            *(self._pick(x, "bhnd") for x in (inputs.q, inputs.k, inputs.v, inputs.do)),
-            decay=torch.stack([inputs.decay[h] for _, h in self.pairs]).double(),
-        )
+        q, k, v, do = (self._pick(x, "bhnd") for x in (inputs.q, inputs.k, inputs.v, inputs.do))
+        decay = torch.stack([inputs.decay[h] for _, h in self.pairs]).double()
+        problem = Problem(q, k, v, do, decay)
         self.tensors = solve(family, problem, gradients=gradients)
         self.grad_norm = problem.do.norm(dim=(1, 2))
         self.budgets = self._budgets(family, problem, seed)
@@ -82,9 +81,8 @@ class Reference:
             # Uniform within half a unit in the last place, whose relative size varies by two.
             return first * (1.0 + unit * 0.72 * (2.0 * noise - 1.0))
 
-        nearby = Problem(
-            *(rounded(x) for x in (problem.q, problem.k, problem.v, problem.do)), problem.decay[:count]
-        )
+        q, k, v, do = (rounded(x) for x in (problem.q, problem.k, problem.v, problem.do))
+        nearby = Problem(q, k, v, do, problem.decay[:count])
         dtype = TORCH_DTYPES[self.shape.dtype]
         answers = solve(family, nearby, gradients="dq" in self.tensors, output_dtype=dtype)
         return {

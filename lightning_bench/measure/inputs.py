@@ -66,6 +66,6 @@ class InputSet:
                 x.detach() if layout == "bhnd" else x.transpose(1, 2).contiguous()
                 for x in (self.q, self.k, self.v, self.do)
             )
-            leaves = (x.requires_grad_() for x in (q, k, v))
-            self._layouts[layout] = (Inputs(*leaves, decay=self.decay), do)
+            leaves = Inputs(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), self.decay)
+            self._layouts[layout] = (leaves, do)
         return self._layouts[layout]

@@ -34,6 +34,8 @@ from lightning_bench.roofline import (
     write_bytes,
 )
 
+_OOM_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
 # Warm-up may take this share of the sampling limit.
 _WARM_SHARE = 0.25
 
@@ -229,8 +231,8 @@ class _JobRun:
             notes.append("includes waiting for launches: the call could not be enqueued ahead of the device")
         if self.job.graph:
             try:
-                samples["graph_ms"] = self._graph_samples(gated)
-                evidence["graph_ms"] = summarize(samples["graph_ms"]).median_ms
+                replays = self._graph_samples(gated)
+                samples["graph_ms"], evidence["graph_ms"] = replays, summarize(replays).median_ms
             except _NoGraphError as error:
                 notes.append(str(error))
         trouble = clocks.trouble or task.sampler.trouble()
@@ -261,9 +263,7 @@ class _JobRun:
         warm_up(task, self.session._timer, _WARM_SHARE * self._rule.sample_limit_s)
         while not task.sampler.done:
             begin = self.session._timer.now()
-            task.sampler.add(
-                self.session._timer.sample(replay, task.slot), self.session._timer.now() - begin
-            )
+            task.sampler.add(self.session._timer.sample(replay, task.slot), self.session._timer.now() - begin)
         return task.sampler.samples
 
     def _one(self, case: Case, provider: Provider) -> None:
@@ -358,5 +358,6 @@ def _is_oom(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return any(words in text for words in ("out of memory", "can't allocate memory", "cannot allocate memory"))
-
+    return any(
+        words in text for words in ("out of memory", "can't allocate memory", "cannot allocate memory")
+    )

@@ -134,7 +134,7 @@ def _spin_rate() -> float:
     torch.cuda._sleep(cycles)
     end.record()
     end.synchronize()
-    return cycles / start.elapsed_time(end)
+    return cycles / float(start.elapsed_time(end))
 
 
 def make_timer(device: Device) -> CpuTimer | CudaTimer:

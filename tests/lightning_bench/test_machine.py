@@ -175,7 +175,7 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:  # noqa: N802
         if not self.mig:
             raise NvmlError("Not Supported")
-        return 1, 1
+        return 1, 0
 
 
 H200, RTX = "NVIDIA H200", "NVIDIA GeForce RTX 4090"

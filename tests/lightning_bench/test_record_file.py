@@ -160,11 +160,12 @@ class TestTornEnd:
             assert str(path) in str(file.repaired)
         assert path.read_bytes() == whole
 
-    def test_nothing_is_cut_from_a_file_that_is_refused(self, path: Path) -> None:
+    @pytest.mark.parametrize("end", [(b"oops", b"ROW", b"torn"), (b"oops", b"torn"), (b"oops", b"ROW", b"")])
+    def test_nothing_is_cut_from_a_file_that_is_refused(self, path: Path, end: tuple[bytes, ...]) -> None:
         with ResultFile(path) as file:
             file.append(make("a"))
         header, row, _ = path.read_bytes().split(b"\n")
-        broken = b"\n".join([header, b"oops", row, b"torn"])
+        broken = b"\n".join([header, *end]).replace(b"ROW", row)
         path.write_bytes(broken)
         with pytest.raises(UsageError, match="line 2: not a row"):
             ResultFile(path)
@@ -273,10 +274,22 @@ class TestLock:
     def test_a_failed_opening_leaves_no_lock(self, path: Path) -> None:
         path.parent.mkdir(parents=True)
         path.write_text("not ours")
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError) as kept:  # its traceback holds the object that failed
             ResultFile(path)
-        path.unlink()
+        path.write_text("")  # the same file, which a lock left behind would still hold
         ResultFile(path).close()
+        assert kept.traceback
+
+    def test_a_file_moved_aside_before_it_was_locked(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def move_then_lock(descriptor: int, operation: int) -> None:
+            path.rename(path.with_name("aside.csv"))
+            path.write_text("")
+
+        monkeypatch.setattr("fcntl.flock", move_then_lock)
+        with pytest.raises(UsageError, match="another lbench sweep is writing"):
+            ResultFile(path)
 
     def test_closing_twice(self, path: Path) -> None:
         file = ResultFile(path)

@@ -1,8 +1,9 @@
-import lightning_kernels as lk
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import lightning_kernels as lk
 
 SLOPES = torch.tensor([0.0, 0.2])
 

@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 
-import lightning_kernels as lk
 import pytest
 import torch
+
+import lightning_kernels as lk
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ALL = pytest.mark.parametrize("attention", [lk.lightning_attn1, lk.lightning_attn2, lk.lightning_attn2_torch])

@@ -2,9 +2,10 @@
 
 import math
 
-import lightning_kernels as lk
 import pytest
 import torch
+
+import lightning_kernels as lk
 
 pytestmark = [
     pytest.mark.gpu,

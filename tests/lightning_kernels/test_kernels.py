@@ -1,10 +1,11 @@
 """Both Triton kernels, in the interpreter where there is no GPU."""
 
-import lightning_kernels as lk
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import lightning_kernels as lk
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BUDGET = {torch.float32: 2e-6, torch.float16: 6e-4}

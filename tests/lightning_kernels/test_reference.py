@@ -1,6 +1,7 @@
-import lightning_kernels as lk
 import pytest
 import torch
+
+import lightning_kernels as lk
 
 
 @pytest.mark.parametrize("slopes", [None, [0.0, 0.3], [4.0, 1e-4]])

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from lightning_bench.case import Shape
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.clocks import NoClocks
