@@ -1,4 +1,4 @@
-"""lightning-bench: how fast an attention kernel is and how much memory it takes, so that it can be trusted."""
+"""lightning-bench: how fast an attention kernel is and how much memory it takes, trustworthily."""
 
 __version__ = "0.1.0"
 
