@@ -32,8 +32,8 @@ Figure = float | None
 class Record:
     """One case as it ended: a row of the CSV, each field with its meaning and unit.
 
-    A record equals what its row reads back as: it holds floats to nine digits, a float that is not finite as
-    None, and text as one line.
+    A record equals what its row reads back as: it holds floats to twelve digits, a float that is not
+    finite as None, and text as one line.
     """
 
     suite: Annotated[str, "name of the suite that asked for the case"] = ""
@@ -279,7 +279,7 @@ def _tidy(hint: Any, value: Any) -> Any:
     if value is None:
         return None
     if hint == Figure:
-        return float(format(float(value), ".9g")) if math.isfinite(value) else None
+        return float(format(float(value), ".12g")) if math.isfinite(value) else None
     if hint in (int, int | None):
         return operator.index(value)
     text = value.encode(errors="backslashreplace").decode()
@@ -289,7 +289,7 @@ def _tidy(hint: Any, value: Any) -> Any:
 
 def _line(cells: Iterable[Any]) -> bytes:
     text = io.StringIO()
-    row = [format(cell, ".9g") if isinstance(cell, float) else cell for cell in cells]
+    row = [format(cell, ".12g") if isinstance(cell, float) else cell for cell in cells]
     csv.writer(text, lineterminator="\n").writerow(row)  # None is written as a blank
     return text.getvalue().encode()
 

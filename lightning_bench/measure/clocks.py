@@ -7,6 +7,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 # NVML clock event reasons. The power cap is the normal state of a busy GPU and is only recorded; the
 # others mean that the machine could not run as it should, and make a case unstable.
 _RECORDED = {0x4: "power cap"}
@@ -16,7 +18,9 @@ _UNSTABLE = {
     0x40: "hardware thermal slowdown",
     0x80: "power brake",
 }
-# A case whose SM clock fell below this share of its own median did not run at one speed.
+# A case did not run at one speed where more than a fifth of the readings beside it lie below this share of
+# their median. Single dips are the wake of a neighbour that drew more power; the samples' own interval and
+# drift show whether they mattered.
 _CLOCK_FLOOR = 0.85
 
 
@@ -95,8 +99,8 @@ def summarize_clocks(readings: list[Reading]) -> ClockFigures:
     trouble = None
     if bad := [name for bit, name in _UNSTABLE.items() if seen & bit]:
         trouble = f"the GPU throttled: {', '.join(bad)}"
-    elif min(clocks) < _CLOCK_FLOOR * median:
-        trouble = f"the SM clock fell to {min(clocks):.0f} MHz from a median of {median:.0f}"
+    elif (low := float(np.percentile(clocks, 20))) < _CLOCK_FLOOR * median:
+        trouble = f"the SM clock was below {low:.0f} MHz a fifth of the time, with a median of {median:.0f}"
     return ClockFigures(
         sm_clock_mhz=median,
         power_w=statistics.median(r.power_w for r in readings),

@@ -44,6 +44,10 @@ BUILT_IN: dict[str, str] = {
 """Name of each provider of this package to ``module:Class``, in the order of listings: linear first."""
 
 
+# torch and the bundled kernels load wherever they are installed; importing torch to see so takes seconds.
+_TAKEN_AT_THEIR_WORD = frozenset({"torch", "lightning-bench"})
+
+
 @dataclass(frozen=True)
 class ProviderInfo:
     """One line of a listing. ``reason`` says why it is unavailable, "" where it can run.
@@ -112,7 +116,7 @@ def _info(name: str, others: list[Plugin], device: Device, deep: bool) -> Provid
     try:
         version = provider.version()
         reason = reason or provider.unavailable(device)
-        if deep and not reason:
+        if deep and not reason and provider.package not in _TAKEN_AT_THEIR_WORD:
             provider.load()
     except Exception as error:  # a library may raise anything while it is imported
         reason = load_error(error)

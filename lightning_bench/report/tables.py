@@ -22,6 +22,9 @@ class Table:
     notes: list[str]
 
 
+# Notes under a table are cut to this; the CSV has the whole reason.
+_REASON_WIDTH = 100
+
 # The figure that stands for a metric under a protocol, what it is, and its decimals.
 _FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
     ("speed", "lbench"): ("median_ms", "ms, median of cold samples", 4),
@@ -93,9 +96,13 @@ def _notes(name: str, rows: dict[int, Record]) -> list[str]:
             lengths.setdefault(row.status, []).append(length)
     return [
         f"{name}: {'* ' if status == 'unstable' else ''}{status} at n = {', '.join(map(str, where))}: "
-        f"{rows[where[0]].reason}" + (" (and others)" if len(where) > 1 else "")
+        f"{_short(rows[where[0]].reason)}"
         for status, where in lengths.items()
     ]
+
+
+def _short(reason: str) -> str:
+    return reason if len(reason) <= _REASON_WIDTH else reason[: _REASON_WIDTH - 1].rstrip() + "…"
 
 
 def _unit(record: Record) -> str:

@@ -285,8 +285,13 @@ class TestGpus:
 
     def test_unlike_gpus_and_slices_are_asked_of_torch(self, gpus: Any, torch_sees: Any) -> None:
         torch_sees(RTX)
-        for played in ({"visible": "0"}, {"visible": "MIG-1", "mig": True}, {"mig": True}):
-            gpus(H200, RTX, **played)
+        slices = {"mig": True}
+        for names, played in (
+            ((H200, RTX), {}),
+            ((H200,), slices),
+            ((H200,), {"visible": "MIG-1", **slices}),
+        ):
+            gpus(*names, **played)
             assert detect_device() == "cuda"
             found = describe_machine("cuda")
             assert (found.device_name, found.capability, found.driver) == (RTX, "8.9", "570.1")
