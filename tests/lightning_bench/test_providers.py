@@ -116,18 +116,21 @@ def test_describe_on_cpu_says_why() -> None:
     assert infos["sdpa-math"].family == "softmax"
 
 
-def test_describe_deep_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_describe_deep_loads_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    fla = import_module("lightning_bench.providers.fla")
     sdpa = import_module("lightning_bench.providers.sdpa")
 
     def load(self: Provider) -> None:
         raise OSError("/opt/site/lib/libcudart.so.12: cannot open shared object file")
 
+    monkeypatch.setattr(fla.FlaChunk, "unavailable", lambda self, device: None)
+    monkeypatch.setattr(fla.FlaChunk, "load", load)
     monkeypatch.setattr(sdpa.SdpaMath, "load", load)
     shallow = {info.name: info.reason for info in describe("cpu", deep=False)}
     deep = {info.name: info.reason for info in describe("cpu", deep=True)}
-    assert shallow["sdpa-math"] == ""
-    assert deep["sdpa-math"] == "libcudart.so.12: cannot open shared object file"
-    assert deep["sdpa-flash"] == ""
+    assert shallow["fla-chunk"] == ""
+    assert deep["fla-chunk"] == "libcudart.so.12: cannot open shared object file"
+    assert deep["sdpa-math"] == ""  # torch itself is not imported to list it
 
 
 def test_installed_version_of_nothing() -> None:
