@@ -8,13 +8,15 @@ import sys
 
 def main() -> None:
     """Run ``lbench``. Errors that a user can act on become one message and an exit code."""
-    from lightning_bench.cli.app import app
-    from lightning_bench.cli.sink import Sink
     from lightning_bench.errors import LbenchError
 
     try:
+        from lightning_bench.cli.app import app
+
         app()
     except LbenchError as error:
+        from lightning_bench.cli.sink import Sink
+
         if os.environ.get("LBENCH_TRACEBACK"):
             raise
         Sink().error(str(error))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +67,11 @@ class Reference:
         self.tensors = solve(family, problem, gradients=gradients)
         self.grad_norm = problem.do.norm(dim=(1, 2))
         self.budgets = self._budgets(family, problem, seed)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the reference keeps on the device."""
+        return sum(x.numel() * x.element_size() for x in self.tensors.values())
 
     def _budgets(self, family: Family, problem: Problem, seed: int) -> dict[str, float]:
         """BUDGET_FACTOR × the error of the same computation with inputs and outputs rounded.
@@ -154,8 +161,22 @@ class Reference:
         return torch.stack(views).detach().double()
 
 
-def poison(inputs: InputSet, *, gradients: bool) -> None:
-    """Fill the memory that outputs are likely to be put in with NaN, so that unwritten rows show."""
+@contextmanager
+def poisoned(inputs: InputSet, *, gradients: bool) -> Iterator[None]:
+    """Show rows that are never written: what outputs are put in holds NaN, not an earlier right answer.
+
+    A GPU's allocator hands out again the blocks that are filled and freed here. A CPU's promises no such
+    order, so torch itself fills all uninitialized memory there.
+    """
+    if inputs.shape.device == "cpu":
+        mode = torch.get_deterministic_debug_mode()
+        torch.set_deterministic_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.set_deterministic_debug_mode(mode)
+        return
     like = [inputs.v, *([inputs.q, inputs.k, inputs.v] if gradients else [])]
     junk = [torch.full_like(x, math.nan, requires_grad=False) for x in like]
     del junk
+    yield

@@ -60,6 +60,12 @@ class InputSet:
         """The gradient that flows into the output, in the same layout."""
         return self._layout(layout)[1]
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all layouts made so far."""
+        once = sum(x.numel() * x.element_size() for x in (self.q, self.k, self.v, self.do))
+        return once * (1 + sum(layout != "bhnd" for layout in self._layouts))
+
     def _layout(self, layout: Layout) -> tuple[Inputs, Tensor]:
         if layout not in self._layouts:
             q, k, v, do = (

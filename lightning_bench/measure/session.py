@@ -14,7 +14,7 @@ from lightning_bench.case import Case, Device, Dtype, Family
 from lightning_bench.errors import Unavailable
 from lightning_bench.measure import memory, paper
 from lightning_bench.measure.calls import DirectionCall, direction_call
-from lightning_bench.measure.check import Reference, poison
+from lightning_bench.measure.check import Reference, poisoned
 from lightning_bench.measure.clocks import make_clocks, summarize_clocks
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import Job, Outcome
@@ -35,6 +35,9 @@ from lightning_bench.roofline import (
 )
 
 _OOM_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+# Workspaces of cuBLAS and the like, which stay with the process.
+_SPARE_BYTES = 2**28
 
 # Warm-up may take this share of the sampling limit.
 _WARM_SHARE = 0.25
@@ -84,6 +87,7 @@ class Session:
 
         Raises PoisonedError when the device is lost; cases without an outcome then must run again elsewhere.
         """
+        self.assert_clean(0)
         run = _JobRun(self, job, enter, emit)
         try:
             run.all()
@@ -97,6 +101,13 @@ class Session:
             self._ceilings[dtype] = measure_ceilings(self.device, dtype)
             self._release()
         return self._ceilings[dtype]
+
+    def assert_clean(self, own_bytes: int) -> None:
+        """Raise PoisonedError where more than a job's own tensors is held: somebody before did not let go."""
+        if self.device == "cuda":
+            held = torch.cuda.memory_allocated() - own_bytes
+            if held > _SPARE_BYTES:
+                raise PoisonedError(f"{held / memory.MIB:.0f} MiB are still held by a case that has ended")
 
     def _release(self) -> None:
         if isinstance(self._timer, CudaTimer):
@@ -167,10 +178,10 @@ class _JobRun:
     def _interleaved(self, loaded: list[tuple[Case, Provider]]) -> None:
         """All cases in shuffled rounds; what does not fit beside the others runs alone afterwards."""
         ready: list[tuple[_Ready, Task]] = []
-        alone: list[tuple[Case, Provider]] = []
-        for case, provider in loaded:
+        alone = loaded if len(loaded) == 1 else []
+        for case, provider in [] if alone else loaded:
             try:
-                with self._outcome(case, oom_ends=len(loaded) == 1):
+                with self._outcome(case, oom_ends=False):
                     ready.append(self._prepare(case, provider))
             except (RuntimeError, MemoryError):  # out of memory beside the others
                 alone.append((case, provider))
@@ -179,8 +190,13 @@ class _JobRun:
         ready.clear()
         for case, provider in alone:
             self.session._release()
+            self.session.assert_clean(self._own_bytes())
             with self._outcome(case):
                 self._time([self._prepare(case, provider)])
+
+    def _own_bytes(self) -> int:
+        references = sum(reference.held_bytes for reference in self._references.values())
+        return references + self._inputs.held_bytes
 
     def _prepare(self, case: Case, provider: Provider) -> tuple[_Ready, Task]:
         """Through the gate and warm."""
@@ -301,9 +317,9 @@ class _JobRun:
         backward = case.direction != "fwd"
         reference = self._reference(provider.family)
         self.enter(case.id, "warm-up")
-        poison(self._inputs, gradients=backward)
-        call = direction_call(provider, self._inputs, case.direction)
-        got = call.tensors()
+        with poisoned(self._inputs, gradients=backward):
+            call = direction_call(provider, self._inputs, case.direction)
+            got = call.tensors()
         if self.session.device == "cuda":
             torch.cuda.synchronize()
         self.enter(case.id, "check")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lightning_bench.measure.clocks import Clocks, Reading
-from lightning_bench.measure.sampling import Sampler, StopRule
+from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule
 from lightning_bench.measure.timer import Call, Timer
 
 _SLOT_MS = 20.0
@@ -71,7 +71,8 @@ def run_rounds(
         for task in active:
             enter(task.key, "samples")
             begin = timer.now()
-            count = min(task.slot, task.sampler.rule.max_samples - len(task.sampler.samples))
+            most = max(FEWEST, task.sampler.rule.max_samples)
+            count = min(task.slot, most - len(task.sampler.samples))
             samples = timer.sample(task.fn, count)
             task.sampler.add(samples, timer.now() - begin)
             reading = clocks.read()

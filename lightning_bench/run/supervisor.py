@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +43,23 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
         self._connection: Any = None
-        self._log = Path(tempfile.mkstemp(prefix="lbench-worker-", suffix=".log")[1])
+        self._jobs = 0
+        descriptor, log = tempfile.mkstemp(prefix="lbench-worker-", suffix=".log")
+        os.close(descriptor)
+        self._log = Path(log)
         self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the next job will be the first of its worker."""
+        return self._jobs == 0 or self._process is None or not self._process.is_alive()
 
     def run(
         self, job: Job, on_outcome: Callable[[Outcome], None], on_enter: Callable[[str, str], None]
     ) -> Ending | None:
         """Have a worker measure the job. None when it finished; otherwise the worker is gone."""
         self._start()
+        self._jobs += 1
         oom_kills = _oom_kills()
         try:
             self._connection.send(job)
@@ -77,6 +88,7 @@ class Supervisor:
             return
         self.stop()
         begin = time.monotonic()
+        self._jobs = 0
         self._log.write_bytes(b"")
         ours, theirs = self._context.Pipe()
         self._process = self._context.Process(
@@ -84,9 +96,10 @@ class Supervisor:
             args=(theirs, self._device, self._memory_limit_gib, str(self._log)),
             daemon=True,
         )
-        self._process.start()
-        theirs.close()
-        self._connection = ours
+        with _interrupts_held():
+            self._process.start()
+            theirs.close()
+            self._connection = ours
         try:
             if not ours.poll(_START_LIMIT_S):
                 raise LbenchError(f"the worker process did not start within {_START_LIMIT_S:.0f} s")
@@ -147,6 +160,27 @@ class Supervisor:
     def _last_words(self, lines: int) -> str:
         text = self._log.read_text(errors="replace")
         return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C inside counts once outside: no worker is left half started, and a new one never hears of it.
+
+    A spawned process inherits the signals that are blocked here; that one would print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, handler)
+    if held and callable(handler):
+        handler(held[0], None)
 
 
 def _oom_kills() -> int:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from lightning_bench.case import Case
 from lightning_bench.measure.job import USEFUL_PHASES, Job, Outcome
-from lightning_bench.record import FAILED, Record, ResultFile
+from lightning_bench.record import FAILED, Record, ResultFile, Status
 from lightning_bench.run.plan import Plan, by_shape
 from lightning_bench.run.supervisor import Supervisor
 
@@ -104,26 +104,40 @@ class _Sweep:
         return None
 
     def _measure(self, cases: list[Case]) -> None:
-        """One job for all; if it loses its worker, one by one, so that the culprit alone is blamed."""
+        """One job for all. Who loses the worker or its memory there goes again, alone in a fresh worker.
+
+        So the culprit alone is blamed, and not whoever came after it in the same process. On a GPU the
+        worker itself proves that nobody else holds memory before it says oom; on a CPU it cannot know.
+        """
         plan = self.plan
         job = Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed)
+        certain = len(cases) == 1 and self.supervisor.fresh
+        unproven = {"crashed", "oom"} if plan.device == "cpu" else {"crashed"}
         left = list(cases)
+        doubtful: list[Outcome] = []
+        statuses: set[Status] = set()
 
         def on_outcome(outcome: Outcome) -> None:
+            statuses.add(outcome.status)
+            if outcome.status in unproven and not certain:
+                doubtful.append(outcome)
+                return
             left.remove(outcome.case)
             self._record(outcome)
 
-        def on_enter(case_id: str, phase: str) -> None:
-            self.watcher.entered(case_id, phase)
-
-        ending = self.supervisor.run(job, on_outcome, on_enter)
-        if ending is None:
+        ending = self.supervisor.run(job, on_outcome, self.watcher.entered)
+        if "oom" in statuses & unproven:
+            self.supervisor.stop()  # it may still hold what there was too little of
+        elif ending is None:
+            for outcome in doubtful:  # each raised an error of its own
+                left.remove(outcome.case)
+                self._record(outcome)
             assert not left, f"the worker forgot {left}"
-        elif len(cases) == 1:
-            for case in left:
+        proven = ending is not None and (certain or (len(cases) == 1 and ending.status == "timeout"))
+        for case in left:
+            if ending is not None and proven:
                 self._record(Outcome(case, ending.status, ending.reason))
-        else:
-            for case in left:
+            else:
                 self._measure([case])
 
     def _record(self, outcome: Outcome) -> None:

@@ -1,0 +1,99 @@
+"""The committed results on the H200 say what the README and the issue of their making claim of them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from lightning_bench.record import Record, read_records
+
+ROOT = Path(__file__).parents[2]
+H200 = ROOT / "results" / "h200"
+LENGTHS = [512 * 2**i for i in range(7)]
+
+# README of OpenNLPLab/lightning-attention, its two memory tables, in MiB at n = 512. Every column grows in
+# proportion to n but for what does not depend on it: 512 bytes of slopes, and 512 of random-number state.
+SLOPES = 512 / 2**20
+PUBLISHED = {
+    ("lightning-official", "fwd"): (64.0, SLOPES),
+    ("lightning2", "fwd"): (64.0, SLOPES),
+    ("lightning-official", "bwd"): (173.6, SLOPES),
+    ("flash2", "fwd"): (64.25, 2 * SLOPES),
+    ("flash2", "bwd"): (206.1, 2 * SLOPES),
+    ("xformers", "fwd"): (64.25, SLOPES),
+}
+
+
+def rows(name: str) -> dict[tuple[str, str, int], Record]:
+    return {(r.provider, r.direction, r.seq_len): r for r in read_records(H200 / name)}
+
+
+@pytest.mark.parametrize(("provider", "direction"), PUBLISHED)
+def test_published_memory_is_reproduced_to_six_decimals(provider: str, direction: str) -> None:
+    growing, constant = PUBLISHED[provider, direction]
+    table = rows("paper-memory-published.csv")
+    for n in LENGTHS:
+        measured = table[provider, direction, n].peak_mib
+        assert measured is not None
+        assert f"{measured:.6f}" == f"{growing * n / 512 + constant:.6f}"
+
+
+def test_bundled_backward_needs_no_more_than_published() -> None:
+    table = rows("paper-memory-published.csv")
+    for n in LENGTHS:
+        measured = table["lightning2", "bwd", n].peak_mib
+        assert measured is not None
+        assert measured <= 173.6 * n / 512 + SLOPES + 5e-7
+
+
+@pytest.mark.parametrize("name", ["paper-speed.csv", "paper-memory.csv", "paper-memory-published.csv"])
+def test_every_case_of_the_suite_is_there_once_and_none_failed(name: str) -> None:
+    records = read_records(H200 / name)
+    assert len(records) == len({r.case_id for r in records}) == 196
+    assert {r.status for r in records} <= {"ok", "unstable", "oom"}
+    assert {r.provider for r in records if r.status == "oom"} <= {"sdpa-math"}
+    assert {r.device_name for r in records} == {"NVIDIA H200"}
+    assert len({r.harness_commit for r in records}) == 1
+    assert all(r.harness_commit for r in records)
+
+
+def test_the_median_agrees_with_nvbench_within_three_percent() -> None:
+    with (H200 / "nvbench-agreement.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 3
+    for row in table:
+        ratio = float(row["lbench_median_ms"]) / float(row["nvbench_median_ms"])
+        assert abs(ratio - 1) <= 0.03
+        assert float(row["ratio"]) == pytest.approx(ratio, abs=1e-4)
+
+
+def _markdown_rows(marker: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table that follows ``<!-- marker -->`` in the README."""
+    text = (ROOT / "README.md").read_text().split(f"<!-- {marker} -->", 1)[1]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    end = next((i for i, line in enumerate(text.splitlines()) if i > 2 and not line.startswith("|")), None)
+    table = [line for line in text.splitlines()[:end] if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table or lines]
+    return cells[0], cells[2:]
+
+
+@pytest.mark.parametrize(
+    ("marker", "file", "direction", "figure", "decimals"),
+    [
+        ("paper-speed fwd", "paper-speed.csv", "fwd", "median_ms", 3),
+        ("paper-speed bwd", "paper-speed.csv", "bwd", "median_ms", 3),
+        ("paper-memory bwd", "paper-memory.csv", "bwd", "extra_mib", 0),
+    ],
+)
+def test_figures_in_the_readme_stand_in_the_csv(
+    marker: str, file: str, direction: str, figure: str, decimals: int
+) -> None:
+    header, body = _markdown_rows(marker)
+    table = rows(file)
+    assert len(body) == 7
+    for cells in body:
+        for provider, cell in zip(header[1:], cells[1:], strict=True):
+            record = table[provider.strip("`"), direction, int(cells[0])]
+            value = getattr(record, figure)
+            expected = record.status if value is None else f"{value:.{decimals}f}"
+            assert cell.strip("*\\") == expected

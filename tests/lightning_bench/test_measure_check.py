@@ -1,0 +1,336 @@
+"""The correctness gate: what is right passes in every dtype, each kind of wrong fails and says how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_bench.case import DTYPES, FAMILIES, Dtype, Family, Layout, Shape
+from lightning_bench.measure.check import TENSORS, Reference, choose_pairs, poisoned
+from lightning_bench.measure.inputs import InputSet
+from lightning_kernels import lightning_attn2_torch
+
+Tensors = dict[str, Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+LAYOUTS: list[Layout] = ["bhnd", "bnhd"]
+
+
+def shape(dtype: Dtype = "fp32", n: int = 150, b: int = 2, h: int = 3, d: int = 16, e: int = 16) -> Shape:
+    return Shape(b, h, n, d, e, dtype, "cpu")
+
+
+def right(family: Family) -> Attention:
+    """An implementation in the dtype of its inputs, [b, h, n, d], that owes the oracle nothing."""
+    if family == "softmax":
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        return lambda q, k, v, s: sdpa(q, k, v, is_causal=True)
+    return lambda q, k, v, s: lightning_attn2_torch(q, k, v, s if family == "linear_decay" else None)
+
+
+def tensors(attention: Attention, inputs: InputSet, layout: Layout = "bhnd") -> Tensors:
+    """Output and gradients as a provider in ``layout`` gives them."""
+
+    def turn(x: Tensor) -> Tensor:
+        return x if layout == "bhnd" else x.transpose(1, 2)
+
+    given = inputs.inputs(layout)
+    o = turn(attention(turn(given.q), turn(given.k), turn(given.v), given.decay))
+    grads = torch.autograd.grad(o, (given.q, given.k, given.v), inputs.grad_output(layout))
+    return dict(zip(TENSORS, (o.detach(), *grads), strict=True))
+
+
+def exact(reference: Reference, inputs: InputSet) -> Tensors:
+    """The reference's own results in fp64, [b, h, n, d]; every pair must be among those checked."""
+    b, h = inputs.shape.batch, inputs.shape.heads
+    assert len(reference.pairs) == b * h
+    return {name: x.unflatten(0, (b, h)).clone() for name, x in reference.tensors.items()}
+
+
+def gate(family: Family, of: Shape, *, gradients: bool = True) -> tuple[InputSet, Reference]:
+    inputs = InputSet(of, seed=0)
+    return inputs, Reference(family, inputs, gradients=gradients, seed=0)
+
+
+def failure(reference: Reference, got: Tensors, layout: Layout = "bhnd") -> str:
+    verdict = reference.judge(got, layout)
+    assert verdict.failure is not None
+    return verdict.failure
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_right_passes(family: Family, dtype: Dtype, layout: Layout) -> None:
+    inputs, reference = gate(family, shape(dtype))
+    verdict = reference.judge(tensors(right(family), inputs, layout), layout)
+    assert verdict.failure is None
+    assert list(verdict.errors) == list(TENSORS)
+    assert verdict.budget == max(reference.budgets.values())
+    # Right on its own account: rounding shows in every tensor, and stays within the budget of each.
+    assert all(0 < verdict.errors[name] <= reference.budgets[name] for name in TENSORS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("n", [1, 2, 5, 64, 65, 1030])
+def test_lengths_that_fill_no_tile_pass(n: int, family: Family, dtype: Dtype) -> None:
+    inputs, reference = gate(family, shape(dtype, n, b=1, h=2, e=8, d=8))
+    assert reference.judge(tensors(right(family), inputs), "bhnd").failure is None
+
+
+def test_forward_alone_is_judged_alone() -> None:
+    inputs, reference = gate("linear_decay", shape(), gradients=False)
+    o = tensors(right("linear_decay"), inputs)["o"]
+    verdict = reference.judge({"o": o}, "bhnd")
+    assert verdict.failure is None
+    assert list(verdict.errors) == ["o"]
+    assert list(reference.budgets) == ["o"]
+
+
+@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_budget_is_where_it_is_said_to_be(family: Family, dtype: Dtype, name: str) -> None:
+    inputs, reference = gate(family, shape(dtype))
+    budget = reference.budgets[name]
+    for factor, passes in ((0.98, True), (1.02, False)):
+        got = exact(reference, inputs)
+        got[name] *= 1.0 + factor * budget
+        verdict = reference.judge(got, "bhnd")
+        assert verdict.errors[name] == pytest.approx(factor * budget)
+        assert (verdict.failure is None) == passes
+    assert verdict.failure is not None
+    assert verdict.failure.startswith(f"{name} is off by ")
+    assert verdict.failure.endswith(f"relative L2, the budget is {budget:.1e}")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_budgets_scale_with_the_dtype(family: Family) -> None:
+    budgets = {dtype: gate(family, shape(dtype))[1].budgets for dtype in DTYPES}
+    for name in TENSORS:
+        assert budgets["fp32"][name] < 5e-6
+        assert 5e-4 < budgets["fp16"][name] < 4e-3
+        assert 6.0 < budgets["bf16"][name] / budgets["fp16"][name] < 10.0
+        assert budgets["bf16"][name] < 0.03
+
+
+def masked(offset: int, family: Family) -> Attention:
+    """Attention whose causal mask is off by ``offset``: −1 hides the diagonal, 1 lets the next key in."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, s: Tensor) -> Tensor:
+        steps = torch.arange(q.shape[2])
+        distance = steps[:, None] - steps
+        scores = q.float() @ k.float().mT
+        seen = distance >= -offset
+        if family == "softmax":
+            hidden = scores.masked_fill(~seen, -1e30) / math.sqrt(q.shape[3])
+            return (hidden.softmax(-1) @ v.float()).to(q.dtype)
+        decay = torch.exp(-s[:, None, None] * distance)
+        return ((scores * decay * seen) @ v.float()).to(q.dtype)
+
+    return attention
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["softmax", "linear_decay"])
+def test_a_mask_that_is_off_by_one_fails(family: Family, dtype: Dtype) -> None:
+    inputs, reference = gate(family, shape(dtype))
+    assert reference.judge(tensors(masked(0, family), inputs), "bhnd").failure is None
+    for offset in (-1, 1):
+        said = failure(reference, tensors(masked(offset, family), inputs))
+        assert all(f"{name} is off by" in said for name in TENSORS)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_left_out_fail(family: Family, name: str) -> None:
+    inputs, reference = gate(family, shape("bf16"))
+    got = tensors(right(family), inputs)
+    rows = slice(0, 3) if name in ("dk", "dv") else slice(-3, None)
+    got[name][:, :, rows] = 0
+    assert failure(reference, got).startswith(f"{name} is off by ")
+    assert ";" not in failure(reference, got)
+
+
+@pytest.mark.parametrize("where", [0, 31, 63])
+@pytest.mark.parametrize("family", ["linear_decay", "softmax"])
+def test_one_wrong_tile_of_a_long_sequence_fails(family: Family, where: int) -> None:
+    inputs, reference = gate(family, shape("bf16", 4096, b=1, h=1, d=8, e=8), gradients=False)
+    o = exact(reference, inputs)["o"]
+    tile = slice(64 * where, 64 * where + 64)
+    typical = float(o.norm()) / 8
+    wrong = 6 * reference.budgets["o"] * max(1.0, typical / float(o[:, :, tile].norm()))
+    o[:, :, tile] *= 1.0 + wrong
+    verdict = reference.judge({"o": o}, "bhnd")
+    if family == "linear_decay":  # too little to show over the whole: only the tile gives it away
+        assert verdict.errors["o"] < reference.budgets["o"]
+    assert verdict.failure is not None
+    if verdict.errors["o"] < reference.budgets["o"]:
+        assert "in one tile of 64 rows, the budget there is" in verdict.failure
+
+
+def test_a_short_last_tile_is_judged_by_its_own_size() -> None:
+    inputs, reference = gate("linear_decay", shape("bf16", 4096 + 8, b=1, h=1), gradients=False)
+    o = exact(reference, inputs)["o"]
+    o[:, :, 4096:] *= 1.0 + 8 * reference.budgets["o"]
+    verdict = reference.judge({"o": o}, "bhnd")
+    assert verdict.errors["o"] < reference.budgets["o"]
+    assert "in one tile of 64 rows" in (verdict.failure or "")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_nan_in_one_gradient_fails(bad: float) -> None:
+    inputs, reference = gate("linear_decay", shape("fp16"))
+    got = tensors(right("linear_decay"), inputs)
+    got["dk"][1, 2, 77, 3] = bad
+    assert failure(reference, got) == "dk has NaN or Inf in 1 of 900 checked rows"
+
+
+def test_all_nan_is_counted_by_rows() -> None:
+    inputs, reference = gate("softmax", shape())
+    got = tensors(right("softmax"), inputs)
+    got["o"] = torch.full_like(got["o"], math.nan)
+    assert failure(reference, got) == "o has NaN or Inf in 900 of 900 checked rows"
+
+
+def test_a_wrong_shape_fails_without_an_error_figure() -> None:
+    inputs, reference = gate("linear_decay", shape(d=16, e=8))
+    got = tensors(right("linear_decay"), inputs)
+    assert reference.judge(got, "bhnd").failure is None
+    got["dq"] = got["dq"][:, :, :-1]
+    verdict = reference.judge(got, "bhnd")
+    assert verdict.failure == "dq has shape (2, 3, 149, 16), not (2, 3, 150, 16)"
+    assert list(verdict.errors) == ["o", "dk", "dv"]
+    assert failure(reference, got, "bnhd").startswith(
+        "o has shape (2, 3, 150, 8), not (2, 150, 3, 8); dq has"
+    )
+    got["dq"] = got["dk"]
+    got["o"] = torch.cat([got["o"], got["o"]], -1)
+    assert failure(reference, got).startswith("o has shape (2, 3, 150, 16), not (2, 3, 150, 8)")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_heads_that_changed_places_fail(family: Family, layout: Layout) -> None:
+    inputs, reference = gate(family, shape("bf16"))
+    got = tensors(right(family), inputs, layout)
+    got["dv"] = got["dv"].index_select(1 if layout == "bhnd" else 2, torch.tensor([1, 0, 2]))
+    assert failure(reference, got, layout).startswith("dv is off by ")
+
+
+def test_the_decay_of_another_head_fails() -> None:
+    inputs, reference = gate("linear_decay", shape("bf16"))
+    flipped: Attention = lambda q, k, v, s: lightning_attn2_torch(q, k, v, s.flip(0))  # noqa: E731
+    assert "o is off by" in failure(reference, tensors(flipped, inputs))
+
+
+def tf32(x: Tensor) -> Tensor:
+    """Round to the 10 bits of mantissa that TF32 keeps; gradients pass as they are."""
+    bits = x.detach().contiguous().view(torch.int32)
+    rounded = ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+    return x + (rounded - x).detach()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tf32_in_fp32_fails_with_a_hint(family: Family) -> None:
+    inputs, reference = gate(family, shape("fp32"))
+    attention = right(family)
+    got = tensors(lambda q, k, v, s: attention(tf32(q), tf32(k), tf32(v), s), inputs)
+    said = failure(reference, got)
+    assert said.startswith("o is off by ")
+    assert "(what TF32 gives), the budget is" in said
+    got["o"] = got["o"] * 1.1
+    assert "TF32" not in failure(reference, {"o": got["o"]})
+
+
+def test_no_hint_of_tf32_in_other_dtypes() -> None:
+    inputs, reference = gate("linear", shape("fp16"))
+    got = exact(reference, inputs)
+    got["o"] *= 1.004
+    assert "TF32" not in failure(reference, got)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_of_one_token_has_zero_gradients(dtype: Dtype) -> None:
+    inputs, reference = gate("softmax", shape(dtype, n=1))
+    assert float(reference.tensors["dq"].norm()) < 1e-13
+    got = tensors(right("softmax"), inputs)
+    assert reference.judge(got, "bhnd").failure is None
+    for name in ("dq", "dk"):
+        wrong = {**got, name: torch.full_like(got[name], 0.1)}
+        assert failure(reference, wrong).startswith(f"{name} is off by ")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    b=st.integers(1, 8),
+    h=st.integers(1, 40),
+    n=st.sampled_from([1, 100, 2048, 131072]),
+    device=st.sampled_from(["cpu", "cuda"]),
+    family=st.sampled_from(FAMILIES),
+    seed=st.integers(0, 5),
+)
+def test_pairs_have_both_ends_and_are_few(
+    b: int, h: int, n: int, device: str, family: Family, seed: int
+) -> None:
+    of = Shape(b, h, n, 64, 64, "bf16", device)
+    pairs = choose_pairs(of, family, seed)
+    assert pairs == choose_pairs(of, family, seed)
+    assert pairs == sorted(set(pairs))
+    assert pairs[0] == (0, 0)
+    assert pairs[-1] == (b - 1, h - 1)
+    assert min(2, b * h) <= len(pairs) <= 16
+    assert all(i < b and j < h for i, j in pairs)
+
+
+def test_short_sequences_check_every_pair_and_long_ones_few() -> None:
+    assert len(choose_pairs(shape(n=64, b=2, h=8), "softmax", 0)) == 16
+    assert choose_pairs(shape(n=65536, b=4, h=8), "softmax", 0) == [(0, 0), (3, 7)]
+    assert len({tuple(choose_pairs(shape(n=64, b=8, h=8), "linear", seed)) for seed in range(5)}) == 5
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_poison_leaves_the_inputs_alone(gradients: bool) -> None:
+    inputs = InputSet(shape("bf16"), seed=0)
+    inputs.inputs("bnhd")
+    before = [x.clone() for x in (inputs.q, inputs.k, inputs.v, inputs.do)]
+    with poisoned(inputs, gradients=gradients):
+        pass
+    for x, y in zip((inputs.q, inputs.k, inputs.v, inputs.do), before, strict=True):
+        assert torch.equal(x, y)
+    assert torch.equal(inputs.inputs("bnhd").q, before[0].transpose(1, 2))
+
+
+def test_poison_ends_with_the_call() -> None:
+    mode = torch.get_deterministic_debug_mode()
+    with pytest.raises(ZeroDivisionError), poisoned(InputSet(shape(), seed=0), gradients=True):
+        1 / 0  # noqa: B018
+    assert torch.get_deterministic_debug_mode() == mode
+
+
+@pytest.mark.parametrize("n", [5, 150, 2048])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_that_was_never_written_does_not_pass(family: Family, n: int) -> None:
+    inputs, reference = gate(family, shape("fp32", n, b=1, h=2), gradients=False)
+    for _ in range(5):
+        answer = tensors(right(family), inputs)["o"]
+        del answer  # what an earlier provider leaves behind
+        with poisoned(inputs, gradients=False):
+            got = torch.empty_like(inputs.v)
+        said = failure(reference, {"o": got})
+        assert said == f"o has NaN or Inf in {2 * n} of {2 * n} checked rows"
+
+
+def test_a_row_that_was_never_written_does_not_pass() -> None:
+    inputs, reference = gate("linear_decay", shape("bf16"), gradients=False)
+    answer = tensors(right("linear_decay"), inputs)["o"]
+    with poisoned(inputs, gradients=False):
+        got = torch.empty_like(answer)
+    got[:, :, :-1] = answer[:, :, :-1]
+    assert failure(reference, {"o": got}) == "o has NaN or Inf in 6 of 900 checked rows"

@@ -1,0 +1,69 @@
+"""The README's examples run as they stand there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_bench.record import read_records
+from lightning_bench.suite import bundled_suites
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str, holding: str) -> str:
+    """The one fenced block of a language that holds some text."""
+    blocks = [b for b in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if holding in b]
+    assert len(blocks) == 1
+    return str(blocks[0])
+
+
+def test_the_provider_and_the_suite_of_the_readme_run(tmp_path: Path) -> None:
+    provider = block("python", "class Mine")
+    assert len([line for line in provider.splitlines() if line.strip()]) <= 10
+    (tmp_path / "mine.py").write_text(provider)
+    (tmp_path / "my.toml").write_text(block("toml", "[[group]]"))
+    command = [sys.executable, "-m", "lightning_bench", "check", "my.toml", "--device", "cpu"]
+    for extra, names in (
+        (["--out", "suite.csv"], {"lightning2-torch", "sdpa-math"}),
+        (["--out", "mine.csv", "--provider", "mine.py:Mine"], {"mine"}),
+    ):
+        done = subprocess.run([*command, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        records = read_records(tmp_path / extra[1])
+        assert {r.provider for r in records} == names
+        assert {r.status for r in records} == {"ok"}
+
+
+def test_the_entry_point_group_of_the_readme_is_ours() -> None:
+    assert '[project.entry-points."lightning_bench.providers"]' in block("toml", "entry-points")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^lbench .*$", README, re.MULTILINE))
+def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path) -> None:
+    words = line.split("#")[0].split()[1:]
+    if words[0] in ("speed", "memory", "check"):
+        words += ["--dry-run", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_bench", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert not any(tmp_path.iterdir())
+
+
+def test_files_that_the_readme_links_are_there() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_suites_that_the_readme_names_are_bundled() -> None:
+    assert {"paper", "quick", "dims"} <= set(bundled_suites())
