@@ -16,7 +16,7 @@ _LENGTHS = "a list like 512,4096 or a doubling range like 512..32768"
 Suites = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SUITE]...",
+        metavar="SUITE",
         help="Names from `lbench suites`, or paths ending in .toml. Default: paper on a GPU, quick on a CPU.",
     ),
 ]

@@ -87,6 +87,7 @@ class LiveWatcher(QuietWatcher):
         self._hand = ""
         self._begin = time.monotonic()
         self._done = self._here = self._total = 0
+        self._measured = False
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
 
     def __enter__(self) -> Self:
@@ -108,16 +109,20 @@ class LiveWatcher(QuietWatcher):
 
     def entered(self, case_id: str, phase: str) -> None:
         """The case in hand."""
-        self._hand = f"{phase}: {case_id}" if case_id else f"{phase} for all cases of the shape"
+        shared = "starting a worker" if phase == "start" else f"{phase} for all cases of the shape"
+        self._hand = f"{phase}: {case_id}" if case_id else shared
 
     def recorded(self, record: Record) -> None:
         """The row, and a new guess at the time left."""
         self._done += 1
         self._here += 1
-        seconds = (time.monotonic() - self._begin) / self._here * (self._total - self._done)
-        left = f"about {_duration(seconds)} left" if self._done < self._total else ""
+        self._measured |= record.status != "unavailable"  # which takes no time and so tells nothing of it
+        left = ""
+        if self._measured and self._done < self._total:
+            seconds = (time.monotonic() - self._begin) / self._here * (self._total - self._done)
+            left = f"about {_duration(seconds)} left"
         self._progress.update(self._task, completed=self._done, left=left)
-        self._console.print(record_line(record))
+        self._console.print(record_line(record), no_wrap=True, overflow="ellipsis")
 
     def _render(self) -> RichTable:
         grid = RichTable.grid()

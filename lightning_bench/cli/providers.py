@@ -34,4 +34,5 @@ def providers(
             [info.name, info.family, f"{info.package} {info.version}".strip(), info.reason or "yes"]
             for info in infos
         ],
+        wrapped=2,
     )

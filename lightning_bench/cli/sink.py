@@ -47,12 +47,13 @@ class Sink:
         """JSON on stdout."""
         print(json.dumps(value, indent=2, ensure_ascii=False))
 
-    def grid(self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-        """A listing on stdout; the last column wraps, the others do not."""
+    def grid(
+        self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrapped: int = 1
+    ) -> None:
+        """A listing on stdout; the last ``wrapped`` columns wrap, the others do not."""
         table = RichTable(title=title or None, box=None, title_justify="left", pad_edge=False)
         for index, header in enumerate(headers):
-            last = index == len(headers) - 1
-            table.add_column(header, no_wrap=not last, overflow="fold")
+            table.add_column(header, no_wrap=index < len(headers) - wrapped, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.out.print(table)

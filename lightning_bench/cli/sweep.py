@@ -170,18 +170,19 @@ def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Sum
         for table in paper_tables(summary.records):
             sink.paper_table(table)
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
-    sink.say(f"{name}: {counts} in {summary.seconds:.0f} s{_shares(summary)}")
+    sink.say(f"{name}: {counts} in {summary.seconds:.0f} s")
+    if summary.seconds >= 1.0:
+        sink.say(f"time: {_shares(summary)}")
     sink.say(f"results: {path}")
     return summary
 
 
 def _shares(summary: Summary) -> str:
-    """Where the time went, for sweeps long enough to say."""
-    if summary.seconds < 1.0:
-        return ""
-    parts = sorted(summary.phases.items(), key=lambda item: -item[1])
-    text = ", ".join(f"{phase} {100 * part / summary.seconds:.0f} %" for phase, part in parts)
-    return f" ({text}; overhead {summary.overhead_percent:.0f} %)"
+    """Where the time went, in whole per cent, what is next to nothing left out."""
+    shares = {phase: round(100 * part / summary.seconds) for phase, part in summary.phases.items()}
+    largest = sorted(shares.items(), key=lambda one: -one[1])
+    parts = [f"{phase} {share} %" for phase, share in largest if share > 1]
+    return ", ".join(parts) + f"; overhead {summary.overhead_percent:.0f} %"
 
 
 def _as_data(plan: Plan, path: Path, summary: Summary) -> dict[str, object]:

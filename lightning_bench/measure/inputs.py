@@ -60,6 +60,12 @@ class InputSet:
         """The gradient that flows into the output, in the same layout."""
         return self._layout(layout)[1]
 
+    def checksums(self, layout: Layout) -> dict[str, float]:
+        """A sum in fp64 of each tensor: it tells whether a provider has written to its inputs."""
+        given, do = self._layout(layout)
+        tensors = {"q": given.q, "k": given.k, "v": given.v, "the gradient of o": do}
+        return {name: x.detach().sum(dtype=torch.float64).item() for name, x in tensors.items()}
+
     @property
     def held_bytes(self) -> int:
         """Bytes of all layouts made so far."""

@@ -16,7 +16,7 @@ from lightning_bench.measure import memory, paper
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.check import Reference, poisoned
 from lightning_bench.measure.clocks import make_clocks, summarize_clocks
-from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.sampling import StopRule, summarize
 from lightning_bench.measure.speed import Task, run_rounds, warm_up
@@ -317,12 +317,18 @@ class _JobRun:
         backward = case.direction != "fwd"
         reference = self._reference(provider.family)
         self.enter(case.id, "warm-up")
+        before = self._inputs.checksums(provider.layout)
         with poisoned(self._inputs, gradients=backward):
             call = direction_call(provider, self._inputs, case.direction)
             got = call.tensors()
-        if self.session.device == "cuda":
-            torch.cuda.synchronize()
+        after = self._inputs.checksums(provider.layout)
         self.enter(case.id, "check")
+        if changed := [name for name, total in after.items() if total != before[name]]:
+            self._inputs = InputSet(self.job.shape, self.job.seed)
+            raise _Ended("wrong", f"it changes its inputs: {', '.join(changed)}")
+        dtype = TORCH_DTYPES[case.shape.dtype]
+        if odd := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != dtype]:
+            raise _Ended("wrong", f"{', '.join(odd)}, not {dtype}")
         verdict = reference.judge(got, provider.layout)
         figures: dict[str, Any] = {f"error_{name}": error for name, error in verdict.errors.items()}
         figures["error_budget"] = verdict.budget

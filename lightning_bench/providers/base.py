@@ -42,6 +42,8 @@ class Provider:
     devices: ClassVar[tuple[Device, ...]] = ("cuda",)
     dtypes: ClassVar[tuple[Dtype, ...]] = ("fp16", "bf16")
     directions: ClassVar[tuple[Direction, ...]] = ("fwd", "bwd", "fwd_bwd")
+    tf32: ClassVar[bool] = False
+    """Whether it computes fp32 inputs in TF32, which is off by 1.5e-3 (measured on an H200)."""
 
     def version(self) -> str:
         """Version of the wrapped package as installed, or "" where it is not. Imports nothing heavy."""
@@ -56,12 +58,14 @@ class Provider:
         return missing_device(self, device) or missing_package(self.package)
 
     def load(self) -> None:
-        """Import the library. Raises ImportError or OSError; the message becomes the row's reason."""
+        """Import the library. Raises ImportError, OSError or Unavailable; its message is the row's reason."""
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
         """Why this case is outside what the library does, or None. Called after ``load``."""
         if shape.dtype not in self.dtypes:
             return f"{self.name} takes {', '.join(self.dtypes)}, not {shape.dtype}"
+        if shape.dtype == "fp32" and shape.device == "cuda" and self.tf32:
+            return f"{self.name} computes fp32 in TF32, which is off by 1.5e-3: not an fp32 kernel"
         if direction not in self.directions:
             return f"{self.name} has no {direction} direction"
         return None

@@ -20,6 +20,7 @@ class _SimpleGla(Provider):
     layout = "bnhd"
     package = "fla-core"
     dtypes = DTYPES
+    tf32 = True
     function: ClassVar[str]
 
     def load(self) -> None:

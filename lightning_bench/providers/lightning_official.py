@@ -31,6 +31,7 @@ class LightningOfficial(Provider):
     package = "lightning-attn"
     summary = "published Triton kernels, TF32 on fp32 casts"
     dtypes = DTYPES
+    tf32 = True
 
     def load(self) -> None:
         """Import the package; ImportError where it or Triton is broken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -61,15 +62,16 @@ def load_error(exc: BaseException) -> str:
 
 
 def _requirement(dist: str) -> str:
-    """The extra of lightning-bench that brings ``dist``, or ``dist`` itself where none is declared."""
+    """The smallest extra of lightning-bench that brings ``dist``, or ``dist`` where none is declared."""
     try:
         requirements = metadata.requires(HARNESS) or []
     except metadata.PackageNotFoundError:  # a bare checkout
         requirements = []
-    for requirement in requirements:
-        match = _EXTRA.match(requirement)
-        if match and _normal(match["dist"]) == _normal(dist):
-            return f'"{HARNESS}[{match["extra"]}]"'
+    matches = [match for requirement in requirements if (match := _EXTRA.match(requirement))]
+    extras = [match["extra"] for match in matches if _normal(match["dist"]) == _normal(dist)]
+    if extras:
+        sizes = Counter(match["extra"] for match in matches)
+        return f'"{HARNESS}[{min(extras, key=sizes.__getitem__)}]"'
     return dist
 
 

@@ -35,13 +35,17 @@ _FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
 
 
 def paper_tables(records: Iterable[Record]) -> list[Table]:
-    """One table for each combination of everything but seq_len and provider, in order of appearance."""
+    """One table for each combination of everything but seq_len and provider, in order of appearance.
+
+    Rows of different machines, protocols or metrics never share a table.
+    """
     groups: dict[tuple[object, ...], list[Record]] = {}
     for r in records:
         key = (
             r.suite,
             r.metric,
             r.protocol,
+            r.machine_id,
             r.device,
             r.direction,
             r.dtype,
@@ -74,7 +78,7 @@ def _table(records: list[Record]) -> Table:
         if all(row.status in ("unavailable", "unsupported") for row in rows.values())
     }
     columns = [name for name in by_provider if name not in absent]
-    notes = [f"{name}: {row.status}: {row.reason}" for name, row in absent.items()]
+    notes = [f"{name}: {row.status}: {_short(row.reason)}" for name, row in absent.items()]
     for name in columns:
         notes += _notes(name, by_provider[name])
     return Table(

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from lightning_bench.record import Status
 from lightning_bench.run.worker import worker_main
 
 _START_LIMIT_S = 300.0
+# The kernel counts a wait in milliseconds, in 31 bits; a time limit may be longer.
+_LONGEST_POLL_S = 86400.0
 # Inputs and oracle belong to no case; a shape gets this much for them, or the time limit where that is more.
 _SHARED_LIMIT_S = 600.0
 
@@ -58,7 +61,9 @@ class Supervisor:
         self, job: Job, on_outcome: Callable[[Outcome], None], on_enter: Callable[[str, str], None]
     ) -> Ending | None:
         """Have a worker measure the job. None when it finished; otherwise the worker is gone."""
-        self._start()
+        if self._process is None or not self._process.is_alive():
+            on_enter("", "start")
+            self._start()
         self._jobs += 1
         oom_kills = _oom_kills()
         try:
@@ -84,8 +89,6 @@ class Supervisor:
         self._log.unlink(missing_ok=True)
 
     def _start(self) -> None:
-        if self._process is not None and self._process.is_alive():
-            return
         self.stop()
         begin = time.monotonic()
         self._jobs = 0
@@ -128,9 +131,11 @@ class Supervisor:
         while True:
             limit = job.limits.time_limit_s if owner else max(job.limits.time_limit_s, _SHARED_LIMIT_S)
             left = limit - charged[owner] - (time.monotonic() - since)
-            if left <= 0 or not self._connection.poll(left):
+            if left <= 0:
                 book()
                 return Ending("timeout", f"not done within {limit:g} s; it was killed in phase {phase!r}")
+            if not self._connection.poll(min(left, _LONGEST_POLL_S)):
+                continue
             message = self._connection.recv()
             book()
             match message:
@@ -171,6 +176,7 @@ def _interrupts_held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    resource_tracker.ensure_running()  # it would unblock the signal as it starts
     held: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -113,6 +113,7 @@ class _Sweep:
         job = Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed)
         certain = len(cases) == 1 and self.supervisor.fresh
         unproven = {"crashed", "oom"} if plan.device == "cpu" else {"crashed"}
+        names = {case.id: plan.case_id(case) for case in cases}
         left = list(cases)
         doubtful: list[Outcome] = []
         statuses: set[Status] = set()
@@ -125,7 +126,10 @@ class _Sweep:
             left.remove(outcome.case)
             self._record(outcome)
 
-        ending = self.supervisor.run(job, on_outcome, self.watcher.entered)
+        def on_enter(case_id: str, phase: str) -> None:
+            self.watcher.entered(names.get(case_id, ""), phase)
+
+        ending = self.supervisor.run(job, on_outcome, on_enter)
         if "oom" in statuses & unproven:
             self.supervisor.stop()  # it may still hold what there was too little of
         elif ending is None:

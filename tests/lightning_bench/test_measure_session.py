@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,139 +22,7 @@ LIMITS = Limits(sample_limit_s=0.5, min_samples=6, max_samples=12, ci_percent=50
 MIB = 2.0**20
 U = 2 * 70 * 8 * 4 / MIB
 
-ZOO = """
-import torch
-from lightning_bench.errors import Unavailable
-from lightning_bench.providers import Provider
-
-runs = {}
-
-class Base(Provider):
-    name = label = "base"
-    family = "linear_decay"
-    package = "torch"
-    devices = ("cpu",)
-    dtypes = ("fp32",)
-
-    def build(self, inputs):
-        n = inputs.q.shape[2]
-        distance = torch.arange(n)[:, None] - torch.arange(n)
-        decay = torch.exp(-inputs.decay[:, None, None] * distance.clamp(min=0)) * (distance >= 0)
-
-        def forward():
-            runs[type(self).__name__] = count = runs.get(type(self).__name__, 0) + 1
-            return self.attend(inputs, decay, count)
-
-        return forward
-
-    def attend(self, inputs, decay, count):
-        return (inputs.q @ inputs.k.mT * decay) @ inputs.v
-
-class Right(Base):
-    def config(self, shape, direction):
-        return f"BLOCK={shape.head_dim} {direction}"
-
-class Also(Base):
-    pass
-
-class Softmax(Base):
-    family = "softmax"
-    layout = "bnhd"
-    def build(self, inputs):
-        turn = lambda x: x.transpose(1, 2)
-        sdpa = torch.nn.functional.scaled_dot_product_attention
-        return lambda: turn(sdpa(turn(inputs.q), turn(inputs.k), turn(inputs.v), is_causal=True))
-
-class Wrong(Base):
-    def attend(self, inputs, decay, count):
-        return 1.01 * super().attend(inputs, decay, count)
-
-class BadGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone()
-        grad[0, 1, 3, 2] = float("nan")
-        return grad
-
-class NanGradient(Base):
-    def build(self, inputs):
-        hook = lambda: BadGradient.apply(inputs.k)
-        plain = Base.build
-        n = inputs.q.shape[2]
-        distance = torch.arange(n)[:, None] - torch.arange(n)
-        decay = torch.exp(-inputs.decay[:, None, None] * distance.clamp(min=0)) * (distance >= 0)
-        return lambda: (inputs.q @ hook().mT * decay) @ inputs.v
-
-class Empty(Base):
-    def attend(self, inputs, decay, count):
-        return torch.empty_like(inputs.v) + 0.0 * inputs.q
-
-class Shape(Base):
-    def attend(self, inputs, decay, count):
-        return super().attend(inputs, decay, count)[:, :, :-1]
-
-class Raises(Base):
-    def attend(self, inputs, decay, count):
-        raise ValueError("block size 48 is no power of two")
-
-class Exits(Base):
-    def attend(self, inputs, decay, count):
-        raise SystemExit("bye")
-
-class NoBuild(Base):
-    def build(self, inputs):
-        raise KeyError("n")
-
-class NoImport(Base):
-    def load(self):
-        raise ImportError("No module named 'fast_kernels'")
-
-class NoLibrary(Base):
-    def load(self):
-        raise OSError("libfast.so: undefined symbol: _ZN3c10")
-
-class Refuses(Base):
-    def load(self):
-        raise Unavailable("needs a newer compiler")
-
-class LoadCrash(Base):
-    def load(self):
-        raise AttributeError("half a library")
-
-class Unsupported(Base):
-    def unsupported(self, shape, direction):
-        return f"no {direction} at {shape.seq_len}"
-
-class Half(Base):
-    dtypes = ("bf16",)
-
-class Memory(Base):
-    def attend(self, inputs, decay, count):
-        raise MemoryError
-
-class TorchOom(Base):
-    def attend(self, inputs, decay, count):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-
-class HostOom(Base):
-    def attend(self, inputs, decay, count):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-
-class FitsAlone(Base):
-    def attend(self, inputs, decay, count):
-        if count == 1:
-            raise RuntimeError("Triton Error [CUDA]: out of memory")
-        return super().attend(inputs, decay, count)
-
-class LateOom(Base):
-    def attend(self, inputs, decay, count):
-        if count > 4:
-            raise RuntimeError("out of memory")
-        return super().attend(inputs, decay, count)
-"""
+ZOO = Path(__file__).with_name("measure_zoo.py")
 
 
 class FakeTimer:
@@ -197,6 +66,15 @@ class Run:
 Measure = Callable[..., Run]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def young() -> Iterator[None]:
+    """A session collects garbage after each job: spare it the objects of the modules imported so far."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def session() -> Session:
     return Session("cpu")
@@ -204,9 +82,9 @@ def session() -> Session:
 
 @pytest.fixture
 def measure(tmp_path: Path, session: Session) -> Measure:
-    """Measure providers of a fresh copy of the zoo; each case must end once, whatever becomes of it."""
+    """Measure ``NAME`` or ``NAME/direction`` of a fresh copy of the zoo; each case must end once."""
     zoo = tmp_path / "zoo.py"
-    zoo.write_text(ZOO)
+    zoo.write_bytes(ZOO.read_bytes())
 
     def run(
         *names: str,
@@ -218,7 +96,8 @@ def measure(tmp_path: Path, session: Session) -> Measure:
         graph: bool = False,
         on: Session = session,
     ) -> Run:
-        cases = tuple(Case(shape, f"{zoo}:{name}", direction) for name in names)
+        parted = (name.partition("/") for name in names)
+        cases = tuple(Case(shape, f"{zoo}:{name}", own or direction) for name, _, own in parted)
         told = Run()
         on.run(
             Job(cases, metric, protocol, limits, graph=graph),
@@ -295,7 +174,7 @@ def test_a_graph_that_cannot_be_is_a_note(measure: Measure) -> None:
     [
         ("Wrong", "o is off by 1.0e-02 relative L2"),
         ("NanGradient", "dk has NaN or Inf in 1 of 140 checked rows"),
-        ("Empty", "o has NaN or Inf in 140 of 140 checked rows"),
+        ("Unwritten", "o has NaN or Inf in 140 of 140 checked rows"),
     ],
 )
 def test_wrong_gets_no_figure(measure: Measure, metric: Metric, name: str, reason: str) -> None:
@@ -313,7 +192,7 @@ def test_a_wrong_gradient_is_no_fault_of_forward_alone(measure: Measure) -> None
 
 
 def test_a_wrong_shape_is_wrong(measure: Measure) -> None:
-    outcome = measure("Shape", direction="fwd", metric="check")["Shape"]
+    outcome = measure("Cut", direction="fwd", metric="check")["Cut"]
     assert outcome.status == "wrong"
     assert outcome.reason == "o has shape (1, 2, 69, 8), not (1, 2, 70, 8)"
 
@@ -377,9 +256,22 @@ def test_what_does_not_fit_beside_the_others_runs_alone_afterwards(measure: Meas
 
 
 def test_a_case_alone_that_runs_out_later_is_oom(measure: Measure) -> None:
-    outcome = measure("LateOom", direction="fwd")["LateOom"]
-    assert (outcome.status, outcome.reason) == ("oom", "RuntimeError: out of memory")
-    assert outcome.figures == {}
+    quiet = Session("cpu")
+    quiet._timer = FakeTimer(then=4.0)  # type: ignore[assignment]
+    # The gate and three batches of warm-up are four calls; the fifth is a sample.
+    told = measure("LateOom", direction="fwd", on=quiet)
+    assert told.entered[-1] == (told["LateOom"].case.id, "samples")
+    assert (told["LateOom"].status, told["LateOom"].reason) == ("oom", "RuntimeError: out of memory")
+    assert told["LateOom"].figures == {}
+
+
+@pytest.mark.parametrize("metric", ["speed", "check"])
+def test_directions_of_one_job_share_the_oracle(measure: Measure, metric: Metric) -> None:
+    told = measure("Right/fwd", "Also/bwd", metric=metric)
+    assert [o.status in ("ok", "unstable") for o in told.outcomes] == [True, True]
+    assert set(told["Right"].figures) & ERRORS == {"error_o"}
+    assert set(told["Also"].figures) & ERRORS == ERRORS
+    assert [phase for case_id, phase in told.entered if not case_id].count("oracle") == 1
 
 
 def test_inputs_that_do_not_fit_end_all(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,3 +341,18 @@ def test_phases_are_told_before_the_work(measure: Measure) -> None:
         own = [phase for case_id, phase in told.entered if case_id == told[name].case.id]
         assert list(dict.fromkeys(own)) == list(dict.fromkeys(phases))
         assert own[: len(phases)] == phases
+
+
+def test_who_changes_the_inputs_is_wrong_and_nobody_after_it(measure: Measure) -> None:
+    run = measure("ChangesItsInputs", "Right", direction="fwd", metric="check")
+    assert (run["ChangesItsInputs"].status, run["ChangesItsInputs"].reason) == (
+        "wrong",
+        "it changes its inputs: k",
+    )
+    assert run["Right"].status == "ok"
+
+
+def test_another_dtype_than_the_case_s_is_wrong(measure: Measure) -> None:
+    run = measure("Widens", direction="fwd", metric="check")
+    assert run["Widens"].status == "wrong"
+    assert run["Widens"].reason == "o is torch.float64, not torch.float32"

@@ -132,6 +132,7 @@ def test_all_absent_leaves_a_table_of_notes() -> None:
         {"head_dim": 64},
         {"value_dim": 64},
         {"suite": "other"},
+        {"machine_id": "another"},
     ],
     ids=lambda changed: next(iter(changed)),
 )

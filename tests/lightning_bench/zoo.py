@@ -1,6 +1,7 @@
 """Providers that behave and misbehave, each in one way; tests name them as ``zoo.py:NAME``.
 
 Those that wait or leave notes do so in the folder of this file: tests that need that copy it first.
+As the bundled ones do, it leaves the import of torch to the worker.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from typing import TYPE_CHECKING
 
 from lightning_bench.providers import Inputs, Provider
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FOLDER = Path(__file__).parent
 HOARD: list[Tensor] = []
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    from torch.nn.functional import scaled_dot_product_attention
+
+    return scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 class Good(Provider):
@@ -31,7 +38,7 @@ class Good(Provider):
         return lambda: self.attend(inputs)
 
     def attend(self, inputs: Inputs) -> Tensor:
-        return scaled_dot_product_attention(inputs.q, inputs.k, inputs.v, is_causal=True)
+        return attention(inputs.q, inputs.k, inputs.v)
 
 
 class Sleeps(Good):
@@ -56,14 +63,6 @@ class Aborts(Good):
     def attend(self, inputs: Inputs) -> Tensor:
         os.write(2, b"all is lost\n")
         os.abort()
-
-
-class Segfaults(Good):
-    name = "segfaults"
-
-    def attend(self, inputs: Inputs) -> Tensor:
-        ctypes.string_at(0)
-        return super().attend(inputs)
 
 
 class Raises(Good):
@@ -98,21 +97,12 @@ class NanInDk(Good):
     name = "nan-in-dk"
 
     def attend(self, inputs: Inputs) -> Tensor:
+        import torch
+
         k = inputs.k * 1.0
         if k.requires_grad:
             k.register_hook(lambda grad: grad.index_fill(2, torch.tensor([5]), float("nan")))
-        return scaled_dot_product_attention(inputs.q, k, inputs.v, is_causal=True)
-
-
-class Greedy(Good):
-    """Allocates until it may not, and lets go of it as the error passes through."""
-
-    name = "greedy"
-
-    def attend(self, inputs: Inputs) -> Tensor:
-        hoard = []
-        while True:
-            hoard.append(torch.ones(2**24))
+        return attention(inputs.q, k, inputs.v)
 
 
 class GreedyForGood(Good):
@@ -121,6 +111,8 @@ class GreedyForGood(Good):
     name = "greedy-for-good"
 
     def attend(self, inputs: Inputs) -> Tensor:
+        import torch
+
         while True:
             HOARD.append(torch.ones(2**22))
 
@@ -155,6 +147,8 @@ class TooLargeAt256(Good):
     name = "too-large-at-256"
 
     def attend(self, inputs: Inputs) -> Tensor:
+        import torch
+
         if inputs.q.shape[2] >= 256:
             raise torch.OutOfMemoryError("simulated: out of memory")
         return super().attend(inputs)

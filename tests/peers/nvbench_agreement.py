@@ -34,7 +34,8 @@ from lightning_bench.providers import get_provider
 PROVIDER = "lightning2"
 SIZES = (2048, 8192, 32768)
 AGREEMENT_PERCENT = 3.0
-RULE = StopRule(ci_percent=0.5, min_samples=100, max_samples=400, sample_limit_s=3.0)
+# As long under load as nvbench measures: the clock of a busy GPU settles over seconds.
+RULE = StopRule(ci_percent=0.01, min_samples=100, max_samples=1000, sample_limit_s=10.0)
 
 
 def _call(seq_len: int):

@@ -1,0 +1,164 @@
+"""Exit codes of sweeps and what bad usage is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_bench.record import STATUSES, read_records
+
+Lbench = Callable[..., Any]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_exit_code_by_status(new_desk: Any, lbench: Lbench, status: str) -> None:
+    command = ["speed", new_desk.suite(["NeedsGpu"]), "--out", new_desk.out]
+    assert lbench(*command).code == 0
+    text = new_desk.out.read_text()
+    new_desk.out.write_text(text.replace(",unavailable,", f",{status},"))
+    assert lbench(*command).code == (1 if status in ("crashed", "timeout", "wrong") else 0)
+    assert new_desk.ids(status) == ["needs-gpu 64"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed", "qiuck"], "there is no suite `qiuck` (did you mean `quick`?); allowed: dims,"),
+        (["speed", "nowhere.toml"], "nowhere.toml: there is no such file"),
+        (["suites", "qiuck"], "did you mean `quick`?"),
+        (["check", "quick", "--seq-len", "0"], '--seq-len: "0" is no length; allowed: positive integers'),
+        (["check", "quick", "--seq-len", "512..1000"], '--seq-len: the range "512..1000" does not reach'),
+        (["check", "quick", "--head-dim", "64,"], '--head-dim: "64," has nothing between two commas'),
+        (["check", "quick", "--dtype", "fp8"], '--dtype: "fp8" is not known; allowed: fp32, fp16, bf16'),
+        (
+            ["check", "quick", "--direction", "up"],
+            '--direction: "up" is not known; allowed: fwd, bwd, fwd_bwd',
+        ),
+        (["check", "quick", "--device", "tpu"], "--device 'tpu' is not known; allowed: cuda, cpu"),
+        (["check", "quick", "--provider", "lightning3"], "no provider is named 'lightning3'. Did you mean"),
+        (["check", "quick", "--provider", "no.py:One"], "no.py does not exist; give path/to/file.py:NAME"),
+        (["check", "quick", "--protocol", "best"], "--protocol 'best' is not known; allowed: lbench, paper"),
+        (["memory", "quick", "--graph"], "--graph goes with `lbench speed` alone"),
+        (["check", "quick", "--graph"], "--graph goes with `lbench speed` alone"),
+        (["check", "quick", "--out", "results.txt"], "results.txt does not end with .csv"),
+        (["check", "quick", "--time-limit", "0"], "Invalid value for '--time-limit'"),
+        (["check", "--sequences", "1"], "No such option"),
+        (["measure"], "No such command"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage_is_2_and_says_what_is_allowed(
+    lbench: Lbench, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = lbench(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_faults_of_one_option_are_told_at_once(lbench: Lbench) -> None:
+    lines = lbench("check", "quick", "--seq-len", "0,a,512").err.splitlines()
+    assert [line.removeprefix("lbench: ")[:16] for line in lines] == ['--seq-len: "0" i', '--seq-len: "a" i']
+
+
+@pytest.mark.skipif(
+    pytest.importorskip("torch").cuda.is_available(), reason="there is a CUDA device: nothing is wrong"
+)
+@pytest.mark.parametrize("command", ["speed", "env"])
+def test_a_device_that_is_not_here(lbench: Lbench, command: str) -> None:
+    ran = lbench(command, "--device", "cuda")
+    assert ran.code == 2
+    assert ran.err.startswith("lbench: no CUDA device: ")
+    assert "choose the device cpu" in ran.err
+
+
+BAD = """\
+title = 3
+colour = "red"
+[limits]
+time_limit_s = -1
+[[group]]
+providers = ["lightning3"]
+direction = "up"
+dtype = []
+batch = 0
+heads = 2
+seq_len = 64
+"""
+
+
+def test_a_bad_suite_is_refused_with_all_its_faults(lbench: Lbench, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(BAD)
+    ran = lbench("speed", path, "--out", tmp_path / "out.csv")
+    assert ran.code == 2
+    faults = [line.removeprefix("lbench: ").removeprefix(str(path)) for line in ran.err.splitlines()]
+    assert [fault.split(": ")[:2] for fault in faults] == [
+        ["", "description"],
+        [":1", "title"],
+        [":2", "colour"],
+        [":4", "limits.time_limit_s"],
+        [":5", "group[0].head_dim"],
+        [":6", "group[0].providers"],
+        [":7", "group[0].direction"],
+        [":8", "group[0].dtype"],
+        [":9", "group[0].batch"],
+    ]
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_second_bad_suite_is_found_before_the_first_runs(new_desk: Any, lbench: Lbench) -> None:
+    bad = new_desk.folder / "bad.toml"
+    bad.write_text(BAD)
+    assert lbench("check", new_desk.suite(["Good"]), bad, "--out", new_desk.out).code == 2
+    assert not new_desk.out.exists()
+
+
+def test_a_provider_file_that_does_not_import_is_bad_usage(new_desk: Any, lbench: Lbench) -> None:
+    broken = new_desk.folder / "broken.py"
+    broken.write_text("import a_library_that_nobody_has\n")
+    ran = lbench("check", "quick", "--provider", f"{broken}:Mine")
+    assert ran.code == 2
+    assert f"provider file {broken} failed to import, line 1: ModuleNotFoundError" in ran.err
+
+
+def test_two_suites_into_one_file_start_fresh_once(new_desk: Any, lbench: Lbench) -> None:
+    one = new_desk.suite(["NeedsGpu"], name="one")
+    two = new_desk.suite(["NeedsGpu"], name="two", seq_len=128)
+    command = ["check", one, two, "--out", new_desk.out, "--fresh"]
+    for _ in range(2):
+        assert lbench(*command).code == 0
+        assert new_desk.ids() == ["needs-gpu 64", "needs-gpu 128"]
+    (aside,) = new_desk.folder.glob("out.*.csv")
+    assert [row.suite for row in read_records(aside)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(("options", "ending"), [([], ""), (["--protocol", "paper"], "-published")])
+def test_results_go_to_a_folder_named_after_the_device(
+    new_desk: Any, lbench: Lbench, monkeypatch: pytest.MonkeyPatch, options: list[str], ending: str
+) -> None:
+    monkeypatch.chdir(new_desk.folder)
+    ran = lbench("speed", new_desk.suite(["NeedsGpu"]), *options)
+    (csv,) = Path("results").rglob("*.csv")
+    assert csv.name == f"story-speed{ending}.csv"
+    assert len(csv.parts) == 3
+    assert ran.err.splitlines()[-1] == f"results: {csv}"
+
+
+def test_a_traceback_on_request(
+    new_desk: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lightning_bench.cli import main
+    from lightning_bench.errors import UsageError
+
+    monkeypatch.setenv("LBENCH_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["lbench", "suites", "nope"])
+    with pytest.raises(UsageError, match="there is no suite `nope`"):
+        main()
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,97 @@
+"""Running the same command again: what stands, what --retry, a changed file and --fresh measure anew."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from lightning_bench.record import COLUMNS, Record, read_records
+
+
+@dataclass
+class Step:
+    process: subprocess.CompletedProcess[str]
+    rows: list[Record]
+
+    @property
+    def states(self) -> list[tuple[str, str]]:
+        return [(row.provider, row.status) for row in self.rows]
+
+
+BOTH = [("good", "ok"), ("raises-until-go", "crashed")]
+
+
+@pytest.fixture(scope="module")
+def steps(desk: Any) -> dict[str, Step]:
+    command = ["check", desk.suite(["Good", "RaisesUntilGo"]), "--out", desk.out]
+    steps: dict[str, Step] = {}
+
+    def run(name: str, *more: str) -> None:
+        process = desk.run(*command, *more)
+        steps[name] = Step(process, read_records(desk.out))
+
+    run("first")
+    run("same")
+    (desk.folder / "go").touch()
+    run("retry", "--retry")
+    with desk.zoo.open("a") as file:
+        file.write("# changed\n")
+    run("changed")
+    run("fresh", "--fresh")
+    return steps
+
+
+def test_rows_that_stand_are_not_measured_again(steps: dict[str, Step]) -> None:
+    assert steps["first"].states == BOTH
+    assert steps["same"].rows == steps["first"].rows
+    assert "2 cases, 2 of them recorded already" in steps["same"].process.stderr
+
+
+def test_a_row_that_failed_still_fails_the_sweep(steps: dict[str, Step]) -> None:
+    assert [steps[name].process.returncode for name in steps] == [1, 1, 0, 0, 0]
+
+
+def test_retry_measures_failed_ones_again(steps: dict[str, Step]) -> None:
+    assert steps["retry"].states == [*BOTH, ("raises-until-go", "ok")]
+
+
+def test_a_changed_provider_is_measured_again(steps: dict[str, Step]) -> None:
+    rows = steps["changed"].rows
+    assert steps["changed"].states == [*steps["retry"].states, ("good", "ok"), ("raises-until-go", "ok")]
+    before, after = {row.provider_version for row in rows[:3]}, {row.provider_version for row in rows[3:]}
+    assert len(before) == len(after) == 1
+    assert before != after
+
+
+def test_fresh_sets_the_old_file_aside(steps: dict[str, Step], desk: Any) -> None:
+    assert steps["fresh"].states == [("good", "ok"), ("raises-until-go", "ok")]
+    (aside,) = (path for path in desk.folder.glob("out.*.csv"))
+    assert read_records(aside) == steps["changed"].rows
+    assert f"the earlier results are now {aside}" in steps["fresh"].process.stderr.splitlines()
+
+
+LIMITED = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+"""
+
+
+def test_a_full_disk_ends_the_sweep_and_leaves_earlier_rows_whole(new_desk: Any) -> None:
+    suite = new_desk.suite(["Good", "NeedsGpu"], seq_len=[64, 128, 256])
+    limit = len(",".join(COLUMNS)) + 1000  # the header and a row or two
+    process = new_desk.run("check", suite, "--out", new_desk.out, code=LIMITED.format(limit=limit))
+    rows = read_records(new_desk.out)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == (
+        f"lbench: cannot write {new_desk.out}: File too large; the {len(rows)} earlier rows are whole"
+    )
+    assert "Traceback" not in process.stderr
+    assert 0 < len(rows) < 6
+    assert new_desk.out.read_bytes().endswith(b"\n")
+    again = new_desk.run("check", suite, "--out", new_desk.out)
+    assert again.returncode == 0
+    assert sorted(new_desk.ids()) == sorted(f"{p} {n}" for p in ("good", "needs-gpu") for n in (64, 128, 256))
+    assert read_records(new_desk.out)[: len(rows)] == rows

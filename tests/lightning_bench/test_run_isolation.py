@@ -1,0 +1,104 @@
+"""One sweep of providers that misbehave in every way: each gets its own status, and nobody else is harmed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+
+from lightning_bench.record import Record
+from lightning_bench.run.sweep import Summary
+
+# Status and what the reason says, in an order in which each would harm the next.
+ENDS = {
+    "GreedyForGood": ("oom", "alloc"),
+    "Good": ("ok", ""),
+    "Sleeps": ("timeout", "not done within 2.5 s; it was killed in phase 'warm-up'"),
+    "HoldsTheGil": ("timeout", "not done within 2.5 s"),
+    "Aborts": ("crashed", "the worker process died of SIGABRT; its last words: all is lost"),
+    "OsExits": ("crashed", "the worker process ended with exit code 0"),
+    "Raises": ("crashed", "ZeroDivisionError: no luck today"),
+    "SysExits": ("crashed", "SystemExit: enough"),
+    "Wrong": ("wrong", "o is off by 1.0e-02 relative L2"),
+    "NanInDk": ("wrong", "dk has NaN or Inf in 2 of 128 checked rows"),
+    "NotThere": ("unavailable", "No module named 'a_library_that_nobody_has'"),
+    "LoadsBadly": ("crashed", "ZeroDivisionError: its import divides by zero"),
+    "NeedsGpu": ("unavailable", "needs a CUDA device"),
+    "Narrow": ("unsupported", "only sequences of prime length"),
+}
+
+
+@pytest.fixture(scope="module")
+def summary(desk: Any) -> Summary:
+    limits = {"time_limit_s": 2.5, "memory_limit_gib": 1.0}
+    return desk.sweep(desk.suite(list(ENDS), limits=limits, direction="fwd_bwd"), "speed")
+
+
+@pytest.fixture(scope="module")
+def rows(summary: Summary) -> dict[str, Record]:
+    return {record.provider: record for record in summary.records}
+
+
+def kebab(name: str) -> str:
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_each_ends_in_its_own_way(rows: dict[str, Record], name: str) -> None:
+    status, reason = ENDS[name]
+    row = rows[kebab(name)]
+    # A machine that is busy with something else may spread so short a time; that is no harm done.
+    assert row.status == status or (status, row.status) == ("ok", "unstable"), row.reason
+    if status != "ok":
+        assert reason in row.reason
+
+
+def test_figures_where_right_and_none_where_wrong(rows: dict[str, Record]) -> None:
+    good = rows["good"]
+    assert good.median_ms is not None
+    assert good.median_ms > 0
+    assert good.samples is not None
+    assert good.samples >= 6
+    for row in rows.values():
+        if row is not good:
+            assert (row.median_ms, row.call_ms, row.tflops) == (None, None, None)
+
+
+def test_errors_stand_beside_what_is_wrong(rows: dict[str, Record]) -> None:
+    wrong = rows["wrong"]
+    assert wrong.error_o == pytest.approx(0.01, rel=1e-3)
+    assert wrong.error_budget is not None
+    assert rows["nan-in-dk"].error_o == pytest.approx(0, abs=1e-5)
+    assert "dq" not in rows["nan-in-dk"].reason
+    assert "dv" not in rows["nan-in-dk"].reason
+
+
+def test_each_has_one_row(summary: Summary, desk: Any) -> None:
+    assert sorted(desk.ids()) == sorted(f"{kebab(name)} 64" for name in ENDS)
+    assert summary.counts.total() == len(ENDS)
+    assert summary.counts["crashed"] == 5
+    assert summary.failed
+    frame = pd.read_csv(desk.out)
+    assert list(frame["provider"]) == [record.provider for record in summary.records]
+
+
+def test_only_what_was_timed_has_samples(summary: Summary, desk: Any) -> None:
+    samples = [json.loads(line) for line in desk.out.with_suffix(".samples.jsonl").read_text().splitlines()]
+    assert [one["case_id"].split("/")[0] for one in samples] == ["good"]
+
+
+def test_time_is_booked_by_phase(summary: Summary) -> None:
+    assert {"start", "oracle", "warm-up", "samples", "check", "load"} <= summary.phases.keys()
+    assert 0 < summary.overhead_percent < 100
+    assert all(seconds >= 0 for seconds in summary.phases.values())
+    assert sum(summary.phases.values()) <= summary.seconds
+    # Each hang was waited for at most with the others and then alone.
+    assert 5.0 <= summary.phases["warm-up"] <= 3 * 2.5 + 8.0
+
+
+def test_no_worker_is_left(summary: Summary) -> None:
+    left = [child.cmdline() for child in psutil.Process().children() if child.status() != "zombie"]
+    assert not [words for words in left if any("spawn_main" in word for word in words)]
