@@ -271,7 +271,9 @@ class _JobRun:
             raise _NoGraphError("no graph_ms: CUDA graphs need a CUDA device")
         self.enter(gated.case.id, "samples")
         try:
-            replay = capture_graph(gated.call.fn)
+            replay = capture_graph(
+                lambda: direction_call(gated.provider, self._inputs, gated.case.direction).fn
+            )
         except RuntimeError as error:
             torch.cuda.synchronize()
             raise _NoGraphError(f"no graph_ms: the capture failed: {load_error(error)}") from error

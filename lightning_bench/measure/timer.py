@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -142,18 +143,32 @@ def make_timer(device: Device) -> CpuTimer | CudaTimer:
     return CudaTimer() if device == "cuda" else CpuTimer()
 
 
-def capture_graph(fn: Call) -> Call:
-    """A call that replays ``fn`` from a CUDA graph.
+def capture_graph(build: Callable[[], Call]) -> Call:
+    """A call that replays from a CUDA graph what ``build`` makes.
 
-    Raises whatever the capture raises where ``fn`` cannot be captured (it synchronises, for example).
+    ``build`` runs on the stream of the capture, because autograd runs a backward pass on the stream of its
+    forward pass. Raises whatever the capture raises where the call cannot be captured (it synchronises,
+    for example).
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        fn = build()
         for _ in range(3):
             fn()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         fn()
-    return graph.replay
+    return _Replay(graph, fn)
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """Replays the graph; holds the captured call, whose tensors the graph reads."""
+
+    graph: torch.cuda.CUDAGraph
+    fn: Call
+
+    def __call__(self) -> None:
+        self.graph.replay()

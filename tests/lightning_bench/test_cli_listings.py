@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import lightning_bench
-from lightning_bench.providers import provider_names
+from lightning_bench.providers import packages, provider_names
 from lightning_bench.suite import bundled_suites
 
 ROOT = Path(lightning_bench.__file__).parent.parent
@@ -53,6 +53,20 @@ def test_providers(lbench: Lbench) -> None:
     assert lines[0].split() == ["provider", "family", "library", "here"]
     assert set(here) <= {line.split()[0] for line in lines}
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_what_to_install_is_the_smallest_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As hatchling writes them: `all` spelled out, and first.
+    extras = [
+        "fla-core>=1; extra == 'all'",
+        "flash-attn>=2; extra == 'all'",
+        "flash-attn>=2; extra == 'flash'",
+    ]
+    monkeypatch.setattr(packages.metadata, "requires", lambda dist: extras)
+    monkeypatch.setattr(packages, "installed_version", lambda dist: "")
+    assert packages.missing_package("flash-attn") == (
+        'flash-attn is not installed; pip install "lightning-bench[flash]"'
+    )
 
 
 def test_env(lbench: Lbench) -> None:

@@ -164,7 +164,7 @@ def test_progress_is_plain_lines_on_stderr(memory: subprocess.CompletedProcess[s
 def test_quiet_says_nothing(lbench: Callable[..., Any], new_desk: Any) -> None:
     axes = ["--seq-len", "256", "--direction", "fwd_bwd", "--provider", "lightning2-torch", "--device", "cpu"]
     command = ["check", "quick", *axes, "--out", new_desk.out]
-    ran = lbench(*command, "--quiet")
+    ran = lbench(*command, "--quiet", "--time-limit", "inf")
     assert ran == (0, "", "")
     ran = lbench(*command)
     assert "256           1" in re.sub(r"\d\.\de-07", "1", ran.out)

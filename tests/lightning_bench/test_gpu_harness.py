@@ -138,7 +138,7 @@ def test_graph_replay_gives_the_same_numbers() -> None:
     def double() -> None:
         torch.mul(x, 2.0, out=out)
 
-    replay = capture_graph(double)
+    replay = capture_graph(lambda: double)
     x.fill_(3.0)
     replay()
     torch.testing.assert_close(out, torch.full_like(out, 6.0))
@@ -175,8 +175,9 @@ def run(tmp_path: Path) -> Run:
         metric: Metric = "speed",
         limits: Limits = LIMITS,
         protocol: ProtocolName = "lbench",
+        graph: bool = False,
     ) -> dict[str, Record]:
-        plan = Plan("gpu", metric, protocol, limits, describe_machine("cuda"), "cuda", tuple(cases))
+        plan = Plan("gpu", metric, protocol, limits, describe_machine("cuda"), "cuda", tuple(cases), graph)
         with ResultFile(tmp_path / "rows.csv") as out:
             summary = run_sweep(with_providers(plan), out, QuietWatcher())
         return {f"{record.provider}/{record.direction}": record for record in summary.records}
@@ -212,6 +213,15 @@ def _here() -> list[str]:
     if not torch.cuda.is_available():
         return []
     return [info.name for info in describe("cuda", deep=False) if not info.reason]
+
+
+def test_a_backward_pass_can_be_captured(run: Run) -> None:
+    directions: tuple[Direction, ...] = ("fwd", "bwd", "fwd_bwd")
+    rows = run([Case(SHAPE, "lightning2", direction) for direction in directions], graph=True)
+    for row in rows.values():
+        assert row.reason == ""
+        assert row.graph_ms is not None
+        assert row.graph_ms == pytest.approx(row.median_ms, rel=0.5)
 
 
 @pytest.mark.parametrize("metric", ["speed", "memory"])
