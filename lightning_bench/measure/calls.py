@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_bench.case import Direction
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.providers.base import Provider
+from lightning_bench.providers.base import Inputs, Provider
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ def direction_call(
     ``fwd`` runs under no_grad. ``bwd`` is autograd.grad on a graph that is built here, once; gradients are
     never accumulated. ``fwd_bwd`` builds and uses up a graph in each call.
     """
-    given = inputs.inputs(provider.layout)
+    shared = inputs.inputs(provider.layout)
     do = inputs.grad_output(provider.layout)
-    forward = provider.build(given)
-    leaves = (given.q, given.k, given.v)
+    # Leaves of its own over the shared storage: autograd ties a leaf to the stream of its first use, and a
+    # CUDA graph can only be captured where all of a backward pass is on one stream.
+    leaves = tuple(x.detach().requires_grad_() for x in (shared.q, shared.k, shared.v))
+    forward = provider.build(Inputs(*leaves, shared.decay))
 
     def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
         grads = torch.autograd.grad(output, leaves, do, retain_graph=retain)

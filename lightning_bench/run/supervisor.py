@@ -163,7 +163,9 @@ class Supervisor:
         return Ending("crashed", f"the worker process died of {name}{said}")
 
     def _last_words(self, lines: int) -> str:
-        text = self._log.read_text(errors="replace")
+        text = ""
+        with contextlib.suppress(FileNotFoundError):  # somebody tidied the temporary folder
+            text = self._log.read_text(errors="replace")
         return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])
 
 
