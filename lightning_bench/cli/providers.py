@@ -21,9 +21,11 @@ def providers(
 
     from lightning_bench.cli.device import resolve_device
     from lightning_bench.cli.sink import Sink
+    from lightning_bench.machine import describe_machine
     from lightning_bench.providers import describe
 
-    infos = describe(resolve_device(device), deep=load)
+    machine = describe_machine(resolve_device(device))  # a device that is not here is an error
+    infos = describe(machine.device, deep=load)
     sink = Sink(as_json=as_json)
     if as_json:
         sink.data([asdict(info) for info in infos])

@@ -37,11 +37,11 @@ def direction_call(
     do = inputs.grad_output(provider.layout)
     # Leaves of its own over the shared storage: autograd ties a leaf to the stream of its first use, and a
     # CUDA graph can only be captured where all of a backward pass is on one stream.
-    leaves = tuple(x.detach().requires_grad_() for x in (shared.q, shared.k, shared.v))
-    forward = provider.build(Inputs(*leaves, shared.decay))
+    q, k, v = (x.detach().requires_grad_() for x in (shared.q, shared.k, shared.v))
+    forward = provider.build(Inputs(q, k, v, shared.decay))
 
     def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
-        grads = torch.autograd.grad(output, leaves, do, retain_graph=retain)
+        grads = torch.autograd.grad(output, (q, k, v), do, retain_graph=retain)
         return dict(zip(("dq", "dk", "dv"), grads, strict=True))
 
     def fwd() -> dict[str, Tensor]:
