@@ -62,6 +62,11 @@ def summarize(samples: list[float]) -> TimeFigures:
     )
 
 
+def _apart(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two intervals have nothing in common."""
+    return one[1] < other[0] or other[1] < one[0]
+
+
 @dataclass(frozen=True)
 class StopRule:
     """Stop once the interval of the median is within ±``ci_percent``, or at the time or sample limit."""
@@ -102,14 +107,15 @@ class Sampler:
         return count >= self.rule.min_samples and self.half_width_percent <= self.rule.ci_percent
 
     def trouble(self) -> str | None:
-        """Why the figures are unstable, or None: a wide interval, or the halves disagree."""
+        """Why the figures are unstable, or None: a wide interval, or halves whose medians differ for sure."""
         half_width = self.half_width_percent
         if half_width > SPREAD_LIMIT_PERCENT:
             return f"the median is known only to ±{half_width:.1f} % after {len(self.samples)} samples"
         half = len(self.samples) // 2
         if half >= FEWEST:
-            first, second = np.median(self.samples[:half]), np.median(self.samples[half:])
-            drift = 100.0 * float(abs(second - first) / first)
-            if drift > DRIFT_LIMIT_PERCENT:
+            early, late = self.samples[:half], self.samples[half:]
+            first, second = float(np.median(early)), float(np.median(late))
+            drift = 100.0 * abs(second - first) / first
+            if drift > DRIFT_LIMIT_PERCENT and _apart(median_interval(early), median_interval(late)):
                 return f"the median drifted by {drift:.1f} % between the halves of the samples"
         return None
