@@ -1,8 +1,10 @@
 """The README's examples run as they stand there."""
 
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,8 +40,30 @@ def test_the_provider_and_the_suite_of_the_readme_run(tmp_path: Path) -> None:
         assert {r.status for r in records} == {"ok"}
 
 
-def test_the_entry_point_group_of_the_readme_is_ours() -> None:
-    assert '[project.entry-points."lightning_bench.providers"]' in block("toml", "entry-points")
+def test_the_entry_point_of_the_readme_is_found(tmp_path: Path) -> None:
+    points = tomllib.loads(block("toml", "entry-points"))["project"]["entry-points"]
+    ((group, entries),) = points.items()
+    ((name, target),) = entries.items()
+    module, _, _ = target.partition(":")
+    code = tmp_path / "site" / Path(*module.split(".")).with_suffix(".py")
+    code.parent.mkdir(parents=True)
+    code.write_text(block("python", "class Mine"))
+    info = tmp_path / "site" / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {target}\n")
+    (tmp_path / "my.toml").write_text(block("toml", "[[group]]"))
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_bench", "check", "my.toml", "--provider", name, "--device", "cpu"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (csv,) = (tmp_path / "results" / "cpu").glob("*.csv")
+    assert {(r.provider, r.status) for r in read_records(csv)} == {("mine", "ok")}
 
 
 @pytest.mark.parametrize("line", re.findall(r"^lbench .*$", README, re.MULTILINE))
