@@ -25,9 +25,7 @@ class DirectionCall:
         return {**self.kept, **self.fn()}
 
 
-def direction_call(
-    provider: Provider, inputs: InputSet, direction: Direction, *, retain_graph: bool = True
-) -> DirectionCall:
+def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -> DirectionCall:
     """Build the call of a direction.
 
     ``fwd`` runs under no_grad. ``bwd`` is autograd.grad on a graph that is built here, once; gradients are
@@ -57,4 +55,4 @@ def direction_call(
     if direction == "fwd_bwd":
         return DirectionCall(fwd_bwd, {})
     output = forward()
-    return DirectionCall(lambda: gradients(output, retain=retain_graph), {"o": output.detach()})
+    return DirectionCall(lambda: gradients(output, retain=True), {"o": output.detach()})

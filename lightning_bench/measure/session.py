@@ -19,7 +19,7 @@ from lightning_bench.measure.clocks import make_clocks, summarize_clocks
 from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.sampling import StopRule, summarize
-from lightning_bench.measure.speed import Task, run_rounds, warm_up
+from lightning_bench.measure.speed import Task, run_rounds, take_turn, warm_up
 from lightning_bench.measure.timer import CudaTimer, capture_graph, make_timer
 from lightning_bench.providers import get_provider, load_error
 from lightning_bench.providers.base import Provider
@@ -47,7 +47,7 @@ Emit = Callable[[Outcome], None]
 
 
 class PoisonedError(Exception):
-    """The CUDA context is lost: whatever this process measures from now on cannot be trusted."""
+    """The CUDA context is lost, or memory is: what this process measures from now on cannot be trusted."""
 
 
 class _Ended(Exception):  # noqa: N818 - control flow: the case has its outcome
@@ -85,7 +85,8 @@ class Session:
     def run(self, job: Job, enter: Enter, emit: Emit) -> None:
         """Measure a job; ``emit`` gets one outcome a case, ``enter`` is told (case id, phase) beforehand.
 
-        Raises PoisonedError when the device is lost; cases without an outcome then must run again elsewhere.
+        Raises PoisonedError when that cannot be done in this process; cases without an outcome then must run
+        again in another.
         """
         self.assert_clean(0)
         run = _JobRun(self, job, enter, emit)
@@ -178,8 +179,8 @@ class _JobRun:
     def _interleaved(self, loaded: list[tuple[Case, Provider]]) -> None:
         """All cases in shuffled rounds; what does not fit beside the others runs alone afterwards."""
         ready: list[tuple[_Ready, Task]] = []
-        alone = loaded if len(loaded) == 1 else []
-        for case, provider in [] if alone else loaded:
+        beside, alone = (loaded, []) if len(loaded) > 1 else ([], loaded)
+        for case, provider in beside:
             try:
                 with self._outcome(case, oom_ends=False):
                     ready.append(self._prepare(case, provider))
@@ -280,8 +281,7 @@ class _JobRun:
         task = Task.of(gated.case.id, replay, self._rule)
         warm_up(task, self.session._timer, _WARM_SHARE * self._rule.sample_limit_s)
         while not task.sampler.done:
-            begin = self.session._timer.now()
-            task.sampler.add(self.session._timer.sample(replay, task.slot), self.session._timer.now() - begin)
+            take_turn(task, self.session._timer)
         return task.sampler.samples
 
     def _one(self, case: Case, provider: Provider) -> None:
@@ -382,6 +382,4 @@ def _is_oom(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return any(
-        words in text for words in ("out of memory", "can't allocate memory", "cannot allocate memory")
-    )
+    return any(words in text for words in _OOM_WORDS)

@@ -57,6 +57,15 @@ def warm_up(task: Task, timer: Timer, limit_s: float) -> None:
         previous = task.estimate_ms = median
 
 
+def take_turn(task: Task, timer: Timer) -> None:
+    """Add one slot of samples, or what is left until the most that are allowed."""
+    begin = timer.now()
+    most = max(FEWEST, task.sampler.rule.max_samples)
+    count = min(task.slot, most - len(task.sampler.samples))
+    samples = timer.sample(task.fn, count)
+    task.sampler.add(samples, timer.now() - begin)
+
+
 def run_rounds(
     tasks: Sequence[Task], timer: Timer, clocks: Clocks, *, seed: int, enter: Enter = lambda key, phase: None
 ) -> None:
@@ -70,11 +79,7 @@ def run_rounds(
         rng.shuffle(active)
         for task in active:
             enter(task.key, "samples")
-            begin = timer.now()
-            most = max(FEWEST, task.sampler.rule.max_samples)
-            count = min(task.slot, most - len(task.sampler.samples))
-            samples = timer.sample(task.fn, count)
-            task.sampler.add(samples, timer.now() - begin)
+            take_turn(task, timer)
             reading = clocks.read()
             if reading is not None:
                 task.readings.append(reading)

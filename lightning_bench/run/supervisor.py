@@ -55,13 +55,17 @@ class Supervisor:
     @property
     def fresh(self) -> bool:
         """Whether the next job will be the first of its worker."""
-        return self._jobs == 0 or self._process is None or not self._process.is_alive()
+        return self._jobs == 0 or not self._alive
+
+    @property
+    def _alive(self) -> bool:
+        return self._process is not None and bool(self._process.is_alive())
 
     def run(
         self, job: Job, on_outcome: Callable[[Outcome], None], on_enter: Callable[[str, str], None]
     ) -> Ending | None:
         """Have a worker measure the job. None when it finished; otherwise the worker is gone."""
-        if self._process is None or not self._process.is_alive():
+        if not self._alive:
             on_enter("", "start")
             self._start()
         self._jobs += 1

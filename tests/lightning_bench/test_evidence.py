@@ -1,6 +1,7 @@
 """The committed results on the H200 say what the README and the issue of their making claim of them."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,9 @@ def test_the_median_agrees_with_nvbench_within_three_percent() -> None:
 
 def _markdown_rows(marker: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table that follows ``<!-- marker -->`` in the README."""
-    text = (ROOT / "README.md").read_text().split(f"<!-- {marker} -->", 1)[1]
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    end = next((i for i, line in enumerate(text.splitlines()) if i > 2 and not line.startswith("|")), None)
-    table = [line for line in text.splitlines()[:end] if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table or lines]
+    after = (ROOT / "README.md").read_text().split(f"<!-- {marker} -->\n", 1)[1].splitlines()
+    table = itertools.takewhile(lambda line: line.startswith("|"), after)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return cells[0], cells[2:]
 
 

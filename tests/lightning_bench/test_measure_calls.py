@@ -82,13 +82,6 @@ def test_calls_repeat_without_adding_up(direction: Direction) -> None:
     assert probe.graphs == {"fwd": [False, False], "bwd": [True], "fwd_bwd": [True, True]}[direction]
 
 
-def test_a_graph_that_is_not_retained_serves_once() -> None:
-    call = direction_call(Probe(), InputSet(SHAPE, seed=0), "bwd", retain_graph=False)
-    call.fn()
-    with pytest.raises(RuntimeError, match="second time"):
-        call.fn()
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("direction", ["bwd", "fwd_bwd"])
 def test_the_papers_backward_accumulates(direction: Direction, layout: Layout) -> None:
