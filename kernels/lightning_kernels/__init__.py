@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from lightning_kernels.lightning1 import lightning_attn1
     from lightning_kernels.lightning2 import lightning2_config, lightning_attn2
     from lightning_kernels.reference import reference_attention, reference_recurrent
-    from lightning_kernels.slopes import build_slope_tensor
+    from lightning_kernels.slopes import build_slope_tensor, layer_slopes
 
 __all__ = [
     "build_slope_tensor",
+    "layer_slopes",
     "lightning2_config",
     "lightning_attn1",
     "lightning_attn2",
@@ -26,6 +27,7 @@ __all__ = [
 
 _HOME = {
     "build_slope_tensor": "slopes",
+    "layer_slopes": "slopes",
     "lightning2_config": "lightning2",
     "lightning_attn1": "lightning1",
     "lightning_attn2": "lightning2",

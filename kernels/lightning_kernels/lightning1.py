@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_kernels._autograd import attend
-from lightning_kernels._contract import check_inputs, check_kernel_inputs
+from lightning_kernels._contract import check_inputs, check_kernel_inputs, check_values, heads_first
 
 
 def lightning_attn1(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) -> Tensor:
@@ -30,11 +30,16 @@ def lightning_attn1(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) ->
 
     Source: Lightning Attention-1 as described in Lightning Attention-2, arXiv 2401.04658.
     """
-    slopes = check_inputs(q, k, v, s)
-    check_kernel_inputs(q, v, "lightning_attn1")
+    q, k, v = heads_first(q, k, v, "bhnd")
+    check_inputs(q, k, v, s)
+    if q.shape != k.shape:
+        raise ValueError(f"lightning_attn1 takes one number of heads, got q {q.shape[1]} and k {k.shape[1]}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
+    check_kernel_inputs(q, k, v, "lightning_attn1")
     from lightning_kernels._triton import lightning1 as implementation
 
     implementation.check_runnable(q)
-    if slopes is not None:
-        slopes = slopes.to(torch.float32).contiguous()
-    return attend(q, k, v, slopes, implementation.quadratic_attention)
+    check_values(s, None, q.shape[2])
+    slopes = None if s is None else s.reshape(-1).to(torch.float32).contiguous()
+    return attend(q, k, v, slopes, implementation.quadratic_attention)[0]

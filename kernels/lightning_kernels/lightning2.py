@@ -1,30 +1,73 @@
 """Lightning Attention-2 (arXiv 2401.04658), the Triton kernel: public function and configuration."""
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
-from lightning_kernels._autograd import attend
-from lightning_kernels._config import lightning2_tiles
-from lightning_kernels._contract import KERNEL_DTYPES, check_dims, check_inputs, check_kernel_inputs
+from lightning_kernels._config import lightning2_tiles, shared_limit
+from lightning_kernels._contract import (
+    KERNEL_DTYPES,
+    check_dims,
+    check_inputs,
+    check_kernel_inputs,
+    heads_first,
+)
+from lightning_kernels._ops import linear_attention
 
 
-def lightning_attn2(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) -> Tensor:
+@overload
+def lightning_attn2(
+    q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
+    initial_state: Tensor | None = None, return_state: Literal[False] = False,
+    cu_seqlens: Tensor | None = None, layout: str = "bhnd",
+) -> Tensor: ...  # fmt: skip
+@overload
+def lightning_attn2(
+    q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
+    initial_state: Tensor | None = None, return_state: Literal[True],
+    cu_seqlens: Tensor | None = None, layout: str = "bhnd",
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+def lightning_attn2(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    s: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    return_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+    layout: str = "bhnd",
+) -> Tensor | tuple[Tensor, Tensor]:
     """Compute causal linear attention with a fixed decay per head, in one pass over the sequence.
 
-    o_i = Σ_{j≤i} exp(−s·(i−j)) (q_i·k_j) v_j, without a softmax and without a scale. Forward and backward
-    take O(n) time; nothing is allocated beyond o forward and the three gradients backward, and nothing but
-    q, k, v and s is saved between them. Operands of every product are in the dtype of the inputs,
-    sums, state and decay in fp32; in float16, scores and states beyond 65504 overflow.
+    o_t = scale · q_t · X_t,   X_t = exp(−s) · X_{t−1} + k_tᵀ v_t,   X_{−1} = initial_state
+
+    without a softmax. Forward and backward take O(n) time. With as many kv heads as q heads nothing is
+    allocated beyond the results, and nothing but the inputs is saved for backward. Operands of every product
+    are in the dtype of the inputs, sums, state and decay in fp32; in float16, scores and states beyond 65504
+    overflow. It is one operator to torch.compile and casts q, k and v under autocast.
 
     Args:
-        q: queries [b, h, n, head_dim] in float32, float16 or bfloat16, n ≥ 1, head_dim from 1 to 256.
+        q: queries [b, hq, n, head_dim] in float32, float16 or bfloat16, n ≥ 1, head_dim from 1 to 256.
             Any strides; a copy is made only if the last dim is not contiguous.
-        k: keys [b, h, n, head_dim].
-        v: values [b, h, n, value_dim], value_dim from 1 to 256.
-        s: slopes per token [h, 1, 1] or [h], s ≥ 0 (not checked on a GPU); None means no decay.
+        k: keys [b, hk, n, head_dim], hq a multiple of hk: query head i reads kv head i // (hq // hk). With
+            hk < hq, the gradients of k and v are computed per query head and then summed.
+        v: values [b, hk, n, value_dim], value_dim from 1 to 256.
+        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0 (not checked on a GPU); None means no decay.
+        scale: what o is multiplied by; the state does not see it.
+        initial_state: X before the first token [b, hq, head_dim, value_dim], any floating dtype and strides;
+            None means zeros. It gets a gradient.
+        return_state: whether to return X after the last token too; a loss may depend on it.
+        cu_seqlens: int32 [num_seqs + 1], where sequence i is tokens cu_seqlens[i] to cu_seqlens[i+1] − 1 of
+            a batch of 1: from 0, never decreasing, to n (not checked on a GPU). States are then
+            [num_seqs, hq, head_dim, value_dim].
+        layout: "bhnd", or "bnhd" for q, k, v and o as [b, n, heads, dim].
 
     Returns:
-        o [b, h, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is contiguous.
+        o [b, hq, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is
+        contiguous; with return_state (o, state), the state in fp32.
 
     Raises:
         ValueError: if shapes, dtypes, dims or devices are not as above, or the tensors are not on a GPU.
@@ -33,18 +76,27 @@ def lightning_attn2(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) ->
 
     Source: Lightning Attention-2, arXiv 2401.04658.
     """
-    slopes = check_inputs(q, k, v, s)
-    check_kernel_inputs(q, v, "lightning_attn2")
-    from lightning_kernels._triton import lightning2 as implementation
+    q, k, v = heads_first(q, k, v, layout)
+    check_inputs(q, k, v, s, initial_state, cu_seqlens)
+    check_kernel_inputs(q, k, v, "lightning_attn2")
+    o, state = linear_attention(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
+    if layout != "bhnd":
+        o = o.transpose(1, 2)
+    return (o, state) if return_state else o
 
-    implementation.check_runnable(q)
-    if slopes is not None:
-        slopes = slopes.to(torch.float32).contiguous()
-    return attend(q, k, v, slopes, implementation.linear_attention)
 
-
-def lightning2_config(head_dim: int, value_dim: int, dtype: torch.dtype) -> str:
+def lightning2_config(
+    head_dim: int, value_dim: int, dtype: torch.dtype, *, shared_bytes: int | None = None
+) -> str:
     """Describe the launch that `lightning_attn2` chooses for a forward of these dims and dtype.
+
+    Args:
+        head_dim: from 1 to 256.
+        value_dim: from 1 to 256.
+        dtype: float32, float16 or bfloat16.
+        shared_bytes: shared memory that one program may take on the GPU in question, as in
+            `torch.cuda.get_device_properties(...).shared_memory_per_block_optin`; None means that of the
+            current GPU, or of an H200 where there is none.
 
     Returns:
         for example "block=64 warps=8 stages=3 split_e=1": tokens a block, warps a program, pipeline
@@ -56,4 +108,6 @@ def lightning2_config(head_dim: int, value_dim: int, dtype: torch.dtype) -> str:
     if dtype not in KERNEL_DTYPES:
         raise ValueError(f"lightning_attn2 takes float32, float16 or bfloat16, got {dtype}")
     check_dims(head_dim, value_dim, "lightning_attn2")
-    return str(lightning2_tiles(head_dim, value_dim, dtype))
+    if shared_bytes is None:
+        shared_bytes = shared_limit(torch.cuda.current_device() if torch.cuda.is_available() else -1)
+    return str(lightning2_tiles(head_dim, value_dim, dtype, shared_bytes))

@@ -1,4 +1,4 @@
-"""The decay slopes of TransNormerLLM, one a head."""
+"""The decay slopes of TransNormerLLM, one a head, and their change from layer to layer."""
 
 import math
 
@@ -24,6 +24,34 @@ def build_slope_tensor(heads: int) -> Tensor:
     if heads < 1:
         raise ValueError(f"heads must be at least 1, got {heads}")
     return torch.tensor(_slopes(heads), dtype=torch.float32).reshape(heads, 1, 1)
+
+
+def layer_slopes(slopes_or_heads: Tensor | int, layer: int, layers: int) -> Tensor:
+    """Scale slopes for one layer of a model: s · (1 − layer/(layers−1) + 1e−5).
+
+    The first layer forgets the fastest and the last one hardly forgets. A model of a single layer has the
+    slopes of a first layer.
+
+    Args:
+        slopes_or_heads: slopes of any shape, or the number of heads for those of `build_slope_tensor`.
+        layer: index of the layer, from 0 to layers − 1.
+        layers: the number of layers, at least 1.
+
+    Returns:
+        slopes per token, of the shape, dtype and device of those given, else fp32 [heads, 1, 1].
+
+    Raises:
+        ValueError: if `layers` is less than 1, `layer` is outside, or heads are less than 1.
+
+    Source: TransNormerLLM, arXiv 2307.14995, and its published code.
+    """
+    if layers < 1:
+        raise ValueError(f"layers must be at least 1, got {layers}")
+    if not 0 <= layer < layers:
+        raise ValueError(f"layer must be from 0 to {layers - 1} for {layers} layers, got {layer}")
+    slopes = slopes_or_heads if isinstance(slopes_or_heads, Tensor) else build_slope_tensor(slopes_or_heads)
+    depth = layer / (layers - 1) if layers > 1 else 0.0
+    return slopes * (1 - depth + 1e-5)
 
 
 def _slopes(heads: int) -> list[float]:

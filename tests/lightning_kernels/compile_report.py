@@ -23,31 +23,52 @@ from lightning_kernels import _config
 from lightning_kernels._triton import lightning1, lightning2
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-KERNELS = {
-    "lightning1": (lightning1.quadratic_attention_kernel, _config.lightning1_tiles),
-    "lightning2": (lightning2.linear_attention_kernel, _config.lightning2_tiles),
-}
+SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
+KERNELS = ("lightning1", "lightning2")
+FEATURES = ("decay", "reverse", "initial", "final", "packed")
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
-def compile_variant(name, arch, dtype, head_dim, value_dim, *, decay=True, reverse=False):
+def variant(name, arch, dtype, head_dim, value_dim, features):
+    """Return the kernel, its tiles, the types of its pointers that differ, and its flags."""
+    if name == "lightning1":
+        tiles = _config.lightning1_tiles(head_dim, value_dim, DTYPES[dtype])
+        flags = {"HAS_DECAY": "decay" in features, "REVERSE": "reverse" in features}
+        return lightning1.quadratic_attention_kernel, tiles, {}, flags
+    tiles = _config.lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
+    flags = {
+        "HAS_DECAY": "decay" in features, "REVERSE": "reverse" in features,
+        "HAS_INITIAL": "initial" in features, "HAS_FINAL": "final" in features,
+        "PACKED": "packed" in features, "PRECISION": tiles.precision,
+    }  # fmt: skip
+    types = {"initial_ptr": "*fp32", "final_ptr": "*fp32", "offsets_ptr": "*i32", "scale": "fp32"}
+    return lightning2.linear_attention_kernel, tiles, types, flags
+
+
+def compile_variant(name, arch, dtype, head_dim, value_dim, features):
     """Compile as the launcher would specialise it and return (shared, registers, spill, seconds, config)."""
-    kernel, choose = KERNELS[name]
-    tiles = choose(head_dim, value_dim, DTYPES[dtype])
+    kernel, tiles, types, flags = variant(name, arch, dtype, head_dim, value_dim, features)
     constants = {
         "D": head_dim, "E": value_dim, "BLOCK": tiles.block, "BLOCK_D": tiles.block_d,
-        "BLOCK_E": tiles.block_e, "HAS_DECAY": decay, "REVERSE": reverse,
+        "BLOCK_E": tiles.block_e, **flags,
     }  # fmt: skip
+    for flag, argument in (
+        ("HAS_DECAY", "slope_ptr"), ("HAS_INITIAL", "initial_ptr"), ("HAS_FINAL", "final_ptr"),
+        ("PACKED", "offsets_ptr"),
+    ):  # fmt: skip
+        if not flags.get(flag, True):
+            constants[argument] = None
     signature, divisible = {}, {}
     for index, argument in enumerate(kernel.arg_names):
         if argument in constants:
             signature[argument] = "constexpr"
-        elif argument == "slope_ptr":
+            continue
+        if argument == "slope_ptr":
             signature[argument] = "*fp32"
         elif argument.endswith("_ptr"):
-            signature[argument] = "*" + dtype
+            signature[argument] = types.get(argument, "*" + dtype)
         else:
-            signature[argument] = "i32"
+            signature[argument] = types.get(argument, "i32")
         if argument.endswith("_ptr") or ("stride" in argument and head_dim % 16 == value_dim % 16 == 0):
             divisible[(index,)] = [["tt.divisibility", 16]]
     start = time.perf_counter()
@@ -68,22 +89,21 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, *, decay=True, rever
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kernel", nargs="+", default=list(KERNELS), choices=list(KERNELS))
-    parser.add_argument("--arch", nargs="+", type=int, default=[90, 80])
+    parser.add_argument("--kernel", nargs="+", default=KERNELS, choices=KERNELS)
+    parser.add_argument("--arch", nargs="+", type=int, default=[90, 80], choices=list(SHARED_LIMIT))
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--dims", nargs="+", default=["64x64", "128x128", "256x256"])
-    parser.add_argument("--reverse", action="store_true")
-    parser.add_argument("--no-decay", action="store_true")
+    parser.add_argument("--with", nargs="*", default=["decay"], choices=FEATURES, dest="features")
     args = parser.parse_args()
     for name in args.kernel:
         for arch in args.arch:
             for dtype in args.dtype:
                 for dims in args.dims:
                     d, e = map(int, dims.split("x"))
-                    figures = compile_variant(
-                        name, arch, dtype, d, e, decay=not args.no_decay, reverse=args.reverse
-                    )
-                    print(name, arch, dtype, d, e, *figures, flush=True)
+                    print(
+                        name, arch, dtype, d, e, *compile_variant(name, arch, dtype, d, e, args.features),
+                        flush=True,
+                    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPORT = Path(__file__).with_name("compile_report.py")
-SHARED_LIMIT = {90: 232448, 80: 166912}
+SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
 
 
 def report(tmp_path, *arguments):
@@ -21,12 +21,18 @@ def report(tmp_path, *arguments):
     return [line.split(maxsplit=8) for line in done.stdout.splitlines()]
 
 
+ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
+
+
 @pytest.mark.parametrize(
     ("arch", "arguments", "variants"),
     [
         (90, ["--dtype", "bf16", "--dims", "64x64", "128x128"], 4),
-        (80, ["--dtype", "fp16", "--dims", "80x96", "--reverse", "--no-decay"], 2),
-        (90, ["--kernel", "lightning2", "--dtype", "fp32", "--dims", "128x128", "--reverse"], 1),
+        (90, ["--kernel", "lightning2", "--dims", "128x128", *ALL], 3),
+        (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 2),
+        (80, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "256x256", "128x128", *ALL], 2),
+        (89, ["--kernel", "lightning2", "--dtype", "bf16", "fp32", "--dims", "128x128", *ALL], 2),
+        (89, ["--kernel", "lightning2", "--dtype", "fp16", "--dims", "64x64", "256x64", "64x256"], 3),
     ],
 )
 def test_variants_compile_and_fit(tmp_path, arch, arguments, variants):

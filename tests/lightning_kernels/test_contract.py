@@ -10,6 +10,10 @@ import torch
 import lightning_kernels as lk
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FULL = pytest.mark.parametrize(
+    "attention",
+    [lk.lightning_attn2, lk.lightning_attn2_torch, lk.reference_attention, lk.reference_recurrent],
+)
 ALL = pytest.mark.parametrize("attention", [lk.lightning_attn1, lk.lightning_attn2, lk.lightning_attn2_torch])
 KERNELS = pytest.mark.parametrize("attention", [lk.lightning_attn1, lk.lightning_attn2])
 
@@ -23,7 +27,7 @@ def zeros(*shape, dtype=torch.float32):
     ("q", "k", "v", "s", "message"),
     [
         ((2, 5, 16), (2, 5, 16), (2, 5, 16), None, "q must be"),
-        ((1, 2, 5, 16), (1, 2, 5, 32), (1, 2, 5, 16), None, "q and k must have one shape"),
+        ((1, 2, 5, 16), (1, 2, 5, 32), (1, 2, 5, 16), None, "q and k must share"),
         ((1, 2, 5, 16), (1, 2, 5, 16), (1, 2, 6, 16), None, "v must share"),
         ((1, 2, 5, 16), (1, 2, 5, 16), (1, 2, 5, 16), (3,), r"s must be \[2, 1, 1\] or \[2\]"),
     ],
@@ -31,6 +35,63 @@ def zeros(*shape, dtype=torch.float32):
 def test_shapes(attention, q, k, v, s, message):
     with pytest.raises(ValueError, match=message):
         attention(zeros(*q), zeros(*k), zeros(*v), s if s is None else zeros(*s))
+
+
+@FULL
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "nbhd"}, 'layout must be "bhnd" or "bnhd", got'),
+        ({"initial_state": (1, 2, 16, 16)}, r"initial_state must be \[1, 4, 16, 16\]"),
+        ({"initial_state": (1, 4, 16, 16), "cu_seqlens": [0, 2, 5]}, r"must be \[2, 4, 16, 16\]"),
+        ({"initial_state": torch.zeros(1, 4, 16, 16, dtype=torch.int64)}, "floating dtype, got torch.int64"),
+        ({"cu_seqlens": torch.tensor([0, 5])}, r"cu_seqlens must be int32 \[num_seqs \+ 1\]"),
+        ({"cu_seqlens": [0]}, "at least one sequence"),
+    ],
+)
+def test_options(attention, options, message):
+    q, k = zeros(1, 4, 5, 16), zeros(1, 2, 5, 16)
+    given = dict(options)
+    for name, value in options.items():
+        if isinstance(value, tuple):
+            given[name] = zeros(*value)
+        elif isinstance(value, list):
+            given[name] = torch.tensor(value, dtype=torch.int32, device=DEVICE)
+        elif isinstance(value, torch.Tensor):
+            given[name] = value.to(DEVICE)
+    with pytest.raises(ValueError, match=message):
+        attention(q, k, k, **given)
+
+
+@FULL
+def test_heads_and_batches(attention):
+    q, k = zeros(2, 3, 5, 16), zeros(2, 2, 5, 16)
+    with pytest.raises(
+        ValueError, match="the heads of q must be a multiple of those of k and v, got 3 and 2"
+    ):
+        attention(q, k, k)
+    bounds = torch.tensor([0, 5], dtype=torch.int32, device=DEVICE)
+    with pytest.raises(ValueError, match="a batch of 1, got 2"):
+        attention(q, q, q, cu_seqlens=bounds)
+    if DEVICE == "cuda":
+        with pytest.raises(ValueError, match="cu_seqlens must be on the device"):
+            attention(q[:1], q[:1], q[:1], cu_seqlens=bounds.cpu())
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="values are read on the CPU alone")
+@FULL
+def test_values_on_the_cpu(attention):
+    x = zeros(1, 2, 5, 16)
+    with pytest.raises(ValueError, match="at least 0"):
+        attention(x, x, x, torch.tensor([0.1, -0.1]))
+    for bounds in ([1, 5], [0, 4], [0, 3, 2, 5]):
+        with pytest.raises(ValueError, match="must start at 0, never decrease and end at seq_len 5"):
+            attention(x, x, x, cu_seqlens=torch.tensor(bounds, dtype=torch.int32))
+
+
+def test_the_quadratic_kernel_takes_one_number_of_heads():
+    with pytest.raises(ValueError, match="one number of heads, got q 4 and k 2"):
+        lk.lightning_attn1(zeros(1, 4, 5, 16), zeros(1, 2, 5, 16), zeros(1, 2, 5, 16))
 
 
 @ALL
@@ -62,12 +123,6 @@ def test_slopes_get_no_gradient(attention):
         attention(x, x, x, zeros(2).requires_grad_())
 
 
-def test_negative_slopes_are_refused_on_the_cpu():
-    x = torch.zeros(1, 2, 5, 16)
-    with pytest.raises(ValueError, match="at least 0"):
-        lk.lightning_attn2_torch(x, x, x, torch.tensor([0.1, -0.1]))
-
-
 @ALL
 def test_no_second_derivative(attention):
     q = torch.ones(1, 1, 3, 16, device=DEVICE, requires_grad=True)
@@ -84,10 +139,17 @@ def test_block_size():
 
 
 def test_config():
-    assert lk.lightning2_config(128, 128, torch.bfloat16) == "block=64 warps=8 stages=3 split_e=1"
-    assert lk.lightning2_config(64, 64, torch.float16) == "block=64 warps=4 stages=4 split_e=1"
+    assert (
+        lk.lightning2_config(128, 128, torch.bfloat16, shared_bytes=232448)
+        == "block=64 warps=8 stages=3 split_e=1"
+    )
+    assert (
+        lk.lightning2_config(64, 64, torch.float16, shared_bytes=232448)
+        == "block=64 warps=4 stages=4 split_e=1"
+    )
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert lk.lightning2_config(80, 96, dtype) == lk.lightning2_config(128, 96, dtype)
+    assert lk.lightning2_config(128, 128, torch.float16, shared_bytes=101376).split()[2] == "stages=2"
     with pytest.raises(ValueError, match="got 300"):
         lk.lightning2_config(300, 64, torch.float32)
     with pytest.raises(ValueError, match="float64"):

@@ -84,38 +84,124 @@ def test_same_bits_twice_and_every_element_written(tools, dtype, d, e):
         assert torch.equal(a, b)
 
 
+def requested(which):
+    """Bytes asked of the allocator, without what it rounds up."""
+    return torch.cuda.memory_stats()[f"requested_bytes.all.{which}"]
+
+
 @dtypes
+@pytest.mark.parametrize("state", [False, True])
 @pytest.mark.parametrize("d", [64, 128, 256])
-def test_extra_memory_is_the_results(tools, dtype, d):
-    q, k, v, do = tools.make_inputs(1, 4, 8192, d, d, dtype, device="cuda")
-    s = lk.build_slope_tensor(4).cuda()
-    tools.run(lk.lightning_attn2, q, k, v, do, s)
-
-    def requested(which):  # without what the allocator rounds up
-        return torch.cuda.memory_stats()[f"requested_bytes.all.{which}"]
+def test_extra_memory_is_the_results(tools, dtype, d, state):
+    case = tools.make_case(1, 4, 4, 8192, d, d, dtype, state=state, device="cuda")
+    inputs = case.inputs()
+    torch.autograd.grad(case.call(lk.lightning_attn2, inputs), inputs, (case.do, case.d_state))
 
     torch.cuda.reset_peak_memory_stats()
     before = requested("current")
-    o = lk.lightning_attn2(q, k, v, s)
-    assert requested("peak") - before <= 1.02 * o.nbytes
+    results = case.call(lk.lightning_attn2, inputs)
+    assert requested("peak") - before <= 1.02 * sum(x.nbytes for x in results)
 
     torch.cuda.reset_peak_memory_stats()
     before = requested("current")
-    grads = torch.autograd.grad(o, (q, k, v), do)
+    grads = torch.autograd.grad(results, inputs, (case.do, case.d_state))
     assert requested("peak") - before <= 1.02 * sum(x.nbytes for x in grads)
 
 
-def test_a_graph_captures_the_call(tools):
-    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 4, 512, 64, 64, torch.bfloat16, device="cuda"))
-    s = lk.build_slope_tensor(4).cuda()
-    expected = lk.lightning_attn2(q, k, v, s)
+@dtypes
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2)])
+@pytest.mark.parametrize(
+    ("n", "bounds"), [(1, None), (913, None), (1213, [0, 1, 1, 65, 700, 1213]), (64, [0, 64])]
+)
+@pytest.mark.parametrize(("d", "e"), [(64, 64), (128, 128), (80, 96), (256, 64)])
+def test_states_groups_and_packing(tools, dtype, d, e, n, bounds, heads, kv_heads):
+    case = tools.make_case(
+        2 if bounds is None else 1, heads, kv_heads, n, d, e, dtype, bounds=bounds, scale=0.5,
+        size=max(d, e) ** -0.25, layout="bnhd", device="cuda",
+    )  # fmt: skip
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    first, second = (case.run(lk.lightning_attn2) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("d", [64, 128])
+def test_a_sequence_in_pieces(tools, d):
+    case = tools.make_case(1, 4, 4, 1000, d, d, torch.bfloat16, slope=0.1, size=0.3, device="cuda")
+    o, state = [], case.initial_state
+    for rows in (slice(0, 63), slice(63, 577), slice(577, 1000)):
+        part, state = case.call(
+            lk.lightning_attn2, [*(x[:, :, rows] for x in (case.q, case.k, case.v)), state]
+        )
+        o.append(part)
+    expected = case.call(lk.reference_attention, case.inputs(torch.float64))
+    for a, b in zip((torch.cat(o, 2), state), expected, strict=True):
+        assert tools.relative_l2(a, b) <= BUDGET[torch.bfloat16]
+
+
+@pytest.mark.parametrize("bounds", [None, [0, 100, 100, 512]])
+def test_a_graph_captures_forward_and_backward(tools, bounds):
+    case = tools.make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
+    inputs = case.inputs()
+
+    def call():
+        results = case.call(lk.lightning_attn2, inputs)
+        return (*results, *torch.autograd.grad(results, inputs, (case.do, case.d_state)))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        expected = call()
+    torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        o = lk.lightning_attn2(q, k, v, s)
+        got = call()
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(o, expected)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("bounds", [None, [0, 100, 100, 512]])
+def test_nothing_waits_for_the_gpu(tools, bounds):
+    case = tools.make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
+    case.run(lk.lightning_attn2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        case.run(lk.lightning_attn2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("bounds", [None, [0, 100, 100, 512]])
+def test_compiled_by_inductor(tools, bounds):
+    case = tools.make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
+    torch._dynamo.reset()
+    got = case.run(torch.compile(lk.lightning_attn2, fullgraph=True))
+    for name, x in case.run(lk.lightning_attn2).items():
+        assert torch.equal(x, got[name]), name
+
+
+def test_autocast_to_bf16(tools):
+    case = tools.make_case(1, 4, 2, 512, 64, 64, torch.float32, device="cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        got = case.run(lk.lightning_attn2)
+    assert (got["o"].dtype, got["state"].dtype, got["dq"].dtype) == (
+        torch.bfloat16, torch.float32, torch.float32,
+    )  # fmt: skip
+    expected = lk.lightning_attn2(
+        *(x.bfloat16() for x in (case.q, case.k, case.v)), case.s, initial_state=case.initial_state
+    )
+    assert torch.equal(got["o"], expected)
+
+
+def test_extents_beyond_32_bits(tools):
+    n = 2**31 // (64 * 64) + 70
+    k = torch.randn(1, n, 1, 64, device="cuda", dtype=torch.bfloat16)
+    wide = torch.empty(1, n, 64, 64, device="cuda", dtype=torch.bfloat16)  # only head 63 is read
+    wide[:, :, 63:] = k
+    s = torch.full((1,), 0.5, device="cuda")
+    o = lk.lightning_attn2(wide[:, :, 63:], k, k, s, layout="bnhd")
+    assert torch.equal(o, lk.lightning_attn2(k, k, k, s, layout="bnhd"))
 
 
 def test_cpu_tensors_are_refused():

@@ -36,17 +36,32 @@ def test_gradients_of_the_reference_by_finite_differences(tools):
         torch.testing.assert_close((sides[0] - sides[1]) / (2 * step), (grad * move).sum(), rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("heads", [1, 2, 8, 16, 64])
-def test_slopes_of_a_power_of_two(heads):
-    s = lk.build_slope_tensor(heads)
-    assert s.shape == (heads, 1, 1)
-    assert s.dtype == torch.float32
-    assert s.flatten().tolist() == pytest.approx([2 ** (-8 * (i + 1) / heads) for i in range(heads)])
+@pytest.mark.parametrize("bounds", [None, [0, 0, 4, 9]])
+def test_oracles_agree_on_states_groups_and_packing(tools, bounds):
+    b = 2 if bounds is None else 1
+    case = tools.make_case(
+        b, 4, 2, 9, 3, 5, torch.float64, bounds=bounds, slope=2.0, scale=0.3, layout="bnhd"
+    )
+    quadratic, recurrent = case.run(lk.reference_attention), case.run(lk.reference_recurrent)
+    assert quadratic["o"].shape == (b, 9, 4, 5)
+    for name, x in quadratic.items():
+        torch.testing.assert_close(x, recurrent[name], rtol=1e-11, atol=1e-12)
 
 
-def test_slopes_in_between():
-    twelve = lk.build_slope_tensor(12).flatten()
-    assert twelve[:8].tolist() == lk.build_slope_tensor(8).flatten().tolist()
-    assert twelve[8:].tolist() == lk.build_slope_tensor(16).flatten()[::2][:4].tolist()
-    with pytest.raises(ValueError, match="at least 1"):
-        lk.build_slope_tensor(0)
+def test_scale_and_states_are_what_the_definition_says():
+    two, three, five = (torch.full((1, 1, 1, 1), x, dtype=torch.float64) for x in (2.0, 3.0, 5.0))
+    half = torch.tensor([2.0]).log()
+    for reference in (lk.reference_attention, lk.reference_recurrent):
+        o, state = reference(two, three, five, half, scale=10.0, initial_state=two * 4, return_state=True)
+        assert state.item() == pytest.approx(8 / 2 + 15)
+        assert o.item() == pytest.approx(10 * 2 * (8 / 2 + 15))
+        assert reference(two, three, five, half).item() == pytest.approx(30)
+
+
+def test_query_heads_share_kv_heads_in_runs(tools):
+    case = tools.make_case(1, 4, 2, 6, 3, 3, torch.float64)
+    grouped = lk.reference_attention(case.q, case.k, case.v, case.s)
+    for i in range(4):
+        k, v = (x[:, i // 2 : i // 2 + 1] for x in (case.k, case.v))
+        one = lk.reference_recurrent(case.q[:, i : i + 1], k, v, case.s[i : i + 1])
+        torch.testing.assert_close(grouped[:, i : i + 1], one)

@@ -6,15 +6,14 @@ import torch
 import triton
 from torch import Tensor
 
+from lightning_kernels._core import unit_last_stride
+
+__all__ = ["check_device", "interpreted", "on_device", "unit_last_stride"]
+
 
 def interpreted(kernel: object) -> bool:
     """Say whether TRITON_INTERPRET was set when `kernel` was defined, so that it runs on the CPU."""
     return not isinstance(kernel, triton.JITFunction)
-
-
-def unit_last_stride(tensor: Tensor) -> Tensor:
-    """Return the tensor itself if its last dim is contiguous, which the kernels need, else a copy."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def check_device(tensor: Tensor, kernel: object, name: str) -> None:

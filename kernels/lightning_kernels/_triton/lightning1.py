@@ -86,9 +86,9 @@ def check_runnable(tensor: Tensor) -> None:
 
 
 def quadratic_attention(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, out: Tensor, reverse: bool
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, out: Tensor, *, reverse: bool, **_unused: object
 ) -> None:
-    """Write LA(q, k, v), or LAʳ where `reverse`, into `out` [b, h, n, value_dim] of contiguous last dim."""
+    """Launch the kernel; a `Core` for one number of heads, whose scale is 1 and that knows no states."""
     if out.numel() == 0:
         return
     q, k, v = unit_last_stride(q), unit_last_stride(k), unit_last_stride(v)

@@ -1,0 +1,187 @@
+"""The operators of `lightning_attn2`, forward and backward, as torch.compile, autograd and autocast see them.
+
+They are registered by the low-level API: `torch.library.custom_op` with `register_autograd` does the same
+and costs a call several times as much on the host.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lightning_kernels._contract import check_values
+from lightning_kernels._core import empty_like, empty_output, empty_state
+
+_LIBRARY = torch.library.Library("lightning_kernels", "DEF")
+_LIBRARY.define(
+    "linear_attention(Tensor q, Tensor k, Tensor v, Tensor? slopes, Tensor? initial_state, "
+    "Tensor? cu_seqlens, float scale, bool return_state) -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "linear_attention_backward(Tensor? grad_o, Tensor? grad_state, Tensor q, Tensor k, Tensor v, "
+    "Tensor? slopes, Tensor? initial_state, Tensor? cu_seqlens, float scale, bool[4] needs) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+Pair = tuple[Tensor, Tensor]
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+linear_attention: Callable[..., Pair] = torch.ops.lightning_kernels.linear_attention.default
+"""(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state) -> (o, state); see `lightning_attn2`.
+
+Heads are the second dim of q, k and v. The state is an empty [0] tensor where it is not asked for. What
+`check_inputs` and `check_kernel_inputs` check is taken for granted.
+"""
+_backward_op: Callable[..., Four] = torch.ops.lightning_kernels.linear_attention_backward.default
+
+
+@cache
+def _portable() -> ModuleType:
+    from lightning_kernels._triton import lightning2
+
+    return lightning2
+
+
+def _fp32(slopes: Tensor | None) -> Tensor | None:
+    if slopes is None or (slopes.dtype == torch.float32 and slopes.is_contiguous()):
+        return slopes
+    return slopes.to(torch.float32).contiguous()
+
+
+def _offsets(cu_seqlens: Tensor | None) -> Tensor | None:
+    return None if cu_seqlens is None else cu_seqlens.contiguous()
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, scale: float, return_state: bool,
+) -> Pair:  # fmt: skip
+    out, state = _portable().forward(
+        q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, return_state
+    )
+    return out, q.new_empty(0) if state is None else state
+
+
+def _forward_on_cpu(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, scale: float, return_state: bool,
+) -> Pair:  # fmt: skip
+    """Run in the Triton interpreter, or say that it is off."""
+    _portable().check_runnable(q)
+    check_values(slopes, cu_seqlens, q.shape[2])
+    return _forward(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+
+
+def _forward_fake(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, scale: float, return_state: bool,
+) -> Pair:  # fmt: skip
+    return empty_output(q, v), empty_state(q, v, cu_seqlens) if return_state else q.new_empty(0)
+
+
+def _backward(
+    grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
+    initial_state: Tensor | None, cu_seqlens: Tensor | None, scale: float, needs: Sequence[bool],
+) -> Four:  # fmt: skip
+    dq, dk, dv, d_initial = _portable().backward(
+        grad_o, grad_state, q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, needs
+    )
+    return (
+        q.new_empty(0) if dq is None else dq,
+        k.new_empty(0) if dk is None else dk,
+        v.new_empty(0) if dv is None else dv,
+        q.new_empty(0) if d_initial is None else d_initial,
+    )
+
+
+def _backward_fake(
+    grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
+    initial_state: Tensor | None, cu_seqlens: Tensor | None, scale: float, needs: Sequence[bool],
+) -> Four:  # fmt: skip
+    dq, dk, dv = (
+        empty_like(x) if need else x.new_empty(0) for x, need in zip((q, k, v), needs, strict=False)
+    )
+    if initial_state is None or not needs[3]:
+        return dq, dk, dv, q.new_empty(0)
+    return dq, dk, dv, torch.empty_like(initial_state, memory_format=torch.contiguous_format)
+
+
+class _LinearAttention(torch.autograd.Function):
+    """The forward operator, whose backward is the backward operator."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, slopes: Tensor | None,
+        cu_seqlens: Tensor | None, scale: float, return_state: bool,
+    ) -> Pair:  # fmt: skip
+        """Save nothing but the inputs."""
+        ctx.save_for_backward(q, k, v, initial_state, slopes, cu_seqlens)
+        ctx.set_materialize_grads(False)
+        ctx.scale, ctx.return_state = scale, return_state
+        with torch._C._AutoDispatchBelowAutograd():
+            return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_o: Tensor | None, grad_state: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None, None, None]:
+        """Compute the gradients that are asked for."""
+        q, k, v, initial_state, slopes, cu_seqlens = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:4]
+        with torch._C._AutoDispatchBelowAutograd():
+            grads = _backward_op(
+                grad_o, grad_state if ctx.return_state else None, q, k, v, slopes, initial_state, cu_seqlens,
+                ctx.scale, needs,
+            )  # fmt: skip
+        dq, dk, dv, d_initial = (grad if need else None for grad, need in zip(grads, needs, strict=True))
+        return dq, dk, dv, d_initial, None, None, None, None
+
+
+def _autograd(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, scale: float, return_state: bool,
+) -> Pair:  # fmt: skip
+    if torch.is_grad_enabled() and (
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or (initial_state is not None and initial_state.requires_grad)
+    ):
+        pair: Pair = _LinearAttention.apply(  # type: ignore[no-untyped-call]
+            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state
+        )
+        return pair
+    with torch._C._AutoDispatchBelowAutograd():
+        return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+
+
+def _autocast(device_type: str, key: torch._C.DispatchKey) -> Callable[..., Pair]:
+    keys = torch._C.DispatchKeySet(key)
+
+    def cast(
+        q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+        cu_seqlens: Tensor | None, scale: float, return_state: bool,
+    ) -> Pair:  # fmt: skip
+        dtype = torch.get_autocast_dtype(device_type)
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return linear_attention(
+                q.to(dtype), k.to(dtype), v.to(dtype), slopes, initial_state, cu_seqlens, scale, return_state
+            )
+
+    return cast
+
+
+for _name, _on_gpu, _on_cpu, _fake in (
+    ("linear_attention", _forward, _forward_on_cpu, _forward_fake),
+    ("linear_attention_backward", _backward, _backward, _backward_fake),
+):
+    _LIBRARY.impl(_name, _on_gpu, "CUDA")
+    _LIBRARY.impl(_name, _on_cpu, "CPU")
+    torch.library.register_fake(f"lightning_kernels::{_name}", _fake, lib=_LIBRARY)
+_LIBRARY.impl("linear_attention", _autograd, "Autograd")
+_LIBRARY.impl("linear_attention", _autocast("cuda", torch._C.DispatchKey.AutocastCUDA), "AutocastCUDA")
+_LIBRARY.impl("linear_attention", _autocast("cpu", torch._C.DispatchKey.AutocastCPU), "AutocastCPU")

@@ -1,0 +1,120 @@
+"""The operators of `lightning_attn2` under opcheck, torch.compile, autocast and torch.func."""
+
+import pytest
+import torch
+
+import lightning_kernels as lk
+from lightning_kernels import _ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FORWARD = _ops.linear_attention
+BACKWARD = torch.ops.lightning_kernels.linear_attention_backward.default
+
+
+def operands(tools, bounds=None, layout="bhnd", kv_heads=1):
+    case = tools.make_case(
+        1, 2, kv_heads, 20, 16, 32, torch.float32, bounds=bounds, layout=layout, device=DEVICE
+    )
+    if layout == "bnhd":
+        case.q, case.k, case.v, case.do = (x.transpose(1, 2) for x in (case.q, case.k, case.v, case.do))
+    return case
+
+
+@pytest.mark.parametrize(
+    ("bounds", "layout", "kv_heads"),
+    [(None, "bhnd", 2), (None, "bnhd", 1), ([0, 3, 20], "bnhd", 2), ([0, 3, 20], "bhnd", 1)],
+)
+def test_opcheck(tools, bounds, layout, kv_heads):
+    case = operands(tools, bounds, layout, kv_heads)
+    q, k, v, state = (x.requires_grad_() for x in (case.q, case.k, case.v, case.initial_state))
+    torch.library.opcheck(FORWARD, (q, k, v, case.s, state, case.cu_seqlens, 0.5, True))
+    torch.library.opcheck(FORWARD, (q, k, v, None, None, case.cu_seqlens, 0.5, False))
+    q, k, v, state = (x.detach() for x in (q, k, v, state))
+    rest = (q, k, v, case.s, state, case.cu_seqlens, 0.5)
+    torch.library.opcheck(BACKWARD, (case.do, case.d_state, *rest, [True] * 4))
+    torch.library.opcheck(BACKWARD, (None, case.d_state, *rest, [False, False, False, True]))
+    torch.library.opcheck(BACKWARD, (case.do, None, *rest, [True, False, True, False]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("bounds", [None, [0, 3, 20]])
+def test_compile_without_a_break(tools, bounds, dynamic):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=bounds, layout="bnhd", device=DEVICE)
+
+    def layer(q, k, v, s, **options):
+        return lk.lightning_attn2(torch.tanh(q), k, v, s, **options)
+
+    expected = case.run(layer)
+    torch._dynamo.reset()
+    got = case.run(torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic))
+    for name, x in got.items():
+        assert torch.equal(x, expected[name]), name
+        strides = zip(x.shape, x.stride(), expected[name].stride(), strict=True)
+        assert all(count == 1 or here == there for count, here, there in strides), name
+
+
+@pytest.mark.parametrize("attention", [lk.lightning_attn2, lk.lightning_attn2_torch])
+def test_autocast(tools, attention):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    half = {name: getattr(case, name).half() for name in ("q", "k", "v", "do")}
+    given = case.q, case.k.half(), case.v, case.do
+    case.k = given[1]
+    with torch.autocast(DEVICE, dtype=torch.float16):
+        got = case.run(attention)
+        with pytest.raises(ValueError, match="floating"):
+            attention(case.q.int(), case.k.int(), case.v.int())
+    case.q, case.k, case.v, case.do = half["q"], half["k"], half["v"], half["do"]
+    expected = case.run(attention)
+    assert [got[name].dtype for name in ("o", "state")] == [torch.float16, torch.float32]
+    assert [got[name].dtype for name in ("dq", "dk", "dv")] == [torch.float32, torch.float16, torch.float32]
+    for name, x in got.items():
+        assert torch.equal(x.to(expected[name].dtype), expected[name]), name
+
+
+def test_autocast_that_is_off_does_not_mix_dtypes(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    with torch.autocast(DEVICE, enabled=False), pytest.raises(ValueError, match="one dtype"):
+        lk.lightning_attn2(case.q, case.k.half(), case.v)
+
+
+def test_inference_mode(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    expected = lk.lightning_attn2(case.q, case.k, case.v, case.s)
+    with torch.inference_mode():
+        assert torch.equal(lk.lightning_attn2(case.q.clone(), case.k, case.v, case.s), expected)
+
+
+def test_meta_tensors_have_shapes(tools):
+    q, k, v = (torch.empty(2, 5, h, 16, device="meta", dtype=torch.bfloat16) for h in (4, 2, 2))
+    o, state = lk.lightning_attn2(q, k, v, return_state=True, layout="bnhd")
+    assert (o.shape, o.dtype) == (q.shape, torch.bfloat16)
+    assert o.is_contiguous()
+    assert (state.shape, state.dtype) == ((2, 4, 16, 16), torch.float32)
+
+
+def test_a_module_is_exported(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+
+    class Layer(torch.nn.Module):
+        def forward(self, q, k, v):
+            return lk.lightning_attn2(q, k, v, case.s)
+
+    exported = torch.export.export(Layer(), (case.q, case.k, case.v)).module()
+    expected = lk.lightning_attn2(case.q, case.k, case.v, case.s)
+    assert torch.equal(exported(case.q, case.k, case.v), expected)
+
+
+@pytest.mark.parametrize("attention", [lk.lightning_attn2, lk.lightning_attn2_torch])
+def test_autocast_is_off_where_there_is_none(attention):
+    x = torch.empty(1, 2, 5, 16, device="meta")
+    assert attention(x, x, x).shape == x.shape
+    with pytest.raises(ValueError, match="one dtype"):
+        attention(x, x.half(), x)
+
+
+def test_slopes_of_any_dtype_and_stride(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    s = torch.tensor([0.5, 0.125], device=DEVICE)
+    expected = lk.lightning_attn2(case.q, case.k, case.v, s)
+    for other in (s.half(), s.double(), s.repeat_interleave(2)[::2], s.reshape(2, 1, 1)):
+        assert torch.equal(lk.lightning_attn2(case.q, case.k, case.v, other), expected)

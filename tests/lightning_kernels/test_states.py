@@ -1,0 +1,214 @@
+"""Scale, states, grouped heads, packed sequences and layouts, forward and backward, in both forms."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lightning_kernels as lk
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BUDGET = {torch.float32: 2e-6, torch.float16: 6e-4}
+KERNEL, TORCH = lk.lightning_attn2, lk.lightning_attn2_torch
+
+both = pytest.mark.parametrize("attention", [KERNEL, TORCH])
+
+
+@pytest.mark.parametrize(
+    ("attention", "dtype", "examples"),
+    [
+        (TORCH, torch.float32, 40),
+        (KERNEL, torch.float32, 12),
+        (KERNEL, torch.float16, 12),
+    ],
+)
+def test_any_call(tools, attention, dtype, examples):
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(st.data())
+    def property_holds(data):
+        n, kv_heads = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 2))
+        cuts = data.draw(st.none() | st.lists(st.integers(0, n), max_size=3))
+        half = dtype == torch.float16
+        case = tools.make_case(
+            1 if cuts is not None else data.draw(st.integers(1, 2)),
+            kv_heads * data.draw(st.integers(1, 2)), kv_heads, n,
+            data.draw(st.integers(16, 80)), data.draw(st.integers(16, 80)), dtype,
+            slope=data.draw(st.none() | st.floats(0, 8)),
+            state=data.draw(st.booleans()),
+            bounds=None if cuts is None else [0, *sorted(cuts), n],
+            # In fp16, beyond these, results leave the range of the dtype.
+            scale=10 ** data.draw(st.floats(-1 if half else -2, 0 if half else 1)),
+            size=10 ** data.draw(st.floats(-0.5 if half else -2, 0 if half else 1)),
+            layout=data.draw(st.sampled_from(["bhnd", "bnhd"])),
+            seed=data.draw(st.integers(0, 99)), device=DEVICE,
+        )  # fmt: skip
+        tools.check_case(attention, case, BUDGET[dtype])
+
+    property_holds()
+
+
+@both
+@pytest.mark.parametrize("n", [1, 16, 63, 64, 128])
+@pytest.mark.parametrize("bounds", [None, "split"])
+def test_ends_of_blocks(tools, attention, n, bounds):
+    bounds = None if bounds is None else [0, n // 2, n // 2, n]
+    case = tools.make_case(1, 2, 1, n, 16, 32, torch.float32, bounds=bounds, scale=0.3, device=DEVICE)
+    tools.check_case(attention, case, BUDGET[torch.float32])
+
+
+@both
+def test_no_decay(tools, attention):
+    case = tools.make_case(2, 2, 1, 70, 16, 32, torch.float32, slope=None, scale=0.3, device=DEVICE)
+    tools.check_case(attention, case, BUDGET[torch.float32])
+
+
+def test_fp64_equals_the_oracle(tools):
+    case = tools.make_case(1, 4, 2, 70, 5, 7, torch.float64, bounds=[0, 0, 33, 70], scale=0.3, layout="bnhd")
+    case.initial_state, case.d_state = case.initial_state.double(), case.d_state.double()
+    got, expected = case.run(TORCH), case.run(lk.reference_attention)
+    for name, x in got.items():
+        assert x.dtype == torch.float64
+        torch.testing.assert_close(x, expected[name], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("cut", [1, 16, 64, 65, 99])
+@both
+def test_pieces_through_the_state_equal_the_whole(tools, attention, cut):
+    case = tools.make_case(1, 2, 1, 100, 16, 16, torch.float32, scale=0.5, device=DEVICE)
+    whole = case.run(attention)
+    inputs = case.inputs()
+    first, second = ([x[:, :, rows] for x in inputs[:3]] for rows in (slice(cut), slice(cut, None)))
+    o1, state = case.call(attention, [*first, inputs[3]])
+    o2, state = case.call(attention, [*second, state])
+    o = torch.cat((o1, o2), 2)
+    grads = torch.autograd.grad((o, state), inputs, (case.do, case.d_state))
+    for (name, expected), x in zip(whole.items(), (o, state, *grads), strict=True):
+        assert tools.relative_l2(x, expected.double()) <= 2e-6, name
+
+
+@both
+def test_packed_sequences_equal_separate_ones(tools, attention):
+    bounds = [0, 17, 17, 18, 83]
+    case = tools.make_case(1, 2, 1, 83, 16, 16, torch.float32, bounds=bounds, device=DEVICE)
+    packed = case.run(attention)
+    for i, (start, end) in enumerate(pairwise(bounds)):
+        rows, one = slice(start, end), slice(i, i + 1)
+        alone = replace(
+            case, cu_seqlens=None, initial_state=case.initial_state[one], d_state=case.d_state[one],
+            **{name: getattr(case, name)[:, :, rows] for name in ("q", "k", "v", "do")},
+        ).run(attention)  # fmt: skip
+        for name, x in alone.items():
+            expected = packed[name][
+                one if "state" in name or name == "d_initial" else (..., rows, slice(None))
+            ]
+            if attention is KERNEL:
+                assert torch.equal(x, expected), name
+            elif x.numel():
+                torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)
+    empty = 1
+    assert torch.equal(packed["state"][empty], case.initial_state[empty])
+    assert torch.equal(packed["d_initial"][empty], case.d_state[empty])
+
+
+@both
+def test_an_empty_sequence_without_a_state_leaves_zeros(tools, attention):
+    case = tools.make_case(1, 2, 2, 9, 16, 16, torch.float32, state=False, bounds=[0, 0, 9, 9], device=DEVICE)
+    state = case.run(attention)["state"]
+    assert not state[0].any()
+    assert state[1].any()
+    assert not state[2].any()
+
+
+@both
+@pytest.mark.usefixtures("poison")
+def test_every_element_is_written(tools, attention):
+    for bounds in (None, [0, 0, 20, 70, 70]):
+        case = tools.make_case(1, 4, 2, 70, 24, 40, torch.float32, slope=1e4, bounds=bounds, device=DEVICE)
+        assert all(x.isfinite().all() for x in case.run(attention).values())
+
+
+@both
+def test_same_bits_twice(tools, attention):
+    case = tools.make_case(1, 4, 2, 70, 32, 16, torch.float16, bounds=[0, 30, 70], size=0.5, device=DEVICE)
+    first, second = case.run(attention), case.run(attention)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@both
+def test_layouts_are_views_of_one_another(tools, attention):
+    case = tools.make_case(2, 4, 2, 40, 16, 32, torch.float32, layout="bnhd", device=DEVICE)
+    names = ("q", "k", "v", "do")
+    other = replace(
+        case, layout="bhnd", **{name: getattr(case, name).transpose(1, 2) for name in names}
+    )  # fmt: skip
+    got, expected = case.run(attention), other.run(attention)
+    for name in ("o", "dq", "dk", "dv"):
+        assert torch.equal(got[name].transpose(1, 2), expected[name])
+        assert got[name].is_contiguous()
+        assert expected[name].transpose(1, 2).is_contiguous()
+    assert torch.equal(got["state"], expected["state"])
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_states_of_other_dtypes_and_strides(tools, attention, dtype):
+    case = tools.make_case(2, 2, 2, 40, 16, 32, torch.float32, device=DEVICE)
+    case.initial_state = case.initial_state.to(dtype)
+    plain = case.run(attention)
+    assert plain["state"].dtype == torch.float32
+    assert plain["d_initial"].dtype == dtype
+    expected = replace(case, initial_state=case.initial_state.float()).run(attention)
+    case.initial_state = case.initial_state.mT.contiguous().mT
+    for name, x in case.run(attention).items():
+        assert torch.equal(x, plain[name])
+        torch.testing.assert_close(x.float(), expected[name], rtol=1e-3, atol=1e-3)
+        assert name == "d_initial" or torch.equal(x, expected[name])
+
+
+@both
+def test_a_loss_of_the_state_alone(tools, attention):
+    case = tools.make_case(1, 4, 2, 40, 16, 32, torch.float32, device=DEVICE)
+    inputs, exact = case.inputs(), case.inputs(torch.float64)
+    got = torch.autograd.grad(case.call(attention, inputs)[1], inputs, case.d_state)
+    expected = torch.autograd.grad(
+        case.call(lk.reference_attention, exact)[1], exact[1:], case.d_state.double()
+    )
+    assert not got[0].any()
+    for a, b in zip(got[1:], expected, strict=True):
+        assert tools.relative_l2(a, b) <= 2e-6
+
+
+@both
+@pytest.mark.parametrize("wanted", range(4))
+def test_only_what_is_asked_for_gets_a_gradient(tools, attention, wanted):
+    case = tools.make_case(1, 4, 2, 40, 16, 32, torch.float32, device=DEVICE)
+    inputs = [x.detach() for x in case.inputs()]
+    inputs[wanted].requires_grad_()
+    (alone,) = torch.autograd.grad(
+        case.call(attention, inputs), inputs[wanted : wanted + 1], (case.do, case.d_state)
+    )
+    assert torch.equal(alone, case.run(attention)[("dq", "dk", "dv", "d_initial")[wanted]])
+
+
+@both
+def test_only_the_inputs_are_saved(tools, attention):
+    case = tools.make_case(1, 2, 1, 20, 16, 16, torch.float32, bounds=[0, 5, 20], device=DEVICE)
+    inputs, saved = case.inputs(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.data_ptr()) or x, lambda x: x):
+        case.call(attention, inputs)
+    assert sorted(saved) == sorted(x.data_ptr() for x in (*inputs, case.s, case.cu_seqlens))
+
+
+@both
+def test_empty_batch_and_no_tokens(tools, attention):
+    none = tools.make_case(0, 2, 1, 5, 16, 16, torch.float32, device=DEVICE).run(attention)
+    assert none["o"].shape == (0, 2, 5, 16)
+    assert none["state"].shape == none["d_initial"].shape == (0, 2, 16, 16)
+    case = tools.make_case(2, 2, 1, 0, 16, 16, torch.float32, device=DEVICE)
+    got = case.run(attention)
+    assert got["o"].shape == (2, 2, 0, 16)
+    assert torch.equal(got["state"], case.initial_state)
+    assert torch.equal(got["d_initial"], case.d_state)
