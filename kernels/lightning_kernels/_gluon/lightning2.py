@@ -34,6 +34,25 @@ COLUMNS = gl.constexpr(64)
 
 
 @gluon.jit
+def _weigh(v, high, low):
+    """Multiply v [COLUMNS, BLOCK] by weights high + low [BLOCK] with one rounding, two elements at a time."""
+    high = gl.expand_dims(high, 0)
+    low = gl.expand_dims(low, 0)
+    high, v = gl.broadcast(high, v)
+    low, v = gl.broadcast(low, v)
+    if v.dtype == gl.bfloat16:
+        return gl.inline_asm_elementwise(
+            "{.reg .b32 rest; mul.rn.bf16x2 rest, $1, $3; fma.rn.bf16x2 $0, $1, $2, rest;}",
+            "=r,r,r,r", [v, high, low], dtype=gl.bfloat16, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        return gl.inline_asm_elementwise(
+            "{.reg .b32 rest; mul.rn.f16x2 rest, $1, $3; fma.rn.f16x2 $0, $1, $2, rest;}",
+            "=r,r,r,r", [v, high, low], dtype=gl.float16, is_pure=True, pack=2,
+        )  # fmt: skip
+
+
+@gluon.jit
 def _copy_tile(smem, ptr, row, offset, col, rows_left, dim, FULL: gl.constexpr):
     """Start the copy of one tile of BLOCK tokens; rows and columns that are outside become zeros."""
     inside = row[:, None] < rows_left
@@ -89,7 +108,7 @@ def _load(
 
 @gluon.jit
 def _consume(
-    q_s, k_s, v_s, state_s, full, empty, out_ptr, out_step, initial_ptr, final_ptr,
+    q_s, k_s, v_s, state_s, weight_s, fade_s, full, empty, out_ptr, out_step, initial_ptr, final_ptr,
     state_stride_d, state_stride_e, has_initial, has_final, slope, scale_read, scale_write, offset,
     first, main, last, steps, key_dim, value_dim, first_e,
     BLOCK_D: gl.constexpr, CONSUMERS: gl.constexpr, STAGES: gl.constexpr, FULL_D: gl.constexpr,
@@ -121,14 +140,10 @@ def _consume(
     out_ptr += main.to(gl.int64) * out_block
 
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, square))
-    j = gl.arange(0, BLOCK, gl.SliceLayout(0, square))
-    distance = (j[None, :] - i[:, None]).to(gl.float32)
-    weight = _exp2(gl.minimum(slope * distance, 0.0)) * (scale_read * scale_write)
-    weight = gl.where(j[None, :] <= i[:, None], weight, 0.0)
     read = _exp2(-slope * (i + offset).to(gl.float32)) * scale_read
-    written = gl.arange(0, BLOCK, gl.SliceLayout(0, values))
-    full_fade = _exp2(-slope * (BLOCK - written - offset).to(gl.float32)) * scale_write
+    tokens: gl.constexpr = gl.SliceLayout(0, values)
     block_decay = _exp2(-slope * BLOCK)
+    rest_decay = _exp2(-slope * ((steps - 1) % BLOCK + 1).to(gl.float32))
 
     state_e = first_e + MINE * COLUMNS + gl.arange(0, COLUMNS, gl.SliceLayout(1, broad))
     state_d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, broad))
@@ -145,7 +160,7 @@ def _consume(
         mbarrier.wait(full.index(stage), (turn // STAGES) & 1)
         fence_async_shared()
         v_t = v_s.index(stage * CONSUMERS + MINE).permute((1, 0))
-        weighted = (v_t.load(values) * full_fade[None, :]).to(dtype)
+        weighted = _weigh(v_t.load(values), fade_s.index(0).load(tokens), fade_s.index(1).load(tokens))
         state = warpgroup_mma(weighted, k_s.index(stage), state * block_decay, is_async=True)
         state = warpgroup_mma_wait(0, deps=[state])
         async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
@@ -158,20 +173,19 @@ def _consume(
     mbarrier.wait(full.index(stage), (turn // STAGES) & 1, pred=main < last)
     fence_async_shared()
     _barrier()
-    fade = full_fade
-    decay = block_decay
-    if size < BLOCK:
-        fade = _exp2(gl.minimum(slope * (written + (offset - size)).to(gl.float32), 0.0)) * scale_write
-        decay = _exp2(-slope * size.to(gl.float32))
+    decay = gl.where(size < BLOCK, rest_decay, block_decay)
+    which = gl.where(size < BLOCK, 2, 0)
+    high = fade_s.index(which).load(tokens)
+    low = fade_s.index(which + 1).load(tokens)
     p = warpgroup_mma(q_s.index(stage), k_s.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
     o = warpgroup_mma(q_s.index(stage), state_s.permute((1, 0)), zero, use_acc=False, is_async=True)
     v = v_s.index(stage * CONSUMERS + MINE)
-    weighted = (v.permute((1, 0)).load(values) * fade[None, :]).to(dtype)
+    weighted = _weigh(v.permute((1, 0)).load(values), high, low)
     p = warpgroup_mma_wait(1, deps=[p])  # [i, j]
-    low = gl.convert_layout((p * weight).to(dtype), scores)
+    scored = gl.convert_layout((p * weight_s.load(square)).to(dtype), scores)
     o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, COLUMNS]
     for block in range(main, last):
-        o = warpgroup_mma(low, v_s.index(stage * CONSUMERS + MINE), o, is_async=True)
+        o = warpgroup_mma(scored, v_s.index(stage * CONSUMERS + MINE), o, is_async=True)
         state = warpgroup_mma(weighted, k_s.index(stage), state * decay, is_async=True)
         o = warpgroup_mma_wait(1, deps=[o])
         ready = gl.convert_layout(o.to(dtype), rows)
@@ -187,19 +201,19 @@ def _consume(
         size = gl.minimum(steps - (block + 1) * BLOCK, BLOCK)
         mbarrier.wait(full.index(stage), (turn // STAGES) & 1, pred=block + 1 < last)
         fence_async_shared()
-        fade = full_fade
-        decay = block_decay
-        if size < BLOCK:
-            fade = _exp2(gl.minimum(slope * (written + (offset - size)).to(gl.float32), 0.0)) * scale_write
-            decay = _exp2(-slope * size.to(gl.float32))
+        decay = gl.where(size < BLOCK, rest_decay, block_decay)
+        which = gl.where(size < BLOCK, 2, 0)
+        high = fade_s.index(which).load(tokens)
+        low = fade_s.index(which + 1).load(tokens)
         q = q_s.index(stage)
         p = warpgroup_mma(q, k_s.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True)
         o = warpgroup_mma(q, state_s.permute((1, 0)), zero, use_acc=False, is_async=True)
         gl.store(out_ptr + (out_row[:, None] + col[None, :]), ready, mask=inside)
         out_ptr += out_block
-        weighted = (v_s.index(stage * CONSUMERS + MINE).permute((1, 0)).load(values) * fade[None, :]).to(dtype)
+        v = v_s.index(stage * CONSUMERS + MINE)
+        weighted = _weigh(v.permute((1, 0)).load(values), high, low)
         p = warpgroup_mma_wait(1, deps=[p])
-        low = gl.convert_layout((p * weight).to(dtype), scores)
+        scored = gl.convert_layout((p * weight_s.load(square)).to(dtype), scores)
         o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]
 
     if final_ptr is not None:
@@ -222,6 +236,27 @@ def _walk(
     k_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, BLOCK_D], tile)
     v_s = gl.allocate_shared_memory(dtype, [STAGES * CONSUMERS, BLOCK, COLUMNS], slim)
     state_s = gl.allocate_shared_memory(dtype, [CONSUMERS, COLUMNS, BLOCK_D], tile)
+    # Four neighbours in a thread's registers lie side by side, then the 32 threads of a warp.
+    weight_s = gl.allocate_shared_memory(gl.float32, [BLOCK, BLOCK], gl.SharedLinearLayout([
+        [0, 1], [0, 8], [0, 2], [0, 4], [1, 0], [2, 0], [4, 0], [0, 16], [0, 32], [8, 0], [16, 0], [32, 0],
+    ]))  # fmt: skip
+    square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
+    i = gl.arange(0, BLOCK, gl.SliceLayout(1, square))
+    j = gl.arange(0, BLOCK, gl.SliceLayout(0, square))
+    distance = (j[None, :] - i[:, None]).to(gl.float32)
+    weight = _exp2(gl.minimum(slope * distance, 0.0)) * (scale_read * scale_write)
+    weight = gl.where(j[None, :] <= i[:, None], weight, 0.0)
+    weight_s.store(weight)
+    # How a token's weight fades until its block ends, high and low half: in a whole block, in the last one.
+    near: gl.constexpr = gl.SharedLinearLayout([[1], [8], [16], [32], [2], [4]])
+    fade_s = gl.allocate_shared_memory(dtype, [4, BLOCK], near)
+    size = (steps - 1) % BLOCK + 1
+    fade = _exp2(-slope * (BLOCK - j - offset).to(gl.float32)) * scale_write
+    fade_s.index(0).store(fade.to(dtype))
+    fade_s.index(1).store((fade - fade.to(dtype).to(gl.float32)).to(dtype))
+    fade = _exp2(gl.minimum(slope * (j + offset - size).to(gl.float32), 0.0)) * scale_write
+    fade_s.index(2).store(fade.to(dtype))
+    fade_s.index(3).store((fade - fade.to(dtype).to(gl.float32)).to(dtype))
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
@@ -233,7 +268,7 @@ def _walk(
         gl.warp_specialize(
             [
                 (_consume, (
-                    q_s, k_s, v_s, state_s.index(0), full, empty, out_ptr, out_step, initial_ptr, final_ptr,
+                    q_s, k_s, v_s, state_s.index(0), weight_s, fade_s, full, empty, out_ptr, out_step, initial_ptr, final_ptr,
                     state_stride_d, state_stride_e, has_initial, has_final, slope, scale_read, scale_write, offset, first, main,
                     last, steps, key_dim, value_dim, first_e, BLOCK_D, CONSUMERS, STAGES, FULL_D, FULL_E, 0,
                 )),
@@ -248,12 +283,12 @@ def _walk(
         gl.warp_specialize(
             [
                 (_consume, (
-                    q_s, k_s, v_s, state_s.index(0), full, empty, out_ptr, out_step, initial_ptr, final_ptr,
+                    q_s, k_s, v_s, state_s.index(0), weight_s, fade_s, full, empty, out_ptr, out_step, initial_ptr, final_ptr,
                     state_stride_d, state_stride_e, has_initial, has_final, slope, scale_read, scale_write, offset, first, main,
                     last, steps, key_dim, value_dim, first_e, BLOCK_D, CONSUMERS, STAGES, FULL_D, FULL_E, 0,
                 )),
                 (_consume, (
-                    q_s, k_s, v_s, state_s.index(1), full, empty, out_ptr, out_step, initial_ptr, final_ptr,
+                    q_s, k_s, v_s, state_s.index(1), weight_s, fade_s, full, empty, out_ptr, out_step, initial_ptr, final_ptr,
                     state_stride_d, state_stride_e, has_initial, has_final, slope, scale_read, scale_write, offset, first, main,
                     last, steps, key_dim, value_dim, first_e, BLOCK_D, CONSUMERS, STAGES, FULL_D, FULL_E, 1,
                 )),
