@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_kernels.lightning2 import lightning2_config, lightning_attn2
     from lightning_kernels.reference import reference_attention, reference_recurrent
     from lightning_kernels.slopes import build_slope_tensor, layer_slopes
+    from lightning_kernels.step import lightning_attn2_step, lightning_attn2_step_torch
 
 __all__ = [
     "build_slope_tensor",
@@ -20,6 +21,8 @@ __all__ = [
     "lightning2_config",
     "lightning_attn1",
     "lightning_attn2",
+    "lightning_attn2_step",
+    "lightning_attn2_step_torch",
     "lightning_attn2_torch",
     "reference_attention",
     "reference_recurrent",
@@ -31,6 +34,8 @@ _HOME = {
     "lightning2_config": "lightning2",
     "lightning_attn1": "lightning1",
     "lightning_attn2": "lightning2",
+    "lightning_attn2_step": "step",
+    "lightning_attn2_step_torch": "step",
     "lightning_attn2_torch": "blocked",
     "reference_attention": "reference",
     "reference_recurrent": "reference",

@@ -1,7 +1,9 @@
 """Tile sizes, warps and stages of the kernels: plain functions of dims and dtype, no autotuning."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 
 import torch
 
@@ -57,6 +59,77 @@ def lightning2_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_l
     while stages > 1 and stages * stage_bytes > shared_limit:
         stages -= 1
     return Tiles(block, block_d, block_e, -(-value_dim // block_e), warps, stages)
+
+
+def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:
+    """Say whether the Hopper kernel takes this dtype and these dims, where strides are as for its `takes`.
+
+    LIGHTNING_KERNELS_HOPPER=0 in the environment turns the kernel off.
+    """
+    return (
+        os.environ.get("LIGHTNING_KERNELS_HOPPER") != "0"
+        and dtype in (torch.float16, torch.bfloat16)
+        and all(dim % 16 == 0 for dim in dims)
+        and _triton_has_gluon()
+    )
+
+
+@cache
+def _triton_has_gluon() -> bool:
+    """Say whether triton is 3.6 or later; Gluon lacked what the kernel needs before."""
+    major, minor = version("triton").split(".")[:2]
+    return (int(major), int(minor)) >= (3, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class HopperTiles:
+    """How a launch of the Hopper kernel is cut up; a block has 64 tokens, a consumer 64 columns of v."""
+
+    block_d: int
+    tiles_e: int
+    consumers: int
+    stages: int
+    loader_registers: int
+    consumer_registers: int
+
+    def __str__(self) -> str:
+        return f"path=hopper block=64 consumers={self.consumers} stages={self.stages} split_e={self.tiles_e}"
+
+
+@cache
+def hopper_tiles(head_dim: int, value_dim: int, backward: bool) -> HopperTiles:
+    """Choose the tiles of the Hopper kernel; the roles of a backward pass share those of the larger dim."""
+    key_dim = max(head_dim, value_dim) if backward else head_dim
+    columns = max(head_dim, value_dim) if backward else value_dim
+    block_d = max(64, _padded(key_dim))
+    # The state of a consumer takes block_d / 2 registers a thread.
+    consumers = 1 if columns <= 64 or block_d > 128 else 2
+    stages = {64: 4, 128: 3, 256: 2}[block_d]
+    loader_registers, consumer_registers = (96, 0) if consumers == 1 else (48, 224)
+    tiles_e = -(-columns // (64 * consumers))
+    return HopperTiles(block_d, tiles_e, consumers, stages, loader_registers, consumer_registers)
+
+
+@cache
+def hopper_segments(programs: int, seq_len: int, processors: int) -> int:
+    """Choose into how many segments a sequence is cut, so that `programs` times as many fill the device.
+
+    The programs of a processor run one after another, and each but the first of a sequence walks over up to
+    84 blocks of 64 tokens before it, at half the price: what the least slope of 8 or more heads needs.
+    """
+    blocks = -(-seq_len // 64)
+    ahead = min(84, blocks) / 2
+
+    def rounds(segments: int) -> float:
+        return -(-programs * segments // processors) * (blocks + (segments - 1) * ahead) / segments
+
+    return min(range(1, max(1, min(64, blocks // 4)) + 1), key=rounds)
+
+
+@cache
+def processors(device: int) -> int:
+    """Return how many multiprocessors a CUDA device has; -1 stands for an H200."""
+    return 132 if device < 0 else int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def lightning1_tiles(head_dim: int, value_dim: int, dtype: torch.dtype) -> Tiles:

@@ -110,7 +110,7 @@ def gradients(
             out = k.new_empty(q.shape)
         entering = None if grad_state is None else grad_state.mT
         core(v, do, q, slopes, out, reverse=True, scale=scale, initial=entering, final=None, offsets=offsets)
-        _sum_groups(out, dk)
+        sum_groups(out, dk)
     if needs[2] or needs[3]:
         dv = out = empty_like(v)
         if v.shape[1] != heads:
@@ -122,13 +122,13 @@ def gradients(
             offsets=offsets,
         )  # fmt: skip
         if needs[2]:
-            _sum_groups(out, dv)
+            sum_groups(out, dv)
         else:
             dv = None
     return dq, dk, dv, d_initial
 
 
-def _sum_groups(part: Tensor, total: Tensor) -> None:
+def sum_groups(part: Tensor, total: Tensor) -> None:
     """Sum `part` [b, heads of q, n, ·] into `total` [b, heads of k, n, ·], which may be `part` itself."""
     if part is not total:
         torch.sum(part.unflatten(1, (total.shape[1], -1)), dim=2, out=total)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lightning_kernels._config import hopper_takes
 from lightning_kernels._contract import check_values
 from lightning_kernels._core import empty_like, empty_output, empty_state
 
@@ -45,6 +46,24 @@ def _portable() -> ModuleType:
     return lightning2
 
 
+@cache
+def hopper(device: int) -> ModuleType | None:
+    """Return the implementation for compute capability 9.0 if this device has it, else None."""
+    if device < 0 or torch.cuda.get_device_capability(device) != (9, 0) or not hopper_takes(torch.float16):
+        return None
+    from lightning_kernels._gluon import lightning2
+
+    return lightning2
+
+
+def _implementation(q: Tensor, k: Tensor, v: Tensor, grad_o: Tensor | None = None) -> ModuleType:
+    """Choose the Hopper kernel where there is one and it takes the tensors as they are."""
+    special = hopper(q.get_device())
+    if special is not None and special.takes(q, k, v, grad_o):
+        return special
+    return _portable()
+
+
 def _fp32(slopes: Tensor | None) -> Tensor | None:
     if slopes is None or (slopes.dtype == torch.float32 and slopes.is_contiguous()):
         return slopes
@@ -59,7 +78,7 @@ def _forward(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
     cu_seqlens: Tensor | None, scale: float, return_state: bool,
 ) -> Pair:  # fmt: skip
-    out, state = _portable().forward(
+    out, state = _implementation(q, k, v).forward(
         q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, return_state
     )
     return out, q.new_empty(0) if state is None else state
@@ -86,7 +105,7 @@ def _backward(
     grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
     initial_state: Tensor | None, cu_seqlens: Tensor | None, scale: float, needs: Sequence[bool],
 ) -> Four:  # fmt: skip
-    dq, dk, dv, d_initial = _portable().backward(
+    dq, dk, dv, d_initial = _implementation(q, k, v, grad_o).backward(
         grad_o, grad_state, q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, needs
     )
     return (
@@ -157,6 +176,19 @@ def _autograd(
         return pair
     with torch._C._AutoDispatchBelowAutograd():
         return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+
+
+def autograd_is_idle() -> bool:
+    """Say whether a call may go past autograd, which is a fifth of the host's work, as nothing is recorded.
+
+    A compiler sees the operator alone, functorch keeps a mode of gradients for each of its levels, and in
+    inference mode there is nothing to go past.
+    """
+    return not (
+        torch.compiler.is_compiling()  # first, since a compiler cannot ask the others
+        or torch.is_inference_mode_enabled()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def _autocast(device_type: str, key: torch._C.DispatchKey) -> Callable[..., Pair]:

@@ -5,7 +5,14 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from lightning_kernels._config import lightning2_tiles, shared_limit
+from lightning_kernels._config import (
+    hopper_segments,
+    hopper_takes,
+    hopper_tiles,
+    lightning2_tiles,
+    processors,
+    shared_limit,
+)
 from lightning_kernels._contract import (
     KERNEL_DTYPES,
     check_dims,
@@ -13,7 +20,7 @@ from lightning_kernels._contract import (
     check_kernel_inputs,
     heads_first,
 )
-from lightning_kernels._ops import linear_attention
+from lightning_kernels._ops import autograd_is_idle, linear_attention
 
 
 @overload
@@ -79,28 +86,39 @@ def lightning_attn2(
     q, k, v = heads_first(q, k, v, layout)
     check_inputs(q, k, v, s, initial_state, cu_seqlens)
     check_kernel_inputs(q, k, v, "lightning_attn2")
-    o, state = linear_attention(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
+    if not torch.is_grad_enabled() and autograd_is_idle():
+        with torch._C._AutoDispatchBelowAutograd():
+            o, state = linear_attention(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
+    else:
+        o, state = linear_attention(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
     if layout != "bhnd":
         o = o.transpose(1, 2)
     return (o, state) if return_state else o
 
 
 def lightning2_config(
-    head_dim: int, value_dim: int, dtype: torch.dtype, *, shared_bytes: int | None = None
-) -> str:
-    """Describe the launch that `lightning_attn2` chooses for a forward of these dims and dtype.
+    head_dim: int, value_dim: int, dtype: torch.dtype, *, programs: int = 132, seq_len: int = 4096,
+    backward: bool = False, capability: tuple[int, int] | None = None, shared_bytes: int | None = None,
+) -> str:  # fmt: skip
+    """Describe the launch that `lightning_attn2` chooses for contiguous inputs.
 
     Args:
         head_dim: from 1 to 256.
         value_dim: from 1 to 256.
         dtype: float32, float16 or bfloat16.
-        shared_bytes: shared memory that one program may take on the GPU in question, as in
-            `torch.cuda.get_device_properties(...).shared_memory_per_block_optin`; None means that of the
-            current GPU, or of an H200 where there is none.
+        programs: sequences times query heads.
+        seq_len: tokens of a sequence.
+        backward: whether it is the launch of the backward pass.
+        capability: compute capability of the GPU in question; None means that of the current GPU, or that
+            of an H200, (9, 0), where there is none.
+        shared_bytes: shared memory that one program may take there, as in
+            `torch.cuda.get_device_properties(...).shared_memory_per_block_optin`; None as for capability.
 
     Returns:
-        for example "block=64 warps=8 stages=3 split_e=1": tokens a block, warps a program, pipeline
-        stages, and programs that share one head by splitting value_dim.
+        for example "path=hopper block=64 consumers=2 stages=3 split_e=1 segments=8" or "path=portable
+        block=64 warps=8 stages=3 split_e=1": the kernel, tokens a block, warps a program or consumers of
+        four warps, pipeline stages, programs that share one head by splitting value_dim, and into how many
+        segments a sequence is cut.
 
     Raises:
         ValueError: if `lightning_attn2` does not take these dims or this dtype.
@@ -108,6 +126,13 @@ def lightning2_config(
     if dtype not in KERNEL_DTYPES:
         raise ValueError(f"lightning_attn2 takes float32, float16 or bfloat16, got {dtype}")
     check_dims(head_dim, value_dim, "lightning_attn2")
+    device = torch.cuda.current_device() if torch.cuda.is_available() else -1
+    if capability is None:
+        capability = torch.cuda.get_device_capability(device) if device >= 0 else (9, 0)
+    if capability == (9, 0) and hopper_takes(dtype, head_dim, value_dim):
+        special = hopper_tiles(head_dim, value_dim, backward)
+        count = programs * special.tiles_e * (3 if backward else 1)
+        return f"{special} segments={hopper_segments(count, seq_len, processors(device))}"
     if shared_bytes is None:
-        shared_bytes = shared_limit(torch.cuda.current_device() if torch.cuda.is_available() else -1)
-    return str(lightning2_tiles(head_dim, value_dim, dtype, shared_bytes))
+        shared_bytes = shared_limit(device)
+    return f"path=portable {lightning2_tiles(head_dim, value_dim, dtype, shared_bytes)}"

@@ -18,6 +18,14 @@ class Lightning2(BundledProvider):
     needs = ("triton",)
 
     def config(self, shape: Shape, direction: Direction) -> str:
-        """The tiles that the kernel chooses for these dims and this dtype."""
-        chosen = kernels_attribute("lightning2_config")
-        return str(chosen(shape.head_dim, shape.value_dim, torch_dtype(shape.dtype)))
+        """The kernel and the tiles that are chosen for this case; for fwd_bwd, those of the backward pass."""
+        describe = kernels_attribute("lightning2_config")
+        chosen = describe(
+            shape.head_dim,
+            shape.value_dim,
+            torch_dtype(shape.dtype),
+            programs=shape.batch * shape.heads,
+            seq_len=shape.seq_len,
+            backward=direction != "fwd",
+        )
+        return str(chosen)

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand there."""
+"""The README's examples run as they stand there; those for a GPU, where there is none, are interpreted."""
 
 import os
 import re
@@ -8,12 +8,19 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
+import lightning_kernels
 from lightning_bench.record import read_records
 from lightning_bench.suite import bundled_suites
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+LIBRARY = [
+    code
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    if "from lightning_kernels import" in code
+]
 
 
 def block(language: str, holding: str) -> str:
@@ -66,6 +73,31 @@ def test_the_entry_point_of_the_readme_is_found(tmp_path: Path) -> None:
     assert {(r.provider, r.status) for r in read_records(csv)} == {("mine", "ok")}
 
 
+def test_the_library_examples_are_these() -> None:
+    first_words = [re.findall(r"from lightning_kernels import (.*)", code) for code in LIBRARY]
+    named = {name for words in first_words for name in words[0].split(", ")}
+    assert named >= {"lightning_attn2", "lightning_attn2_step", "lightning_attn2_torch"}
+    assert len(LIBRARY) == 4
+
+
+@pytest.mark.parametrize("code", LIBRARY)
+def test_an_example_of_the_library_runs(code: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    if "cuda" in code and not torch.cuda.is_available():
+        code = code.replace('"cuda"', '"cpu"').replace("bfloat16", "float16")  # the interpreter has no bf16
+        environment["TRITON_INTERPRET"] = "1"
+    code += "assert o.isfinite().all()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("line", re.findall(r"^lbench .*$", README, re.MULTILINE))
 def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path) -> None:
     words = line.split("#")[0].split()[1:]
@@ -87,6 +119,10 @@ def test_files_that_the_readme_links_are_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_function_of_the_library_is_in_the_readme() -> None:
+    assert [name for name in lightning_kernels.__all__ if f"`{name}`" not in README] == []
 
 
 def test_suites_that_the_readme_names_are_bundled() -> None:

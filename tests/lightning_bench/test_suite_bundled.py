@@ -83,6 +83,16 @@ def test_dims_has_no_fp32_for_flash() -> None:
     assert {case.provider for case in cases} - fp32 == {"flash2", "flash4", "sdpa-cudnn"}
 
 
+def test_dims_and_parallelism_hold_the_cells_of_the_kernels_targets() -> None:
+    shapes = {
+        c.shape for name in ("dims", "parallelism") for c in expand(load_suite(name), Overrides(), "cuda")
+    }
+    assert {s.head_dim for s in shapes} == {64, 128, 256}
+    assert {s.dtype for s in shapes} >= {"bf16", "fp16"}
+    assert {s.batch * s.heads for s in shapes} == {8, 16, 32, 64, 128, 256}
+    assert {s.seq_len for s in shapes} == {512 * 2**i for i in range(9)}
+
+
 def test_parallelism_keeps_the_tokens_constant() -> None:
     shapes = {case.shape for case in expand(load_suite("parallelism"), Overrides(), "cuda")}
     assert {shape.batch * shape.seq_len for shape in shapes} == {131072}

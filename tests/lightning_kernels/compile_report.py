@@ -20,43 +20,49 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).parents[2] / "kernels"))
 
 from lightning_kernels import _config
-from lightning_kernels._triton import lightning1, lightning2
+from lightning_kernels._triton import lightning1, lightning2, step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
-KERNELS = ("lightning1", "lightning2")
+KERNELS = ("lightning1", "lightning2", "step")
 FEATURES = ("decay", "reverse", "initial", "final", "packed")
+STEP_STATES = 64 * 32
+"""Batch times heads of the step kernel, which chooses its tiles by them."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 def variant(name, arch, dtype, head_dim, value_dim, features):
-    """Return the kernel, its tiles, the types of its pointers that differ, and its flags."""
+    """Return the kernel, its constants, its options, the types of arguments that differ, and its config."""
+    constants = {"D": head_dim, "E": value_dim, "HAS_DECAY": "decay" in features}
+    if name == "step":
+        block_e = step.step_block_e(STEP_STATES, head_dim, value_dim)
+        constants |= {"BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_E": block_e}
+        options, types = {"num_warps": step._WARPS}, {"state_ptr": "*fp32", "scale": "fp32"}
+        return step.attention_step_kernel, constants, options, types, f"block_e={block_e} warps={step._WARPS}"
+    constants["REVERSE"] = "reverse" in features
     if name == "lightning1":
+        kernel, types = lightning1.quadratic_attention_kernel, {}
         tiles = _config.lightning1_tiles(head_dim, value_dim, DTYPES[dtype])
-        flags = {"HAS_DECAY": "decay" in features, "REVERSE": "reverse" in features}
-        return lightning1.quadratic_attention_kernel, tiles, {}, flags
-    tiles = _config.lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
-    flags = {
-        "HAS_DECAY": "decay" in features, "REVERSE": "reverse" in features,
-        "HAS_INITIAL": "initial" in features, "HAS_FINAL": "final" in features,
-        "PACKED": "packed" in features, "PRECISION": tiles.precision,
-    }  # fmt: skip
-    types = {"initial_ptr": "*fp32", "final_ptr": "*fp32", "offsets_ptr": "*i32", "scale": "fp32"}
-    return lightning2.linear_attention_kernel, tiles, types, flags
+    else:
+        kernel = lightning2.linear_attention_kernel
+        types = {"initial_ptr": "*fp32", "final_ptr": "*fp32", "offsets_ptr": "*i32", "scale": "fp32"}
+        tiles = _config.lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
+        constants |= {
+            "HAS_INITIAL": "initial" in features, "HAS_FINAL": "final" in features,
+            "PACKED": "packed" in features, "PRECISION": tiles.precision,
+        }  # fmt: skip
+    constants |= {"BLOCK": tiles.block, "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e}
+    return kernel, constants, {"num_warps": tiles.warps, "num_stages": tiles.stages}, types, str(tiles)
 
 
 def compile_variant(name, arch, dtype, head_dim, value_dim, features):
     """Compile as the launcher would specialise it and return (shared, registers, spill, seconds, config)."""
-    kernel, tiles, types, flags = variant(name, arch, dtype, head_dim, value_dim, features)
-    constants = {
-        "D": head_dim, "E": value_dim, "BLOCK": tiles.block, "BLOCK_D": tiles.block_d,
-        "BLOCK_E": tiles.block_e, **flags,
-    }  # fmt: skip
+    kernel, constants, options, types, config = variant(name, arch, dtype, head_dim, value_dim, features)
     for flag, argument in (
         ("HAS_DECAY", "slope_ptr"), ("HAS_INITIAL", "initial_ptr"), ("HAS_FINAL", "final_ptr"),
         ("PACKED", "offsets_ptr"),
     ):  # fmt: skip
-        if not flags.get(flag, True):
+        if not constants.get(flag, True):
             constants[argument] = None
     signature, divisible = {}, {}
     for index, argument in enumerate(kernel.arg_names):
@@ -73,7 +79,6 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
             divisible[(index,)] = [["tt.divisibility", 16]]
     start = time.perf_counter()
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
-    options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     seconds = time.perf_counter() - start
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -84,7 +89,7 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
         ).stdout
     registers = int(re.search(r"REG:(\d+)", usage)[1])
     spill = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
-    return compiled.metadata.shared, registers, spill, f"{seconds:.1f}", tiles
+    return compiled.metadata.shared, registers, spill, f"{seconds:.1f}", config
 
 
 def main():

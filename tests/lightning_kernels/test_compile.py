@@ -27,10 +27,11 @@ ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 @pytest.mark.parametrize(
     ("arch", "arguments", "variants"),
     [
-        (90, ["--dtype", "bf16", "--dims", "64x64", "128x128"], 4),
+        (90, ["--dtype", "bf16", "--dims", "64x64", "128x128"], 6),
         (90, ["--kernel", "lightning2", "--dims", "128x128", *ALL], 3),
-        (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 2),
+        (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
         (80, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "256x256", "128x128", *ALL], 2),
+        (89, ["--kernel", "step", "--dtype", "bf16", "--dims", "128x128"], 1),
         (89, ["--kernel", "lightning2", "--dtype", "bf16", "fp32", "--dims", "128x128", *ALL], 2),
         (89, ["--kernel", "lightning2", "--dtype", "fp16", "--dims", "64x64", "256x64", "64x256"], 3),
     ],

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -139,21 +140,41 @@ def test_block_size():
 
 
 def test_config():
+    portable = {"capability": (8, 0), "shared_bytes": 232448}
     assert (
-        lk.lightning2_config(128, 128, torch.bfloat16, shared_bytes=232448)
-        == "block=64 warps=8 stages=3 split_e=1"
+        lk.lightning2_config(128, 128, torch.bfloat16, **portable)
+        == "path=portable block=64 warps=8 stages=3 split_e=1"
     )
     assert (
-        lk.lightning2_config(64, 64, torch.float16, shared_bytes=232448)
-        == "block=64 warps=4 stages=4 split_e=1"
+        lk.lightning2_config(64, 64, torch.float16, **portable)
+        == "path=portable block=64 warps=4 stages=4 split_e=1"
     )
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        assert lk.lightning2_config(80, 96, dtype) == lk.lightning2_config(128, 96, dtype)
-    assert lk.lightning2_config(128, 128, torch.float16, shared_bytes=101376).split()[2] == "stages=2"
+        assert lk.lightning2_config(80, 96, dtype, **portable) == lk.lightning2_config(
+            128, 96, dtype, **portable
+        )
+    small = lk.lightning2_config(128, 128, torch.float16, capability=(8, 9), shared_bytes=101376)
+    assert small.split()[3] == "stages=2"
     with pytest.raises(ValueError, match="got 300"):
         lk.lightning2_config(300, 64, torch.float32)
     with pytest.raises(ValueError, match="float64"):
         lk.lightning2_config(64, 64, torch.float64)
+
+
+def test_config_of_the_hopper_kernel(monkeypatch):
+    pytest.importorskip("triton")
+    describe = partial(lk.lightning2_config, capability=(9, 0))
+    assert describe(128, 128, torch.bfloat16) == (
+        "path=hopper block=64 consumers=2 stages=3 split_e=1 segments=1"
+    )
+    assert describe(128, 128, torch.bfloat16, programs=16, seq_len=131072).endswith("segments=8")
+    assert describe(64, 256, torch.float16, backward=True).startswith(
+        "path=hopper block=64 consumers=1 stages=2 split_e=4"
+    )
+    assert describe(128, 128, torch.float32).startswith("path=portable")
+    assert describe(128, 24, torch.float16).startswith("path=portable")
+    monkeypatch.setenv("LIGHTNING_KERNELS_HOPPER", "0")
+    assert describe(128, 128, torch.bfloat16).startswith("path=portable")
 
 
 def run_python(code):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import lightning_kernels as lk
 from lightning_kernels import _ops
@@ -82,6 +84,41 @@ def test_inference_mode(tools):
     expected = lk.lightning_attn2(case.q, case.k, case.v, case.s)
     with torch.inference_mode():
         assert torch.equal(lk.lightning_attn2(case.q.clone(), case.k, case.v, case.s), expected)
+
+
+def test_calls_without_gradients_are_the_same_calls(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    q, k, v = (x.requires_grad_() for x in (case.q, case.k, case.v))
+
+    def layer(q, k, v):
+        return lk.lightning_attn2(q, k, v, case.s)
+
+    expected = layer(q, k, v).detach()
+    with torch.no_grad():
+        o = layer(q, k, v)
+        assert not o.requires_grad
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(q, k, v)
+        graph = make_fx(layer)(q, k, v)
+        assert FORWARD in {node.target for node in graph.graph.nodes}
+        for got in (o, compiled, graph(q, k, v)):
+            assert torch.equal(got, expected)
+        with torch.autocast(DEVICE, dtype=torch.float16):
+            assert torch.equal(layer(q, k, v), layer(q.half(), k.half(), v.half()))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert layer(*(torch.empty(x.shape, device=DEVICE) for x in (q, k, v))).shape == expected.shape
+    assert torch.equal(o.add_(1.0), expected + 1.0)
+    (layer(q, k, v) * o).sum().backward()
+    assert q.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*batching rule.*")
+def test_vmap_without_gradients(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    with torch.no_grad():
+        expected = torch.stack([lk.lightning_attn2(q, case.k, case.v) for q in (case.q, 2 * case.q)])
+        got = torch.vmap(lambda q: lk.lightning_attn2(q, case.k, case.v))(torch.stack((case.q, 2 * case.q)))
+    assert torch.equal(got, expected)
 
 
 def test_meta_tensors_have_shapes(tools):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lightning_kernels as lk
-from lightning_kernels.step import lightning_attn2_step, lightning_attn2_step_torch
+from lightning_kernels import lightning_attn2_step, lightning_attn2_step_torch
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
@@ -287,7 +287,7 @@ def run_python(code):
 def test_cpu_tensors_without_interpreter_and_the_plain_form_without_triton():
     run_python(
         "import torch\n"
-        "from lightning_kernels.step import lightning_attn2_step\n"
+        "from lightning_kernels import lightning_attn2_step\n"
         "x = torch.ones(1, 1, 16)\n"
         "try: lightning_attn2_step(x, x, x, state=torch.zeros(1, 1, 16, 16))\n"
         "except ValueError as e: assert 'lightning_attn2_step_torch' in str(e)\n"
@@ -296,7 +296,7 @@ def test_cpu_tensors_without_interpreter_and_the_plain_form_without_triton():
     run_python(
         "import sys; sys.modules['triton'] = None\n"
         "import torch\n"
-        "from lightning_kernels.step import lightning_attn2_step_torch\n"
+        "from lightning_kernels import lightning_attn2_step_torch\n"
         "x = torch.ones(1, 1, 16)\n"
         "lightning_attn2_step_torch(x, x, x, state=torch.zeros(1, 1, 16, 16))\n"
     )

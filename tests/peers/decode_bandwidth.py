@@ -29,7 +29,7 @@ from lightning_bench.measure.inputs import decay_slopes
 from lightning_bench.measure.sampling import StopRule, median_interval
 from lightning_bench.measure.speed import Task, run_rounds, warm_up
 from lightning_bench.measure.timer import CudaTimer, Timer
-from lightning_kernels.step import lightning_attn2_step
+from lightning_kernels import lightning_attn2_step
 
 BATCHES = (1, 8, 64, 256)
 HEADS_AND_DIM = ((32, 128), (64, 64))

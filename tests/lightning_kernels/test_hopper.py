@@ -1,0 +1,106 @@
+"""On compute capability 9.0: what the Hopper kernel does beyond the portable one, and that it is what runs."""
+
+import pytest
+import torch
+
+import lightning_kernels as lk
+from lightning_kernels import _ops
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not HOPPER, reason="needs a GPU of compute capability 9.0"),
+]
+
+BUDGET = {torch.float16: 6e-4, torch.bfloat16: 4e-3}
+dtypes = pytest.mark.parametrize("dtype", list(BUDGET), ids=["fp16", "bf16"])
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Count the launches of the Hopper kernel."""
+    from lightning_kernels._gluon import lightning2
+
+    count = []
+    plain = lightning2._launch
+    monkeypatch.setattr(lightning2, "_launch", lambda *args: count.append(1) or plain(*args))
+    return count
+
+
+@pytest.fixture
+def portable(monkeypatch):
+    monkeypatch.setattr(_ops, "hopper", lambda device: None)
+
+
+@dtypes
+@pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 913])
+@pytest.mark.parametrize(
+    ("d", "e"), [(16, 32), (64, 64), (64, 128), (128, 64), (128, 128), (192, 96), (256, 256)]
+)
+def test_shapes(tools, launches, dtype, d, e, n, layout):
+    case = tools.make_case(
+        2, 4, 2, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, layout=layout, device="cuda"
+    )
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    assert len(launches) == 2
+
+
+@dtypes
+@pytest.mark.parametrize("slope", [None, 0.0, 1e-4, 0.02, 0.7, 8.0, 1e3])
+@pytest.mark.parametrize("d", [64, 128])
+def test_segments_that_walk_ahead(tools, launches, dtype, d, slope):
+    n = 6000
+    config = lk.lightning2_config(d, d, dtype, programs=2, seq_len=n)
+    assert int(config.rsplit("segments=", 1)[1]) > 4
+    case = tools.make_case(1, 2, 2, n, d, d, dtype, slope=slope, size=d**-0.25, device="cuda")
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    assert len(launches) == 2
+
+
+@dtypes
+def test_segments_of_packed_sequences(tools, launches, dtype):
+    bounds = [0, 3000, 3000, 3001, 3100, 5000]
+    case = tools.make_case(
+        1, 2, 1, 5000, 64, 128, dtype, bounds=bounds, size=0.3, layout="bnhd", device="cuda"
+    )
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    assert len(launches) == 2
+
+
+@dtypes
+def test_same_as_the_portable_kernel(tools, portable, launches, dtype):
+    case = tools.make_case(2, 3, 3, 700, 80, 128, dtype, size=0.3, device="cuda")
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    assert not launches
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x[..., :24].contiguous(),
+        lambda x: torch.cat([x, x], dim=-1)[..., 8 : 8 + x.shape[-1]],
+        lambda x: x.float(),
+    ],
+    ids=["dim", "address", "dtype"],
+)
+def test_what_it_does_not_take_goes_to_the_portable_kernel(tools, launches, change):
+    q, k, v, _ = (
+        change(x.detach()) for x in tools.make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda")
+    )
+    s = torch.tensor([0.1, 0.0], device="cuda")
+    o = lk.lightning_attn2(q, k, v, s)
+    assert tools.relative_l2(o, lk.reference_attention(q, k, v, s)) <= 4e-3
+    assert not launches
+
+
+def test_a_neighbour_of_what_is_not_a_number_is_untouched(tools, launches):
+    q, k, v, do = tools.make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
+    with torch.no_grad():
+        for x in (q, k, v, do):
+            x[0, 0] = float("nan")
+    got = tools.run(lk.lightning_attn2, q, k, v, do, torch.tensor([0.1, 0.0], device="cuda"))
+    for x in got:
+        assert x[0, 1].isfinite().all()
+        assert x[1].isfinite().all()
+    assert len(launches) == 2
