@@ -4,9 +4,38 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lightning_kernels._core import Core, Gradients, empty_output, empty_state, gradients
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """A gradient whose own gradient is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *inputs: Tensor | None) -> Tensor:
+        """Return the gradient, which depends on `inputs`."""
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        """Say what there is instead."""
+        raise NotImplementedError(
+            "lightning attention has no second derivative: reference_attention has, in fp64"
+        )
+
+
+def refuse_second_derivative(grads: Gradients, *inputs: Tensor | None) -> Gradients:
+    """Return gradients computed from `inputs` in a backward pass, such that none can be taken of them.
+
+    It costs nothing unless autograd records the pass, as it does for `create_graph`.
+    """
+    if not torch.is_grad_enabled():
+        return grads
+    dq, dk, dv, d_initial = (
+        None if grad is None else _NoSecondDerivative.apply(grad, *inputs)  # type: ignore[no-untyped-call]
+        for grad in grads
+    )
+    return dq, dk, dv, d_initial
 
 
 class DecayAttention(torch.autograd.Function):
@@ -38,16 +67,17 @@ class DecayAttention(torch.autograd.Function):
         return out, final
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, grad_o: Tensor | None, grad_state: Tensor | None
     ) -> tuple[*Gradients, None, None, None, None, None]:
         """Compute the gradients that are asked for."""
         q, k, v, initial_state, slopes, offsets = ctx.saved_tensors
-        got = gradients(
-            ctx.core, grad_o, grad_state, q, k, v, slopes, initial_state, offsets, ctx.scale,
-            ctx.needs_input_grad[:4],
-        )  # fmt: skip
+        with torch.no_grad():
+            got = gradients(
+                ctx.core, grad_o, grad_state, q, k, v, slopes, initial_state, offsets, ctx.scale,
+                ctx.needs_input_grad[:4],
+            )  # fmt: skip
+        got = refuse_second_derivative(got, grad_o, grad_state, q, k, v, initial_state)
         return *got, None, None, None, None, None
 
 

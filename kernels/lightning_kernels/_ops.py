@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
+from lightning_kernels._autograd import refuse_second_derivative
 from lightning_kernels._config import hopper_takes
 from lightning_kernels._contract import check_values
 from lightning_kernels._core import empty_like, empty_output, empty_state
@@ -140,36 +141,45 @@ class _LinearAttention(torch.autograd.Function):
         ctx.save_for_backward(q, k, v, initial_state, slopes, cu_seqlens)
         ctx.set_materialize_grads(False)
         ctx.scale, ctx.return_state = scale, return_state
+        if _unobserved(q, k, v):
+            return _forward(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
         with torch._C._AutoDispatchBelowAutograd():
             return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, grad_o: Tensor | None, grad_state: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None, None, None]:
         """Compute the gradients that are asked for."""
         q, k, v, initial_state, slopes, cu_seqlens = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
+        arguments = (
+            grad_o, grad_state if ctx.return_state else None, q, k, v, slopes, initial_state, cu_seqlens,
+            ctx.scale, needs,
+        )  # fmt: skip
         with torch._C._AutoDispatchBelowAutograd():
-            grads = _backward_op(
-                grad_o, grad_state if ctx.return_state else None, q, k, v, slopes, initial_state, cu_seqlens,
-                ctx.scale, needs,
-            )  # fmt: skip
+            grads = (_backward if _unobserved(q, k, v) else _backward_op)(*arguments)
         dq, dk, dv, d_initial = (grad if need else None for grad, need in zip(grads, needs, strict=True))
-        return dq, dk, dv, d_initial, None, None, None, None
+        wanted = refuse_second_derivative((dq, dk, dv, d_initial), grad_o, grad_state, q, k, v, initial_state)
+        return *wanted, None, None, None, None
+
+
+def _needs_grad(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or (initial_state is not None and initial_state.requires_grad)
+    )
 
 
 def _autograd(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
     cu_seqlens: Tensor | None, scale: float, return_state: bool,
 ) -> Pair:  # fmt: skip
-    if torch.is_grad_enabled() and (
-        q.requires_grad
-        or k.requires_grad
-        or v.requires_grad
-        or (initial_state is not None and initial_state.requires_grad)
-    ):
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError("lightning_attn2 has no forward-mode derivative: reference_attention has")
+    if _needs_grad(q, k, v, initial_state):
         pair: Pair = _LinearAttention.apply(  # type: ignore[no-untyped-call]
             q, k, v, initial_state, slopes, cu_seqlens, scale, return_state
         )
@@ -178,17 +188,42 @@ def _autograd(
         return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
 
 
-def autograd_is_idle() -> bool:
-    """Say whether a call may go past autograd, which is a fifth of the host's work, as nothing is recorded.
+_PLAIN = (Tensor, torch.nn.Parameter)
 
-    A compiler sees the operator alone, functorch keeps a mode of gradients for each of its levels, and in
-    inference mode there is nothing to go past.
+
+def _unobserved(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Say whether calling the operator's implementation itself makes no difference but to the time.
+
+    The dispatcher's way through Python takes as long as the rest of a call. A compiler, a tracer, a mode, a
+    transform, autocast or a tensor subclass must see the operator.
     """
-    return not (
-        torch.compiler.is_compiling()  # first, since a compiler cannot ask the others
-        or torch.is_inference_mode_enabled()
-        or torch._C._are_functorch_transforms_active()
+    return (
+        not torch.compiler.is_compiling()  # first, since a compiler cannot ask the others
+        and q.is_cuda
+        and type(q) in _PLAIN
+        and type(k) in _PLAIN
+        and type(v) in _PLAIN
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled("cuda")
+        and torch._C._get_tracing_state() is None
+        and forward_ad._current_level < 0
     )
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, scale: float, return_state: bool,
+) -> Pair:  # fmt: skip
+    """Call the operator, or what it stands for where nobody looks."""
+    if not _unobserved(q, k, v):
+        return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+    if _needs_grad(q, k, v, initial_state):
+        pair: Pair = _LinearAttention.apply(  # type: ignore[no-untyped-call]
+            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state
+        )
+        return pair
+    return _forward(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
 
 
 def _autocast(device_type: str, key: torch._C.DispatchKey) -> Callable[..., Pair]:

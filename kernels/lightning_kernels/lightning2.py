@@ -20,7 +20,7 @@ from lightning_kernels._contract import (
     check_kernel_inputs,
     heads_first,
 )
-from lightning_kernels._ops import autograd_is_idle, linear_attention
+from lightning_kernels._ops import attend
 
 
 @overload
@@ -86,11 +86,7 @@ def lightning_attn2(
     q, k, v = heads_first(q, k, v, layout)
     check_inputs(q, k, v, s, initial_state, cu_seqlens)
     check_kernel_inputs(q, k, v, "lightning_attn2")
-    if not torch.is_grad_enabled() and autograd_is_idle():
-        with torch._C._AutoDispatchBelowAutograd():
-            o, state = linear_attention(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
-    else:
-        o, state = linear_attention(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
+    o, state = attend(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
     if layout != "bhnd":
         o = o.transpose(1, 2)
     return (o, state) if return_state else o

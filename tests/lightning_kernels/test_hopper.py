@@ -1,4 +1,4 @@
-"""On compute capability 9.0: what the Hopper kernel does beyond the portable one, and that it is what runs."""
+"""On compute capability 9.0: what the Hopper kernel does beyond the portable one, and that it does run."""
 
 import pytest
 import torch

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -110,6 +111,14 @@ def test_calls_without_gradients_are_the_same_calls(tools):
     assert torch.equal(o.add_(1.0), expected + 1.0)
     (layer(q, k, v) * o).sum().backward()
     assert q.grad is not None
+
+
+def test_forward_mode_is_refused(tools):
+    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        torch.func.jvp(lambda x: lk.lightning_attn2(x, k, v), (q,), (torch.ones_like(q),))
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
+        lk.lightning_attn2(forward_ad.make_dual(q, torch.ones_like(q)), k, v)
 
 
 @pytest.mark.filterwarnings("ignore:.*batching rule.*")

@@ -27,9 +27,9 @@ def takes(*tensors: Tensor | None) -> bool:
         if x is None:
             continue
         b, h, n = _strides(x)
-        if (b | h | n | x.shape[3]) % 16 or x.stride(3) != 1 or x.data_ptr() % 16 or n > _LARGEST_STRIDE:
+        if (b | h | n | x.shape[3] | x.data_ptr()) & 15 or n > _LARGEST_STRIDE or x.stride(3) != 1:
             return False
-        if x.dtype not in (torch.float16, torch.bfloat16):
+        if x.dtype != torch.bfloat16 and x.dtype != torch.float16:
             return False
     return True
 
@@ -38,8 +38,9 @@ def _strides(x: Tensor | None) -> tuple[int, int, int]:
     """Return the strides of batch, head and token, 0 where there is one alone, which may have any."""
     if x is None:
         return (0, 0, 0)
-    b, h, n = x.shape[:3]
-    return (x.stride(0) if b > 1 else 0, x.stride(1) if h > 1 else 0, x.stride(2) if n > 1 else 0)
+    b, heads, n, _ = x.shape
+    of_b, of_head, of_n, _ = x.stride()
+    return (of_b if b > 1 else 0, of_head if heads > 1 else 0, of_n if n > 1 else 0)
 
 
 def _contiguous(state: Tensor | None) -> Tensor | None:
