@@ -19,12 +19,15 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "kernels"))
 
+from triton.experimental.gluon._runtime import GluonASTSource
+
 from lightning_kernels import _config
+from lightning_kernels._gluon import kernel as hopper
 from lightning_kernels._triton import lightning1, lightning2, step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
-KERNELS = ("lightning1", "lightning2", "step")
+KERNELS = ("lightning1", "lightning2", "step", "hopper")
 FEATURES = ("decay", "reverse", "initial", "final", "packed")
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
@@ -39,6 +42,8 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
         constants |= {"BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_E": block_e}
         options, types = {"num_warps": step._WARPS}, {"state_ptr": "*fp32", "scale": "fp32"}
         return step.attention_step_kernel, constants, options, types, f"block_e={block_e} warps={step._WARPS}"
+    if name == "hopper":
+        return hopper_variant(head_dim, value_dim, features)
     constants["REVERSE"] = "reverse" in features
     if name == "lightning1":
         kernel, types = lightning1.quadratic_attention_kernel, {}
@@ -53,6 +58,24 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
         }  # fmt: skip
     constants |= {"BLOCK": tiles.block, "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e}
     return kernel, constants, {"num_warps": tiles.warps, "num_stages": tiles.stages}, types, str(tiles)
+
+
+def hopper_variant(head_dim, value_dim, features):
+    """Return the same for the Hopper kernel; `reverse` stands for its backward pass."""
+    backward = "reverse" in features
+    tiles = _config.hopper_tiles(head_dim, value_dim, backward)
+    constants = {
+        "D": head_dim, "E": value_dim, "BLOCK_D": tiles.block_d, "TILES_E": tiles.tiles_e,
+        "CONSUMERS": tiles.consumers, "STAGES": tiles.stages, "BACKWARD": backward,
+        "LOADER_REGISTERS": tiles.loader_registers, "CONSUMER_REGISTERS": tiles.consumer_registers,
+    }  # fmt: skip
+    absent = {
+        "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",
+        "offset_ptr": "packed", "g_ptr": "reverse", "dk_ptr": "reverse", "dv_ptr": "reverse",
+    }  # fmt: skip
+    constants |= {argument: None for argument, feature in absent.items() if feature not in features}
+    types = {"offset_ptr": "*i32", "initial_ptr": "*fp32", "grad_state_ptr": "*fp32", "final_ptr": "*fp32"}
+    return hopper.linear_attention_kernel, constants, {"num_warps": 4}, types | {"scale": "fp32"}, str(tiles)
 
 
 def compile_variant(name, arch, dtype, head_dim, value_dim, features):
@@ -78,7 +101,9 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
         if argument.endswith("_ptr") or ("stride" in argument and head_dim % 16 == value_dim % 16 == 0):
             divisible[(index,)] = [["tt.divisibility", 16]]
     start = time.perf_counter()
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
+    source = (GluonASTSource if kernel.is_gluon() else ASTSource)(
+        fn=kernel, signature=signature, constexprs=constants, attrs=divisible
+    )
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     seconds = time.perf_counter() - start
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -94,7 +119,7 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kernel", nargs="+", default=KERNELS, choices=KERNELS)
+    parser.add_argument("--kernel", nargs="+", default=KERNELS[:3], choices=KERNELS)
     parser.add_argument("--arch", nargs="+", type=int, default=[90, 80], choices=list(SHARED_LIMIT))
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--dims", nargs="+", default=["64x64", "128x128", "256x256"])

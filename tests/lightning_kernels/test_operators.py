@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch.autograd import forward_ad
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import lightning_kernels as lk

@@ -122,7 +122,7 @@ def check(tools, size, *, budget, falls_below, apart):
             assert tools.relative_l2(a, b) <= budget
     kernel, plain = train(size, lk.lightning_attn2), train(size, lk.lightning_attn2_torch)
     assert kernel.isfinite().all()
-    assert float(kernel[:3].mean()) > 3.5  # of ln(58) = 4.1 that a model without knowledge pays
+    assert float(kernel[:3].mean()) > 3.3  # of ln(58) = 4.1 that a model without knowledge pays
     assert float(kernel[-5:].mean()) < falls_below
     difference = (kernel - plain).abs()
     assert float(difference[: size.steps // 2].max()) <= apart / 4

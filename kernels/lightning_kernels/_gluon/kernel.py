@@ -46,9 +46,11 @@ def _segment(slope, steps, segment, segments):  # type: ignore[no-untyped-def]
     # A block that is walked over takes about half the time of one that is computed.
     share = gl.cdiv(2 * blocks + (segments - 1) * warm, 2 * segments)
     rest = gl.maximum(share - warm // 2, 0)
-    main = gl.where(segment == 0, 0, gl.minimum(share + (segment - 1) * rest, blocks))
-    last = gl.where(segment == segments - 1, blocks, gl.minimum(share + segment * rest, blocks))
-    return gl.maximum(main - warm, 0), main, last
+    # The last block, which may be a ragged one, is always computed by the last segment.
+    most = gl.maximum(blocks - 1, 0)
+    main = gl.where(segment == 0, 0, gl.minimum(share + (segment - 1) * rest, most))
+    last = gl.where(segment == segments - 1, blocks, gl.minimum(share + segment * rest, most))
+    return gl.where(main < last, gl.maximum(main - warm, 0), last), main, last
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
