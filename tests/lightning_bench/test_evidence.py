@@ -96,3 +96,42 @@ def test_figures_in_the_readme_stand_in_the_csv(
             value = getattr(record, figure)
             expected = record.status if value is None else f"{value:.{decimals}f}"
             assert cell.strip("*\\") == expected
+
+
+def test_parallelism_in_the_readme_stands_in_the_csv() -> None:
+    _, body = _markdown_rows("parallelism")
+    table = {
+        (r.batch * r.heads, r.seq_len, r.direction, r.provider): r.median_ms
+        for r in read_records(H200 / "parallelism-speed.csv")
+    }
+    assert len(body) == 6
+    for cells in body:
+        shape = int(cells[0]), int(cells[1])
+        columns = itertools.product(("fwd", "bwd"), ("lightning2", "fla-chunk", "lightning-official"))
+        for column, cell in zip(columns, cells[2:], strict=True):
+            assert cell == f"{table[*shape, *column]:.3f}"
+
+
+def test_bundled_kernels_stay_near_the_floor_and_ahead_of_their_peers() -> None:
+    """What README and kernels/NOTES.md claim of them, on the committed rows."""
+    for (provider, direction, n), record in rows("paper-speed.csv").items():
+        if provider == "lightning2" and n >= 4096:
+            assert record.median_ms is not None
+            assert record.floor_ms is not None
+            assert record.median_ms <= (1.20 if direction == "fwd" else 1.82) * record.floor_ms * 1.005
+    for name in ("parallelism-speed.csv", "dims-speed.csv", "dims256-speed.csv"):
+        cells: dict[str, dict[str, float]] = {}
+        for record in read_records(H200 / name):
+            assert record.status == "ok"
+            assert record.median_ms is not None
+            cells.setdefault(record.case_id.split("/", 1)[1], {})[record.provider] = record.median_ms
+        for medians in cells.values():
+            assert medians["lightning2"] == min(medians.values())
+
+
+def test_bundled_kernels_allocate_their_results_alone() -> None:
+    records = read_records(H200 / "kernels-memory.csv")
+    assert len(records) == 36
+    for record in records:
+        assert record.extra_ratio is not None
+        assert record.extra_ratio <= 1.02
