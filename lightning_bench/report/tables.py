@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lightning_bench.case import Metric, ProtocolName
@@ -25,13 +25,13 @@ class Table:
 # Notes under a table are cut to this; the CSV has the whole reason.
 _REASON_WIDTH = 100
 
-# The figure that stands for a metric under a protocol, what it is, and its decimals.
-_FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
+FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
     ("speed", "lbench"): ("median_ms", "ms, median of cold samples", 4),
     ("speed", "paper"): ("mean_ms", "ms, mean as the papers took it", 6),
     ("memory", "lbench"): ("extra_mib", "MiB that the call adds", 2),
     ("memory", "paper"): ("peak_mib", "MiB, mean peak, inputs included", 6),
 }
+"""The figure that stands for a metric under a protocol, what it is, and its decimals."""
 
 
 def paper_tables(records: Iterable[Record]) -> list[Table]:
@@ -60,10 +60,10 @@ def paper_tables(records: Iterable[Record]) -> list[Table]:
 
 def title(record: Record) -> str:
     """As the published tables are titled, with our suite's name in front."""
-    return (
-        f"{record.suite}-{record.metric}_{record.direction}-batch{record.batch}-head{record.heads}"
-        f"-qk_dim{record.head_dim}-v_dim{record.value_dim}-dtype_{record.dtype}"
-    )
+    name = f"{record.suite}-{record.metric}_{record.direction}-batch{record.batch}"
+    if not record.heads:  # a published figure of a whole model, whose shape was not stated
+        return name
+    return f"{name}-head{record.heads}-qk_dim{record.head_dim}-v_dim{record.value_dim}-dtype_{record.dtype}"
 
 
 def _table(records: list[Record]) -> Table:
@@ -78,9 +78,9 @@ def _table(records: list[Record]) -> Table:
         if all(row.status in ("unavailable", "unsupported") for row in rows.values())
     }
     columns = [name for name in by_provider if name not in absent]
-    notes = [f"{name}: {row.status}: {_short(row.reason)}" for name, row in absent.items()]
+    notes = [f"{name}: {row.status}: {short(row.reason)}" for name, row in absent.items()]
     for name in columns:
-        notes += _notes(name, by_provider[name])
+        notes += status_notes(name, by_provider[name])
     return Table(
         title=title(first),
         unit=_unit(first),
@@ -92,7 +92,7 @@ def _table(records: list[Record]) -> Table:
     )
 
 
-def _notes(name: str, rows: dict[int, Record]) -> list[str]:
+def status_notes(name: str, rows: Mapping[int, Record]) -> list[str]:
     """One line a provider and status: at which lengths, and the first reason."""
     lengths: dict[str, list[int]] = {}
     for length, row in sorted(rows.items()):
@@ -100,33 +100,36 @@ def _notes(name: str, rows: dict[int, Record]) -> list[str]:
             lengths.setdefault(row.status, []).append(length)
     return [
         f"{name}: {'* ' if status == 'unstable' else ''}{status} at n = {', '.join(map(str, where))}: "
-        f"{_short(rows[where[0]].reason)}"
+        f"{short(rows[where[0]].reason)}"
         for status, where in lengths.items()
     ]
 
 
-def _short(reason: str) -> str:
+def short(reason: str) -> str:
+    """The reason at a length that fits under a table; the CSV has the whole of it."""
     return reason if len(reason) <= _REASON_WIDTH else reason[: _REASON_WIDTH - 1].rstrip() + "…"
 
 
 def _unit(record: Record) -> str:
     if record.metric == "check":
         return "worst relative L2 error against fp64"
-    return _FIGURES[record.metric, record.protocol][1]
+    return FIGURES[record.metric, record.protocol][1]
 
 
 def figure_text(record: Record) -> str:
     """The row's figure with its unit, for a line of its own; "" where it has none."""
     if record.metric == "check":
-        return "" if record.error_o is None else f"error {_worst_error(record):.1e}"
-    name, _, decimals = _FIGURES[record.metric, record.protocol]
+        error = worst_error(record)
+        return "" if error is None else f"error {error:.1e}"
+    name, _, decimals = FIGURES[record.metric, record.protocol]
     value = getattr(record, name)
     return "" if value is None else f"{value:.{decimals}f} {name.rsplit('_', 1)[1].replace('mib', 'MiB')}"
 
 
-def _worst_error(record: Record) -> float:
+def worst_error(record: Record) -> float | None:
+    """The largest error of the output and the gradients; None where none was taken."""
     errors = (record.error_o, record.error_dq, record.error_dk, record.error_dv)
-    return max(error for error in errors if error is not None)
+    return max((error for error in errors if error is not None), default=None)
 
 
 def _cell(record: Record | None) -> str:
@@ -136,8 +139,9 @@ def _cell(record: Record | None) -> str:
     if record.status not in ("ok", "unstable"):
         return record.status
     if record.metric == "check":
-        return f"{_worst_error(record):.1e}"
-    name, _, decimals = _FIGURES[record.metric, record.protocol]
+        error = worst_error(record)
+        return record.status if error is None else f"{error:.1e}"
+    name, _, decimals = FIGURES[record.metric, record.protocol]
     value = getattr(record, name)
     if value is None:
         return record.status

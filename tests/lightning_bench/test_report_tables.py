@@ -179,3 +179,13 @@ def test_the_last_row_of_a_case_counts() -> None:
 
 def test_no_records_are_no_tables() -> None:
     assert paper_tables([]) == []
+
+
+def test_a_check_without_errors_has_no_figure() -> None:
+    record = replace(BASE, metric="check")
+    assert only([record]).cells == [["ok"]]
+    assert figure_text(record) == ""
+
+
+def test_a_shape_that_was_not_stated_is_not_in_the_title() -> None:
+    assert title(replace(BASE, heads=0, head_dim=0, value_dim=0)) == "lightning2-speed_fwd-batch4"

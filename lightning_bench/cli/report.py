@@ -1,0 +1,108 @@
+"""``lbench report``: result CSVs to the papers' tables; reads CSV alone and never imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lightning_bench.cli import options
+from lightning_bench.errors import LbenchError, UsageError
+
+if TYPE_CHECKING:
+    from lightning_bench.report.document import FormatName, Report
+
+
+def report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RESULTS", help="CSVs of lbench, or folders of them. Default: results."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write tables.md, tables.tex and tables.csv to. Default: print text."),
+    ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option("--format", help="md,tex,csv. Without --out one of them, printed on stdout."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="speed, memory, check, or single tables: ms,speedup,tflops,gbps,floor,tokens. Default: all."
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="PROVIDER", help="What speedups are against. Default: flash2 where it is."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="published: the papers' tables, cell by cell, beside these rows.")
+    ] = None,
+    mix: Annotated[
+        bool, typer.Option("--mix", help="Let machines, protocols and suites share a table, which says so.")
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make tables of results."""
+    from lightning_bench.cli.sink import Sink
+    from lightning_bench.report.document import FORMATS, make_comparison, make_report
+    from lightning_bench.report.grid import as_table
+
+    chosen = _formats(formats, out)
+    paths = results or [Path("results")]
+    if against is None:
+        made = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
+    elif against != "published":
+        raise UsageError(f"--against {against!r} is not known; allowed: published")
+    elif baseline is not None or mix:
+        raise UsageError(
+            "--baseline and --mix do not go with --against: its ratios are to what was published"
+        )
+    else:
+        made = make_comparison(paths, metrics=metric or ())
+    sink = Sink(quiet=quiet)
+    for sentence in made.said:
+        sink.say(f"left out: {sentence}")
+    if out is not None:
+        for path in _write(made, out, chosen):
+            sink.say(f"wrote {path}")
+    elif chosen:
+        print(FORMATS[chosen[0]](made), end="")
+    else:
+        for remark in made.remarks:
+            sink.say(remark)
+        for grid in made.grids:
+            sink.paper_table(as_table(grid))
+
+
+def _formats(text: str | None, out: Path | None) -> list[FormatName]:
+    """Raises UsageError for one that is not known, and for more than stdout can take."""
+    from lightning_bench.report.document import FORMATS
+
+    if text is None:
+        return list(FORMATS) if out is not None else []
+    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if wrong := [name for name in names if name not in FORMATS]:
+        raise UsageError(f"--format {wrong[0]!r} is not known; allowed: {', '.join(FORMATS)}")
+    if out is None and len(names) > 1:
+        raise UsageError("stdout takes one --format; give --out for several")
+    return [name for name in FORMATS if name in names]
+
+
+def _write(made: Report, out: Path, chosen: list[FormatName]) -> list[Path]:
+    from lightning_bench.report.document import FORMATS
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: give the name of a folder")
+    written = []
+    for name in chosen:
+        path = out / f"tables.{name}"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            path.write_text(FORMATS[name](made), encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error
+        written.append(path)
+    return written

@@ -1,0 +1,114 @@
+"""A report: which tables the command line asked for, and the text of each format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lightning_bench.errors import UsageError
+from lightning_bench.report.against import against
+from lightning_bench.report.collect import Collected, Row, collect, group, published_folder
+from lightning_bench.report.export import table_csv
+from lightning_bench.report.grid import Grid, grids
+from lightning_bench.report.kinds import Kind, chosen_kinds
+from lightning_bench.report.latex import latex
+from lightning_bench.report.markdown import markdown
+
+FormatName = Literal["md", "tex", "csv"]
+
+_LEGEND = "Bold: the best of its row. *: unstable, the figure is not to be relied on."
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables with what stands above them; ``said`` is for the one who made it and not part of it."""
+
+    heading: str
+    remarks: list[str]
+    grids: list[Grid]
+    said: list[str]
+
+
+FORMATS: dict[FormatName, Callable[[Report], str]] = {
+    "md": lambda report: markdown(report.grids, heading=report.heading, remarks=report.remarks),
+    "tex": lambda report: latex(report.grids, heading=report.heading, remarks=report.remarks),
+    "csv": lambda report: table_csv(report.grids),
+}
+"""The text of ``tables.FORMAT``."""
+
+
+def make_report(
+    paths: Sequence[str | Path],
+    *,
+    metrics: Sequence[str] = (),
+    baseline: str | None = None,
+    mix: bool = False,
+) -> Report:
+    """The tables of these files and folders. Raises UsageError where there is nothing to make one of."""
+    kinds = chosen_kinds(metrics)
+    collected = collect(paths)
+    rows = _of_metrics(collected, kinds)
+    said = list(collected.skipped)
+    if baseline is not None:
+        _check_baseline(rows, baseline)
+    tables = grids(group(rows, mix=mix), kinds, baseline)
+    if not tables:
+        raise UsageError(
+            "none of the tables asked for has a figure in these rows; leave out --metric to see all"
+        )
+    return Report("Results", [*_remarks(rows), _LEGEND], tables, said)
+
+
+def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ()) -> Report:
+    """The published tables, each cell beside what these files and folders have for it."""
+    published = collect([published_folder()]).rows
+    collected = collect(paths)
+    theirs = {row.record.machine_id for row in published}
+    kinds = chosen_kinds(metrics)
+    measured = [row for row in collected.rows if row.record.machine_id not in theirs]
+    wanted = {kind.metric for kind in kinds} if kinds else {"speed", "memory"}
+    kept = [row for row in published if row.record.metric in wanted and row.record.heads]
+    tables = against(measured, kept)
+    if not tables:
+        raise UsageError("no published table is of that metric; allowed with --against: speed, memory")
+    remarks = [
+        f"{len(kept)} published figures of attention, each beside what {_counted(len(measured))} measured "
+        "here have for its cell. (Those of whole models, which no kernel can be held against: "
+        "lbench report results/published.)",
+        "*: unstable, the figure is not to be relied on.",
+    ]
+    return Report("Published and measured here", remarks, tables, collected.skipped)
+
+
+def _of_metrics(collected: Collected, kinds: Sequence[Kind] | None) -> list[Row]:
+    if kinds is None:
+        return collected.rows
+    wanted = {kind.metric for kind in kinds}
+    rows = [row for row in collected.rows if row.record.metric in wanted]
+    if not rows:
+        have = ", ".join(dict.fromkeys(row.record.metric for row in collected.rows))
+        raise UsageError(f"no row here is of --metric {', '.join(sorted(wanted))}; the rows are of: {have}")
+    return rows
+
+
+def _check_baseline(rows: Sequence[Row], baseline: str) -> None:
+    names = list(dict.fromkeys(row.record.provider for row in rows if row.record.metric == "speed"))
+    if baseline not in names:
+        allowed = f"allowed: {', '.join(names)}" if names else "no row here is of speed"
+        raise UsageError(f"--baseline {baseline!r} is in no row of speed here; {allowed}")
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    statuses = Counter(row.record.status for row in rows)
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    remarks = [f"{_counted(len(rows))}: {counts}."]
+    if not statuses.keys() & {"ok", "unstable"}:
+        remarks.append("No row here has a figure: the notes under each table say why.")
+    return remarks
+
+
+def _counted(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"

@@ -1,0 +1,335 @@
+"""How every plot looks: widths, colours, markers, dashes, ticks, and the sheet that holds text around axes.
+
+One style for print: it is read in grey and by colour-blind people, so a provider is told by its marker and
+its dashes; its colour (Okabe and Ito's palette, without the yellow) is a third hint. Filled markers compute
+linear attention, hollow ones softmax. Nothing here touches pyplot or leaves matplotlib's settings changed.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, cast
+
+import matplotlib.style
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+Dashes = tuple[float, tuple[float, ...]] | Literal["-"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A width and what follows from it. ``labels`` prints labels ("FlashAttention-2") for names ("flash2").
+
+    ``suffix`` ends the names of the files, so that two looks can share a folder.
+    """
+
+    width_in: float
+    axes_in: float
+    legend: Literal["below", "right"]
+    labels: bool = False
+    suffix: str = ""
+
+
+COLUMN = Look(width_in=3.4, axes_in=2.2, legend="below")
+"""One column of a two-column page."""
+WIDE = Look(width_in=7.0, axes_in=3.0, legend="right", suffix="-wide")
+"""Both columns of the page."""
+
+TEXT_PT, CAPTION_PT = 7.0, 6.0
+_PAD_IN, _GAP_IN = 0.05, 0.07
+_GREY = "#555555"
+
+_RC = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same letters everywhere
+    "font.size": TEXT_PT,
+    "axes.labelsize": 8.0,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "ytick.minor.size": 1.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.6,
+    "hatch.linewidth": 0.5,
+    "text.hinting": "none",  # letters as wide in a PNG as in print
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "svg.hashsalt": "lightning-bench",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
+    "savefig.dpi": 300.0,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Our settings over matplotlib's defaults, whatever the user's are; theirs are back afterwards."""
+    with matplotlib.style.context(_RC, after_reset=True):
+        yield
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """How one provider is drawn. ``hollow`` fills its marker with white."""
+
+    color: str
+    marker: str
+    dashes: Dashes
+    hollow: bool
+
+
+_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+_BLUE, _VERMILION, _PURPLE, _BROWN = "#0072B2", "#D55E00", "#CC79A7", "#7F5F3F"
+_SOLID: Dashes = "-"
+_DASH, _LONG, _DOT = (0.0, (4.0, 1.5)), (0.0, (7.0, 1.5)), (0.0, (1.0, 1.2))
+_DASH_DOT, _DASH_DOT_DOT = (0.0, (5.0, 1.2, 1.0, 1.2)), (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
+
+_KNOWN = {
+    "lightning2": Stroke(_BLUE, "o", _SOLID, False),
+    "lightning2-torch": Stroke(_SKY, "X", _DASH_DOT, False),
+    "lightning1": Stroke(_GREEN, "s", _LONG, False),
+    "lightning-official": Stroke(_VERMILION, "D", _SOLID, False),
+    "fla-chunk": Stroke(_ORANGE, "^", _SOLID, False),
+    "fla-fused-chunk": Stroke(_PURPLE, "v", _DASH_DOT, False),
+    "flash2": Stroke(_BLACK, "o", _DASH, True),
+    "flash4": Stroke(_BLUE, "D", _DOT, True),
+    "xformers": Stroke(_ORANGE, "s", _DASH, True),
+    "xformers-auto": Stroke(_BROWN, "P", _DOT, True),
+    "sdpa-flash": Stroke(_SKY, "^", _DASH_DOT_DOT, True),
+    "sdpa-cudnn": Stroke(_GREEN, "v", _DASH, True),
+    "sdpa-efficient": Stroke(_VERMILION, "p", _DASH_DOT_DOT, True),
+    "sdpa-math": Stroke(_PURPLE, "*", _DOT, True),
+}
+_taken = {(stroke.marker, stroke.dashes) for stroke in _KNOWN.values()}
+_POOL = [
+    pair
+    for pair in product("os^vD<>PXphd*8", (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT))
+    if pair not in _taken
+]
+_COLORS = (_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _SKY, _BROWN, _BLACK)
+
+
+def strokes(families: dict[str, str]) -> dict[str, Stroke]:
+    """A stroke for each provider (name to family), no two with one marker and dashes.
+
+    A provider of this package always has the same. Another has one by its name: the same in every plot,
+    unless two such names meet on one; then the later of the two in the alphabet takes the next.
+    """
+    found = {name: _KNOWN[name] for name in families if name in _KNOWN}
+    used: set[int] = set()
+    for name in sorted(families.keys() - found.keys()):
+        at = zlib.crc32(name.encode()) % len(_POOL)
+        while at in used and len(used) < len(_POOL):
+            at = (at + 1) % len(_POOL)
+        used.add(at)
+        marker, dashes = _POOL[at]
+        color = _COLORS[zlib.crc32(name[::-1].encode()) % len(_COLORS)]
+        found[name] = Stroke(color, marker, dashes, families[name] == "softmax")
+    return found
+
+
+def n_text(n: int) -> str:
+    """512, 1K, 128K, 1M: as ticks name sequence lengths."""
+    for unit, letter in ((2**20, "M"), (2**10, "K")):
+        if n >= unit and n % unit == 0:
+            return f"{n // unit}{letter}"
+    return str(n)
+
+
+def number_text(value: float) -> str:
+    """0.01, 1, 10,000: no exponents on an axis."""
+    return f"{value:,.10g}"
+
+
+def three_digits(value: float) -> str:
+    """1.23, 12.3, 1,234: at least three digits of a positive figure, and no more decimals than those take."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def ratio_text(value: float) -> str:
+    """4×, 1×, 1/4×: as a ratio is said."""
+    return f"{value:g}×" if value >= 1 else f"1/{1 / value:g}×"
+
+
+def length_axis(axes: Axes, lengths: Sequence[int], look: Look) -> None:
+    """A logarithmic x axis of sequence lengths with ticks at powers of two, as many as can be read."""
+    low, high = min(lengths), max(lengths)
+    powers = [2**i for i in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
+    ticks = powers if len(powers) > 1 else sorted(set(lengths))
+    fit = int(look.width_in * (2.8 if look.legend == "below" else 1.7))
+    ticks = ticks[:: math.ceil(len(ticks) / max(fit, 2))]
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FixedFormatter([n_text(tick) for tick in ticks]))
+    axes.set_xlabel("sequence length n (tokens)")
+
+
+def value_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float], *, ratio: bool = False) -> None:
+    """A logarithmic axis around positive ``values`` with plain numbers as ticks: powers of ten, or of two."""
+    values = list(values)
+    low, high = min(values), max(values)
+    room = (high / low) ** 0.05 * 1.05
+    low, high = low / room, high * room
+    ticks = _ticks(low, high, ratio=ratio)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if which == "x":
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+    else:
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FixedFormatter([(ratio_text if ratio else number_text)(t) for t in ticks]))
+
+
+def _ticks(low: float, high: float, *, ratio: bool) -> list[float]:
+    if ratio:
+        powers = [2.0**i for i in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
+        if len(powers) > 8:
+            powers = [power for power in powers if round(math.log2(power)) % 2 == 0]
+        if len(powers) > 1:
+            return powers
+    bottom, top = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    found: list[float] = []
+    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+        found = [
+            float(f"{step}e{i}")
+            for i in range(bottom, top + 1)
+            for step in steps
+            if low <= float(f"{step}e{i}") <= high
+        ]
+        if len(found) >= 3:
+            break
+    return found
+
+
+class Sheet:
+    """A figure of a look's width: title, axes, legend, notes and caption, none of them over another."""
+
+    def __init__(self, look: Look, panels: Sequence[float]) -> None:
+        """``panels`` are the heights of the axes in inches, from the top."""
+        self.look = look
+        self.heights = list(panels)
+        self.figure = Figure(figsize=(look.width_in, 6.0), dpi=300)
+        self.renderer = cast(Any, FigureCanvasAgg(self.figure)).get_renderer()
+        self.axes = [
+            self.figure.add_axes((0.2, 0.2, 0.6, 0.6), label=f"panel{i}") for i in range(len(panels))
+        ]
+
+    def finish(self, title: str, legend: dict[str, Artist], notes: Sequence[str], caption: str) -> Figure:
+        """Place everything and return the figure, as high as its text asks for."""
+        width = self.look.width_in
+        inner = width - 2 * _PAD_IN
+        head = self._text(title, TEXT_PT + 0.5, inner, weight="bold")
+        below = [self._text(" ".join(notes), TEXT_PT, inner)] if notes else []
+        below.append(self._text(caption, CAPTION_PT, inner, color=_GREY))
+        box, legend_w, legend_h = self._legend(legend, inner) if legend else (None, 0.0, 0.0)
+        right = self.look.legend == "right" and legend_w <= 0.4 * width
+        if right and len(self.heights) == 1:
+            self.heights[0] = max(self.heights[0], legend_h)
+        axes_right = width - _PAD_IN - (legend_w + 2 * _GAP_IN if right else 0.0)
+        for _ in range(2):  # what stands beside the axes depends a little on their size
+            margins = [self._margins(axes) for axes in self.axes]
+            left = _PAD_IN + max(margin[0] for margin in margins)
+            span = axes_right - max(0.0, *(margin[1] for margin in margins)) - left
+            y = _PAD_IN + head[1] + _GAP_IN
+            tops: list[float] = []
+            for height, margin in zip(self.heights, margins, strict=True):
+                tops.append(y + margin[2])
+                y += margin[2] + height + margin[3] + _GAP_IN
+            legend_y = tops[0] if right else y
+            y += 0.0 if right or box is None else legend_h + _GAP_IN
+            total = y + sum(text[1] + _GAP_IN / 2 for text in below) + _PAD_IN
+            self.figure.set_size_inches(width, total)
+            for axes, height, top in zip(self.axes, self.heights, tops, strict=True):
+                axes.set_position((left / width, 1 - (top + height) / total, span / width, height / total))
+        self._put(head, _PAD_IN, total)
+        if box is not None:
+            x = axes_right + 2 * _GAP_IN if right else _PAD_IN
+            box.set_bbox_to_anchor((x / width, 1 - legend_y / total), self.figure.transFigure)
+        for text in below:
+            self._put(text, y, total)
+            y += text[1] + _GAP_IN / 2
+        return self.figure
+
+    def _put(self, text: tuple[Artist, float], y: float, total: float) -> None:
+        text[0].set(position=(_PAD_IN / self.look.width_in, 1 - y / total))
+
+    def _text(
+        self, content: str, size: float, width: float, *, weight: str = "normal", color: str = "black"
+    ) -> tuple[Artist, float]:
+        """A text wrapped to ``width`` inches, and its height in inches."""
+        font = FontProperties(family="sans-serif", size=size, weight=weight)
+        lines = [""]
+        for word in content.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and self._width(longer, font) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        text = self.figure.text(
+            0, 1, "\n".join(lines), va="top", fontproperties=font, color=color, linespacing=1.25
+        )
+        return text, text.get_window_extent(self.renderer).height / self.figure.dpi
+
+    def _width(self, content: str, font: FontProperties) -> float:
+        return float(self.renderer.get_text_width_height_descent(content, font, False)[0]) / self.figure.dpi
+
+    def _legend(self, entries: dict[str, Artist], inner: float) -> tuple[Legend, float, float]:
+        """The legend in as many columns as fit, and its size in inches."""
+        names = [legend_text(name) for name in entries]
+        for columns in (1,) if self.look.legend == "right" else (3, 2, 1):
+            box = self.figure.legend(
+                list(entries.values()),
+                names,
+                loc="upper left",
+                ncols=columns,
+                frameon=False,
+                borderpad=0.0,
+                borderaxespad=0.0,
+                handlelength=3.4,
+                handletextpad=0.5,
+                columnspacing=1.0,
+                labelspacing=0.35,
+            )
+            size = box.get_window_extent(self.renderer)
+            width, height = size.width / self.figure.dpi, size.height / self.figure.dpi
+            if width <= inner or columns == 1:
+                break
+            box.remove()
+        return box, width, height
+
+    def _margins(self, axes: Axes) -> tuple[float, float, float, float]:
+        """Inches that ticks and labels take on the left, right, top and bottom of the axes."""
+        whole, inside = axes.get_tightbbox(self.renderer), axes.get_window_extent(self.renderer)
+        if whole is None:
+            return 0.0, 0.0, 0.0, 0.0
+        edges = inside.x0 - whole.x0, whole.x1 - inside.x1, whole.y1 - inside.y1, inside.y0 - whole.y0
+        left, right, top, bottom = (max(0.0, edge) / self.figure.dpi for edge in edges)
+        return left, right, top, bottom
+
+
+def legend_text(name: str) -> str:
+    """A name that matplotlib does not leave out of a legend, as it does with `_name`."""
+    return f"\u200a{name}" if name.startswith("_") else name
