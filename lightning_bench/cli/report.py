@@ -11,7 +11,8 @@ from lightning_bench.cli import options
 from lightning_bench.errors import LbenchError, UsageError
 
 if TYPE_CHECKING:
-    from lightning_bench.report.document import FormatName, Report
+    from lightning_bench.record import Record
+    from lightning_bench.report.document import FormatName, PlotFormat, Report
 
 
 def report(
@@ -21,11 +22,15 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write tables.md, tables.tex and tables.csv to. Default: print text."),
+        typer.Option(help="Folder for tables.md, tables.tex, tables.csv and plots/. Default: print text."),
     ] = None,
     formats: Annotated[
         str | None,
-        typer.Option("--format", help="md,tex,csv. Without --out one of them, printed on stdout."),
+        typer.Option(
+            "--format",
+            help="md,tex,csv, and with --out plots: png,svg,pdf. Without --out one table, on stdout. "
+            "Default with --out: md,tex,csv,png.",
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -45,12 +50,12 @@ def report(
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make tables of results."""
+    """Make tables and plots of results."""
     from lightning_bench.cli.sink import Sink
     from lightning_bench.report.document import FORMATS, make_comparison, make_report
     from lightning_bench.report.grid import as_table
 
-    chosen = _formats(formats, out)
+    chosen, pictures = _formats(formats, out, plots=against is None)
     paths = results or [Path("results")]
     if against is None:
         made = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
@@ -68,6 +73,8 @@ def report(
     if out is not None:
         for path in _write(made, out, chosen):
             sink.say(f"wrote {path}")
+        if pictures:
+            sink.say(f"wrote {len(_plot(made, out / 'plots', pictures, baseline))} plots in {out / 'plots'}")
     elif chosen:
         print(FORMATS[chosen[0]](made), end="")
     else:
@@ -77,18 +84,49 @@ def report(
             sink.paper_table(as_table(grid))
 
 
-def _formats(text: str | None, out: Path | None) -> list[FormatName]:
-    """Raises UsageError for one that is not known, and for more than stdout can take."""
-    from lightning_bench.report.document import FORMATS
+def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[FormatName], list[PlotFormat]]:
+    """Formats of tables and of plots.
+
+    Raises UsageError for one that is not known, for more than stdout can take, and for plots that there are
+    not.
+    """
+    from lightning_bench.report.document import FORMATS, PLOT_FORMATS
 
     if text is None:
-        return list(FORMATS) if out is not None else []
+        return (list(FORMATS), ["png"] if plots else []) if out is not None else ([], [])
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
-    if wrong := [name for name in names if name not in FORMATS]:
-        raise UsageError(f"--format {wrong[0]!r} is not known; allowed: {', '.join(FORMATS)}")
+    if wrong := [name for name in names if name not in (*FORMATS, *PLOT_FORMATS)]:
+        raise UsageError(
+            f"--format {wrong[0]!r} is not known; allowed: {', '.join([*FORMATS, *PLOT_FORMATS])}"
+        )
+    pictures = [name for name in PLOT_FORMATS if name in names]
+    if out is None and pictures:
+        raise UsageError(f"--format {pictures[0]} needs --out, a folder for the plots")
     if out is None and len(names) > 1:
         raise UsageError("stdout takes one --format; give --out for several")
-    return [name for name in FORMATS if name in names]
+    if pictures and not plots:
+        raise UsageError(f"--against makes tables alone: leave out --format {pictures[0]}")
+    return [name for name in FORMATS if name in names], pictures
+
+
+def _plot(made: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
+    """Write the plots; where machines or protocols differ, each pair of them has a folder of its own."""
+    from lightning_bench.report.grid import DEFAULT_BASELINE
+    from lightning_bench.report.plots import plot_set
+
+    groups: dict[str, list[Record]] = {}
+    for row in made.rows:
+        if row.record.heads:  # 0: a whole model's figure, which has no shape to plot against
+            groups.setdefault(f"{row.record.machine_id}-{row.record.protocol}", []).append(row.record)
+    written = []
+    for name, records in groups.items():
+        wanted = baseline or DEFAULT_BASELINE
+        against = wanted if any(record.provider == wanted for record in records) else None
+        try:
+            written += plot_set(records, pictures, folder if len(groups) == 1 else folder / name, against)
+        except OSError as error:
+            raise LbenchError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
+    return written
 
 
 def _write(made: Report, out: Path, chosen: list[FormatName]) -> list[Path]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lightning_bench.errors import UsageError
 from lightning_bench.report.against import against
@@ -18,6 +18,8 @@ from lightning_bench.report.latex import latex
 from lightning_bench.report.markdown import markdown
 
 FormatName = Literal["md", "tex", "csv"]
+PlotFormat = Literal["png", "svg", "pdf"]
+PLOT_FORMATS: tuple[PlotFormat, ...] = get_args(PlotFormat)
 
 _LEGEND = "Bold: the best of its row. *: unstable, the figure is not to be relied on."
 
@@ -30,6 +32,8 @@ class Report:
     remarks: list[str]
     grids: list[Grid]
     said: list[str]
+    rows: list[Row]
+    """What the tables were made of, for plots; none in a comparison."""
 
 
 FORMATS: dict[FormatName, Callable[[Report], str]] = {
@@ -59,7 +63,7 @@ def make_report(
         raise UsageError(
             "none of the tables asked for has a figure in these rows; leave out --metric to see all"
         )
-    return Report("Results", [*_remarks(rows), _LEGEND], tables, said)
+    return Report("Results", [*_remarks(rows), _LEGEND], tables, said, rows)
 
 
 def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ()) -> Report:
@@ -80,7 +84,7 @@ def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ())
         "lbench report results/published.)",
         "*: unstable, the figure is not to be relied on.",
     ]
-    return Report("Published and measured here", remarks, tables, collected.skipped)
+    return Report("Published and measured here", remarks, tables, collected.skipped, [])
 
 
 def _of_metrics(collected: Collected, kinds: Sequence[Kind] | None) -> list[Row]:

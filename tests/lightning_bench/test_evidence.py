@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,19 @@ def test_bundled_kernels_allocate_their_results_alone() -> None:
     for record in records:
         assert record.extra_ratio is not None
         assert record.extra_ratio <= 1.02
+
+
+def test_the_committed_report_is_what_its_command_makes(tmp_path: Path) -> None:
+    """The command that reports/README.md names, run anew: the tables are the same to the byte."""
+    row = next(line for line in (ROOT / "reports/README.md").read_text().splitlines() if "| h200 |" in line)
+    command = row.split("`")[1].split()
+    where = command.index("--out") + 1
+    committed, command[where] = ROOT / command[where], str(tmp_path)
+    command[command.index("--format") + 1] = "md,tex,csv"
+    assert command[0] == "lbench"
+    subprocess.run([sys.executable, ROOT / "cli.py", *command[1:]], cwd=ROOT, check=True, timeout=120)
+    names = {path.name for path in committed.glob("tables.*")}
+    assert names == {"tables.md", "tables.tex", "tables.csv"}
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (committed / name).read_bytes()
+    assert len(list((committed / "plots").glob("*.svg"))) == 10

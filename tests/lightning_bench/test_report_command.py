@@ -133,7 +133,7 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
         (["--metric", "memory"], "no row here is of --metric memory; the rows are of: speed"),
         (["--metric", "gbps"], "none of the tables asked for has a figure in these rows"),
         (["--baseline", "flash2"], "--baseline 'flash2' is in no row of speed here; allowed: a, b"),
-        (["--format", "pdf"], "--format 'pdf' is not known; allowed: md, tex, csv"),
+        (["--format", "gif"], "--format 'gif' is not known; allowed: md, tex, csv, png, svg, pdf"),
         (["--format", "md,tex"], "stdout takes one --format; give --out for several"),
         (["--out", "empty.csv"], "--out empty.csv is a file: give the name of a folder"),
         (["--against", "mine"], "--against 'mine' is not known; allowed: published"),
@@ -160,7 +160,11 @@ def test_a_folder_without_results_is_told_what_was_left_out(results: Path, lbenc
     assert "no rows of lbench in other (other/script.csv is not a CSV that lbench wrote)" in ran.err
 
 
-@pytest.mark.parametrize("more", [[], ["--against", "published"]], ids=["tables", "against"])
+@pytest.mark.parametrize(
+    "more",
+    [["--format", "md,tex,csv"], ["--against", "published"], ["--metric", "ms", "--format", "tex,svg"]],
+    ids=["tables", "against", "plots"],
+)
 def test_it_needs_neither_torch_nor_what_torch_needs(tmp_path: Path, more: list[str]) -> None:
     code = (
         "import sys\n"
@@ -169,7 +173,8 @@ def test_it_needs_neither_torch_nor_what_torch_needs(tmp_path: Path, more: list[
         "try:\n"
         "    main()\n"
         "finally:\n"
-        "    heavy = {'torch', 'triton', 'pandas', 'numpy'} & {name.split('.')[0] for name in sys.modules}\n"
+        f"    heavy = {{'torch', 'triton', 'pandas', {'' if 'svg' in more[-1] else 'numpy'!r}}}\n"
+        "    heavy &= {name.split('.')[0] for name in sys.modules}\n"
         "    assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -185,3 +190,29 @@ def test_ten_thousand_rows_take_a_moment(results: Path, lbench: Lbench) -> None:
     path.write_text("\n".join([head, *rows]) + "\n")
     out = lbench("report", path, "--format", "md").out
     assert out.count("\n| ") == 10_002
+
+
+def test_plots_lie_beside_the_tables(results: Path, lbench: Lbench) -> None:
+    records = [replace(BASE, seq_len=n, case_id=f"{BASE.case_id}-{n}") for n in (64, 128)]
+    save("two.csv", *records)
+    ran = lbench("report", "two.csv", "--out", "page", "--format", "md,svg")
+    assert ran.code == 0
+    plots = sorted(path.name for path in Path("page/plots").iterdir())
+    assert [name.rsplit("-", 1)[1] for name in plots] == ["per_token.svg", "time.svg"]
+    assert "wrote 2 plots in page/plots" in ran.err
+    save("two.csv", *records, *(replace(r, machine_id="another") for r in records))
+    lbench("report", "two.csv", "--out", "pages", "--format", "svg")
+    assert len(list(Path("pages/plots").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "png"], "--format png needs --out"),
+        (["--against", "published", "--format", "md,pdf", "--out", "x"], "leave out --format pdf"),
+    ],
+)
+def test_plots_that_cannot_be(lbench: Lbench, results: Path, arguments: list[str], message: str) -> None:
+    ran = lbench("report", "results", *arguments)
+    assert ran.code == 2
+    assert message in ran.err
