@@ -11,7 +11,6 @@ from lightning_bench.cli import options
 from lightning_bench.errors import LbenchError, UsageError
 
 if TYPE_CHECKING:
-    from lightning_bench.record import Record
     from lightning_bench.report.document import FormatName, PlotFormat, Report
 
 
@@ -112,18 +111,19 @@ def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[F
 def _plot(made: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
     """Write the plots; where machines or protocols differ, each pair of them has a folder of its own."""
     from lightning_bench.report.grid import DEFAULT_BASELINE
+    from lightning_bench.report.plot_rows import groups_by
     from lightning_bench.report.plots import plot_set
 
-    groups: dict[str, list[Record]] = {}
-    for row in made.rows:
-        if row.record.heads:  # 0: a whole model's figure, which has no shape to plot against
-            groups.setdefault(f"{row.record.machine_id}-{row.record.protocol}", []).append(row.record)
+    # heads 0: a whole model's figure, which has no shape to plot against
+    shaped = [row.record for row in made.rows if row.record.heads]
+    groups = groups_by(shaped, ("machine_id", "protocol"))
     written = []
-    for name, records in groups.items():
+    for records in groups:
         wanted = baseline or DEFAULT_BASELINE
         against = wanted if any(record.provider == wanted for record in records) else None
         try:
-            written += plot_set(records, pictures, folder if len(groups) == 1 else folder / name, against)
+            own = folder / f"{records[0].machine_id}-{records[0].protocol}"
+            written += plot_set(records, pictures, folder if len(groups) == 1 else own, against)
         except OSError as error:
             raise LbenchError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
     return written

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from lightning_bench.record import Record
 from lightning_bench.report.collect import Row
 
-_VERSIONS: tuple[tuple[str, Callable[[Record], str]], ...] = (
+VERSIONS: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("driver", lambda r: r.driver),
     ("CUDA", lambda r: r.cuda),
     ("torch", lambda r: r.torch),
@@ -37,7 +37,7 @@ def origin_lines(rows: Sequence[Row]) -> list[str]:
     if providers:
         lines.append("providers: " + "; ".join(_provider(name, each) for name, each in providers.items()))
     lines += (f"{_where(names, providers)}: {reason}" for reason, names in cited.items())
-    return [*lines, f"source: {_distinct(row.source for row in rows)}"]
+    return [*lines, f"source: {distinct(row.source for row in rows)}"]
 
 
 def _where(cited: Mapping[str, set[int]], providers: Mapping[str, Sequence[Record]]) -> str:
@@ -50,20 +50,20 @@ def _where(cited: Mapping[str, set[int]], providers: Mapping[str, Sequence[Recor
 
 
 def _machine(records: Sequence[Record]) -> str:
-    device = _distinct(r.device_name for r in records) or "device not recorded"
-    capability = _distinct(r.capability for r in records)
+    device = distinct(r.device_name for r in records) or "device not recorded"
+    capability = distinct(r.capability for r in records)
     parts = [f"{device} (capability {capability})" if capability else device]
-    parts += (f"{name} {text}" for name, part in _VERSIONS if (text := _distinct(map(part, records))))
+    parts += (f"{name} {text}" for name, part in VERSIONS if (text := distinct(map(part, records))))
     harness, commit = (
-        _distinct(r.harness_version for r in records),
-        _distinct(r.harness_commit for r in records),
+        distinct(r.harness_version for r in records),
+        distinct(r.harness_commit for r in records),
     )
     by = (
         f"lightning-bench {harness}{f' at {commit}' if commit else ''}"
         if harness
         else "not by lightning-bench"
     )
-    identity = _distinct(r.machine_id for r in records)
+    identity = distinct(r.machine_id for r in records)
     return f"{', '.join(parts)}; {by}; protocol {records[0].protocol}" + (
         f"; machine {identity}" if identity else ""
     )
@@ -71,12 +71,13 @@ def _machine(records: Sequence[Record]) -> str:
 
 def _provider(name: str, records: Sequence[Record]) -> str:
     details = (
-        _distinct(r.label for r in records),
-        _distinct(r.family for r in records),
-        _distinct(r.provider_version for r in records),
+        distinct(r.label for r in records),
+        distinct(r.family for r in records),
+        distinct(r.provider_version for r in records),
     )
     return f"{name} = {', '.join(detail for detail in details if detail)}"
 
 
-def _distinct(texts: Iterable[str]) -> str:
+def distinct(texts: Iterable[str]) -> str:
+    """Every text that is not blank, once."""
     return " and ".join(dict.fromkeys(text for text in texts if text))

@@ -8,6 +8,7 @@ from typing import cast
 from lightning_bench.case import Family, Shape
 from lightning_bench.record import Record, Status
 from lightning_bench.report.kinds import figure
+from lightning_bench.report.origin import VERSIONS, distinct
 from lightning_bench.roofline import min_bytes, min_flops
 
 SHARED = ("suite", "machine_id", "protocol", "metric", "device", "direction", "dtype", "batch", "heads")
@@ -135,29 +136,14 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
 
 def caption(records: Sequence[Record]) -> str:
     """Where and with what it was measured: device, versions, commit, protocol. A blank field is left out."""
-    first = records[0]
-    stack = [
-        f"{name} {_all(records, column)}"
-        for name, column in (
-            ("compute capability", "capability"),
-            ("driver", "driver"),
-            ("CUDA", "cuda"),
-            ("torch", "torch"),
-            ("triton", "triton"),
-            ("Python", "python"),
-        )
-        if _all(records, column)
-    ]
-    device = [_all(records, "device_name") or first.device, *stack]
-    commits = _all(records, "harness_commit")
-    harness = f"lightning-bench {_all(records, 'harness_version')}".rstrip()
-    harness += f" at {commits}" if commits else ""
-    return f"{', '.join(device)}. {harness}, protocol {first.protocol}."
-
-
-def _all(records: Iterable[Record], column: str) -> str:
-    """Every value of a column, blank ones left out."""
-    return " and ".join(dict.fromkeys(str(value) for r in records if (value := getattr(r, column))))
+    parts = [distinct(r.device_name for r in records) or records[0].device]
+    for name, version in (("compute capability", lambda r: r.capability), *VERSIONS):
+        if text := distinct(map(version, records)):
+            parts.append(f"{name} {text}")
+    harness = f"lightning-bench {distinct(r.harness_version for r in records)}".rstrip()
+    commit = distinct(r.harness_commit for r in records)
+    by = f"{harness} at {commit}" if commit else harness
+    return f"{', '.join(parts)}. {by}, protocol {records[0].protocol}."
 
 
 def _worked(record: Record) -> bool:

@@ -21,7 +21,6 @@ in s as ``unit`` says.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -35,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rows import write_rows
 
 from lightning_bench.case import Device, Shape
 from lightning_bench.machine import harness_commit
@@ -187,15 +187,6 @@ def first_call_figures(name: str) -> list[Figure]:
             samples = [first_call_elsewhere(name, mode, dim, "cuda") for _ in range(PROCESSES)]
             figures.append(Figure(name, "first_call", mode, shape, "s", samples))
     return figures
-
-
-def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
-    """Write the CSV, whose columns are the keys of the first row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def main() -> None:

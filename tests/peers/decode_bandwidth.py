@@ -14,13 +14,13 @@ bytes, large ones with both. The CSV has a row a shape.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import triton
+from rows import write_rows
 from torch import Tensor
 
 from lightning_bench.machine import harness_commit
@@ -109,15 +109,6 @@ def measure(
         "triton": triton.__version__,
         "harness_commit": harness_commit(),
     }
-
-
-def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
-    """Write the CSV, whose columns are the keys of the first row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def main() -> None:

@@ -11,13 +11,13 @@ Times fla-core's chunk_simple_gla at batch 4, heads 32, seq_len 8192, head_dim 1
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from rows import write_rows
 from triton.testing import do_bench
 
 from lightning_bench.case import Shape
@@ -79,12 +79,7 @@ def main() -> None:
             }
         )
         print(rows[-1])
-    out = Path(sys.argv[1])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(Path(sys.argv[1]), rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ is further than 3 % from 1.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rows import write_rows
 
 from lightning_bench.case import Shape
 from lightning_bench.measure.calls import direction_call
@@ -118,11 +118,7 @@ def main() -> None:
                 "torch": torch.__version__,
             }
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(out, rows)
     for row in rows:
         print(row["seq_len"], row["lbench_median_ms"], row["nvbench_median_ms"], row["ratio"])
     if any(abs(float(row["ratio"]) - 1) > AGREEMENT_PERCENT / 100 for row in rows):
