@@ -83,31 +83,45 @@ def _triton_has_gluon() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HopperTiles:
-    """How a launch of the Hopper kernel is cut up; a block has 64 tokens, a consumer 64 columns of v."""
+    """How a launch of the Hopper kernel is cut up; a block has 64 tokens."""
 
     block_d: int
+    columns: int
+    """Columns of v of one program, 64 or 128."""
     tiles_e: int
-    consumers: int
     stages: int
+    copies: int
+    """Of the state in shared memory, for the output's warps to read."""
+    output_registers: int
     loader_registers: int
-    consumer_registers: int
 
     def __str__(self) -> str:
-        return f"path=hopper block=64 consumers={self.consumers} stages={self.stages} split_e={self.tiles_e}"
+        return f"path=hopper block=64 columns={self.columns} stages={self.stages} split_e={self.tiles_e}"
 
 
 @cache
-def hopper_tiles(head_dim: int, value_dim: int, backward: bool) -> HopperTiles:
-    """Choose the tiles of the Hopper kernel; the roles of a backward pass share those of the larger dim."""
+def hopper_tiles(
+    head_dim: int, value_dim: int, backward: bool, programs: int, processors: int
+) -> HopperTiles:
+    """Choose the tiles of the Hopper kernel; the roles of a backward pass share those of the larger dim.
+
+    A forward pass of so few `programs` (sequences times heads) that half of the multiprocessors would stand
+    idle gives each of them half of the columns, which takes two thirds of the time a block.
+    """
     key_dim = max(head_dim, value_dim) if backward else head_dim
-    columns = max(head_dim, value_dim) if backward else value_dim
+    value_dim = max(head_dim, value_dim) if backward else value_dim
     block_d = max(64, _padded(key_dim))
-    # The state of a consumer takes block_d / 2 registers a thread.
-    consumers = 1 if columns <= 64 or block_d > 128 else 2
-    stages = {64: 4, 128: 3, 256: 2}[block_d]
-    loader_registers, consumer_registers = (96, 0) if consumers == 1 else (48, 224)
-    tiles_e = -(-columns // (64 * consumers))
-    return HopperTiles(block_d, tiles_e, consumers, stages, loader_registers, consumer_registers)
+    # The state takes block_d · columns / 128 registers a thread.
+    narrow = value_dim <= 64 or block_d > 128 or (not backward and 2 * programs <= processors)
+    columns = 64 if narrow else 128
+    stages, copies, output, loader = {
+        (64, 64): (8, 2, 200, 80),
+        (64, 128): (6, 2, 200, 80),
+        (128, 64): (4, 2, 200, 80),
+        (128, 128): (4, 1, 200, 72),
+        (256, 64): (2, 2, 184, 96),
+    }[block_d, columns]
+    return HopperTiles(block_d, columns, -(-value_dim // columns), stages, copies, output, loader)
 
 
 @cache

@@ -111,9 +111,9 @@ def lightning2_config(
             `torch.cuda.get_device_properties(...).shared_memory_per_block_optin`; None as for capability.
 
     Returns:
-        for example "path=hopper block=64 consumers=2 stages=3 split_e=1 segments=8" or "path=portable
-        block=64 warps=8 stages=3 split_e=1": the kernel, tokens a block, warps a program or consumers of
-        four warps, pipeline stages, programs that share one head by splitting value_dim, and into how many
+        for example "path=hopper block=64 columns=128 stages=4 split_e=1 segments=8" or "path=portable
+        block=64 warps=8 stages=3 split_e=1": the kernel, tokens a block, columns of v or warps a program,
+        pipeline stages, programs that share one head by splitting value_dim, and into how many
         segments a sequence is cut.
 
     Raises:
@@ -126,7 +126,7 @@ def lightning2_config(
     if capability is None:
         capability = torch.cuda.get_device_capability(device) if device >= 0 else (9, 0)
     if capability == (9, 0) and hopper_takes(dtype, head_dim, value_dim):
-        special = hopper_tiles(head_dim, value_dim, backward)
+        special = hopper_tiles(head_dim, value_dim, backward, programs, processors(device))
         count = programs * special.tiles_e * (3 if backward else 1)
         return f"{special} segments={hopper_segments(count, seq_len, processors(device))}"
     if shared_bytes is None:

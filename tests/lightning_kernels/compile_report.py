@@ -28,7 +28,7 @@ from lightning_kernels._triton import lightning1, lightning2, step
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
 KERNELS = ("lightning1", "lightning2", "step", "hopper")
-FEATURES = ("decay", "reverse", "initial", "final", "packed")
+FEATURES = ("decay", "reverse", "initial", "final", "packed", "few")
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -61,13 +61,13 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
 
 
 def hopper_variant(head_dim, value_dim, features):
-    """Return the same for the Hopper kernel; `reverse` stands for its backward pass."""
+    """Return the same for the Hopper kernel: `reverse` is its backward pass, `few` few heads on an H200."""
     backward = "reverse" in features
-    tiles = _config.hopper_tiles(head_dim, value_dim, backward)
+    tiles = _config.hopper_tiles(head_dim, value_dim, backward, 16 if "few" in features else 128, 132)
     constants = {
         "D": head_dim, "E": value_dim, "BLOCK_D": tiles.block_d, "TILES_E": tiles.tiles_e,
-        "CONSUMERS": tiles.consumers, "STAGES": tiles.stages, "BACKWARD": backward,
-        "LOADER_REGISTERS": tiles.loader_registers, "CONSUMER_REGISTERS": tiles.consumer_registers,
+        "COLUMNS": tiles.columns, "STAGES": tiles.stages, "COPIES": tiles.copies, "BACKWARD": backward,
+        "LOADER_REGISTERS": tiles.loader_registers, "OUTPUT_REGISTERS": tiles.output_registers,
     }  # fmt: skip
     absent = {
         "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",

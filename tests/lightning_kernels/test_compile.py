@@ -21,6 +21,7 @@ def report(tmp_path, *arguments):
     return [line.split(maxsplit=8) for line in done.stdout.splitlines()]
 
 
+FEW = ["--with", "decay", "initial", "final", "few"]
 ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 
 
@@ -31,6 +32,7 @@ ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
         (90, ["--kernel", "lightning2", "--dims", "128x128", *ALL], 3),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "fp16", "--dims", "64x64", "128x128", "256x256"], 6),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", "80x192", *ALL], 3),
+        (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x128", "128x128", *FEW], 2),
         (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
         (80, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "256x256", "128x128", *ALL], 2),
         (89, ["--kernel", "step", "--dtype", "bf16", "--dims", "128x128"], 1),

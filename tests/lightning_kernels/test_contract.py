@@ -164,13 +164,12 @@ def test_config():
 def test_config_of_the_hopper_kernel(monkeypatch):
     pytest.importorskip("triton")
     describe = partial(lk.lightning2_config, capability=(9, 0))
-    assert describe(128, 128, torch.bfloat16) == (
-        "path=hopper block=64 consumers=2 stages=3 split_e=1 segments=1"
-    )
-    assert describe(128, 128, torch.bfloat16, programs=16, seq_len=131072).endswith("segments=8")
-    assert describe(64, 256, torch.float16, backward=True).startswith(
-        "path=hopper block=64 consumers=1 stages=2 split_e=4"
-    )
+    many = describe(128, 128, torch.bfloat16, programs=128)
+    assert many == "path=hopper block=64 columns=128 stages=4 split_e=1 segments=1"
+    few = describe(128, 128, torch.bfloat16, programs=16, seq_len=131072)
+    assert few == "path=hopper block=64 columns=64 stages=4 split_e=2 segments=4"
+    backward = describe(64, 256, torch.float16, backward=True)
+    assert backward.startswith("path=hopper block=64 columns=64 stages=2 split_e=4")
     assert describe(128, 128, torch.float32).startswith("path=portable")
     assert describe(128, 24, torch.float16).startswith("path=portable")
     monkeypatch.setenv("LIGHTNING_KERNELS_HOPPER", "0")

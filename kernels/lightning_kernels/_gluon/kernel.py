@@ -14,21 +14,17 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from lightning_kernels._gluon.consumer import consume, exp2
-from lightning_kernels._gluon.loader import BLOCK, COLUMNS, LOADER_WARPS, load
+from lightning_kernels._gluon.loader import BLOCK, LOADER_WARPS, load
+from lightning_kernels._gluon.output import write_output
+from lightning_kernels._gluon.state import carry_state, exp2
 
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _fill_weights(weight_s, fade_s, slope, scale_read, scale_write, offset, steps, dtype: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Compute the weights within a block, and those of what a block writes into the state."""
-    square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
-    i = gl.arange(0, BLOCK, gl.SliceLayout(1, square))
-    j = gl.arange(0, BLOCK, gl.SliceLayout(0, square))
-    distance = (j[None, :] - i[:, None]).to(gl.float32)
-    weight = exp2(gl.minimum(slope * distance, 0.0)) * (scale_read * scale_write)
-    weight_s.store(gl.where(j[None, :] <= i[:, None], weight, 0.0))
+def _fill_fade(fade_s, slope, scale_write, offset, steps, dtype: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute with which weights a whole block and the last one are written into the state, in two halves."""
+    j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [4], [0]))
     fade = exp2(-slope * (BLOCK - j - offset).to(gl.float32)) * scale_write
     fade_s.index(0).store(fade.to(dtype))
     fade_s.index(1).store((fade - fade.to(dtype).to(gl.float32)).to(dtype))
@@ -58,66 +54,51 @@ def _walk(  # type: ignore[no-untyped-def]
     a_ptr, b_ptr, c_ptr, out_ptr, a_step, b_step, c_step, out_step, initial_ptr, final_ptr,
     state_stride_d, state_stride_e, has_initial, has_final, slope, scale_read, scale_write, offset,
     first, main, last, steps, key_dim, value_dim, first_e,
-    BLOCK_D: gl.constexpr, CONSUMERS: gl.constexpr, STAGES: gl.constexpr, FULL_D: gl.constexpr,
-    FULL_E: gl.constexpr, LOADER_REGISTERS: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
+    BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
+    FULL_D: gl.constexpr, FULL_E: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
+    OUTPUT_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Run loader and consumers over one segment; a, b and c stand for q, k and v."""
-    KEEP: gl.constexpr = CONSUMERS == 1 and BLOCK_D < 256
     dtype: gl.constexpr = a_ptr.dtype.element_ty
     wide: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, BLOCK_D], dtype)
     slim: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, COLUMNS], dtype)
     q_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, BLOCK_D], wide)
     k_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, BLOCK_D], wide)
-    v_s = gl.allocate_shared_memory(dtype, [STAGES * CONSUMERS, BLOCK, COLUMNS], slim)
-    state_s = gl.allocate_shared_memory(dtype, [CONSUMERS, COLUMNS, BLOCK_D], wide)
-    # Four neighbours in a thread's registers lie side by side, then the 32 threads of a warp.
-    weight_s = gl.allocate_shared_memory(gl.float32, [BLOCK, BLOCK], gl.SharedLinearLayout([
-        [0, 1], [0, 8], [0, 2], [0, 4], [1, 0], [2, 0], [4, 0], [0, 16], [0, 32], [8, 0], [16, 0], [32, 0],
-    ]))  # fmt: skip
+    v_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, COLUMNS], slim)
+    state_s = gl.allocate_shared_memory(dtype, [COPIES, COLUMNS, BLOCK_D], wide)
     near: gl.constexpr = gl.SharedLinearLayout([[1], [8], [16], [32], [2], [4]])
     fade_s = gl.allocate_shared_memory(dtype, [4, BLOCK], near)
-    _fill_weights(weight_s, fade_s, slope, scale_read, scale_write, offset, steps, dtype)
+    _fill_fade(fade_s, slope, scale_write, offset, steps, dtype)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    ready = gl.allocate_shared_memory(gl.int64, [COPIES, 1], mbarrier.MBarrierLayout())
+    taken = gl.allocate_shared_memory(gl.int64, [COPIES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
         mbarrier.init(full.index(stage), count=32 * LOADER_WARPS)
-        mbarrier.init(empty.index(stage), count=128 * CONSUMERS)
+        mbarrier.init(empty.index(stage), count=256)
+    for copy in gl.static_range(COPIES):
+        mbarrier.init(ready.index(copy), count=1)
+        mbarrier.init(taken.index(copy), count=128)
     fence_async_shared()
     _barrier()
-    if CONSUMERS == 1:
-        gl.warp_specialize([
-            (consume, (
-                q_s, k_s, v_s, state_s.index(0), weight_s, fade_s, full, empty, out_ptr, out_step,
-                initial_ptr, final_ptr, state_stride_d, state_stride_e, has_initial, has_final, slope,
-                scale_read, offset, first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, CONSUMERS, STAGES, FULL_E, KEEP, 0,
-            )),
-            (load, (
-                q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
-                first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, CONSUMERS, STAGES, FULL_D, FULL_E,
-            )),
-        ], [LOADER_WARPS], [LOADER_REGISTERS])  # fmt: skip
-    else:
-        gl.warp_specialize([
-            (consume, (
-                q_s, k_s, v_s, state_s.index(0), weight_s, fade_s, full, empty, out_ptr, out_step,
-                initial_ptr, final_ptr, state_stride_d, state_stride_e, has_initial, has_final, slope,
-                scale_read, offset, first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, CONSUMERS, STAGES, FULL_E, KEEP, 0,
-            )),
-            (consume, (
-                q_s, k_s, v_s, state_s.index(1), weight_s, fade_s, full, empty, out_ptr, out_step,
-                initial_ptr, final_ptr, state_stride_d, state_stride_e, has_initial, has_final, slope,
-                scale_read, offset, first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, CONSUMERS, STAGES, FULL_E, KEEP, 1,
-            )),
-            (load, (
-                q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
-                first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, CONSUMERS, STAGES, FULL_D, FULL_E,
-            )),
-        ], [4, LOADER_WARPS], [CONSUMER_REGISTERS, LOADER_REGISTERS])  # fmt: skip
+    gl.warp_specialize([
+        (carry_state, (
+            k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
+            state_stride_d, state_stride_e, has_initial, has_final, slope,
+            first, main, last, steps, key_dim, value_dim, first_e,
+            BLOCK_D, COLUMNS, STAGES, COPIES, BLOCK_D == 128 and COLUMNS == 128,
+        )),
+        (write_output, (
+            q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
+            slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
+            COLUMNS, STAGES, COPIES, FULL_E,
+        )),
+        (load, (
+            q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
+            first, main, last, steps, key_dim, value_dim, first_e,
+            BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
+        )),
+    ], [4, LOADER_WARPS], [OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
 
 
 @gluon.jit(do_not_specialize=["heads", "group", "seq_len", "segments", "scale"])  # type: ignore[untyped-decorator]
@@ -129,9 +110,9 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     v_stride_b, v_stride_h, v_stride_n, g_stride_b, g_stride_h, g_stride_n,
     out_stride_b, out_stride_h, out_stride_n, dk_stride_b, dk_stride_h, dk_stride_n,
     dv_stride_b, dv_stride_h, dv_stride_n,
-    D: gl.constexpr, E: gl.constexpr, BLOCK_D: gl.constexpr, TILES_E: gl.constexpr, CONSUMERS: gl.constexpr,
-    STAGES: gl.constexpr, BACKWARD: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
-    CONSUMER_REGISTERS: gl.constexpr,
+    D: gl.constexpr, E: gl.constexpr, BLOCK_D: gl.constexpr, TILES_E: gl.constexpr, COLUMNS: gl.constexpr,
+    STAGES: gl.constexpr, COPIES: gl.constexpr, BACKWARD: gl.constexpr,
+    LOADER_REGISTERS: gl.constexpr, OUTPUT_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Walk one segment of one head, forward or in the role dk, dv or dq; `out` is o or dq."""
     roles: gl.constexpr = 3 if BACKWARD else 1
@@ -145,7 +126,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     pid = gl.program_id(0)
     role = pid % roles
     pid = pid // roles
-    first_e = (pid % TILES_E) * (CONSUMERS * COLUMNS)
+    first_e = (pid % TILES_E) * COLUMNS
     pid = pid // TILES_E
     segment = pid % segments
     pid = pid // segments
@@ -209,9 +190,9 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
             gl.where(is_dv, E, 1), gl.where(is_dv, 1, E), has_initial, is_dv & has_final,
             slope, gl.where(is_dq, scale, 1.0), gl.where(is_dq, 1.0, scale), gl.where(is_dq, 1, 0),
             first, main, last, steps, gl.where(is_dv, D, E), gl.where(is_dv, E, D), first_e,
-            BLOCK_D, CONSUMERS, STAGES, D == E and D == BLOCK_D,
-            D == E and E == TILES_E * CONSUMERS * COLUMNS,
-            LOADER_REGISTERS, CONSUMER_REGISTERS,
+            BLOCK_D, COLUMNS, STAGES, COPIES, D == E and D == BLOCK_D,
+            D == E and E == TILES_E * COLUMNS,
+            LOADER_REGISTERS, OUTPUT_REGISTERS,
         )  # fmt: skip
     else:
         q_step = gl.where(known, q_stride_n, 16)
@@ -227,6 +208,6 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
             q_step, k_step, v_step, out_step, initial, final, E, 1, has_initial, has_final,
             slope, gl.where(known, scale, 0.0), 1.0, gl.where(known, 1, 0),
             first, main, last, steps, D, E, first_e,
-            BLOCK_D, CONSUMERS, STAGES, D == BLOCK_D, E == TILES_E * CONSUMERS * COLUMNS,
-            LOADER_REGISTERS, CONSUMER_REGISTERS,
+            BLOCK_D, COLUMNS, STAGES, COPIES, D == BLOCK_D, E == TILES_E * COLUMNS,
+            LOADER_REGISTERS, OUTPUT_REGISTERS,
         )  # fmt: skip

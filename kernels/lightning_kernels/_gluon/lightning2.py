@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_kernels._config import HopperTiles, hopper_segments, hopper_tiles, processors
+from lightning_kernels._config import hopper_segments, hopper_tiles, processors
 from lightning_kernels._core import Gradients, empty_like, empty_output, empty_state, sum_groups
 from lightning_kernels._gluon.kernel import linear_attention_kernel
 from lightning_kernels._triton.launch import on_device, unit_last_stride
@@ -53,7 +53,7 @@ at every argument, which takes as long as the kernel does for a short sequence."
 
 
 def _launch(
-    tiles: HopperTiles, q: Tensor, k: Tensor, v: Tensor, g: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None,
     outs: tuple[Tensor, Tensor | None, Tensor | None], slopes: Tensor | None, initial: Tensor | None,
     grad_state: Tensor | None, final: Tensor | None, offsets: Tensor | None, scale: float,
 ) -> None:  # fmt: skip
@@ -62,9 +62,10 @@ def _launch(
     sequences = b if offsets is None else offsets.shape[0] - 1
     if sequences == 0 or heads == 0:
         return
-    backward = g is not None
-    programs = sequences * heads * tiles.tiles_e * (3 if backward else 1)
     device = q.get_device()
+    backward = g is not None
+    tiles = hopper_tiles(d, e, backward, sequences * heads, processors(device))
+    programs = sequences * heads * tiles.tiles_e * (3 if backward else 1)
     segments = hopper_segments(programs, n * b // sequences, processors(device))
     strides = (
         *_strides(q), *_strides(k), *_strides(v), *_strides(g), *_strides(outs[0]), *_strides(outs[1]),
@@ -73,12 +74,12 @@ def _launch(
     arguments = (
         q, k, v, g, *outs, slopes, offsets, initial, grad_state, final,
         heads, heads // k.shape[1], n, segments, scale, *strides,
-        d, e, tiles.block_d, tiles.tiles_e, tiles.consumers, tiles.stages, backward, tiles.loader_registers,
-        tiles.consumer_registers,
+        d, e, tiles.block_d, tiles.tiles_e, tiles.columns, tiles.stages, tiles.copies, backward,
+        tiles.loader_registers, tiles.output_registers,
     )  # fmt: skip
     # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
     key = (
-        device, q.dtype, d, e, backward, slopes is None, offsets is None, _alignment(initial),
+        device, q.dtype, d, e, tiles.columns, backward, slopes is None, offsets is None, _alignment(initial),
         _alignment(grad_state), final is None, max(strides) < 2**31,
     )  # fmt: skip
     grid = (programs * segments, 1, 1)
@@ -103,10 +104,9 @@ def forward(
     """Compute o and, where asked for, the final state; slopes are fp32 and contiguous."""
     out = empty_output(q, v)
     final = empty_state(q, v, offsets) if return_state else None
-    tiles = hopper_tiles(q.shape[3], v.shape[3], False)
     initial = _contiguous(initial_state)
     outs = (out, None, None)
-    _launch(tiles, q, k, v, None, outs, slopes, initial, None, final, offsets, scale)
+    _launch(q, k, v, None, outs, slopes, initial, None, final, offsets, scale)
     return out, final
 
 
@@ -124,9 +124,8 @@ def backward(
     final = None
     if needs[3] and initial_state is not None:
         final = initial_state.new_empty(initial_state.shape, dtype=torch.float32)
-    tiles = hopper_tiles(q.shape[3], v.shape[3], True)
     _launch(
-        tiles, q, k, v, do, (dq, each_dk, each_dv), slopes, _contiguous(initial_state),
+        q, k, v, do, (dq, each_dk, each_dv), slopes, _contiguous(initial_state),
         _contiguous(grad_state), final, offsets, scale,
     )  # fmt: skip
     if grouped:

@@ -1,0 +1,109 @@
+"""The output's warps: rows of o from a block of q, k and v and the state before it.
+
+    O = Λ Q·KV + [(Q Kᵀ) ∘ M] V
+
+No block needs another one's rows, so these warps run behind the state's as far as the rings allow. Weighted
+scores are a first operand and stay in registers.
+"""
+
+import triton.experimental.gluon.language as gl
+from triton.experimental import gluon
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.hopper import (
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from lightning_kernels._gluon.loader import BLOCK
+from lightning_kernels._gluon.state import exp2
+
+
+@gluon.jit
+def _first_products(  # type: ignore[no-untyped-def]
+    q_s, k_s, state_s, ready, turn, number, wanted,
+    COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
+):  # fmt: skip
+    """Start Q Kᵀ and Q·KV of a block when the state before it is ready.
+
+    The state's warps have seen the block come in and fenced it; a fence here would wait for stores of o.
+    """
+    square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
+    tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
+    mbarrier.wait(ready.index(number % COPIES), (number // COPIES) & 1, pred=wanted)
+    q = q_s.index(turn % STAGES)
+    k = k_s.index(turn % STAGES)
+    state = state_s.index(number % COPIES)
+    zero = gl.zeros([BLOCK, BLOCK], gl.float32, square)
+    p = warpgroup_mma(q, k.permute((1, 0)), zero, use_acc=False, is_async=True)
+    zero = gl.zeros([BLOCK, COLUMNS], gl.float32, tall)
+    o = warpgroup_mma(q, state.permute((1, 0)), zero, use_acc=False, is_async=True)
+    return p, o
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def write_output(  # type: ignore[no-untyped-def]
+    q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
+    slope, scale_read, scale_scores, offset, first, main, last, steps, value_dim, first_e,
+    COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr, FULL_E: gl.constexpr,
+):  # fmt: skip
+    """Compute the rows of blocks main…last−1.
+
+    slope is s·log₂e. A token of step i reads the state with weight scale_read·λ^(i+offset), and that of
+    step j ≤ i in its own block with M = scale_scores·λ^(i−j), which takes 32 registers a thread.
+    """
+    dtype: gl.constexpr = q_s.dtype
+    square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
+    tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
+    scores: gl.constexpr = gl.DotOperandLayout(0, tall, 2)
+    # As the products leave it, but for an exchange among the four threads of a row: each stores 16 bytes.
+    registers: gl.constexpr = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0]]
+    rows: gl.constexpr = gl.DistributedLinearLayout(
+        reg_bases=registers + [[0, 64]] if COLUMNS == 128 else registers,
+        lane_bases=[[0, 8], [0, 16], [1, 0], [2, 0], [4, 0]],
+        warp_bases=[[16, 0], [32, 0]],
+        block_bases=[],
+        shape=[BLOCK, COLUMNS],
+    )
+    row = gl.arange(0, BLOCK, gl.SliceLayout(1, rows))
+    col = first_e + gl.arange(0, COLUMNS, gl.SliceLayout(0, rows))
+    out_row = row * out_step
+    out_block = out_step * BLOCK
+    out_ptr += main.to(gl.int64) * out_block
+
+    i = gl.arange(0, BLOCK, gl.SliceLayout(1, square))
+    j = gl.arange(0, BLOCK, gl.SliceLayout(0, square))
+    weight = exp2(gl.minimum(slope * (j[None, :] - i[:, None]).to(gl.float32), 0.0)) * scale_scores
+    weight = gl.where(j[None, :] <= i[:, None], weight, 0.0)
+    i = gl.arange(0, BLOCK, gl.SliceLayout(1, tall))
+    read = exp2(-slope * (i + offset).to(gl.float32)) * scale_read
+
+    p, o = _first_products(
+        q_s, k_s, state_s, ready, main - first, 0, main < last, COLUMNS, STAGES, COPIES
+    )
+    p = warpgroup_mma_wait(1, deps=[p])  # [i, j]
+    scored = gl.convert_layout((p * weight).to(dtype), scores)
+    o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, COLUMNS]
+    async_copy.mbarrier_arrive(taken.index(0), increment_count=False)
+    for block in range(main, last):
+        stage = (block - first) % STAGES
+        v = v_s.index(stage)
+        o = warpgroup_mma(scored, v, o, is_async=True)
+        inside = (row < steps - block * BLOCK)[:, None]
+        if not FULL_E:
+            inside = inside & (col[None, :] < value_dim)
+        o = warpgroup_mma_wait(0, deps=[o])
+        async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
+        done = gl.convert_layout(o.to(dtype), rows)
+        # A store waits long to be taken: the next block's products are under way by then. After the last
+        # block they are of whatever is there, and not used.
+        later = block + 1
+        p, o = _first_products(
+            q_s, k_s, state_s, ready, later - first, later - main, later < last, COLUMNS, STAGES, COPIES
+        )
+        gl.store(out_ptr + (out_row[:, None] + col[None, :]), done, mask=inside)
+        out_ptr += out_block
+        p = warpgroup_mma_wait(1, deps=[p])
+        scored = gl.convert_layout((p * weight).to(dtype), scores)
+        o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]
+        async_copy.mbarrier_arrive(taken.index((later - main) % COPIES), increment_count=False)
