@@ -118,7 +118,7 @@ def hopper_tiles(
         (64, 64): (8, 2, 200, 80),
         (64, 128): (6, 2, 200, 80),
         (128, 64): (4, 2, 200, 80),
-        (128, 128): (4, 1, 200, 72),
+        (128, 128): (4, 1, 192, 72),
         (256, 64): (2, 2, 184, 96),
     }[block_d, columns]
     return HopperTiles(block_d, columns, -(-value_dim // columns), stages, copies, output, loader)

@@ -163,9 +163,9 @@ def test_states_of_other_dtypes_and_strides(tools, attention, dtype):
     expected = replace(case, initial_state=case.initial_state.float()).run(attention)
     case.initial_state = case.initial_state.mT.contiguous().mT
     for name, x in case.run(attention).items():
-        assert torch.equal(x, plain[name])
+        # Not bit by bit: a kernel is compiled anew for other strides, and may then sum in another order.
+        torch.testing.assert_close(x, plain[name], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(x.float(), expected[name], rtol=1e-3, atol=1e-3)
-        assert name == "d_initial" or torch.equal(x, expected[name])
 
 
 @both

@@ -5,7 +5,9 @@ Run on a GPU in the repository root:
     python tests/peers/call_time.py results/h200/call-time.csv [--providers lightning2 fla-chunk ...]
 
 At batch 4, heads 32, seq_len 512, head_dim 128 in bf16, for a forward pass under no_grad, a forward pass that
-records gradients, and a forward with a backward pass (autograd.grad):
+records gradients, a forward with a backward pass (autograd.grad), and the last once more under
+``torch.autograd.set_multithreading_enabled(False)``: the difference is what it costs to hand the backward
+pass to autograd's own thread.
 
 - ``ready``: call on an idle GPU and wait for the result (``CudaTimer.call``);
 - ``host``: time until the call returns, on average over 10 calls that are enqueued onto an idle GPU, whose
@@ -44,7 +46,6 @@ from lightning_bench.providers import Inputs, Provider, get_provider
 
 SHAPE = Shape(4, 32, 512, 128, 128, "bf16", "cuda")
 COMPILED_DIMS = (64, 128, 256)
-MODES = ("fwd_no_grad", "fwd_grad", "fwd_bwd")
 WARM_CALLS = 50
 SAMPLES = 200
 HOST_CALLS, HOST_SAMPLES = 10, 100
@@ -67,7 +68,16 @@ def mode_calls(provider: Provider, shape: Shape) -> dict[str, Callable[[], objec
     def fwd_bwd() -> object:
         return torch.autograd.grad(forward(), leaves, do)
 
-    return {"fwd_no_grad": fwd_no_grad, "fwd_grad": forward, "fwd_bwd": fwd_bwd}
+    def fwd_bwd_one_thread() -> object:
+        with torch.autograd.set_multithreading_enabled(False):
+            return fwd_bwd()
+
+    return {
+        "fwd_no_grad": fwd_no_grad,
+        "fwd_grad": forward,
+        "fwd_bwd": fwd_bwd,
+        "fwd_bwd_one_thread": fwd_bwd_one_thread,
+    }
 
 
 def per_call_ms(fn: Callable[[], object], calls: int, *, wait: bool, sync: Callable[[], None]) -> float:

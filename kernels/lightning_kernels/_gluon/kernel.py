@@ -1,9 +1,11 @@
-"""Lightning Attention-2 on Hopper: the pass of the portable kernel, with warps of their own for the loads.
+"""Lightning Attention-2 on Hopper: the pass of the portable kernel, with warps of their own for each part.
 
-One program walks one segment of one sequence for one head and up to 128 columns of v: a loader brings blocks
-of 64 tokens into a ring in shared memory, one or two consumers of four warps compute. They meet at two
-mbarriers a stage, `full` and `empty`. Backward is the same walk in three roles, dk, dv and dq, at once:
-neighbouring programs take the roles of one head, so that dk and dv read the same tiles at about one time.
+One program walks one segment of one sequence for one head and up to 128 columns of v, in blocks of 64 tokens.
+A loader brings them into a ring in shared memory, the state's four warps carry the state from block to block,
+and the output's four warps follow with the rows of o. They meet at mbarriers: `full` and `empty` for a stage
+of the ring, `ready` and `taken` for a copy of the state. Backward is the same walk in three roles, dk, dv and
+dq, at once: neighbouring programs take the roles of one head, so that dk and dv read the same tiles at about
+one time.
 
 Few heads and a long sequence: each is cut into segments. The state that enters a segment needs only the last
 T = ⌈20.8 / s⌉ tokens before it (what is older counts for less than 2⁻³⁰), and the segment's own program walks
@@ -16,22 +18,15 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from lightning_kernels._gluon.loader import BLOCK, LOADER_WARPS, load
 from lightning_kernels._gluon.output import write_output
-from lightning_kernels._gluon.state import carry_state, exp2
+from lightning_kernels._gluon.state import ALIGNED, carry_state
 
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
-@gluon.jit  # type: ignore[untyped-decorator]
-def _fill_fade(fade_s, slope, scale_write, offset, steps, dtype: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Compute with which weights a whole block and the last one are written into the state, in two halves."""
-    j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [4], [0]))
-    fade = exp2(-slope * (BLOCK - j - offset).to(gl.float32)) * scale_write
-    fade_s.index(0).store(fade.to(dtype))
-    fade_s.index(1).store((fade - fade.to(dtype).to(gl.float32)).to(dtype))
-    size = (steps - 1) % BLOCK + 1
-    fade = exp2(gl.minimum(slope * (j + offset - size).to(gl.float32), 0.0)) * scale_write
-    fade_s.index(2).store(fade.to(dtype))
-    fade_s.index(3).store((fade - fade.to(dtype).to(gl.float32)).to(dtype))
+@gluon.jit
+def _start(segment, share, rest, most):  # type: ignore[no-untyped-def]
+    """Return the first block whose rows a segment but the first computes: a multiple of ALIGNED."""
+    return gl.minimum(share + (segment - 1) * rest, most) // ALIGNED * ALIGNED
 
 
 @gluon.jit
@@ -39,13 +34,14 @@ def _segment(slope, steps, segment, segments):  # type: ignore[no-untyped-def]
     """Return the first block to walk over, the first whose rows are computed, and the end."""
     blocks = gl.cdiv(steps, BLOCK)
     warm = gl.minimum(20.8 / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
-    # A block that is walked over takes about half the time of one that is computed.
+    warm = gl.cdiv(warm, ALIGNED) * ALIGNED
+    # A block that is walked over reads half as much and takes about half the time of one that is computed.
     share = gl.cdiv(2 * blocks + (segments - 1) * warm, 2 * segments)
     rest = gl.maximum(share - warm // 2, 0)
     # The last block, which may be a ragged one, is always computed by the last segment.
     most = gl.maximum(blocks - 1, 0)
-    main = gl.where(segment == 0, 0, gl.minimum(share + (segment - 1) * rest, most))
-    last = gl.where(segment == segments - 1, blocks, gl.minimum(share + segment * rest, most))
+    main = gl.where(segment == 0, 0, _start(segment, share, rest, most))
+    last = gl.where(segment == segments - 1, blocks, _start(segment + 1, share, rest, most))
     return gl.where(main < last, gl.maximum(main - warm, 0), last), main, last
 
 
@@ -58,7 +54,9 @@ def _walk(  # type: ignore[no-untyped-def]
     FULL_D: gl.constexpr, FULL_E: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
     OUTPUT_REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """Run loader and consumers over one segment; a, b and c stand for q, k and v."""
+    """Run loader, state and output over one segment; a, b and c stand for q, k and v."""
+    EARLY: gl.constexpr = BLOCK_D == 128 and COLUMNS == 128
+    GROUP: gl.constexpr = 2 if EARLY else 4  # there is no shared memory left for the weights of more
     dtype: gl.constexpr = a_ptr.dtype.element_ty
     wide: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, BLOCK_D], dtype)
     slim: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, COLUMNS], dtype)
@@ -67,8 +65,7 @@ def _walk(  # type: ignore[no-untyped-def]
     v_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, COLUMNS], slim)
     state_s = gl.allocate_shared_memory(dtype, [COPIES, COLUMNS, BLOCK_D], wide)
     near: gl.constexpr = gl.SharedLinearLayout([[1], [8], [16], [32], [2], [4]])
-    fade_s = gl.allocate_shared_memory(dtype, [4, BLOCK], near)
-    _fill_fade(fade_s, slope, scale_write, offset, steps, dtype)
+    fade_s = gl.allocate_shared_memory(dtype, [2 + 2 * GROUP, BLOCK], near)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     ready = gl.allocate_shared_memory(gl.int64, [COPIES, 1], mbarrier.MBarrierLayout())
@@ -84,9 +81,9 @@ def _walk(  # type: ignore[no-untyped-def]
     gl.warp_specialize([
         (carry_state, (
             k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
-            state_stride_d, state_stride_e, has_initial, has_final, slope,
+            state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
             first, main, last, steps, key_dim, value_dim, first_e,
-            BLOCK_D, COLUMNS, STAGES, COPIES, BLOCK_D == 128 and COLUMNS == 128,
+            BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY,
         )),
         (write_output, (
             q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,

@@ -19,7 +19,7 @@ from lightning_kernels._gluon.loader import BLOCK
 from lightning_kernels._gluon.state import exp2
 
 
-@gluon.jit
+@gluon.jit  # type: ignore[untyped-decorator]
 def _first_products(  # type: ignore[no-untyped-def]
     q_s, k_s, state_s, ready, turn, number, wanted,
     COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
@@ -59,7 +59,7 @@ def write_output(  # type: ignore[no-untyped-def]
     # As the products leave it, but for an exchange among the four threads of a row: each stores 16 bytes.
     registers: gl.constexpr = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0]]
     rows: gl.constexpr = gl.DistributedLinearLayout(
-        reg_bases=registers + [[0, 64]] if COLUMNS == 128 else registers,
+        reg_bases=registers + [[0, 64]] if COLUMNS == 128 else registers,  # noqa: RUF005 (Gluon has no *)
         lane_bases=[[0, 8], [0, 16], [1, 0], [2, 0], [4, 0]],
         warp_bases=[[16, 0], [32, 0]],
         block_bases=[],
@@ -78,9 +78,7 @@ def write_output(  # type: ignore[no-untyped-def]
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, tall))
     read = exp2(-slope * (i + offset).to(gl.float32)) * scale_read
 
-    p, o = _first_products(
-        q_s, k_s, state_s, ready, main - first, 0, main < last, COLUMNS, STAGES, COPIES
-    )
+    p, o = _first_products(q_s, k_s, state_s, ready, main - first, 0, main < last, COLUMNS, STAGES, COPIES)
     p = warpgroup_mma_wait(1, deps=[p])  # [i, j]
     scored = gl.convert_layout((p * weight).to(dtype), scores)
     o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, COLUMNS]

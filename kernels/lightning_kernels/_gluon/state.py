@@ -1,10 +1,10 @@
-"""The state's warps: they hold the state KVᵀ of one program in fp32 registers and carry it from block to block.
+"""The state's warps: they hold the state KVᵀ of a program in fp32 registers and carry it from block to block.
 
     KVᵀ ← λ^B KVᵀ + (Vᵀ ∘ λ^(B−j)) K
 
-for a block of B tokens, j their steps. This is the one chain of dependent products of the whole pass, so these
-warps do nothing else. Before each block whose rows are computed they leave a rounded copy of the state in a
-ring in shared memory, from which the output's warps multiply.
+for a block of B tokens, j their steps. This is the one chain of dependent products of the whole pass, so
+these warps do nothing else. Before each block whose rows are computed they leave a rounded copy of the state
+in a ring in shared memory, from which the output's warps multiply.
 """
 
 import triton.experimental.gluon.language as gl
@@ -18,6 +18,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from lightning_kernels._gluon.loader import BLOCK
+
+ALIGNED = gl.constexpr(4)
+"""Segments compute rows from a multiple of so many blocks on; a multiple of each GROUP."""
 
 
 @gluon.jit
@@ -43,26 +46,53 @@ def _weigh(v, high, low):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@gluon.jit
-def _read(v_s, fade_s, size, values: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Read Vᵀ and the weights λ^(B−j) of a block of `size` tokens, fewer than B in the last one alone."""
+@gluon.jit  # type: ignore[untyped-decorator]
+def _store_fade(fade_s, index: gl.constexpr, fade):  # type: ignore[no-untyped-def]
+    high = fade.to(fade_s.dtype)
+    fade_s.index(2 * index).store(high)
+    fade_s.index(2 * index + 1).store((fade - high.to(gl.float32)).to(fade_s.dtype))
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _fill_fade(fade_s, slope, scale_write, offset, steps, GROUP: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute with which weights tokens are written, in two halves: 0, 1, … blocks before the end of a group,
+    and in the last block of a sequence.
+    """
+    j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [4], [0]))
+    for i in gl.static_range(GROUP):
+        _store_fade(fade_s, i, exp2(-slope * ((i + 1) * BLOCK - j - offset).to(gl.float32)) * scale_write)
+    late = j + offset - ((steps - 1) % BLOCK + 1)
+    _store_fade(fade_s, GROUP, exp2(gl.minimum(slope * late.to(gl.float32), 0.0)) * scale_write)
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _read(v_s, fade_s, index, values: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Read Vᵀ of a block and the weights λ^(B−j) with which it is written."""
     tokens: gl.constexpr = gl.SliceLayout(0, values)
-    which = gl.where(size < BLOCK, 2, 0)
-    return v_s.permute((1, 0)).load(values), fade_s.index(which).load(tokens), fade_s.index(which + 1).load(tokens)
+    high = fade_s.index(2 * index).load(tokens)
+    return v_s.permute((1, 0)).load(values), high, fade_s.index(2 * index + 1).load(tokens)
+
+
+@gluon.jit
+def _release(empty, stage):  # type: ignore[no-untyped-def]
+    """Give back a stage for the output's warps, too, which have nothing to do with it."""
+    async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
+    async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def carry_state(  # type: ignore[no-untyped-def]
     k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
-    state_stride_d, state_stride_e, has_initial, has_final, slope,
+    state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
     first, main, last, steps, key_dim, value_dim, first_e,
     BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
-    EARLY: gl.constexpr,
+    GROUP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """Walk blocks first…last−1 and leave a copy of the state before each from `main` on.
 
-    slope is s·log₂e; fade_s holds the weights with which tokens are written, high and low half, for a whole
-    block and for the last one. EARLY reads the next block's v before the state is written and multiplied
+    Blocks before `main` are walked over in groups of GROUP: the state decays once a group, whose products are
+    in flight together. slope is s·log₂e. A token of step j is written with weight
+    scale_write·λ^(B−j−offset). EARLY reads the next block's v before the state is written and multiplied
     rather than during the product, which leaves other readers little of shared memory: faster where the
     product is long and the ring deep enough.
     """
@@ -83,36 +113,51 @@ def carry_state(  # type: ignore[no-untyped-def]
     else:
         state = gl.zeros([COLUMNS, BLOCK_D], gl.float32, broad)
 
-    mbarrier.wait(full.index(0), 0, pred=first < last)
-    size = gl.minimum(steps - first * BLOCK, BLOCK)
-    v, high, low = _read(v_s.index(0), fade_s, size, values)
+    _fill_fade(fade_s, slope, scale_write, offset, steps, GROUP)
+    group_decay = exp2(-slope * (GROUP * BLOCK))
+    for group in range(first // GROUP, main // GROUP):
+        state = state * group_decay
+        for i in gl.static_range(GROUP):
+            turn = group * GROUP + i - first
+            stage = turn % STAGES
+            mbarrier.wait(full.index(stage), (turn // STAGES) & 1)
+            v, high, low = _read(v_s.index(stage), fade_s, GROUP - 1 - i, values)
+            fence_async_shared()
+            state = warpgroup_mma(_weigh(v, high, low), k_s.index(stage), state, is_async=True)
+            if i > 0:
+                state = warpgroup_mma_wait(1, deps=[state])
+                _release(empty, (turn - 1) % STAGES)
+        state = warpgroup_mma_wait(0, deps=[state])
+        _release(empty, (group * GROUP + GROUP - 1 - first) % STAGES)
+
+    turn = main - first
+    mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=main < last)
+    which = gl.where(steps - main * BLOCK < BLOCK, GROUP, 0)
+    v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
     weighted = _weigh(v, high, low)
-    for block in range(first, last):
+    for block in range(main, last):
         stage = (block - first) % STAGES
         turn = block + 1 - first
         size = gl.minimum(steps - (block + 1) * BLOCK, BLOCK)
+        which = gl.where(size < BLOCK, GROUP, 0)
         # After the last block: whatever is there, and it is not used.
         if EARLY:
             mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
-            v, high, low = _read(v_s.index(turn % STAGES), fade_s, size, values)
-        if block >= main:
-            copy = (block - main) % COPIES
-            mbarrier.wait(taken.index(copy), (((block - main) // COPIES) & 1) ^ 1)
-            state_s.index(copy).store(state.to(dtype))
+            v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
+        copy = (block - main) % COPIES
+        mbarrier.wait(taken.index(copy), (((block - main) // COPIES) & 1) ^ 1)
+        state_s.index(copy).store(state.to(dtype))
         fence_async_shared()  # for what the loader wrote, too, on the way to both readers
-        if block >= main:
-            mbarrier.arrive(ready.index((block - main) % COPIES), count=1)
+        mbarrier.arrive(ready.index(copy), count=1)
         decay = gl.where(size <= 0, last_decay, block_decay)
         state = warpgroup_mma(weighted, k_s.index(stage), state * decay, is_async=True)
         if not EARLY:
             mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
-            v, high, low = _read(v_s.index(turn % STAGES), fade_s, size, values)
+            v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
         weighted = _weigh(v, high, low)
         state = warpgroup_mma_wait(0, deps=[state])
         # By every thread for itself, which costs no barrier among them.
         async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
-        if block < main:  # for the output's warps, which have nothing to do with it
-            async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
 
     if final_ptr is not None:
         # Addresses that are known before the loop would be kept through it, in registers that are not there.
