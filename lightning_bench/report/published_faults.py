@@ -23,6 +23,7 @@ from lightning_bench.report.findings import (
 _LENGTHS = tuple(512 * 2**i for i in range(7))
 _FLA_LENGTHS = tuple(128 * 2**i for i in range(8))
 _DIRECTIONS = ("fwd", "bwd")
+_COUNTERPARTS = (("lightning2", "lightning-official"), ("flash2", "flash2"), ("xformers", "xformers"))
 _NOT_YET = (
     "The clean measurement, the same call with and without the fault in turns, is not among the rows yet: "
     f"`{FAULTS_COMMAND}` makes it."
@@ -119,31 +120,20 @@ def names_that_do_not_match(evidence: Evidence) -> Finding:
 
 def memory_titled_speed(evidence: Evidence) -> Finding:
     """README: four tables, two titles."""
-    lines, equal, cells = [], 0, 0
+    lines = []
     for direction in _DIRECTIONS:
-        for name, ours in (
-            ("lightning2", "lightning-official"),
-            ("flash2", "flash2"),
-            ("xformers", "xformers"),
-        ):
+        for name, ours in _COUNTERPARTS:
             for n in (_LENGTHS[0], _LENGTHS[-1]):
                 time = ms(evidence.published("lightning2", "speed", direction, name, n))
                 printed = mib(evidence.published("lightning2", "memory", direction, name, n))
                 here = mib(evidence.here("paper", "memory", direction, ours, n))
-                cells += here is not None
-                equal += here is not None and text(here, 6) == text(printed, 6)
                 lines.append([direction, name, str(n), text(time, 6), text(printed, 6), text(here, 6)])
     titles = [f"`{their_title(evidence, direction)}`" for direction in ("fwd", "bwd")]
     reason = evidence.published("lightning2", "memory", "fwd", "lightning2", 512).reason
     paragraphs = [
         f"The README prints {' and '.join(titles)} twice each: once over milliseconds and once over MiB "
         f"(\u201c{reason}\u201d). That the second pair is memory can be measured: "
-        + (
-            f"{equal} of the {cells} cells below that were measured here equal it in MiB to six decimals; "
-            "the others are xFormers backward, of which the finding after next tells."
-            if cells
-            else "no row here has measured it; `lbench memory paper --protocol paper` does."
-        )
+        f"{_come_out_again(evidence)}",
     ]
     head = ["direction", "column", "n", "first table, ms", "second table, same title", "peak here, MiB"]
     return Finding(
@@ -189,14 +179,18 @@ def no_causal_mask(evidence: Evidence) -> Finding:
         "flash2 over fla-chunk, here",
     ]
     clean = evidence.fault("no causal mask")
-    device = evidence.published("fla-performance", "speed", "fwd_bwd", "flash2", 128, batch=8).device_name
+    long = evidence.published("fla-performance", "speed", "fwd_bwd", "flash2", _LENGTHS[5], batch=8)
+    masked = [evidence.published("lightning2", "speed", way, "flash2", _LENGTHS[5]) for way in _DIRECTIONS]
+    work = sum(model_tflops(row, causal=True) * (ms(row) or 0.0) for row in masked)
+    with_mask = work / sum(ms(row) or 0.0 for row in masked)
     paragraphs = [
         "The table of the flash-linear-attention README calls FlashAttention without `causal=True`, beside "
         "retention and Based, which are causal. Without the mask there are n² pairs of tokens instead of "
-        "about n²/2: twice the arithmetic, and near twice the time where n is long. The published times on "
-        f"an {device} amount to the TFLOP/s below: those of all pairs are what FlashAttention-2 reaches on "
-        "such a card, those of half the pairs would be half of that. So the published lead of retention "
-        "over FlashAttention is about twice what a causal model would see.",
+        f"about n²/2: twice the arithmetic, and near twice the time where n is long. At n = {long.seq_len}, "
+        f"the published time on an {long.device_name} makes {model_tflops(long, causal=False):.0f} TFLOP/s "
+        "if it is of all pairs and half of that if it is of half. The lightning-attention README has the "
+        f"same kernel with the mask, on a card that it does not name: {with_mask:.0f} TFLOP/s there, of "
+        "half the pairs. So retention leads by about twice what a causal model would see of it.",
     ]
     if not here_too:
         paragraphs.append("That table is not measured here yet: `lbench speed fla-readme` does.")
@@ -236,11 +230,11 @@ def xformers_then_and_now(evidence: Evidence) -> Finding:
         "here above the least, MiB",
     ]
     paragraphs = [
-        "Of all figures of the two memory tables, the backward ones of xFormers alone do not come out "
-        f"again (here version {version}, the memory-efficient CUTLASS kernel, by name). \u201cThe "
-        "least\u201d is what the same method gives a kernel that allocates its results alone, as in the "
-        "last finding: what stands above it is what the kernel keeps and its scratch memory. The published "
-        "figures were right for the xFormers of their time and are no longer.",
+        f"{_sentence(_come_out_again(evidence))} xFormers is version {version} here, its memory-efficient "
+        "CUTLASS kernel by name. \u201cThe least\u201d is what the same method gives a kernel that "
+        "allocates its results alone, as in the last finding: what stands above it is what the kernel "
+        "keeps and its scratch memory. The published figures were right for the xFormers of their time and "
+        "are no longer.",
     ]
     listing = Listing("Mean peak of 20 backward calls, inputs included", head, lines)
     return Finding("xFormers' backward memory, then and now", paragraphs, [listing])
@@ -279,6 +273,31 @@ def arithmetic(evidence: Evidence) -> Finding:
     return Finding(
         f"Where {mib(example):.6f} comes from", paragraphs, [Listing("The mean, computed", head, lines)]
     )
+
+
+def _come_out_again(evidence: Evidence) -> str:
+    """How many cells of the root README's memory tables are measured here to all six decimals, and which "
+    "not."""
+    measured, other = 0, dict[str, int]()
+    for direction, n in product(_DIRECTIONS, _LENGTHS):
+        for name, ours in _COUNTERPARTS:
+            here = mib(evidence.here("paper", "memory", direction, ours, n))
+            printed = mib(evidence.published("lightning2", "memory", direction, name, n))
+            measured += here is not None
+            if here is not None and text(here, 6) != text(printed, 6):
+                other[f"{name} {direction}"] = other.get(f"{name} {direction}", 0) + 1
+    if not measured:
+        return "no row here has measured it; `lbench memory paper --protocol paper` does."
+    rest = ", ".join(f"{count} of {name}" for name, count in other.items())
+    return (
+        f"of the {measured} cells of the two memory tables that were measured here by the same method, "
+        f"{measured - sum(other.values())} come out again to all six decimals"
+        + (f"; those that do not are {rest}." if rest else ".")
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _listed(names: Sequence[str] | dict[str, int]) -> str:

@@ -40,7 +40,6 @@ def page(
     samples, unread = read_samples(shown)
     script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "})();\n"
     style = _read("page.css")
-    kinds = dict.fromkeys(grid.kind for grid in grids)
     switched = {grid.kind for section in sections if len(section.grids) > 1 for grid in section.grids}
     return (
         _environment()
@@ -52,7 +51,7 @@ def page(
             standings=standings(rows),
             crossings=crossings(rows),
             sections=sections,
-            kinds=[(kind, model.KIND_LABELS[kind]) for kind in kinds if kind in switched],
+            kinds=[(kind, label) for kind, label in model.KIND_LABELS.items() if kind in switched],
             providers=list(dict.fromkeys(c.provider for grid in grids for c in grid.columns)),
             listings=[
                 ("Machines and versions", *model.machines(shown)),
