@@ -30,7 +30,7 @@ function caseParts(at) {
   parts.push(make("p", {}, `Status: ${field(at, "status")}${reason ? `. ${reason}` : ""}`));
   const samples = data.samples[at];
   if (samples) {
-    for (const [name, values] of Object.entries(samples)) parts.push(...sampleParts(at, name, values));
+    for (const name of Object.keys(SAMPLE_NAMES)) if (name in samples) parts.push(...sampleParts(at, name, samples[name]));
   } else parts.push(make("p", {}, whyNoSamples(at)));
   parts.push(make("h3", {}, "The row"), rowTable(at));
   return parts;
