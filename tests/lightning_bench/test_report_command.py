@@ -103,6 +103,9 @@ def test_mix_puts_machines_side_by_side(results: Path, lbench: Lbench) -> None:
     other = save(Path("results/there.csv"), replace(BASE, machine_id="m2", device_name="M2", median_ms=3.0))
     apart = lbench("report", "--format", "md").out
     assert apart.count("## `") == 2
+    page = lbench("report", "--format", "html", "--mix").out
+    assert page.count('<section class="table"') == 1
+    assert "Columns of different suites, machines or protocols stand side by side" in page
     mixed = lbench("report", "--format", "md", "--mix").out
     assert mixed.count("## `") == 1
     assert "| 64 | **1.0000** | 2.0000 | 3.0000 |" in mixed
