@@ -74,7 +74,7 @@ def sections_of(grids: Iterable[Grid]) -> tuple[list[Section], list[Row]]:
             Section(
                 name=f"table-{at}",
                 title=first.title,
-                under=_under(records),
+                under=_under(records, first.kind),
                 words=_words(first, records),
                 grids=kinds,
                 cases=[[number(cell.row) for cell in line] for line in first.cells],
@@ -155,7 +155,11 @@ def sources(rows: Sequence[Row], samples: dict[Row, Samples]) -> tuple[list[str]
     return ["file", "suite", "metric", "protocol", "rows shown", "with samples", "measured (UTC)"], lines
 
 
-def _under(records: Sequence[Record]) -> str:
+def _under(records: Sequence[Record], kind: str) -> str:
+    """Device and protocol; where published rows stand beside measured ones, those of the measured."""
+    if kind == "against":
+        here = [r for r in records if r.harness_version]
+        return f"here: {_under(here, '')}" if here else "not measured here"
     parts = (
         distinct(r.device_name for r in records),
         " and ".join(dict.fromkeys(f"protocol {r.protocol}" for r in records)),

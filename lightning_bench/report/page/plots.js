@@ -194,7 +194,8 @@ function chartOf(section, kind, series, reference) {
       group.append(band);
     }
     group.append(lineOf(stroke, `M${line.points.map((point) => `${x(point.n)},${y(point.value)}`).join("L")}`));
-    for (const point of line.points)
+    // A line of very many points keeps its last marker alone, to be told by.
+    for (const point of line.points.length > 100 ? line.points.slice(-1) : line.points)
       group.append(draw("g", { transform: `translate(${x(point.n)},${y(point.value)})` }, markerOf(stroke)));
     svg.append(group);
   }
