@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def page(
             heading=heading,
             remarks=[*remarks, *(f"Left out: {sentence}." for sentence in unread)],
             findings=findings,
-            standings=standings(rows),
+            standings=[list(members) for _, members in groupby(standings(rows), lambda one: one.sweep)],
             crossings=crossings(rows),
             sections=sections,
             kinds=[(kind, label) for kind, label in model.KIND_LABELS.items() if kind in switched],

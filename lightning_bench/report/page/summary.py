@@ -52,18 +52,25 @@ class _Lead:
 def standings(rows: Iterable[Row]) -> list[Standing]:
     """The leaders of each suite, protocol, machine, metric, direction and family.
 
-    Times come before memory, protocol lbench before paper, and of several leaders the one with most cells.
+    A sweep's lines follow each other, times before memory; protocol lbench comes before paper, and of
+    several leaders the one with most cells.
 
     A cell is a shape with its length. Providers whose figures print alike lead it together. A lead in time
     is sure where the 95 % intervals of the two medians have nothing in common, or the ranges from the 20th
     to the 80th percentile where a row has no interval; never where one of the two is unstable.
     """
     made = []
-    sweeps = sorted(_sweeps(rows).items(), key=lambda item: _order(item[1][0]))
-    for (sweep, what, family), records in sweeps:
+    sweeps = _sweeps(rows)
+    places = {name: place for place, name in enumerate(dict.fromkeys(name for name, _, _ in sweeps))}
+
+    def order(item: tuple[tuple[str, str, str], list[Record]]) -> tuple[bool, int, bool]:
+        (name, _, _), records = item
+        return records[0].protocol != "lbench", places[name], records[0].metric != "speed"
+
+    for (sweep, what, family), records in sorted(sweeps.items(), key=order):
         cells: dict[tuple[object, ...], list[Record]] = {}
         for r in records:
-            shape = (r.dtype, r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim)
+            shape = (r.device, r.dtype, r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim)
             cells.setdefault(shape, []).append(r)
         leads = [lead for each in cells.values() if (lead := _lead(each))]
         by_names: dict[tuple[str, ...], list[_Lead]] = {}
@@ -116,10 +123,6 @@ def crossings(rows: Iterable[Row]) -> list[Crossing]:
                 )
             )
     return made
-
-
-def _order(r: Record) -> tuple[bool, bool]:
-    return r.metric != "speed", r.protocol != "lbench"
 
 
 def _sweeps(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Record]]:
