@@ -11,8 +11,9 @@ from typing import Literal, get_args
 from lightning_bench.errors import UsageError
 from lightning_bench.report.against import against
 from lightning_bench.report.collect import Collected, Row, collect, group, published_folder
+from lightning_bench.report.evidence import Finding, faults_in, main_machine
 from lightning_bench.report.export import table_csv
-from lightning_bench.report.findings import Finding, faults_in, findings
+from lightning_bench.report.findings import findings
 from lightning_bench.report.grid import Grid, grids
 from lightning_bench.report.kinds import Kind, chosen_kinds, page_kinds
 from lightning_bench.report.latex import latex
@@ -102,7 +103,13 @@ def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ())
         "lbench report results/published.)",
         "*: unstable, the figure is not to be relied on.",
     ]
-    told = findings(published, measured, faults_in(paths))
+    judged = main_machine(measured)
+    if len(judged) < len(measured):
+        remarks.append(
+            "What the published tables measured is told from the rows of one machine, which has most: "
+            f"{judged[0].record.device_name} {judged[0].record.machine_id}."
+        )
+    told = findings(published, judged, faults_in(paths))
     return Report(
         "Published and measured here", remarks, tables, collected.skipped, [], tables, findings=told
     )

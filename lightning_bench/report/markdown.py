@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from lightning_bench.report.findings import Finding
+from lightning_bench.report.evidence import Finding
 from lightning_bench.report.grid import Column, Grid
 
 

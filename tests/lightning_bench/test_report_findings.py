@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from lightning_bench.errors import UsageError
+from lightning_bench.record import ResultFile
 from lightning_bench.report.collect import Row, collect, published_folder
-from lightning_bench.report.findings import FAULTS_COMMAND, FAULTS_CSV, Finding, faults_in, findings
+from lightning_bench.report.document import make_comparison
+from lightning_bench.report.evidence import FAULTS_COMMAND, FAULTS_CSV, Finding, faults_in, main_machine
+from lightning_bench.report.findings import findings
 from lightning_bench.report.markdown import findings_markdown
 
 H200 = Path(__file__).parents[2] / "results" / "h200"
@@ -109,6 +112,17 @@ def test_173_600488_is_computed() -> None:
     for line in finding.listings[0].lines:
         assert line[3] == line[4] == line[5]
         assert float(line[6]) == pytest.approx(float(line[1]), abs=0.001)
+
+
+def test_of_several_machines_the_one_with_most_rows_is_told_of(tmp_path: Path) -> None:
+    few = [Row(replace(row.record, machine_id="m2"), "other.csv") for row in MEASURED[:3]]
+    assert main_machine([*few, *MEASURED]) == MEASURED
+    assert main_machine([]) == []
+    with ResultFile(tmp_path / "two.csv") as file:
+        for row in (*few, *MEASURED[:9]):
+            file.append(row.record)
+    remarks = make_comparison([tmp_path]).remarks
+    assert f"which has most: NVIDIA H200 {MEASURED[0].record.machine_id}." in remarks[-1]
 
 
 def test_a_measured_fault_replaces_the_command(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lightning_bench.report.findings import Finding
+from lightning_bench.report.evidence import Finding
 from lightning_bench.report.page import model
 from lightning_bench.report.page.summary import crossings, standings
 from lightning_bench.report.samples import read_samples
