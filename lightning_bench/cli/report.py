@@ -1,4 +1,4 @@
-"""``lbench report``: result CSVs to the papers' tables, plots and a page; reads CSV alone and never imports torch."""
+"""``lbench report``: result CSVs to tables, plots and a page; reads CSV alone and never imports torch."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def report(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="speed, memory, check, or single tables: ms, speedup, tflops, gbps, floor, per_token, tokens. "
-            "Default: all. A page can always be switched among all of a metric."
+            help="speed, memory, check, or single tables: ms, speedup, tflops, gbps, floor, per_token, "
+            "tokens. Default: all. A page can always be switched among all of a metric."
         ),
     ] = None,
     baseline: Annotated[
