@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: bench test lint clean
+.PHONY: bench test lint reports clean
 
 bench: $(STAMP)
 	$(BIN)/lbench speed
@@ -18,6 +18,12 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What is committed in reports/, from results/: the commands of reports/README.md, in their order.
+reports: $(STAMP)
+	rm -rf reports/h200/plots
+	sed -n 's/.*`lbench \(report .*\)`.*/\1/p' reports/README.md | \
+	  while read -r command; do $(BIN)/lbench $$command --quiet || exit 1; done
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

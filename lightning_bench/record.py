@@ -23,6 +23,7 @@ from lightning_bench.errors import LbenchError, UsageError
 Status = Literal["ok", "unavailable", "unsupported", "oom", "timeout", "crashed", "wrong", "unstable"]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
+SAMPLES_KEY = ("case_id", "metric", "protocol", "provider_version", "machine_id")  # a line of samples' row
 FAILED: frozenset[Status] = frozenset({"crashed", "timeout", "wrong"})
 
 Figure = float | None
@@ -163,8 +164,7 @@ class ResultFile:
 
     def append_samples(self, record: Record, samples: Mapping[str, Any]) -> None:
         """Write the samples of ``record``; call it before ``append``, so that no row lacks its samples."""
-        names = ("case_id", "metric", "protocol", "provider_version", "machine_id")
-        identity = {name: getattr(record, name) for name in names}
+        identity = {name: getattr(record, name) for name in SAMPLES_KEY}
         if clash := sorted(identity.keys() & samples.keys()):
             raise ValueError(f"samples may not name {', '.join(clash)}: the record gives it")
         text = json.dumps({**identity, **samples}, default=lambda array: array.tolist())

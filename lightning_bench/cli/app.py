@@ -42,7 +42,7 @@ def _top(
 app.command("speed", help="Measure how long each case takes, correctness first.")(sweep)
 app.command("memory", help="Measure how much memory each case adds.")(sweep)
 app.command("check", help="Check each case against fp64, without timing it.")(sweep)
-app.command("report", help="Make the papers' tables of result CSVs.")(report)
+app.command("report", help="Make the papers' tables, plots and a page of result CSVs.")(report)
 app.command("suites", help="Show the bundled suites, or what one would run.")(suites)
 app.command("providers", help="Show each provider, and why it cannot run here where it cannot.")(providers)
 app.command("env", help="Show this machine as it goes into every row.")(env)

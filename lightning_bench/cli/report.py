@@ -1,8 +1,9 @@
-"""``lbench report``: result CSVs to the papers' tables; reads CSV alone and never imports torch."""
+"""``lbench report``: result CSVs to tables, plots and a page; reads CSV alone and never imports torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from lightning_bench.cli import options
 from lightning_bench.errors import LbenchError, UsageError
 
 if TYPE_CHECKING:
+    from lightning_bench.cli.sink import Sink
     from lightning_bench.report.document import FormatName, PlotFormat, Report
 
 
@@ -21,20 +23,23 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for tables.md, tables.tex, tables.csv and plots/. Default: print text."),
+        typer.Option(
+            help="Folder for tables.md, tables.tex, tables.csv, index.html and plots/. Default: print text."
+        ),
     ] = None,
     formats: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="md,tex,csv, and with --out plots: png,svg,pdf. Without --out one table, on stdout. "
-            "Default with --out: md,tex,csv,png.",
+            help="md,tex,html,csv, and with --out plots: png,svg,pdf. Without --out one format, on stdout. "
+            "Default with --out: md,tex,html,csv,png.",
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="speed, memory, check, or single tables: ms,speedup,tflops,gbps,floor,tokens. Default: all."
+            help="speed, memory, check, or single tables: ms, speedup, tflops, gbps, floor, per_token, "
+            "tokens. Default: all. A page can always be switched among all of a metric."
         ),
     ] = None,
     baseline: Annotated[
@@ -47,14 +52,24 @@ def report(
     mix: Annotated[
         bool, typer.Option("--mix", help="Let machines, protocols and suites share a table, which says so.")
     ] = False,
+    show: Annotated[
+        bool,
+        typer.Option("--open", help="Open the page in the browser; without --out, from a temporary file."),
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make tables and plots of results."""
+    """Make tables, plots and a page of results."""
     from lightning_bench.cli.sink import Sink
     from lightning_bench.report.document import FORMATS, make_comparison, make_report
     from lightning_bench.report.grid import as_table
 
+    if show and out is None:
+        if formats is not None:
+            raise UsageError("--open shows the page alone: leave out --format, or give --out")
+        out, formats = Path(mkdtemp(prefix="lbench-")), "html"
     chosen, pictures = _formats(formats, out, plots=against is None)
+    if show and "html" not in chosen:
+        raise UsageError("--open shows the page: add html to --format")
     paths = results or [Path("results")]
     if against is None:
         made = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
@@ -74,6 +89,8 @@ def report(
             sink.say(f"wrote {path}")
         if pictures:
             sink.say(f"wrote {len(_plot(made, out / 'plots', pictures, baseline))} plots in {out / 'plots'}")
+        if show:
+            _open(out / "index.html", sink)
     elif chosen:
         print(FORMATS[chosen[0]](made), end="")
     else:
@@ -129,17 +146,24 @@ def _plot(made: Report, folder: Path, pictures: list[PlotFormat], baseline: str 
     return written
 
 
+def _open(path: Path, sink: Sink) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.resolve().as_uri()):
+        sink.say(f"no browser could be started: open {path} yourself")
+
+
 def _write(made: Report, out: Path, chosen: list[FormatName]) -> list[Path]:
-    from lightning_bench.report.document import FORMATS
+    from lightning_bench.report.document import files_of
 
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: give the name of a folder")
     written = []
-    for name in chosen:
-        path = out / f"tables.{name}"
+    for name, text in files_of(made, chosen).items():
+        path = out / name
         try:
             out.mkdir(parents=True, exist_ok=True)
-            path.write_text(FORMATS[name](made), encoding="utf-8", newline="\n")
+            path.write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:
             raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error
         written.append(path)

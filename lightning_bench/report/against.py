@@ -24,9 +24,10 @@ _REMARKS = {
     "retention": "published retention was fused_chunk_retention: simple GLA with one decay a head computes "
     "the same and is its heir",
     "based": "based: nothing here computes it",
+    "lightning2-no-decay": "lightning2-no-decay: nothing here computes it",
 }
 # The suite that measures what a published one did, by its metric.
-_SUITES = {"lightning2": "paper", "fla-performance": "fla-readme"}
+_SUITES = {"lightning2": "paper", "lightning2-benchmarks": "paper", "fla-performance": "fla-readme"}
 
 Key = tuple[object, ...]
 
@@ -147,6 +148,7 @@ def _unit(published: Record, used: Sequence[Row]) -> str:
 def _notes(table: Group, providers: Sequence[str], used: Sequence[Row], missing: Sequence[str]) -> list[str]:
     first = table.rows[0].record
     notes = [_REMARKS[name] for name in providers if name in _REMARKS]
+    notes += _alike(table, providers)
     for provider in providers:
         record = next(row.record for row in table.rows if row.record.provider == provider)
         if "no causal mask" in record.provider_config:
@@ -170,6 +172,19 @@ def _notes(table: Group, providers: Sequence[str], used: Sequence[Row], missing:
         devices = [row.device_name or "not stated" for row in (first, used[0].record)]
         notes.append(f"published on: {devices[0]}; here: {devices[1]}; the ratio is one of devices too")
     return notes
+
+
+def _alike(table: Group, providers: Sequence[str]) -> list[str]:
+    """A note where whole columns were published with the same figures: then they measured the same."""
+    columns: dict[tuple[float | None, ...], list[str]] = {}
+    for provider in providers:
+        figures = {r.seq_len: _value(r) for r in (row.record for row in table.rows) if r.provider == provider}
+        columns.setdefault(tuple(figures[n] for n in sorted(figures)), []).append(provider)
+    return [
+        f"{', '.join(names)}: published with the same figure at every length: one ran in all these columns"
+        for names in columns.values()
+        if len(names) > 1
+    ]
 
 
 def _origin(published: Sequence[Row], used: Sequence[Row]) -> list[str]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from lightning_bench.errors import UsageError
 from lightning_bench.report.against import against
 from lightning_bench.report.collect import Collected, Row, collect, group, published_folder
+from lightning_bench.report.evidence import Finding, faults_in, main_machine
 from lightning_bench.report.export import table_csv
+from lightning_bench.report.findings import findings
 from lightning_bench.report.grid import Grid, grids
-from lightning_bench.report.kinds import Kind, chosen_kinds
+from lightning_bench.report.kinds import Kind, chosen_kinds, page_kinds
 from lightning_bench.report.latex import latex
-from lightning_bench.report.markdown import markdown
+from lightning_bench.report.markdown import findings_markdown, markdown
 
-FormatName = Literal["md", "tex", "csv"]
+FormatName = Literal["md", "tex", "html", "csv"]
 PlotFormat = Literal["png", "svg", "pdf"]
 PLOT_FORMATS: tuple[PlotFormat, ...] = get_args(PlotFormat)
 
@@ -33,15 +35,30 @@ class Report:
     grids: list[Grid]
     said: list[str]
     rows: list[Row]
-    """What the tables were made of, for plots; none in a comparison."""
+    """What the tables were made of, for plots and the page's summary; none in a comparison."""
+    page_grids: list[Grid]
+    """The page's tables: those of ``grids`` and every kind that they can be switched to."""
+    findings: list[Finding] = field(default_factory=list)
+    """What the published tables measured; none but in a comparison."""
 
 
 FORMATS: dict[FormatName, Callable[[Report], str]] = {
     "md": lambda report: markdown(report.grids, heading=report.heading, remarks=report.remarks),
     "tex": lambda report: latex(report.grids, heading=report.heading, remarks=report.remarks),
+    "html": lambda report: _page(report),
     "csv": lambda report: table_csv(report.grids),
 }
-"""The text of ``tables.FORMAT``."""
+"""The text of each format's file: see ``files_of``."""
+
+FINDINGS_NAME = "what-they-measured.md"
+
+
+def files_of(report: Report, formats: Sequence[FormatName]) -> dict[str, str]:
+    """Names and texts of a report's files: tables.FORMAT, index.html, and the findings beside tables.md."""
+    files = {"index.html" if name == "html" else f"tables.{name}": FORMATS[name](report) for name in formats}
+    if report.findings and "md" in formats:
+        files[FINDINGS_NAME] = findings_markdown(report.findings)
+    return files
 
 
 def make_report(
@@ -58,12 +75,14 @@ def make_report(
     said = list(collected.skipped)
     if baseline is not None:
         _check_baseline(rows, baseline)
-    tables = grids(group(rows, mix=mix), kinds, baseline)
+    groups = group(rows, mix=mix)
+    tables = grids(groups, kinds, baseline)
     if not tables:
         raise UsageError(
             "none of the tables asked for has a figure in these rows; leave out --metric to see all"
         )
-    return Report("Results", [*_remarks(rows), _LEGEND], tables, said, rows)
+    switched = [grid for each in groups for grid in grids([each], page_kinds(each.rows[0].record), baseline)]
+    return Report("Results", [*_remarks(rows), _LEGEND], tables, said, rows, switched)
 
 
 def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ()) -> Report:
@@ -84,7 +103,28 @@ def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ())
         "lbench report results/published.)",
         "*: unstable, the figure is not to be relied on.",
     ]
-    return Report("Published and measured here", remarks, tables, collected.skipped, [])
+    judged = main_machine(measured)
+    if len(judged) < len(measured):
+        remarks.append(
+            "What the published tables measured is told from the rows of one machine, which has most: "
+            f"{judged[0].record.device_name} {judged[0].record.machine_id}."
+        )
+    told = findings(published, judged, faults_in(paths))
+    return Report(
+        "Published and measured here", remarks, tables, collected.skipped, [], tables, findings=told
+    )
+
+
+def _page(report: Report) -> str:
+    from lightning_bench.report.page import page  # Jinja2: for a page alone
+
+    return page(
+        report.page_grids,
+        heading=report.heading,
+        remarks=report.remarks,
+        rows=report.rows,
+        findings=report.findings,
+    )
 
 
 def _of_metrics(collected: Collected, kinds: Sequence[Kind] | None) -> list[Row]:

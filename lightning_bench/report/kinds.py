@@ -11,7 +11,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.record import Record
 from lightning_bench.report.tables import FIGURES, worst_error
 
-KindName = Literal["ms", "speedup", "tflops", "gbps", "floor", "tokens", "memory", "check"]
+KindName = Literal["ms", "speedup", "tflops", "gbps", "floor", "per_token", "tokens", "memory", "check"]
 
 KIND_NAMES: tuple[KindName, ...] = get_args(KindName)
 _SPEED: tuple[KindName, ...] = ("ms", "speedup", "tflops", "gbps", "floor")
@@ -72,6 +72,11 @@ def _tokens_per_s(record: Record) -> float | None:
     return record.batch * record.seq_len / time_ms * 1e3 if time_ms else None
 
 
+def _per_token_ns(record: Record) -> float | None:
+    time_ms = figure(record)
+    return time_ms * 1e6 / (record.batch * record.seq_len) if time_ms is not None else None
+
+
 def _memory_text(record: Record, value: float) -> str:
     text = f"{value:.{_decimals(record)}f}"
     if record.protocol != "lbench" or not record.ideal_mib:
@@ -112,6 +117,14 @@ KINDS: dict[KindName, Kind] = {
         lambda r, x: f"{x:.2f} ({100 / x:.0f} %)",
         "low",
     ),
+    "per_token": Kind(
+        "per_token",
+        "speed",
+        lambda r: "ns for each of batch · n tokens",
+        _per_token_ns,
+        lambda r, x: f"{x:.3f}",
+        "low",
+    ),
     "tokens": Kind("tokens", "speed", lambda r: "tokens/s", _tokens_per_s, lambda r, x: f"{x:.0f}", "high"),
     "memory": Kind("memory", "memory", _memory_unit, figure, _memory_text, "low"),
     "check": Kind("check", "check", unit, figure, lambda r, x: f"{x:.1e}", "low"),
@@ -138,3 +151,10 @@ def default_kinds(record: Record) -> tuple[Kind, ...]:
     if record.metric == "speed":
         return tuple(KINDS[name] for name in (_SPEED if record.heads else ("tokens", "ms")))
     return (KINDS[record.metric],)
+
+
+def page_kinds(record: Record) -> tuple[Kind, ...]:
+    """All kinds that a page can switch a table of such rows to."""
+    if record.metric == "speed" and record.heads:
+        return tuple(KINDS[name] for name in (*_SPEED, "per_token"))
+    return default_kinds(record)

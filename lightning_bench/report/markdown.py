@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from lightning_bench.report.evidence import Finding
 from lightning_bench.report.grid import Column, Grid
 
 
@@ -14,6 +15,31 @@ def markdown(grids: Iterable[Grid], *, heading: str, remarks: Sequence[str] = ()
     for grid in grids:
         parts += _section(grid)
     return "\n\n".join(parts) + "\n"
+
+
+def findings_markdown(findings: Iterable[Finding]) -> str:
+    """The document on what the published tables measured: a section a finding."""
+    parts = ["# What the published tables measured"]
+    for finding in findings:
+        parts += [f"## {escape(finding.title)}", *map(_with_code, finding.paragraphs)]
+        for listing in finding.listings:
+            lines = [listing.head, ["---:"] * len(listing.head), *listing.lines]
+            parts.append(f"{escape(listing.caption)}:")
+            parts.append(
+                "\n".join(
+                    f"| {' | '.join(line if at == 1 else map(escape, line))} |"
+                    for at, line in enumerate(lines)
+                )
+            )
+        if finding.sources:
+            parts.append(f"Source: {escape(', '.join(finding.sources))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _with_code(paragraph: str) -> str:
+    """Text in which names between backticks are code."""
+    pieces = paragraph.split("`")
+    return "".join(code(piece) if at % 2 else escape(piece) for at, piece in enumerate(pieces))
 
 
 def escape(text: str) -> str:

@@ -1,18 +1,15 @@
-"""How every plot looks: widths, colours, markers, dashes, ticks, and the sheet that holds text around axes.
+"""How every plot looks: widths, ticks, letters, and the sheet that holds text around axes.
 
-One style for print: it is read in grey and by colour-blind people, so a provider is told by its marker and
-its dashes; its colour (Okabe and Ito's palette, without the yellow) is a third hint. Filled markers compute
-linear attention, hollow ones softmax. Nothing here touches pyplot or leaves matplotlib's settings changed.
+One style for print: it is read in grey and by colour-blind people. Lines and markers are those of
+``strokes``. Nothing here touches pyplot or leaves matplotlib's settings changed.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Literal, cast
 
 import matplotlib.style
@@ -23,8 +20,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
-Dashes = tuple[float, tuple[float, ...]] | Literal["-"]
 
 
 @dataclass(frozen=True)
@@ -84,66 +79,6 @@ def house_style() -> Iterator[None]:
     """Our settings over matplotlib's defaults, whatever the user's are; theirs are back afterwards."""
     with matplotlib.style.context(_RC, after_reset=True):
         yield
-
-
-@dataclass(frozen=True)
-class Stroke:
-    """How one provider is drawn. ``hollow`` fills its marker with white."""
-
-    color: str
-    marker: str
-    dashes: Dashes
-    hollow: bool
-
-
-_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-_BLUE, _VERMILION, _PURPLE, _BROWN = "#0072B2", "#D55E00", "#CC79A7", "#7F5F3F"
-_SOLID: Dashes = "-"
-_DASH, _LONG, _DOT = (0.0, (4.0, 1.5)), (0.0, (7.0, 1.5)), (0.0, (1.0, 1.2))
-_DASH_DOT, _DASH_DOT_DOT = (0.0, (5.0, 1.2, 1.0, 1.2)), (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
-
-_KNOWN = {
-    "lightning2": Stroke(_BLUE, "o", _SOLID, False),
-    "lightning2-torch": Stroke(_SKY, "X", _DASH_DOT, False),
-    "lightning1": Stroke(_GREEN, "s", _LONG, False),
-    "lightning-official": Stroke(_VERMILION, "D", _SOLID, False),
-    "fla-chunk": Stroke(_ORANGE, "^", _SOLID, False),
-    "fla-fused-chunk": Stroke(_PURPLE, "v", _DASH_DOT, False),
-    "flash2": Stroke(_BLACK, "o", _DASH, True),
-    "flash4": Stroke(_BLUE, "D", _DOT, True),
-    "xformers": Stroke(_ORANGE, "s", _DASH, True),
-    "xformers-auto": Stroke(_BROWN, "P", _DOT, True),
-    "sdpa-flash": Stroke(_SKY, "^", _DASH_DOT_DOT, True),
-    "sdpa-cudnn": Stroke(_GREEN, "v", _DASH, True),
-    "sdpa-efficient": Stroke(_VERMILION, "p", _DASH_DOT_DOT, True),
-    "sdpa-math": Stroke(_PURPLE, "*", _DOT, True),
-}
-_taken = {(stroke.marker, stroke.dashes) for stroke in _KNOWN.values()}
-_POOL = [
-    pair
-    for pair in product("os^vD<>PXphd*8", (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT))
-    if pair not in _taken
-]
-_COLORS = (_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _SKY, _BROWN, _BLACK)
-
-
-def strokes(families: dict[str, str]) -> dict[str, Stroke]:
-    """A stroke for each provider (name to family), no two with one marker and dashes.
-
-    A provider of this package always has the same. Another has one by its name: the same in every plot,
-    unless two such names meet on one; then the later of the two in the alphabet takes the next.
-    """
-    found = {name: _KNOWN[name] for name in families if name in _KNOWN}
-    used: set[int] = set()
-    for name in sorted(families.keys() - found.keys()):
-        at = zlib.crc32(name.encode()) % len(_POOL)
-        while at in used and len(used) < len(_POOL):
-            at = (at + 1) % len(_POOL)
-        used.add(at)
-        marker, dashes = _POOL[at]
-        color = _COLORS[zlib.crc32(name[::-1].encode()) % len(_COLORS)]
-        found[name] = Stroke(color, marker, dashes, families[name] == "softmax")
-    return found
 
 
 def n_text(n: int) -> str:

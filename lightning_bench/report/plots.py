@@ -42,12 +42,11 @@ from lightning_bench.report.plot_style import (
     COLUMN,
     Look,
     Sheet,
-    Stroke,
     house_style,
     length_axis,
-    strokes,
     value_axis,
 )
+from lightning_bench.report.strokes import Stroke, strokes
 from lightning_bench.report.tables import title
 
 Format = Literal["png", "svg", "pdf"]

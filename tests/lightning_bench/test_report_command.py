@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import pytest
 
@@ -65,14 +68,15 @@ def test_out_gets_every_format(results: Path, lbench: Lbench) -> None:
     ran = lbench("report", results, "--out", "reports/x")
     assert (ran.code, ran.out) == (0, "")
     assert sorted(path.name for path in Path("reports/x").iterdir()) == [
+        "index.html",
         "tables.csv",
         "tables.md",
         "tables.tex",
     ]
     assert "wrote reports/x/tables.md" in ran.err
-    first = Path("reports/x/tables.md").read_bytes()
+    first = {path: path.read_bytes() for path in Path("reports/x").iterdir()}
     lbench("report", results, "--out", "reports/x")
-    assert Path("reports/x/tables.md").read_bytes() == first
+    assert {path: path.read_bytes() for path in first} == first
     # Its own CSV is no result, and a folder that holds both is read for the results.
     assert lbench("report", ".").code == 0
 
@@ -99,6 +103,9 @@ def test_mix_puts_machines_side_by_side(results: Path, lbench: Lbench) -> None:
     other = save(Path("results/there.csv"), replace(BASE, machine_id="m2", device_name="M2", median_ms=3.0))
     apart = lbench("report", "--format", "md").out
     assert apart.count("## `") == 2
+    page = lbench("report", "--format", "html", "--mix").out
+    assert page.count('<section class="table"') == 1
+    assert "Columns of different suites, machines or protocols stand side by side" in page
     mixed = lbench("report", "--format", "md", "--mix").out
     assert mixed.count("## `") == 1
     assert "| 64 | **1.0000** | 2.0000 | 3.0000 |" in mixed
@@ -114,13 +121,49 @@ def test_only_failed_rows_are_a_report_that_says_so(results: Path, lbench: Lbenc
     assert "- a: oom at n = 64: 64 GiB too much" in out
 
 
+def test_older_columns_are_a_page_with_what_is_there(results: Path, lbench: Lbench) -> None:
+    with results.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [name for name in rows[0] if name not in ("machine_id", "ci_low_ms", "p20_ms", "harness_commit")]
+    with Path("old.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, kept, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    page = lbench("report", "old.csv", "--format", "html").out
+    assert page.startswith("<!doctype html>")
+    assert '<a href="#case-0">1.0000</a>' in page
+    assert "not known: these rows keep no interval" in page
+
+
+@pytest.mark.parametrize("more", [[], ["--out", "made", "--format", "html"]], ids=["temporary", "out"])
+def test_open_starts_the_browser_of_the_user(
+    results: Path, lbench: Lbench, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    browser = Path("browser.sh").resolve()
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {browser.parent}/shown\n')
+    browser.chmod(0o755)
+    code = "import os, sys\nfrom lightning_bench.cli import main\nsys.argv[1:1] = ['report']\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(results), "--open", *more],
+        env={**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(browser.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = Path(unquote(urlparse(Path("shown").read_text()).path))
+    assert shown.name == "index.html"
+    assert shown.read_text().startswith("<!doctype html>")
+    assert (shown.parent == Path("made").resolve()) == bool(more)
+
+
 def test_against_published_reads_the_published_tables_itself(results: Path, lbench: Lbench) -> None:
     ran = lbench("report", results, "--against", "published", "--format", "md")
     assert ran.code == 0
-    assert ran.out.count("## `") == 5
-    assert "108 published figures of attention, each beside what 2 rows measured here have" in ran.out
+    assert ran.out.count("## `") == 7
+    assert "164 published figures of attention, each beside what 2 rows measured here have" in ran.out
     memory = lbench("report", results, "--against", "published", "--metric", "memory", "--format", "md").out
-    assert memory.count("## `") == 2
+    assert memory.count("## `") == 4
 
 
 @pytest.mark.parametrize(
@@ -133,9 +176,13 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
         (["--metric", "memory"], "no row here is of --metric memory; the rows are of: speed"),
         (["--metric", "gbps"], "none of the tables asked for has a figure in these rows"),
         (["--baseline", "flash2"], "--baseline 'flash2' is in no row of speed here; allowed: a, b"),
-        (["--format", "gif"], "--format 'gif' is not known; allowed: md, tex, csv, png, svg, pdf"),
+        (["--format", "gif"], "--format 'gif' is not known; allowed: md, tex, html, csv, png, svg, pdf"),
         (["--format", "md,tex"], "stdout takes one --format; give --out for several"),
         (["--out", "empty.csv"], "--out empty.csv is a file: give the name of a folder"),
+        (["--open", "--format", "md"], "--open shows the page alone: leave out --format, or give --out"),
+        (["--open", "--format", "md", "--out", "x"], "--open shows the page: add html to --format"),
+        (["script.csv", "--format", "html"], "script.csv is not a CSV that lbench wrote"),
+        (["empty.csv", "--format", "html"], "empty.csv is empty"),
         (["--against", "mine"], "--against 'mine' is not known; allowed: published"),
         (["--against", "published", "--mix"], "--baseline and --mix do not go with --against"),
         (["--against", "published", "--metric", "check"], "allowed with --against: speed, memory"),
@@ -162,7 +209,7 @@ def test_a_folder_without_results_is_told_what_was_left_out(results: Path, lbenc
 
 @pytest.mark.parametrize(
     "more",
-    [["--format", "md,tex,csv"], ["--against", "published"], ["--metric", "ms", "--format", "tex,svg"]],
+    [["--format", "md,tex,html,csv"], ["--against", "published"], ["--metric", "ms", "--format", "tex,svg"]],
     ids=["tables", "against", "plots"],
 )
 def test_it_needs_neither_torch_nor_what_torch_needs(tmp_path: Path, more: list[str]) -> None:

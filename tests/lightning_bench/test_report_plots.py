@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from lightning_bench.providers import BUILT_IN
 from lightning_bench.record import Record, read_records
 from lightning_bench.report.plot_heat import heat_map
-from lightning_bench.report.plot_style import COLUMN, WIDE, Look, n_text, number_text, ratio_text, strokes
+from lightning_bench.report.plot_style import COLUMN, WIDE, Look, n_text, number_text, ratio_text
 from lightning_bench.report.plots import (
     memory_plot,
     per_token_plot,
@@ -31,6 +31,7 @@ from lightning_bench.report.plots import (
     speedup_plot,
     time_plot,
 )
+from lightning_bench.report.strokes import strokes
 
 H200 = Path(__file__).parents[2] / "results" / "h200"
 BASE = Record(

@@ -1,0 +1,92 @@
+"""The report as one HTML file, with its script, style and data in it: nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lightning_bench.report.evidence import Finding
+from lightning_bench.report.page import model
+from lightning_bench.report.page.summary import crossings, standings
+from lightning_bench.report.samples import read_samples
+
+if TYPE_CHECKING:
+    from lightning_bench.report.collect import Row
+    from lightning_bench.report.grid import Grid
+
+_HERE = Path(__file__).parent
+_SCRIPTS = ("base.js", "filters.js", "tables.js", "plots.js", "cases.js", "main.js")
+
+
+def page(
+    grids: Sequence[Grid],
+    *,
+    heading: str,
+    remarks: Sequence[str],
+    rows: Sequence[Row] = (),
+    findings: Sequence[Finding] = (),
+) -> str:
+    """The document. ``rows`` are what its summary is of; text of a CSV is escaped, in the data too.
+
+    The same rows give the same bytes: no date is in them. Samples are read beside the CSVs.
+    """
+    sections, shown = model.sections_of(grids)
+    samples, unread = read_samples(shown)
+    script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "})();\n"
+    style = _read("page.css")
+    switched = {grid.kind for section in sections if len(section.grids) > 1 for grid in section.grids}
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            heading=heading,
+            remarks=[*remarks, *(f"Left out: {sentence}." for sentence in unread)],
+            findings=findings,
+            standings=[list(members) for _, members in groupby(standings(rows), lambda one: one.sweep)],
+            crossings=crossings(rows),
+            sections=sections,
+            kinds=[(kind, label) for kind, label in model.KIND_LABELS.items() if kind in switched],
+            providers=list(dict.fromkeys(c.provider for grid in grids for c in grid.columns)),
+            listings=[
+                ("Machines and versions", *model.machines(shown)),
+                ("Providers", *model.providers(shown)),
+                ("Files", *model.sources(shown, samples)),
+            ],
+            data=model.page_data(sections, shown, samples),
+            script=Markup(script),
+            style=Markup(style),
+            policy=(
+                f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
+            ),
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # Kinds, columns and samples stay in their order, and their text small; tojson escapes <, > and &.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
+    return environment
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What a content security policy lets this one text run by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
