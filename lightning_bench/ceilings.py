@@ -79,7 +79,7 @@ def read_kept(path: Path, machine_id: str) -> Kept | None:
         values = {field.name: _parse(field.name, row.get(field.name, "")) for field in fields(DeviceCeilings)}
         return Kept(DeviceCeilings(**values), machine_id, row["time_utc"])
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{path}: its row of {row['time_utc']} cannot be read ({error}); remove it") from None
+        raise UsageError(f"{path}: its row of {row['time_utc']} is no row ({error}); remove it") from None
 
 
 def keep(path: Path, ceilings: DeviceCeilings, machine: Machine) -> Kept:

@@ -73,7 +73,9 @@ class Record:
     floor_ms: Annotated[Figure, "the longer of what bytes and FLOPs take at the two ceilings, ms"] = None
     floor_ratio: Annotated[Figure, "median_ms over floor_ms"] = None
     ceiling_gbps: Annotated[Figure, "copy bandwidth measured in the same run, GB/s (10^9)"] = None
-    ceiling_tflops: Annotated[Figure, "matrix rate in this dtype measured in the same run, TFLOP/s (10^12)"] = None
+    ceiling_tflops: Annotated[
+        Figure, "matrix rate in this dtype measured in the same run, TFLOP/s (10^12)"
+    ] = None
     extra_mib: Annotated[Figure, "peak memory that the call adds to inputs already there, MiB (2^20)"] = None
     peak_mib: Annotated[Figure, "absolute peak of allocated memory, MiB (2^20)"] = None
     saved_mib: Annotated[Figure, "memory held between forward and backward, MiB (2^20)"] = None

@@ -109,7 +109,9 @@ def _read_gbps(source: Tensor, total_bytes: int) -> float:
     blocks = source.numel() // _READ_BLOCK
     turns = total_bytes // (programs * _READ_BLOCK * 4)
     sums = torch.empty(programs * _READ_BLOCK, device="cuda")
-    ms = _best_ms(lambda: read_kernel[(programs,)](source, sums, blocks, turns, BLOCK=_READ_BLOCK), 10, "cuda")
+    ms = _best_ms(
+        lambda: read_kernel[(programs,)](source, sums, blocks, turns, BLOCK=_READ_BLOCK), 10, "cuda"
+    )
     return turns * programs * _READ_BLOCK * 4 / ms / 1e6
 
 

@@ -8,7 +8,7 @@ import triton.language as tl
 def read_kernel(source_ptr, sums_ptr, blocks, turns, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Each program adds up `turns` of the `blocks` blocks of BLOCK fp32 values, into a block of its own.
 
-    All programs read other blocks at a time. Loads go past the L1, which would serve a small tensor by itself.
+    All programs read other blocks at a time. Loads go past the L1, which would serve small tensors alone.
     """
     program = tl.program_id(0)
     column = tl.arange(0, BLOCK)

@@ -85,7 +85,7 @@ def test_what_is_no_file_of_ceilings_is_refused_and_left(tmp_path: Path, machine
     keep(tmp_path / "mine.csv", SOME, machine)
     text = (tmp_path / "mine.csv").read_text()
     (tmp_path / "mine.csv").write_text(text.replace("4233.25", "many"))
-    with pytest.raises(UsageError, match=r"its row of .* cannot be read"):
+    with pytest.raises(UsageError, match=r"its row of .* is no row"):
         read_kept(tmp_path / "mine.csv", machine.id)
     (tmp_path / "file").write_text("")
     with pytest.raises(LbenchError, match=r"cannot write .*; give another --out"):
