@@ -69,7 +69,7 @@ def min_flops(family: Family, shape: Shape, direction: Direction) -> float:
 
 
 def floor_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
-    """The least time that the task can take at these ceilings: the longer of moving its bytes and its FLOPs."""
+    """The least time that the task can take: the longer of its bytes and its FLOPs at their ceilings."""
     return max(_bytes_ms(shape, direction, ceilings), _flops_ms(family, shape, direction, ceilings))
 
 

@@ -14,6 +14,7 @@ from lightning_bench.profile.model import Profile
 
 _KEY = ("case_id", "machine_id")
 _SHAPE = ("provider", "direction", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim", "device")
+_MACHINE = ("device_name", "driver", "torch", "triton", "python", "harness_commit")
 _COUNTERS = (
     "dram_read_bytes",
     "dram_write_bytes",
@@ -71,9 +72,7 @@ def call_rows(profile: Profile) -> list[dict[str, Any]]:
             **{name: getattr(profile, name) for name in _SHAPE},
             "provider_version": profile.provider_version,
             "provider_config": profile.provider_config,
-            **t.model_dump(
-                include={"device_ms", "call_ms", "samples", "kernels_ms", "between_ms", "enqueue_ms"}
-            ),
+            **t.model_dump(exclude={"first_call_s", "second_call_s", "compiled"}),
             "host_share": t.host_share,
             "first_call_s": t.first_call_s,
             "compile_s": t.compile_s,
@@ -84,10 +83,7 @@ def call_rows(profile: Profile) -> list[dict[str, Any]]:
             **m.model_dump(exclude={"allocations", "saved"}),
             "readings": " ".join(reading.text for reading in profile.readings),
             "notes": "; ".join(profile.notes),
-            **{
-                name: machine.get(name, "") for name in ("device_name", "driver", "torch", "triton", "python")
-            },
-            "harness_commit": machine.get("harness_commit", ""),
+            **{name: machine.get(name, "") for name in _MACHINE},
             "time_utc": profile.time_utc,
         }
     ]

@@ -1,7 +1,7 @@
-"""Readings: what the figures of a profile say, in sentences that name the figures. docs/profile.md lists the rules.
+"""Readings: what the figures of a profile say, in sentences that name the figures that they rest on.
 
-A rule is a function from a profile to sentences, none where it has nothing to say. None of them guesses: where
-a figure is missing, its rule is silent.
+A rule is a function from a profile to sentences, none where it has nothing to say or a figure is missing.
+docs/profile.md lists the rules.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _impossible(p: Profile) -> Iterator[str]:
 
 def _bound(p: Profile) -> Iterator[str]:
     r = p.roofline
-    bandwidth = f"{r.bandwidth_share:.0%} of copy bandwidth (gbps {r.gbps:.4g} of {r.ceiling_gbps:.4g})"
-    rate = f"{r.rate_share:.0%} of the matmul rate (tflops {r.tflops:.3g} of {r.ceiling_tflops:.3g})"
+    bandwidth = f"{_percent(r.bandwidth_share)} of copy bandwidth (gbps {r.gbps:.4g} of {r.ceiling_gbps:.4g})"
+    rate = f"{_percent(r.rate_share)} of the matmul rate (tflops {r.tflops:.3g} of {r.ceiling_tflops:.3g})"
     times = f"{r.floor_ratio:.2f} times its floor (floor_ms {r.floor_ms:.4g})"
     moved = p.dram_bytes
     traffic = 0.0 if moved is None else moved / p.timing.device_ms / 1e6 / r.ceiling_gbps
@@ -76,8 +76,8 @@ def _bound(p: Profile) -> Iterator[str]:
         yield f"{'Memory' if memory else 'Compute'}-bound at {bandwidth if memory else rate}; {times}."
     elif traffic >= BOUND_SHARE:
         yield (
-            f"Memory-bound by what it moves, not by what it must: its DRAM bytes take {traffic:.0%} of copy "
-            f"bandwidth (dram_bytes over device_ms), the model's {r.bandwidth_share:.0%}; {times}."
+            f"Memory-bound by what it moves, not by what it must: its DRAM bytes take {_percent(traffic)} of "
+            f"copy bandwidth (dram_bytes over device_ms), the model's {_percent(r.bandwidth_share)}; {times}."
         )
     else:
         yield f"Bound by neither ceiling: {bandwidth}, {rate}; {times}."
@@ -98,8 +98,8 @@ def _launch(p: Profile) -> Iterator[str]:
     share = p.timing.host_share
     if share is not None and share >= LAUNCH_SHARE:
         yield (
-            f"{share:.0%} of an eager call pass with no kernel running (call_ms {p.timing.call_ms:.4g}, "
-            f"kernels_ms {p.timing.kernels_ms:.4g}): launches and the host decide there."
+            f"{_percent(share)} of an eager call pass with no kernel running (call_ms "
+            f"{p.timing.call_ms:.4g}, kernels_ms {p.timing.kernels_ms:.4g}): launch gaps."
         )
 
 
@@ -107,8 +107,8 @@ def _between(p: Profile) -> Iterator[str]:
     gaps, busy = p.timing.between_ms, p.timing.kernels_ms
     if gaps is not None and busy and gaps / (gaps + busy) >= BETWEEN_SHARE:
         yield (
-            f"{gaps / (gaps + busy):.0%} of the time from the first kernel to the last are gaps between them "
-            f"(between_ms {gaps:.4g}, under the profiler)."
+            f"{_percent(gaps / (gaps + busy))} of the time from the first kernel to the last are gaps "
+            f"between them (between_ms {gaps:.4g}, under the profiler)."
         )
 
 
@@ -123,13 +123,14 @@ def _largest(p: Profile) -> Iterator[str]:
         return
     if shares[name] >= LARGEST_SHARE:
         what = "operator" if p.device == "cpu" else "kernel"
-        yield f"One {what} takes {shares[name]:.0%} of the time (share): {base_name(name)}."
+        yield f"One {what} takes {_percent(shares[name])} of the time (share): {base_name(name)}."
 
 
 def _python(p: Profile) -> Iterator[str]:
     for kernel in p.kernels:
         if kernel.name == PYTHON and kernel.share >= LAUNCH_SHARE:
-            yield f"{kernel.share:.0%} of the call pass outside of any operator (time_ms {kernel.time_ms:.4g})."
+            share = _percent(kernel.share)
+            yield f"{share} of the call pass outside of any operator (time_ms {kernel.time_ms:.4g})."
 
 
 def _spills(p: Profile) -> Iterator[str]:
@@ -162,10 +163,10 @@ def _waves(p: Profile) -> Iterator[str]:
                 f"{base_name(kernel.name)} leaves {p.processors - kernel.blocks} of {p.processors} "
                 f"multiprocessors without work (blocks {kernel.blocks})."
             )
-        elif waves and 1 - waves / math.ceil(waves) >= TAIL_SHARE:
+        elif waves and (empty := 1 - waves / math.ceil(waves)) >= TAIL_SHARE:
             yield (
-                f"{base_name(kernel.name)} runs in {waves:.2f} waves: {1 - waves / math.ceil(waves):.0%} of "
-                "the places stay empty in the last one, spread over all (waves)."
+                f"{base_name(kernel.name)} runs in {waves:.2f} waves, the last not full: {_percent(empty)} "
+                "of the places for blocks stay empty (waves)."
             )
 
 
@@ -173,16 +174,15 @@ def _stall(p: Profile) -> Iterator[str]:
     for name, counters in _counted(p):
         reason, share = next(iter(counters.stalls.items()), ("", 0.0))
         if share >= STALL_SHARE:
-            yield (
-                f"A warp of {name} waits {share:.0%} of its time for {STALLS.get(reason, 'what it names')} "
-                f"(stalls: {reason})."
-            )
+            what = STALLS.get(reason, "what it names")
+            yield f"A warp of {name} waits {_percent(share)} of its time for {what} (stalls: {reason})."
 
 
 def _tensor(p: Profile) -> Iterator[str]:
     for name, counters in _counted(p):
-        if counters.tensor_percent is not None:
-            yield f"The tensor cores are active {counters.tensor_percent:.0f} % of the time of {name} (tensor_percent)."
+        percent = counters.tensor_percent
+        if percent is not None:
+            yield f"The tensor cores are active {percent:.0f} % of the time of {name} (tensor_percent)."
 
 
 def _memory(p: Profile) -> Iterator[str]:
@@ -225,6 +225,10 @@ RULES: dict[str, Callable[[Profile], Iterator[str]]] = {
     "compile": _compile,
 }
 """Every rule by its name in docs/profile.md, in the order in which they speak."""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _each(p: Profile) -> Iterator[Kernel]:

@@ -23,6 +23,7 @@ from lightning_bench.machine import Machine
 from lightning_bench.profile import counters, proton
 from lightning_bench.profile.model import Mode, Profile, Request
 from lightning_bench.profile.readings import read
+from lightning_bench.providers import get_provider
 
 # Where NVIDIA's packages put ncu when they do not put it on PATH.
 _NCU_PLACES = ("/usr/local/cuda*/bin/ncu", "/opt/nvidia/nsight-compute/*/ncu")
@@ -32,7 +33,7 @@ _NCU_PLACES = ("/usr/local/cuda*/bin/ncu", "/opt/nvidia/nsight-compute/*/ncu")
 class Options:
     """Which profilers besides torch's, and how long the process of each may run.
 
-    ``warm`` keeps the user's Triton cache; else each case starts with an empty one, which its processes share.
+    ``warm`` keeps the user's Triton cache; else each case starts with an empty one that its processes share.
     """
 
     ncu: bool = False
@@ -62,6 +63,8 @@ def profile_case(
     Raises LbenchError where the case itself cannot be run. Where Nsight Compute or Proton give nothing, a
     note says why.
     """
+    if reason := get_provider(request.provider).unavailable(request.device):
+        raise LbenchError(f"{request.case.id} cannot run here: {reason}")
     if kept is not None:
         ceilings = kept.ceilings.of(request.dtype)
         pair = (ceilings.gbps, ceilings.tflops, ceilings.l2_bytes)
@@ -76,7 +79,7 @@ def profile_case(
         if options.proton:
             say("the same under Proton")
             profile = work.add_proton(profile)
-    told = {
+    told: dict[str, Any] = {
         "machine": {**asdict(machine), "machine_id": machine.id},
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -191,9 +194,8 @@ class _Work:
             limit = f"{self.options.time_limit_s:g} s"
             return f"not done within {limit}, and killed; --time-limit gives it more"
         lines = [line.strip() for line in ended.printed.splitlines() if line.strip()]
-        how = (
-            f"died of {_signal_name(-ended.returncode)}" if ended.returncode < 0 else "ended without a result"
-        )
+        died = f"died of {_signal_name(-ended.returncode)}"
+        how = died if ended.returncode < 0 else "ended without a result"
         return f"its process {how}" + (f"; its last words: {lines[-1]}" if lines else "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -10,12 +11,12 @@ from rich.text import Text
 
 from lightning_bench.profile.counters import base_name
 from lightning_bench.profile.model import Kernel, Profile
-from lightning_bench.profile.trace import PYTHON
 
 _MOST_LINES = 12
 """Kernels that are listed one by one; more are summed up by name."""
 _MOST_TENSORS = 5
 _BAR = 20
+_RESOURCES = ("grid", "block", "regs", "spill", "smem", "occ", "GB/s")
 
 _Figure = Callable[[Profile], float | None]
 
@@ -51,7 +52,7 @@ def _calls(p: Profile) -> Iterator[RenderableType]:
             f"on the CPU {_ms(t.enqueue_ms)}"
         )
     grid.add_row("time", times)
-    grid.add_row("first call", f"{t.first_call_s:.2f} s, the second {t.second_call_s:.3g} s")
+    grid.add_row("first call", f"{t.first_call_s:.3g} s, the second {t.second_call_s:.3g} s")
     grid.add_row("floor", f"{_ms(r.floor_ms)}, set by {_BOUND[r.bound_by]}; this call {r.floor_ratio:.2f} ×")
     grid.add_row("bytes", _bar(r.bandwidth_share, f"{r.gbps:.4g} of {r.ceiling_gbps:.4g} GB/s, by the model"))
     moved, ratio = p.dram_bytes, p.traffic_ratio
@@ -76,22 +77,27 @@ def _memory(p: Profile) -> str:
 
 
 def _allocated(p: Profile) -> str:
-    largest = sorted(p.memory.allocations, key=lambda one: -one.size_bytes)
+    alike = Counter((one.size_bytes, one.freed, one.made_by) for one in p.memory.allocations)
+    largest = sorted(alike.items(), key=lambda one: -one[0][0] * one[1])
     lines = [
-        f"{_mib(one.size_bytes / 2**20)} {'(freed) ' if one.freed else ''}by {one.made_by or 'no operator'}"
-        for one in largest[:_MOST_TENSORS]
+        f"{f'{count} × ' if count > 1 else ''}{_size(size)}{', freed,' if freed else ''} by "
+        + (_operator(made_by) or "no operator")
+        for (size, freed, made_by), count in largest[:_MOST_TENSORS]
     ]
     return "\n".join([*lines, *_rest(largest)])
 
 
+def _operator(name: str) -> str:
+    return name.replace("autograd::engine::evaluate_function: ", "evaluate ")
+
+
 def _saved(p: Profile) -> str:
-    saved = p.memory.saved
     lines = [
-        f"{_mib(one.size_bytes / 2**20)} {one.dtype} {list(one.shape)}"
+        f"{_size(one.size_bytes)} {one.dtype} {list(one.shape)}"
         + (f", which is {one.same_as}" if one.same_as else "")
-        for one in saved[:_MOST_TENSORS]
+        for one in p.memory.saved[:_MOST_TENSORS]
     ]
-    return "\n".join([*lines, *_rest(saved)])
+    return "\n".join([*lines, *_rest(p.memory.saved)])
 
 
 def _rest(tensors: Sequence[object]) -> list[str]:
@@ -118,19 +124,19 @@ def _kernels(p: Profile) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     gpu = p.device == "cuda"
     lines = _lines(p.kernels)
-    summed = len(lines) < len(p.kernels)
-    columns = ["#", "ms", "share"]
-    columns += ["grid", "block", "regs", "spill", "smem", "occ", "GB/s"] if gpu else ["runs"]
+    several = not gpu or len(lines) < len(p.kernels)
     table.add_column("kernel" if gpu else "operator, its own time", overflow="fold", ratio=1)
-    for name in columns if not gpu or summed else columns[1:]:
-        if name != "#" or summed:
-            table.add_column(name if name != "#" else "×", justify="right", no_wrap=True)
+    columns = ["ms", "share", *(["runs"] if several else [])]
+    for name in [*columns, *(_RESOURCES if gpu else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
     for kernel in lines:
-        cells = [base_name(kernel.name) if kernel.name != PYTHON else PYTHON]
-        cells += [str(kernel.count)] if summed and gpu else []
-        cells += [f"{kernel.time_ms:.4f}", f"{kernel.share:.0%}"]
-        cells += _resources(kernel) if gpu else [str(kernel.count)]
-        table.add_row(*(Text(cell) for cell in cells))
+        short = base_name(kernel.name) if kernel.kind == "kernel" else _operator(kernel.name)
+        cells = [short, f"{kernel.time_ms:.4f}", _percent(100 * kernel.share)]
+        cells += [str(kernel.count)] if several else []
+        table.add_row(*(Text(cell) for cell in [*cells, *(_resources(kernel) if gpu else [])]))
+    left = len({kernel.name for kernel in p.kernels}) - len(lines) if several else 0
+    if left > 0:
+        table.add_row(Text(f"and {left} more, in --json and --out", style="dim"))
     return table
 
 
@@ -142,13 +148,13 @@ def _resources(kernel: Kernel) -> list[str]:
         _whole(kernel.registers),
         _whole(kernel.spills),
         "" if shared is None else f"{shared:.0f}K",
-        "" if kernel.occupancy_percent is None else f"{kernel.occupancy_percent:.0f}%",
+        _percent(kernel.occupancy_percent),
         _whole(kernel.gbps),
     ]
 
 
 def _lines(kernels: Sequence[Kernel]) -> Sequence[Kernel]:
-    """The kernels, or where they are many one line a name, the longest first, with what its launches share."""
+    """The kernels, or where they are many a line a name, the longest first, with what its launches share."""
     if len(kernels) <= _MOST_LINES:
         return kernels
     groups: dict[str, list[Kernel]] = {}
@@ -194,7 +200,7 @@ def _counters(p: Profile) -> Table:
             _percent(one.l2_hit_percent),
             _percent(one.tensor_percent),
             _percent(one.occupancy_percent),
-            "" if reason is None else f"{reason[0]} {reason[1]:.0%}",
+            "" if reason is None else f"{reason[0]} {_percent(100 * reason[1])}",
         ]
         table.add_row(*(Text(cell) for cell in cells))
     if len(counted) > _MOST_LINES:
@@ -222,22 +228,22 @@ _FIGURES: tuple[tuple[str, str, _Figure], ...] = (
     ("gaps between kernels", "ms", lambda p: p.timing.between_ms),
     ("floor", "ms", lambda p: p.roofline.floor_ms),
     ("× floor", "", lambda p: p.roofline.floor_ratio),
-    ("bytes by the model", "MiB", lambda p: p.roofline.model_bytes / 2**20),
-    ("DRAM bytes counted", "MiB", lambda p: None if p.dram_bytes is None else p.dram_bytes / 2**20),
-    ("× the model's bytes", "", lambda p: p.traffic_ratio),
-    ("bandwidth by the model", "GB/s", lambda p: p.roofline.gbps),
-    ("FLOPs by the model", "TFLOP/s", lambda p: p.roofline.tflops),
+    ("bytes, model", "MiB", lambda p: p.roofline.model_bytes / 2**20),
+    ("bytes, counted", "MiB", lambda p: None if p.dram_bytes is None else p.dram_bytes / 2**20),
+    ("× model bytes", "", lambda p: p.traffic_ratio),
+    ("bandwidth, model", "GB/s", lambda p: p.roofline.gbps),
+    ("FLOPs, model", "TFLOP/s", lambda p: p.roofline.tflops),
     ("kernels launched", "", lambda p: float(len(p.kernels)) if p.device == "cuda" else None),
     ("memory added", "MiB", lambda p: p.memory.extra_mib),
     ("kept for backward", "MiB", lambda p: p.memory.saved_mib),
-    ("first call above the second", "s", lambda p: p.timing.compile_s),
+    ("first call, extra", "s", lambda p: p.timing.compile_s),
 )
 
 
 def _beside(profiles: Sequence[Profile]) -> Table:
     first, second = profiles
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for p in profiles:
         table.add_column(p.provider, justify="right")
     table.add_column(f"{second.provider} / {first.provider}", justify="right")
@@ -254,7 +260,7 @@ def _beside(profiles: Sequence[Profile]) -> Table:
 def _bar(share: float, text: str) -> Text:
     filled = min(_BAR, round(share * _BAR))
     bar = Text("█" * filled).append("░" * (_BAR - filled), style="dim")
-    return bar.append(f" {share:4.0%}  {text}")
+    return bar.append(f" {100 * share:3.0f} %  {text}")
 
 
 def _figure(value: float | None) -> str:
@@ -269,8 +275,15 @@ def _mib(value: float | None) -> str:
     return "" if value is None else f"{value:.4g} MiB" if value < 1000 else f"{value:.0f} MiB"
 
 
+def _size(size_bytes: float) -> str:
+    for unit, scale in (("MiB", 2**20), ("KiB", 2**10)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.4g} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}%"
+    return "" if value is None else f"{value:.0f} %"
 
 
 def _whole(value: float | None) -> str:
