@@ -16,10 +16,12 @@ from typing import Any
 
 from lightning_bench.errors import LbenchError
 from lightning_bench.profile.model import Request
+from lightning_bench.run.worker import die_with_parent
 
 
 def main(request_path: str, answer_path: str) -> int:
     """Run it; the exit code is 0 where it worked."""
+    die_with_parent()
     request = Request.model_validate_json(Path(request_path).read_text(encoding="utf-8"))
     try:
         answer, code = _answer(request, answer_path), 0

@@ -44,12 +44,12 @@ _NO_STALL = "selected"
 def command(ncu: str, log: str, target: Sequence[str], *, metrics: Sequence[str] = METRICS) -> list[str]:
     """The command line that counts the kernels which ``target`` runs between cudaProfilerStart and Stop.
 
-    Clocks are left alone. Only the target itself is watched, not the compilers that it starts.
+    Clocks are left alone, and processes that the target starts are watched too: a Python may be a launcher.
     """
     named = ["--metrics", ",".join(metrics)] if metrics else []
     return [
         *(ncu, "--clock-control", "none", "--set", "full", *named, "--profile-from-start", "off"),
-        *("--target-processes", "application-only", "--page", "raw", "--csv", "--print-units", "base"),
+        *("--target-processes", "all", "--page", "raw", "--csv", "--print-units", "base"),
         *("--log-file", log, *target),
     ]
 

@@ -134,6 +134,8 @@ class Timing(Data):
     """Building the call and running it for the first time in the process."""
     second_call_s: float
     """The same again."""
+    triton_cache: Literal["empty", "kept"] = "empty"
+    """Whether Triton had compiled nothing before the first call, or the user's cache was kept."""
     compiled: tuple[CompiledKernel, ...] = ()
     """Triton kernels that were compiled in the first call, those that an autotuner tried included."""
 

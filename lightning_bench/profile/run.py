@@ -111,7 +111,11 @@ class _Work:
         """By torch.profiler. Raises LbenchError with what went wrong."""
         ended = self._run("profile")
         if "profile" in ended.answer:
-            return Profile.model_validate(ended.answer["profile"])
+            profile = Profile.model_validate(ended.answer["profile"])
+            cache = "kept" if self.options.warm else "empty"
+            return profile.model_copy(
+                update={"timing": profile.timing.model_copy(update={"triton_cache": cache})}
+            )
         raise LbenchError(f"{self.request.case.id}: {self._why(ended)}")
 
     def add_counters(self, profile: Profile) -> Profile:
@@ -129,7 +133,7 @@ class _Work:
             try:
                 found = counters.parse(text)
             except ValueError:
-                why = counters.trouble(text + ended.printed, ended.returncode)
+                why = counters.trouble(text, ended.returncode)
                 if "metric" in why:  # one that this GPU or version does not have: the section set alone
                     continue
                 break
@@ -138,10 +142,11 @@ class _Work:
         return _noted(profile, f"no counters: {why}")
 
     def _count(self, ncu: str, metrics: Sequence[str]) -> tuple[str, _Ended]:
-        """What ncu wrote to its log, and how it ended."""
+        """What ncu wrote to its log and printed, and how it ended."""
         log = self.folder / "ncu.log"
         ended = self._run("ncu", lambda target: counters.command(ncu, str(log), target, metrics=metrics))
-        return (log.read_text(errors="replace") if log.exists() else ""), ended
+        written = log.read_text(errors="replace") if log.exists() else ""
+        return f"{written}\n{ended.printed}", ended
 
     def add_proton(self, profile: Profile) -> Profile:
         """The profile with Proton's times, or with a note why there are none."""

@@ -52,7 +52,9 @@ def _calls(p: Profile) -> Iterator[RenderableType]:
             f"on the CPU {_ms(t.enqueue_ms)}"
         )
     grid.add_row("time", times)
-    grid.add_row("first call", f"{t.first_call_s:.3g} s, the second {t.second_call_s:.3g} s")
+    grid.add_row(
+        "first call", f"{t.first_call_s:.3g} s, the second {t.second_call_s:.3g} s{_CACHE[t.triton_cache]}"
+    )
     grid.add_row("floor", f"{_ms(r.floor_ms)}, set by {_BOUND[r.bound_by]}; this call {r.floor_ratio:.2f} ×")
     grid.add_row("bytes", _bar(r.bandwidth_share, f"{r.gbps:.4g} of {r.ceiling_gbps:.4g} GB/s, by the model"))
     moved, ratio = p.dram_bytes, p.traffic_ratio
@@ -219,6 +221,7 @@ def _proton(p: Profile) -> Table:
     return table
 
 
+_CACHE = {"empty": "", "kept": "; your Triton cache was kept"}
 _BOUND = {"bytes": "bytes at copy bandwidth", "flops": "FLOPs at the matmul rate"}
 
 _FIGURES: tuple[tuple[str, str, _Figure], ...] = (

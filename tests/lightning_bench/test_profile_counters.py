@@ -89,7 +89,7 @@ def test_the_command_leaves_the_clocks_alone_and_counts_the_call_only() -> None:
     text = " ".join(line)
     assert text.startswith("/opt/ncu --clock-control none --set full --metrics dram__bytes_read.sum,")
     assert "--profile-from-start off" in text
-    assert "--target-processes application-only" in text
+    assert "--target-processes all" in text
     assert text.endswith("--page raw --csv --print-units base --log-file /tmp/log python -m child")
     assert "--metrics" not in counters.command("ncu", "log", [], metrics=())
 
