@@ -143,7 +143,7 @@ class _Work:
 
     def _count(self, ncu: str, metrics: Sequence[str]) -> tuple[str, _Ended]:
         """What ncu wrote to its log and printed, and how it ended."""
-        log = self.folder / "ncu.log"
+        log = self.folder / "ncu-table.txt"
         ended = self._run("ncu", lambda target: counters.command(ncu, str(log), target, metrics=metrics))
         written = log.read_text(errors="replace") if log.exists() else ""
         return f"{written}\n{ended.printed}", ended

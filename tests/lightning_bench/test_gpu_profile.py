@@ -138,5 +138,5 @@ def test_a_kernel_that_dies_is_a_sentence(tmp_path: Path) -> None:
         "        far = torch.full((1,), 2**40, device='cuda')\n"
         "        return lambda: inputs.q.view(-1)[far]\n"
     )
-    with pytest.raises(LbenchError, match="bad.py:Bad/fwd/"):
+    with pytest.raises(LbenchError, match=r"bad\.py:Bad/fwd/"):
         taken(f"{path}:Bad", "fwd", n=128)
