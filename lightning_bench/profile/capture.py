@@ -91,13 +91,19 @@ def take_profile(request: Request) -> Profile:
     bench = Bench(request)
     compiled = compiled_kernels() if bench.device == "cuda" else ()
     device_ms, call_ms, samples = _times(bench)
-    events, notes = _traced(bench)
+    events = _traced(bench)
+    notes: list[str] = []
     kernels_ms = between_ms = enqueue_ms = None
+    kernels: tuple[Kernel, ...] = ()
     if bench.device == "cuda":
-        seen = trace.gpu_calls(events)
-        kernels, spill_notes = with_spills(seen.kernels, compiled)
-        kernels_ms, between_ms, enqueue_ms = seen.kernels_ms, seen.between_ms, seen.enqueue_ms
-        notes += [note for note in (seen.note, *spill_notes) if note]
+        try:
+            seen = trace.gpu_calls(events)
+        except ValueError as error:
+            notes.append(f"no kernels: {error}; is CUPTI, which comes with torch for CUDA, in its place?")
+        else:
+            kernels, spill_notes = with_spills(seen.kernels, compiled)
+            kernels_ms, between_ms, enqueue_ms = seen.kernels_ms, seen.between_ms, seen.enqueue_ms
+            notes += [note for note in (seen.note, *spill_notes) if note]
     else:
         kernels = trace.cpu_operators(events)
         notes.append("registers, occupancy, DRAM bytes and gaps between kernels need a GPU")
@@ -170,8 +176,8 @@ def _times(bench: Bench) -> tuple[float, float, int]:
     return statistics.median(samples), statistics.median(calls), len(samples)
 
 
-def _traced(bench: Bench) -> tuple[list[trace.Event], list[str]]:
-    """Events of the calls under torch.profiler, each with a cold L2, and notes."""
+def _traced(bench: Bench) -> list[trace.Event]:
+    """Events of the calls under torch.profiler, each with a cold L2."""
     activities = [ProfilerActivity.CPU]
     flush: Tensor | None = None
     if bench.device == "cuda":
@@ -189,7 +195,8 @@ def _traced(bench: Bench) -> tuple[list[trace.Event], list[str]]:
         profile.export_chrome_trace(str(path))
         if bench.request.trace:
             _keep_trace(path, Path(bench.request.trace))
-        return json.loads(path.read_bytes())["traceEvents"], []
+        events: list[trace.Event] = json.loads(path.read_bytes())["traceEvents"]
+        return events
 
 
 def _annotated(bench: Bench) -> dict[str, Tensor]:

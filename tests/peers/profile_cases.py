@@ -4,11 +4,11 @@ Run on a GPU in the repository root, with Nsight Compute installed:
 
     python tests/peers/profile_cases.py results/h200/profile
 
-It keeps the ceilings of the device (``lbench ceilings``), then profiles ``PROVIDERS`` forward and backward at
-the papers' shape, n = 8192, by ``lbench profile --ncu --out``: DRAM bytes beside the byte model. The directions
-of a provider share a Triton cache, empty at first: ``compile_s`` of the second is of its own kernels alone. A
-profile that fails is a sentence and stops no other; what does not fit into ``--budget-s`` is named and left out.
-Exit status 1 where one failed or was left out.
+It keeps the ceilings of the device (``lbench ceilings``), then profiles ``PROVIDERS`` forward and backward
+at the papers' shape, n = 8192, by ``lbench profile --ncu --out``: DRAM bytes beside the byte model. The
+directions of a provider share a Triton cache, empty at first: ``compile_s`` of the second is of its own
+kernels alone. A profile that fails is a sentence and stops no other; what does not fit into ``--budget-s``
+is named and left out. Exit status 1 where one failed or was left out.
 """
 
 from __future__ import annotations
