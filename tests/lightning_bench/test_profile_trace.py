@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from profile_zoo import HOPPER, REDUCE, KinetoTrace, kernel
 
@@ -126,3 +130,26 @@ def test_spills_that_nobody_can_tell() -> None:
     assert one.spills is None
     assert other.spills is None
     assert notes == (f"spills of {HOPPER}: 2 compiled variants look like the one launched",)
+
+
+def test_compiled_kernels_are_found_wherever_they_are_kept() -> None:
+    """A real one, for a GPU that is not here: never loaded, it has no registers and no spills yet."""
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from lightning_bench.measure.read_kernel import read_kernel
+from lightning_bench.profile.compiled import compiled_kernels
+assert compiled_kernels() == ()
+names = dict(source_ptr="*fp32", sums_ptr="*fp32", blocks="i32", turns="i32", BLOCK="constexpr")
+source = ASTSource(read_kernel, names, {"BLOCK": 4096})
+kept = {"somewhere": triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})}
+(one,) = compiled_kernels()
+assert (one.name, one.warps, one.shared_bytes) == ("read_kernel", 8, 0), one
+assert (one.registers, one.spills) == (None, None), one
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
