@@ -90,9 +90,8 @@ def take_profile(request: Request) -> Profile:
     """
     bench = Bench(request)
     compiled = compiled_kernels() if bench.device == "cuda" else ()
-    device_ms, call_ms, samples = _times(bench)
+    device_ms, call_ms, samples, notes = _times(bench)
     events = _traced(bench)
-    notes: list[str] = []
     kernels_ms = between_ms = enqueue_ms = None
     kernels: tuple[Kernel, ...] = ()
     if bench.device == "cuda":
@@ -159,8 +158,8 @@ def run_calls(request: Request, marker: str) -> None:
     proton.finalize()
 
 
-def _times(bench: Bench) -> tuple[float, float, int]:
-    """(device ms, ms that a caller waits, samples of the first), as a speed row has them."""
+def _times(bench: Bench) -> tuple[float, float, int, list[str]]:
+    """(device ms, ms that a caller waits, samples of the first, doubts), as a speed row has them."""
     timer = make_timer(bench.device)
     task = Task.of("", bench.call.fn, _RULE)
     warm_up(task, timer, _WARM_S)
@@ -170,10 +169,13 @@ def _times(bench: Bench) -> tuple[float, float, int]:
     calls = [timer.call(bench.call.fn)]
     while len(calls) < _CALL_SAMPLES and timer.now() - begin < _CALL_SECONDS:
         calls.append(timer.call(bench.call.fn))
+    doubts = [f"device_ms is unsure: {trouble}"] if (trouble := task.sampler.trouble()) else []
+    if timer.exposed(bench.call.fn):
+        doubts.append("device_ms includes waiting for launches: they could not be kept ahead of the device")
     if isinstance(timer, CudaTimer):
         timer.release()
     samples = task.sampler.samples
-    return statistics.median(samples), statistics.median(calls), len(samples)
+    return statistics.median(samples), statistics.median(calls), len(samples), doubts
 
 
 def _traced(bench: Bench) -> list[trace.Event]:
