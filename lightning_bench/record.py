@@ -69,11 +69,14 @@ class Record:
     graph_ms: Annotated[Figure, "median time of a CUDA-graph replay, ms"] = None
     tflops: Annotated[Figure, "model operations over the median time, TFLOP/s (10^12)"] = None
     gbps: Annotated[Figure, "model traffic over the median time, GB/s (10^9)"] = None
-    floor_ms: Annotated[
-        Figure, "time that moving the least bytes takes at the measured copy bandwidth, ms"
+    model_flops: Annotated[Figure, "operations that the task needs, whoever does it"] = None
+    model_bytes: Annotated[Figure, "bytes that must cross device memory, whoever moves them"] = None
+    floor_ms: Annotated[Figure, "the longer of what bytes and FLOPs take at the two ceilings, ms"] = None
+    floor_ratio: Annotated[Figure, "median_ms over floor_ms"] = None
+    ceiling_gbps: Annotated[Figure, "copy bandwidth measured in the same run, GB/s (10^9)"] = None
+    ceiling_tflops: Annotated[
+        Figure, "matrix rate in this dtype measured in the same run, TFLOP/s (10^12)"
     ] = None
-    ceiling_gbps: Annotated[Figure, "memory bandwidth measured here, GB/s (10^9)"] = None
-    ceiling_tflops: Annotated[Figure, "matrix rate measured here in this dtype, TFLOP/s (10^12)"] = None
     extra_mib: Annotated[Figure, "peak memory that the call adds to inputs already there, MiB (2^20)"] = None
     peak_mib: Annotated[Figure, "absolute peak of allocated memory, MiB (2^20)"] = None
     saved_mib: Annotated[Figure, "memory held between forward and backward, MiB (2^20)"] = None

@@ -1,19 +1,17 @@
-"""FLOP and byte models of attention, and the ceilings measured on this device.
+"""FLOP and byte models of attention, and what follows from them and a device's ceilings: floors, bounds.
 
 The models count what any implementation must do, not what a given one does: inputs read once, outputs
-written once, and the arithmetic of the family's cheapest exact form.
+written once, and the arithmetic of the family's cheapest exact form. docs/roofline.md derives them.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from lightning_bench.case import Device, Direction, Dtype, Family, Shape
+from lightning_bench.case import Direction, Family, Shape
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Bound = Literal["bytes", "flops"]
 
 # A figure may beat the measured ceiling by this much before it is called impossible: clocks move by a few
 # per cent, and a kernel that mostly reads runs a little faster than the copy that measured the ceiling.
@@ -70,15 +68,29 @@ def min_flops(family: Family, shape: Shape, direction: Direction) -> float:
     return float({"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[direction])
 
 
-def floor_ms(shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
-    """The least time that moving the bytes takes at the measured copy bandwidth."""
+def floor_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
+    """The least time that the task can take: the longer of its bytes and its FLOPs at their ceilings."""
+    return max(_bytes_ms(shape, direction, ceilings), _flops_ms(family, shape, direction, ceilings))
+
+
+def bound_by(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> Bound:
+    """Which of the two makes the floor."""
+    bytes_ms = _bytes_ms(shape, direction, ceilings)
+    return "bytes" if bytes_ms >= _flops_ms(family, shape, direction, ceilings) else "flops"
+
+
+def _bytes_ms(shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
     return min_bytes(shape, direction) / ceilings.gbps / 1e6
+
+
+def _flops_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
+    return min_flops(family, shape, direction) / ceilings.tflops / 1e9
 
 
 def impossible(
     family: Family, shape: Shape, direction: Direction, median_ms: float, ceilings: Ceilings
 ) -> str | None:
-    """Why a time cannot be true on this device, or None.
+    """Why a time cannot be true on this device, or None: it is below the floor by more than the tolerance.
 
     Reads always cross device memory, because the L2 is flushed before each sample; writes may still sit
     in the L2 when the clock stops, so as much of them as fits there is left out of the count.
@@ -93,63 +105,6 @@ def impossible(
     if tflops > ceilings.tflops * CEILING_TOLERANCE:
         return f"{tflops:.0f} TFLOP/s is above the {ceilings.tflops:.0f} that a matmul reaches on this device"
     return None
-
-
-def measure_ceilings(device: Device, dtype: Dtype) -> Ceilings:
-    """Time a large copy and a large matmul on random data (the best of several runs of each)."""
-    import torch
-
-    cuda = device == "cuda"
-    copy_bytes, size = (2**30, 8192) if cuda else (2**26, 768)
-    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size if cuda else 0
-    return Ceilings(
-        gbps=2 * copy_bytes / _copy_ms(device, copy_bytes) / 1e6,
-        tflops=2 * size**3 / _matmul_ms(device, dtype, size) / 1e9,
-        l2_bytes=l2_bytes,
-    )
-
-
-def _copy_ms(device: Device, size_bytes: int) -> float:
-    import torch
-
-    source = torch.randn(size_bytes // 4, device=device)
-    target = torch.empty_like(source)
-    return _best_ms(lambda: target.copy_(source), 10, device)
-
-
-def _matmul_ms(device: Device, dtype: Dtype, size: int) -> float:
-    import torch
-
-    torch_dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-    a = torch.randn(size, size, device=device).to(torch_dtype)
-    b = torch.randn(size, size, device=device).to(torch_dtype)
-    # fp32 kernels may reach exact results through three TF32 products, so TF32 is the ceiling there.
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        return _best_ms(lambda: a @ b, 5, device)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-
-
-def _best_ms(fn: Callable[[], object], repeats: int, device: Device) -> float:
-    import torch
-
-    fn()
-    times: list[float] = []
-    for _ in range(repeats):
-        if device == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            fn()
-            end.record()
-            end.synchronize()
-            times.append(float(start.elapsed_time(end)))
-        else:
-            begin = time.perf_counter()
-            fn()
-            times.append((time.perf_counter() - begin) * 1e3)
-    return min(times)
 
 
 def plan_bytes(shape: Shape, direction: Direction) -> int:

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from lightning_bench.cli.ceilings import ceilings
 from lightning_bench.cli.env import env
+from lightning_bench.cli.profile import profile
 from lightning_bench.cli.providers import providers
 from lightning_bench.cli.report import report
 from lightning_bench.cli.suites import suites
@@ -46,3 +48,5 @@ app.command("report", help="Make the papers' tables, plots and a page of result 
 app.command("suites", help="Show the bundled suites, or what one would run.")(suites)
 app.command("providers", help="Show each provider, and why it cannot run here where it cannot.")(providers)
 app.command("env", help="Show this machine as it goes into every row.")(env)
+app.command("ceilings", help="Measure what this device reaches at its best, once.")(ceilings)
+app.command("profile", help="Show where the time and the memory of one case go, and why.")(profile)

@@ -14,6 +14,7 @@ from lightning_bench.case import Case, Device, Dtype, Family
 from lightning_bench.errors import Unavailable
 from lightning_bench.measure import memory, paper
 from lightning_bench.measure.calls import DirectionCall, direction_call
+from lightning_bench.measure.ceilings import measure_ceilings
 from lightning_bench.measure.check import Reference, poisoned
 from lightning_bench.measure.clocks import make_clocks, summarize_clocks
 from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
@@ -28,7 +29,6 @@ from lightning_bench.roofline import (
     Ceilings,
     floor_ms,
     impossible,
-    measure_ceilings,
     min_bytes,
     min_flops,
     write_bytes,
@@ -226,10 +226,14 @@ class _JobRun:
         clocks = summarize_clocks(task.readings)
         ceilings = self.session.ceilings(shape.dtype)
         family = gated.provider.family
+        flops, moved = min_flops(family, shape, case.direction), min_bytes(shape, case.direction)
+        floor = floor_ms(family, shape, case.direction, ceilings)
         evidence: dict[str, Any] = {
+            "model_flops": flops,
+            "model_bytes": moved,
+            "floor_ms": floor,
             "ceiling_gbps": ceilings.gbps,
             "ceiling_tflops": ceilings.tflops,
-            "floor_ms": floor_ms(shape, case.direction, ceilings),
             "sm_clock_mhz": clocks.sm_clock_mhz,
             "power_w": clocks.power_w,
             "temperature_c": clocks.temperature_c,
@@ -260,8 +264,9 @@ class _JobRun:
             {
                 **asdict(figures),
                 "call_ms": summarize(task.call_samples).median_ms,
-                "tflops": min_flops(family, shape, case.direction) / figures.median_ms / 1e9,
-                "gbps": min_bytes(shape, case.direction) / figures.median_ms / 1e6,
+                "tflops": flops / figures.median_ms / 1e9,
+                "gbps": moved / figures.median_ms / 1e6,
+                "floor_ratio": figures.median_ms / floor,
                 **evidence,
             },
             samples,

@@ -21,7 +21,7 @@ _SPARE_FRACTION = 0.9
 
 def worker_main(connection: Connection, device: Device, memory_limit_gib: float | None, log: str) -> None:
     """Entry point of the process. Everything that a library prints goes to the file ``log``."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
@@ -55,7 +55,7 @@ def worker_main(connection: Connection, device: Device, memory_limit_gib: float 
         connection.send(("done",))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill this process when its parent dies, however that happens."""
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

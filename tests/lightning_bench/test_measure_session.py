@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning_bench.case import Case, Direction, Metric, ProtocolName, Shape
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
 from lightning_bench.record import Record
+from lightning_bench.roofline import impossible
 from lightning_bench.suite import Limits
 
 SHAPE = Shape(1, 2, 70, 8, 8, "fp32", "cpu")
@@ -146,7 +147,32 @@ def test_figures_are_those_of_the_samples(measure: Measure) -> None:
     assert figures["call_ms"] == 7.5
     assert figures["gbps"] == pytest.approx(4 * U * MIB / 4e-3 / 1e9)
     assert figures["tflops"] == pytest.approx(2 * 70 * 4 * 8 * 8 / 4e-3 / 1e12)
-    assert figures["floor_ms"] == pytest.approx(4 * U * MIB / figures["ceiling_gbps"] / 1e6)
+    assert (figures["model_bytes"], figures["model_flops"]) == (4 * U * MIB, 2 * 70 * 4 * 8 * 8)
+    moving = 4 * U * MIB / figures["ceiling_gbps"] / 1e6
+    computing = 2 * 70 * 4 * 8 * 8 / figures["ceiling_tflops"] / 1e9
+    assert figures["floor_ms"] == pytest.approx(max(moving, computing))
+    assert figures["floor_ratio"] == pytest.approx(4.0 / figures["floor_ms"])
+
+
+def test_a_time_below_the_floor_is_wrong_and_not_given(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No row of a CPU is judged so: here it is, as if these were the reads and writes of a GPU.
+    monkeypatch.setattr(
+        "lightning_bench.measure.session.impossible",
+        lambda family, shape, *rest: impossible(family, replace(shape, device="cuda"), *rest),
+    )
+    quick = Session("cpu")
+    quick._timer = FakeTimer(then=1e-7)  # type: ignore[assignment]
+    outcome = measure("Right", direction="fwd", on=quick)["Right"]
+    assert outcome.status == "wrong"
+    assert outcome.reason.startswith("impossible: ")
+    assert outcome.reason.endswith("on this device")
+    assert outcome.figures["floor_ms"] > 0
+    assert not (TIMES | RATES | {"floor_ratio"}) & set(outcome.figures)
+    slow = Session("cpu")
+    slow._timer = FakeTimer(then=4.0)  # type: ignore[assignment]
+    assert measure("Right", direction="fwd", on=slow)["Right"].status == "ok"
 
 
 def test_drifting_samples_are_unstable_but_given(measure: Measure) -> None:
