@@ -24,6 +24,7 @@ from lightning_bench.report.evidence import (
     text,
     their_title,
 )
+from lightning_bench.report.plot_rows import least_ms
 
 _LENGTHS = tuple(512 * 2**i for i in range(7))
 _FLA_LENGTHS = tuple(128 * 2**i for i in range(8))
@@ -68,8 +69,8 @@ def gradients_added_up(evidence: Evidence) -> Finding:
             if None in rows or len({row.provider_version for row in rows if row}) > 1:
                 continue
             times = [ms(row) or 0.0 for row in rows]
-            floor = rows[1].floor_ms if rows[1] else None
-            least = 9 / 7 * floor if floor else None
+            moved = least_ms(rows[1]) if rows[1] else None  # 7 U
+            least = 9 / 7 * moved if moved else None
             figures = (*times[:2], times[0] - times[1], least, times[2] - times[3])
             lines.append([provider, str(n), *(text(x, 4) for x in figures)])
     head = [

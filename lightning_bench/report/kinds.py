@@ -112,7 +112,9 @@ KINDS: dict[KindName, Kind] = {
     "floor": Kind(
         "floor",
         "speed",
-        lambda r: "× the time that moving the least bytes takes here (that floor's share of the time)",
+        lambda r: (
+            "× floor, the longer of what bytes and operations take here (that floor's share of the time)"
+        ),
         _floor,
         lambda r, x: f"{x:.2f} ({100 / x:.0f} %)",
         "low",

@@ -59,7 +59,7 @@ def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Loo
         sheet.axes[-1].set_xticks(range(len(lengths)), [n_text(n) for n in lengths])
         sheet.axes[-1].set_xlabel("sequence length n (tokens)")
         sheet.axes[len(names) // 2].set_ylabel("head dim")
-        what = "× the time that the least bytes take at copy bandwidth" if value == "floor" else "ms"
+        what = "× the longer of what the least bytes and operations take" if value == "floor" else "ms"
         notes = [
             f"In each cell: {what}, darker is slower. Blank: not measured.",
             *status_notes(records, names, time_ms),

@@ -58,6 +58,13 @@ def intensity(record: Record) -> float:
     )
 
 
+def least_ms(record: Record) -> float | None:
+    """What moving the least bytes takes at the copy bandwidth of the same run, in ms."""
+    if not record.ceiling_gbps:
+        return record.floor_ms
+    return min_bytes(_shape(record), record.direction) / record.ceiling_gbps / 1e6
+
+
 def least_mib(record: Record) -> float:
     """Inputs and outputs together, MiB."""
     return min_bytes(_shape(record), record.direction) / 2**20

@@ -107,14 +107,15 @@ function bandOf(at, kind) {
   return scale === null || low === null || high === null ? null : [low * scale, high * scale];
 }
 
-/** What the lines are held against: the floor, the baseline, the outputs alone. */
+/** What the lines are held against: the least bytes, the baseline, the outputs alone. */
 function referenceOf(section, kind) {
   const points = new Map();
   const width = section.columns.length;
   section.cases.forEach((at, index) => {
     const n = section.lengths[Math.floor(index / width)];
     if (at < 0 || !shownLength(n)) return;
-    const floor = field(at, "floor_ms");
+    const [bytes, gbps] = [field(at, "model_bytes"), field(at, "ceiling_gbps")];
+    const floor = bytes !== null && gbps !== null ? bytes / gbps / 1e6 : field(at, "floor_ms");
     let value = null;
     if (kind === "ms") value = floor;
     else if (kind === "per_token" && floor !== null) value = floor * perToken(at);
