@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lightning_bench.cli.compare import compare
 from lightning_bench.cli.env import env
 from lightning_bench.cli.providers import providers
 from lightning_bench.cli.report import report
@@ -43,6 +44,7 @@ app.command("speed", help="Measure how long each case takes, correctness first."
 app.command("memory", help="Measure how much memory each case adds.")(sweep)
 app.command("check", help="Check each case against fp64, without timing it.")(sweep)
 app.command("report", help="Make the papers' tables of result CSVs.")(report)
+app.command("compare", help="Say whether anything is slower, larger or broken, for CI.")(compare)
 app.command("suites", help="Show the bundled suites, or what one would run.")(suites)
 app.command("providers", help="Show each provider, and why it cannot run here where it cannot.")(providers)
 app.command("env", help="Show this machine as it goes into every row.")(env)

@@ -238,6 +238,7 @@ class _JobRun:
         }
         samples = {
             "samples_ms": task.sampler.samples,
+            "turns": task.turns,
             "call_ms": task.call_samples,
             "clocks": [asdict(reading) for reading in task.readings],
         }

@@ -40,8 +40,11 @@ class Ending:
 class Supervisor:
     """Keeps one healthy worker, starts it when needed, and books its time by phase in ``seconds``."""
 
-    def __init__(self, device: Device, memory_limit_gib: float | None) -> None:
+    def __init__(
+        self, device: Device, memory_limit_gib: float | None, import_path: Path | None = None
+    ) -> None:
         self._device: Device = device
+        self._import_path = None if import_path is None else str(import_path)
         self._memory_limit_gib = memory_limit_gib
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
@@ -100,7 +103,7 @@ class Supervisor:
         ours, theirs = self._context.Pipe()
         self._process = self._context.Process(
             target=worker_main,
-            args=(theirs, self._device, self._memory_limit_gib, str(self._log)),
+            args=(theirs, self._device, self._memory_limit_gib, str(self._log), self._import_path),
             daemon=True,
         )
         with _interrupts_held():
