@@ -74,17 +74,21 @@ def with_prior(own: Shift, prior_variance: Floats, prior_df: Floats) -> Shift:
     """Never less noise than was measured here, nor than this and the calibrated noise together.
 
     Variances of the estimate are pooled, weighted by their degrees of freedom, as a moderated t statistic
-    does (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004); where the own one is larger, it stands alone, so
-    that a calibration from a quiet day cannot make a noisy day's differences clear. ``prior_df`` 0: none.
+    does (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004). The calibration is scaled up by how much noisier
+    most cells of the last axis are today; a cell whose own noise is still larger keeps its own. So a
+    calibration from a quiet day does not make a noisy day's differences clear. ``prior_df`` 0: none.
     """
-    own_variance = np.where(own.df > 0, np.square(own.se), 0.0)
-    total = own.df + prior_df
+    has_own = own.df > 0
+    own_variance = np.where(has_own, np.square(own.se), 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        pooled = (own.df * own_variance + prior_df * prior_variance) / total
+        ratio = np.where(has_own & (prior_df > 0) & (prior_variance > 0), own_variance / prior_variance, 1.0)
+        prior = prior_variance * np.maximum(1.0, np.median(ratio, axis=-1, keepdims=True))
+        total = own.df + prior_df
+        pooled = (own.df * own_variance + prior_df * prior) / total
     take = (prior_df > 0) & (pooled >= own_variance)
     return Shift(
         own.log_ratio,
-        np.sqrt(np.where(take, pooled, np.where(own.df > 0, own_variance, np.inf))),
+        np.sqrt(np.where(take, pooled, np.where(has_own, own_variance, np.inf))),
         np.where(take, total, own.df),
     )
 
