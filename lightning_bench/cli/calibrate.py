@@ -14,7 +14,7 @@ def calibrate(
     suite: Annotated[
         str | None, typer.Argument(help="As for `lbench speed`. Default: paper on a GPU, quick on a CPU.")
     ] = None,
-    pairs: Annotated[int, typer.Option(min=6, help="Passes, each with two fresh processes.")] = 20,
+    pairs: Annotated[int, typer.Option(min=6, help="Passes, each with two fresh processes.")] = 24,
     threshold: Annotated[str, typer.Option(help="The change whose false alarms are counted.")] = "3%",
     provider: options.ProviderOption = None,
     seq_len: options.SeqLen = None,
@@ -55,7 +55,7 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix="lbench-calibrate-") as folder:
         paths = [Path(folder) / "a.csv", Path(folder) / "b.csv"]
         run_two(sink, [plan, plan], [None, None], paths, pairs)
-        rows = work_out(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=12)
+        rows = work_out(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=16)
     write_calibration(path, rows)
     if as_json:
         sink.data([asdict(row) for row in rows])

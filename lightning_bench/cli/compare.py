@@ -39,7 +39,7 @@ def compare(
     pairs: Annotated[
         int,
         typer.Option(min=2, help="Passes, each with a fresh process a side.", rich_help_panel=_REF),
-    ] = 12,
+    ] = 16,
     metric: Annotated[
         str, typer.Option(help="speed,memory or one of them.", rich_help_panel=_REF)
     ] = "speed,memory",

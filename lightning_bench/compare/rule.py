@@ -21,7 +21,8 @@ TimeVerdict = Literal["FASTER", "SLOWER", "SAME", "AMBIGUOUS"]
 ERROR_RATE = 0.01
 """Chance that a comparison in which nothing changed calls any cell SLOWER or FASTER, halved for each."""
 CONFIDENCE = 1 - ERROR_RATE
-TRIM = 0.1
+TRIM = 0.2
+"""Share of blocks left out at either end: what Wilcox (Introduction to Robust Estimation) recommends."""
 KNOWN = 1e9
 """Degrees of freedom of a noise that is taken as given."""
 _POWER = 0.95
@@ -52,7 +53,7 @@ class Judged:
 
 
 def trimmed(blocks: Floats) -> Shift:
-    """Mean along the last axis without the highest and lowest tenth; se from the winsorised variance.
+    """Mean along the last axis without the highest and lowest fifth; se from the winsorised variance.
 
     Tukey and McLaughlin, Less Vulnerable Confidence and Significance Procedures for Location Based on a
     Single Sample, Sankhya A 25 (1963). One block gives an infinite se and no degrees of freedom.

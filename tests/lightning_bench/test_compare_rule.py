@@ -10,7 +10,7 @@ import pytest
 from lightning_bench.compare import rule
 from lightning_bench.compare.rule import Floats, Shift
 
-CELLS, PAIRS, SAMPLES = 12, 12, 15
+CELLS, PAIRS, SAMPLES = 12, 16, 15
 SWEEPS = 3000
 PROCESS, SAMPLE = 0.004, 0.01
 THRESHOLD = 0.03
