@@ -92,6 +92,8 @@ def run_pairs(base: Tree, head: Tree, pairs: int, watcher: Watcher) -> None:
     for number in range(passes):
         sides = [_Side(tree, watcher, f"{stamp}-{number}", done) for tree in (base, head)]
         try:
+            for side in sides:
+                side.supervisor.prepare()
             shapes = dict.fromkeys([*by_shape(base.plan.cases), *by_shape(head.plan.cases)])
             for index, shape in enumerate(shapes):
                 for side in sides if (number + index) % 2 == 0 else reversed(sides):
