@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,7 +45,6 @@ def measure(
     with ExitStack() as stack:
         stack.enter_context(_terminated_cleanly())
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbench-compare-")))
-        plans = [plan_suite(suite, metric, axes, device, time_limit) for metric in wanted]
         inside = _import_folder(tree, kernels)
         other = stack.enter_context(checked_out(tree, ref))
         sink.say(f"{tree.name} (this tree) against {other.name} ({ref})")
@@ -52,6 +52,8 @@ def measure(
             sink.say("this tree has changes that are not committed: they are measured too")
         if not (other.root / inside).is_dir():
             raise UsageError(f"{ref} has no folder {inside}; give --kernels, a folder that both commits have")
+        with _importable(tree.root / inside):
+            plans = [plan_suite(suite, metric, axes, device, time_limit) for metric in wanted]
         for plan in plans:
             if not axes[0]:
                 plan, left_out = comparable(plan, tree.root)
@@ -133,6 +135,16 @@ def _import_folder(tree: Checkout, given: Path | None) -> Path:
     if not inside.is_dir() or not inside.is_relative_to(tree.root.resolve()):
         raise UsageError(f"--kernels {given}: no such folder in {tree.root}; give one relative to it")
     return inside.relative_to(tree.root.resolve())
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """For provider files that import their kernels at the top. Workers inherit the path as it is later."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 @contextmanager

@@ -12,10 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lightning_bench.case import Case
-from lightning_bench.errors import UsageError
-from lightning_bench.providers import get_provider
 from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
-from lightning_bench.providers.files import is_file_spec
+from lightning_bench.providers.files import is_file_spec, version_in
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, PlannedProvider, by_shape
 from lightning_bench.run.supervisor import Supervisor
@@ -36,9 +34,9 @@ class Tree:
 def plan_of_tree(plan: Plan, root: Path, tree: Path, import_path: Path) -> Plan:
     """The plan with the kernels of the checkout ``tree`` of the repository ``root``.
 
-    A provider from a file of the repository is taken from the same file of the tree; where that is not
-    there or cannot be imported, its cases are left out and have no row. Bundled kernels get the version
-    that the tree's sources give.
+    A provider from a file of the repository is taken from the same file of the tree, by its workers alone;
+    where that is not there, its cases are left out and have no row. Bundled kernels get the version that the
+    tree's sources give.
     """
     providers: dict[str, PlannedProvider] = {}
     specs: dict[str, str] = {}
@@ -47,14 +45,11 @@ def plan_of_tree(plan: Plan, root: Path, tree: Path, import_path: Path) -> Plan:
             path, _, name = spec.rpartition(":")
             inside = Path(path).resolve()
             if inside.is_relative_to(root):
-                specs[spec] = f"{tree / inside.relative_to(root)}:{name}"
-                try:
-                    provider = get_provider(specs[spec])
-                except UsageError:
-                    continue
-                providers[specs[spec]] = PlannedProvider(
-                    provider, provider.version(), provider.unavailable(plan.device)
-                )
+                there = tree / inside.relative_to(root)
+                specs[spec] = f"{there}:{name}"
+                if there.is_file():
+                    version = version_in(planned.provider, there)
+                    providers[specs[spec]] = replace(planned, version=version)
                 continue
         if isinstance(planned.provider, BundledProvider):
             version = bundled_version(digest_of([import_path / KERNELS]))
