@@ -209,14 +209,10 @@ class _Judged:
         coarse = int(np.sum(resolution > limit))
         if coarse:
             usual = _exp(float(np.median(resolution[resolution > limit])), less=1.0)
-            finest = (
-                "no change below 100 %"
-                if usual is None or usual > 1
-                else f"a change of {100 * usual:.1f} % at best"
-            )
+            finest = "100 %" if usual is None or usual > 1 else f"{100 * usual:.1f} %"
             self.remarks.append(
                 f"the threshold of {100 * threshold:g} % is finer than {coarse} of {len(self.cells)} cells "
-                f"can resolve: half of these find {finest} in 95 % of runs; "
+                f"can resolve: half of these find nothing below {finest} in 95 % of runs; "
                 "take more --pairs, a quieter machine or a wider --threshold"
             )
 

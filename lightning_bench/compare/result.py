@@ -137,9 +137,13 @@ class Comparison:
             return "Nothing was compared"
         counts = Counter(cell.verdict for cell in self.failing)
         if not counts:
-            return f"Nothing is worse in {self.compared} cells"
+            return f"Nothing is worse in {_cells(self.compared)}"
         words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-        return f"Worse: {words} of {len(self.cells)} cells"
+        return f"Worse: {words} of {_cells(len(self.cells))}"
+
+
+def _cells(count: int) -> str:
+    return f"{count} {'cell' if count == 1 else 'cells'}"
 
 
 def sort_cells(cells: Iterable[Cell]) -> list[Cell]:

@@ -44,7 +44,7 @@ def test_worst_first_and_the_largest_change_first_within_a_verdict() -> None:
     assert [one.case_id for one in MIXED.cells] == ["c/fwd/1", "b/fwd/1", ODD, "d/fwd/1", "a/fwd/1"]
     assert MIXED.headline == "Worse: 2 SLOWER, 1 BROKEN of 5 cells"
     assert MIXED.exit_code == 1
-    assert comparison(cell("SAME")).headline == "Nothing is worse in 1 cells"
+    assert comparison(cell("SAME")).headline == "Nothing is worse in 1 cell"
 
 
 def test_markdown_is_short_first_and_folds_the_rest() -> None:
@@ -118,7 +118,7 @@ def test_on_github_the_summary_is_appended_and_annotations_go_to_stderr(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     ran = lbench("compare", base, head, "--json", "--junit", tmp_path / "out" / "junit.xml")
     assert ran.code == 1
-    assert summary.read_text().startswith("before\n### ❌ lbench: Worse: 1 SLOWER of 1 cells")
+    assert summary.read_text().startswith("before\n### ❌ lbench: Worse: 1 SLOWER of 1 cell")
     assert "::error title=SLOWER lightning2/fwd/b1::SLOWER +" in ran.err
     assert "::error" not in ran.out
     assert ET.parse(tmp_path / "out" / "junit.xml").getroot().get("failures") == "1"
