@@ -56,6 +56,8 @@ CELLS = {
 }
 SLOWER = {"cuda": 0.03, "cpu": 0.10}
 SAMPLES = {"cuda": 10, "cpu": 25}
+# A worker that has waited for its turn is cold; a sweep warms every case for longer.
+WARM_S = {"cuda": 0.004, "cpu": 0.03}
 # What is injected goes into the first of these, and in every second comparison into all.
 INJECTED = (0, 1)
 COLUMNS = (
@@ -124,13 +126,13 @@ class Bench:
     def block(self, slow: tuple[int, ...], seed: int) -> list[float]:
         """Median in ms of every cell, measured now; those in ``slow`` with the extra work."""
         from lightning_bench.measure.clocks import NoClocks
-        from lightning_bench.measure.speed import Task, sample_rounds
+        from lightning_bench.measure.speed import Task, sample_rounds, warm_up
 
         tasks = []
         for index, call in enumerate(self.calls):
             task = Task.of(str(index), self.slow[index] if index in slow else call, self.rule)
+            warm_up(task, self.timer, WARM_S[self.device])
             task.estimate_ms = self.estimates[index]
-            self.timer.sample(task.fn, 2)
             tasks.append(task)
         sample_rounds(tasks, self.timer, NoClocks(), seed=seed)
         return [float(np.median(task.sampler.samples)) for task in tasks]
