@@ -165,7 +165,7 @@ def amounts(bench: Bench, share: float) -> list[float]:
         for _ in range(3):
             bench.inject([guess] * len(bench.calls))
             ratios = []
-            for seed in range(25):
+            for seed in range(15):
                 plain = bench.block((), seed)[index]
                 ratios.append(bench.block((index,), seed)[index] / plain - 1)
             guess = max(1.0, guess * share / max(float(np.median(ratios)), share / 20))
@@ -262,7 +262,9 @@ def main() -> None:
     counts = Counter(row["kind"] for row in rows)
     rng = random.Random(f"{len(rows)}")
     workers = start(device, options.processes)
-    units = ask(workers[0][1], "amounts", SLOWER[device])
+    # One process's lot would make the extra work too large or too small for the others.
+    found = [ask(pipe, "amounts", SLOWER[device]) for _, pipe in workers[: min(6, len(workers))]]
+    units = [float(np.median(each)) for each in zip(*found, strict=True)]
     for _, pipe in workers:
         ask(pipe, "inject", units)
     print(
@@ -344,6 +346,13 @@ def say(rows: list[dict[str, str]]) -> int:
     found = sum(int(row["found"]) for row in slower)
     print(f"A/A: {false} of {len(same)} comparisons raise a false SLOWER")
     print(f"slowdowns: {found} of {injected} found, in {len(slower)} comparisons")
+    for index in INJECTED:
+        there = [row for row in slower if str(index) in row["injected"].split()]
+        if there:
+            logs = [float(one) for row in there for one in row["pair_log_percent"].split("; ")[index].split()]
+            hits = sum(row["verdicts"].split()[index] == "SLOWER" for row in there)
+            true = 100 * np.expm1(np.median(logs) / 100)
+            print(f"  cell {index}: {hits} of {len(there)}; over all passes it is slower by {true:.1f} %")
     known = [row for row in rows if row["single_false_slower"]]
     if known:
         alone = [row for row in known if row["kind"] == "same"]
