@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +167,29 @@ def test_blocks_that_do_not_vary_at_all_are_clear_and_one_block_says_nothing() -
 def test_holm_against_the_worked_example_of_its_steps() -> None:
     adjusted = rule.holm(np.array([0.01, 0.04, 0.03, 0.005]))
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+FILES = sorted((Path(__file__).parents[2] / "results").glob("*/verdict-power.csv"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+def test_the_measured_comparisons_judged_again_keep_what_is_promised(path: Path) -> None:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    false = found = injected = same = 0
+    for row in rows:
+        logs = np.array(
+            [[float(one) for one in cell.split()] for cell in row["pair_log_percent"].split("; ")]
+        )
+        verdicts = rule.judge(rule.trimmed(logs / 100), float(row["threshold_percent"]) / 100).verdicts
+        slow = [int(index) for index in row["injected"].split()]
+        same += row["kind"] == "same"
+        false += row["kind"] == "same" and "SLOWER" in verdicts
+        injected += len(slow)
+        found += sum(verdicts[index] == "SLOWER" for index in slow)
+    assert same >= 200
+    assert false <= 0.01 * same
+    assert found >= 0.95 * injected > 0
 
 
 def test_resolution_is_what_is_found_in_nineteen_of_twenty() -> None:
