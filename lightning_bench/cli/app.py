@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from lightning_bench.cli.calibrate import calibrate
 from lightning_bench.cli.ceilings import ceilings
+from lightning_bench.cli.compare import compare
 from lightning_bench.cli.env import env
+from lightning_bench.cli.history import history
 from lightning_bench.cli.profile import profile
 from lightning_bench.cli.providers import providers
 from lightning_bench.cli.report import report
@@ -45,6 +48,11 @@ app.command("speed", help="Measure how long each case takes, correctness first."
 app.command("memory", help="Measure how much memory each case adds.")(sweep)
 app.command("check", help="Check each case against fp64, without timing it.")(sweep)
 app.command("report", help="Make the papers' tables, plots and a page of result CSVs.")(report)
+app.command("compare", help="Say whether anything is slower, larger or broken, for CI.")(compare)
+app.command("calibrate", help="Measure this machine against itself: the noise that compare reckons with.")(
+    calibrate
+)
+app.command("history", help="Show one cell's figure over commits or dates, changes marked.")(history)
 app.command("suites", help="Show the bundled suites, or what one would run.")(suites)
 app.command("providers", help="Show each provider, and why it cannot run here where it cannot.")(providers)
 app.command("env", help="Show this machine as it goes into every row.")(env)

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import typer
 
-from lightning_bench.case import DIRECTIONS, DTYPES, Device, Metric, ProtocolName
+from lightning_bench.case import Metric, ProtocolName
 from lightning_bench.cli import options
+from lightning_bench.cli.planner import Planner, axis_overrides
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.sink import Sink
-    from lightning_bench.machine import Machine
     from lightning_bench.run.plan import Plan
     from lightning_bench.run.sweep import Summary
-    from lightning_bench.suite import Overrides, Suite
 
 
 def sweep(
@@ -46,14 +45,7 @@ def sweep(
     """Measure every case of the suites, one row each."""
     from lightning_bench.cli.device import resolve_device
     from lightning_bench.cli.sink import Sink
-    from lightning_bench.suite import (
-        Overrides,
-        default_suite,
-        load_suite,
-        parse_ints,
-        parse_providers,
-        parse_words,
-    )
+    from lightning_bench.suite import default_suite, load_suite
 
     metric = cast(Metric, context.info_name)
     if graph and metric != "speed":
@@ -62,23 +54,11 @@ def sweep(
         allowed = ", ".join(get_args(ProtocolName))
         raise UsageError(f"--protocol {protocol!r} is not known; allowed: {allowed}")
 
-    def lengths(text: str | None, option: str) -> tuple[int, ...] | None:
-        return None if text is None else parse_ints(text, option)
-
-    overrides = Overrides(
-        providers=None if not provider else parse_providers(",".join(provider)),
-        seq_len=lengths(seq_len, "--seq-len"),
-        head_dim=lengths(head_dim, "--head-dim"),
-        value_dim=lengths(value_dim, "--value-dim"),
-        batch=lengths(batch, "--batch"),
-        heads=lengths(heads, "--heads"),
-        dtype=None if dtype is None else parse_words(dtype, DTYPES, "--dtype"),
-        direction=None if direction is None else parse_words(direction, DIRECTIONS, "--direction"),
-    )
+    overrides = axis_overrides(provider, seq_len, head_dim, value_dim, dtype, batch, heads, direction)
     wanted = None if device is None else resolve_device(device)
     names = suites or [default_suite(wanted or resolve_device(None))]
     loaded = [load_suite(name) for name in names]
-    planner = _Planner(metric, cast("ProtocolName | None", protocol), overrides, wanted, time_limit, graph)
+    planner = Planner(metric, cast("ProtocolName | None", protocol), overrides, wanted, time_limit, graph)
     plans = [planner.plan(suite) for suite in loaded]
     sink = Sink(as_json=as_json, quiet=quiet)
     if dry_run:
@@ -102,50 +82,6 @@ def default_out(plan: Plan) -> Path:
     """results/DEVICE/SUITE-METRIC.csv; protocol paper has a file of its own, ending in -published."""
     ending = "-published" if plan.protocol == "paper" else ""
     return Path("results") / plan.machine.slug / f"{plan.suite}-{plan.metric}{ending}.csv"
-
-
-class _Planner:
-    """From a suite and the command line to a plan."""
-
-    def __init__(
-        self,
-        metric: Metric,
-        protocol: ProtocolName | None,
-        overrides: Overrides,
-        device: Device | None,
-        time_limit: float | None,
-        graph: bool,
-    ) -> None:
-        self.metric, self.protocol, self.overrides = metric, protocol, overrides
-        self.device, self.time_limit, self.graph = device, time_limit, graph
-        self._machines: dict[Device, Machine] = {}
-
-    def plan(self, suite: Suite) -> Plan:
-        """Raises UsageError for a device that is not here and for axes that leave nothing to run."""
-        from lightning_bench.cli.device import resolve_device
-        from lightning_bench.machine import describe_machine
-        from lightning_bench.run.plan import Plan, with_providers
-        from lightning_bench.suite import expand
-
-        device = self.device or suite.device or resolve_device(None)
-        if device not in self._machines:
-            self._machines[device] = describe_machine(device)
-        limits = suite.limits
-        if self.time_limit is not None:
-            sampling = min(limits.sample_limit_s, 0.9 * self.time_limit)
-            limits = limits.model_copy(update={"time_limit_s": self.time_limit, "sample_limit_s": sampling})
-        return with_providers(
-            Plan(
-                suite=suite.name,
-                metric=self.metric,
-                protocol=self.protocol or suite.protocol,
-                limits=limits,
-                machine=self._machines[device],
-                device=device,
-                cases=tuple(expand(suite, self.overrides, device)),
-                graph=self.graph,
-            )
-        )
 
 
 def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Summary:

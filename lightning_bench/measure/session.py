@@ -242,6 +242,7 @@ class _JobRun:
         }
         samples = {
             "samples_ms": task.sampler.samples,
+            "turns": task.turns,
             "call_ms": task.call_samples,
             "clocks": [asdict(reading) for reading in task.readings],
         }

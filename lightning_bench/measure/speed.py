@@ -24,11 +24,15 @@ Enter = Callable[[str, str], None]
 
 @dataclass
 class Task:
-    """One case being timed: its call, its samples in ms, call times in ms and clock readings."""
+    """One case being timed: its call, its samples in ms, call times in ms and clock readings.
+
+    ``turns`` are the numbers of samples taken in one go, in order: their sum is that of the samples.
+    """
 
     key: str
     fn: Call
     sampler: Sampler
+    turns: list[int] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     call_samples: list[float] = field(default_factory=list)
     estimate_ms: float = 0.0
@@ -64,15 +68,30 @@ def take_turn(task: Task, timer: Timer) -> None:
     count = min(task.slot, most - len(task.sampler.samples))
     samples = timer.sample(task.fn, count)
     task.sampler.add(samples, timer.now() - begin)
+    task.turns.append(len(samples))
 
 
 def run_rounds(
     tasks: Sequence[Task], timer: Timer, clocks: Clocks, *, seed: int, enter: Enter = lambda key, phase: None
 ) -> None:
-    """Sample every task to its stop rule, a turn each in a new order every round; then the call times.
+    """Sample every task to its stop rule, then time its calls.
 
     ``enter`` is told whose turn it is before each turn, so that a watcher knows whom to blame for a hang.
     """
+    sample_rounds(tasks, timer, clocks, seed=seed, enter=enter)
+    for task in tasks:
+        enter(task.key, "samples")
+        begin = timer.now()
+        while len(task.call_samples) < _CALL_SAMPLES:
+            task.call_samples.append(timer.call(task.fn))
+            if len(task.call_samples) >= 3 and timer.now() - begin > _CALL_SECONDS:
+                break
+
+
+def sample_rounds(
+    tasks: Sequence[Task], timer: Timer, clocks: Clocks, *, seed: int, enter: Enter = lambda key, phase: None
+) -> None:
+    """Sample every task to its stop rule, a turn each in a new order every round."""
     rng = random.Random(seed)
     active = list(tasks)
     while active:
@@ -84,10 +103,3 @@ def run_rounds(
             if reading is not None:
                 task.readings.append(reading)
         active = [task for task in active if not task.sampler.done]
-    for task in tasks:
-        enter(task.key, "samples")
-        begin = timer.now()
-        while len(task.call_samples) < _CALL_SAMPLES:
-            task.call_samples.append(timer.call(task.fn))
-            if len(task.call_samples) >= 3 and timer.now() - begin > _CALL_SECONDS:
-                break

@@ -15,7 +15,7 @@ from lightning_bench.providers.base import Inputs, Provider
 from lightning_bench.providers.packages import HARNESS, missing_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -39,8 +39,7 @@ class BundledProvider(Provider):
 
         With the digest a resumed sweep never takes an older kernel's figures for the new one's.
         """
-        digest = source_digest()
-        return f"{__version__}+{digest}" if digest else ""
+        return bundled_version(source_digest())
 
     def unavailable(self, device: Device) -> str | None:
         """Why the kernels cannot run on ``device``, or None."""
@@ -85,14 +84,21 @@ def kernels_attribute(name: str) -> Any:
         raise ImportError(f"{KERNELS} has no {name}") from error
 
 
+def bundled_version(digest: str) -> str:
+    """The version of kernels whose sources have this digest, or "" where there are none."""
+    return f"{__version__}+{digest}" if digest else ""
+
+
 @cache
 def source_digest() -> str:
     """First 8 hex digits of the sha256 over the kernels' Python sources, or "" where there are none."""
     spec = find_spec(KERNELS)
-    if spec is None:
-        return ""
+    return "" if spec is None else digest_of([Path(one) for one in spec.submodule_search_locations or []])
+
+
+def digest_of(folders: Iterable[Path]) -> str:
+    """The digest of the Python sources below these folders of one package, or ""."""
     digest = hashlib.sha256()
-    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
     sources = {
         path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")
     }

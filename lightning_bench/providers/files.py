@@ -56,6 +56,17 @@ def file_provider(spec: str) -> Provider:
     return provider
 
 
+def version_in(provider: Provider, path: Path) -> str:
+    """The version that a provider from a file has where ``path`` is that file, which is not imported."""
+    if type(provider).version is not Provider.version:
+        return provider.version()
+    return _version(provider, _digest(path))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+
+
 def _split(spec: str) -> tuple[Path, str]:
     """The file and the NAME of ``spec``; NAME is "" where there is none."""
     path, colon, name = spec.rpartition(":")
@@ -72,7 +83,7 @@ def _module(path: Path) -> tuple[ModuleType, str]:
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"provider file {path} is no Python file; give {FORM}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    digest = _digest(path)
     module = module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -40,13 +40,17 @@ class Ending:
 class Supervisor:
     """Keeps one healthy worker, starts it when needed, and books its time by phase in ``seconds``."""
 
-    def __init__(self, device: Device, memory_limit_gib: float | None) -> None:
+    def __init__(
+        self, device: Device, memory_limit_gib: float | None, import_path: Path | None = None
+    ) -> None:
         self._device: Device = device
+        self._import_path = None if import_path is None else str(import_path)
         self._memory_limit_gib = memory_limit_gib
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
         self._connection: Any = None
         self._jobs = 0
+        self._ready = False
         descriptor, log = tempfile.mkstemp(prefix="lbench-worker-", suffix=".log")
         os.close(descriptor)
         self._log = Path(log)
@@ -66,8 +70,10 @@ class Supervisor:
     ) -> Ending | None:
         """Have a worker measure the job. None when it finished; otherwise the worker is gone."""
         if not self._alive:
+            self.prepare()
+        if not self._ready:
             on_enter("", "start")
-            self._start()
+            self._await_ready()
         self._jobs += 1
         oom_kills = _oom_kills()
         try:
@@ -92,25 +98,29 @@ class Supervisor:
         self.stop()
         self._log.unlink(missing_ok=True)
 
-    def _start(self) -> None:
+    def prepare(self) -> None:
+        """Start the worker without waiting for it, so that several can start at once."""
         self.stop()
-        begin = time.monotonic()
-        self._jobs = 0
+        self._jobs, self._ready = 0, False
         self._log.write_bytes(b"")
         ours, theirs = self._context.Pipe()
         self._process = self._context.Process(
             target=worker_main,
-            args=(theirs, self._device, self._memory_limit_gib, str(self._log)),
+            args=(theirs, self._device, self._memory_limit_gib, str(self._log), self._import_path),
             daemon=True,
         )
         with _interrupts_held():
             self._process.start()
             theirs.close()
             self._connection = ours
+
+    def _await_ready(self) -> None:
+        begin = time.monotonic()
         try:
-            if not ours.poll(_START_LIMIT_S):
+            if not self._connection.poll(_START_LIMIT_S):
                 raise LbenchError(f"the worker process did not start within {_START_LIMIT_S:.0f} s")
-            ours.recv()
+            self._connection.recv()
+            self._ready = True
         except EOFError:
             self._process.join()
             words = self._last_words(20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -61,7 +61,7 @@ def run_sweep(plan: Plan, out: ResultFile, watcher: Watcher, *, retry: bool = Fa
     watcher.started(len(plan.cases), standing)
     supervisor = Supervisor(plan.device, plan.limits.memory_limit_gib)
     try:
-        sweep = _Sweep(plan, out, watcher, supervisor)
+        sweep = Sweep(plan, out, watcher, supervisor)
         sweep.note_ooms(standing)
         for cases in by_shape(pending).values():
             sweep.shape(cases)
@@ -70,9 +70,19 @@ def run_sweep(plan: Plan, out: ResultFile, watcher: Watcher, *, retry: bool = Fa
     return Summary([*standing, *sweep.records], time.monotonic() - begin, dict(supervisor.seconds))
 
 
-class _Sweep:
-    def __init__(self, plan: Plan, out: ResultFile, watcher: Watcher, supervisor: Supervisor) -> None:
+class Sweep:
+    """Measures shapes one by one and appends a row a case; ``tag`` goes into every line of samples."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: ResultFile,
+        watcher: Watcher,
+        supervisor: Supervisor,
+        tag: Mapping[str, str] | None = None,
+    ) -> None:
         self.plan, self.out, self.watcher, self.supervisor = plan, out, watcher, supervisor
+        self.tag = dict(tag or {})
         self.records: list[Record] = []
         self._oom_at: dict[tuple[object, ...], int] = {}
 
@@ -153,7 +163,7 @@ class _Sweep:
             **outcome.figures,
         )
         if outcome.samples:
-            self.out.append_samples(record, outcome.samples)
+            self.out.append_samples(record, outcome.samples | self.tag)
         self.out.append(record)
         self.records.append(record)
         if record.status == "oom":

@@ -10,6 +10,7 @@ import ctypes
 import os
 import resource
 import signal
+import sys
 from multiprocessing.connection import Connection
 
 from lightning_bench.case import Device
@@ -19,9 +20,20 @@ _PR_SET_PDEATHSIG = 1
 _SPARE_FRACTION = 0.9
 
 
-def worker_main(connection: Connection, device: Device, memory_limit_gib: float | None, log: str) -> None:
-    """Entry point of the process. Everything that a library prints goes to the file ``log``."""
+def worker_main(
+    connection: Connection,
+    device: Device,
+    memory_limit_gib: float | None,
+    log: str,
+    import_path: str | None = None,
+) -> None:
+    """Entry point of the process. Everything that a library prints goes to the file ``log``.
+
+    The folder ``import_path`` goes before all others, so that the kernels of another tree are imported.
+    """
     die_with_parent()
+    if import_path is not None:
+        sys.path.insert(0, import_path)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)

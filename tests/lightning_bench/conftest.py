@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import psutil
@@ -174,6 +176,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 def new_desk(tmp_path: Path) -> Desk:
     """A desk for one test."""
     return Desk(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def sides() -> ModuleType:
+    """compare_sides.py: result files for `lbench compare`."""
+    spec = spec_from_file_location("compare_sides", Path(__file__).with_name("compare_sides.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ def test_figures_are_those_of_the_samples(measure: Measure) -> None:
     quiet._timer = FakeTimer(then=4.0)  # type: ignore[assignment]
     outcome = measure("Right", direction="fwd", on=quiet)["Right"]
     assert (outcome.status, outcome.reason) == ("ok", "")
-    assert outcome.samples == {"samples_ms": [4.0] * 10, "call_ms": [7.5] * 30, "clocks": []}
+    assert outcome.samples == {"samples_ms": [4.0] * 10, "turns": [5, 5], "call_ms": [7.5] * 30, "clocks": []}
     figures = outcome.figures
     assert {figures[name] for name in TIMES - {"call_ms"}} == {4.0}
     assert figures["call_ms"] == 7.5

@@ -1,0 +1,1 @@
+"""Two sets of rows to verdicts: was anything slower, larger or broken? Reads files and imports no torch."""

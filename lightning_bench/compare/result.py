@@ -1,0 +1,218 @@
+"""What a comparison says: a verdict a cell, ratios over all, and whether that is good enough."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from lightning_bench.errors import LbenchError, UsageError
+
+Verdict = Literal[
+    "SLOWER",
+    "GREW",
+    "BROKEN",
+    "MISSING",
+    "INCOMPARABLE",
+    "AMBIGUOUS",
+    "FASTER",
+    "SHRANK",
+    "FIXED",
+    "NEW",
+    "SAME",
+]
+"""In the order in which they are shown: what is worse first."""
+
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+WORSE: frozenset[Verdict] = frozenset({"SLOWER", "GREW", "BROKEN", "MISSING"})
+UNSURE: frozenset[Verdict] = frozenset({"AMBIGUOUS", "INCOMPARABLE"})
+UNCHANGED: frozenset[Verdict] = frozenset({"SAME", "AMBIGUOUS"})
+_COMPARED: frozenset[Verdict] = frozenset(VERDICTS) - {"MISSING", "NEW", "INCOMPARABLE"}
+
+MEANINGS: dict[Verdict, str] = {
+    "SLOWER": "takes clearly longer, by as much as the threshold as far as can be told",
+    "GREW": "takes over 0.5 % more memory",
+    "BROKEN": "worked before and does not now",
+    "MISSING": "measured before, and has no row now",
+    "INCOMPARABLE": "measured on another machine, with other versions or by another protocol",
+    "AMBIGUOUS": "neither clearly changed nor clearly within the threshold",
+    "FASTER": "takes clearly less time",
+    "SHRANK": "takes over 0.5 % less memory",
+    "FIXED": "did not work before and does now",
+    "NEW": "not measured before",
+    "SAME": "within the threshold, with 99 % confidence",
+}
+
+
+class NothingComparedError(LbenchError):
+    """No cell could be held against another: that is no pass."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One case on both sides. Ratios are head / base: above 1 is slower or larger.
+
+    ``low`` and ``high`` bound the ratio with 99 % confidence; ``p`` is adjusted for the number of cells;
+    ``resolution`` is the smallest ratio, less one, that this comparison finds in 95 % of runs; ``noise``
+    says where the noise between processes comes from: measured, calibrated or assumed.
+    """
+
+    verdict: Verdict
+    metric: str
+    protocol: str
+    case_id: str
+    provider: str
+    family: str
+    direction: str
+    base: float | None = None
+    head: float | None = None
+    unit: str = ""
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    resolution: float | None = None
+    base_blocks: int = 0
+    head_blocks: int = 0
+    paired: bool = False
+    noise: str = ""
+    detail: str = ""
+    accepted: str = ""
+
+
+@dataclass(frozen=True)
+class Overall:
+    """Geometric mean of the ratios of one family and direction, with its 99 % confidence interval."""
+
+    family: str
+    direction: str
+    cells: int
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that the outputs show."""
+
+    base: str
+    head: str
+    threshold: float
+    cells: list[Cell]
+    overall: list[Overall]
+    remarks: list[str] = field(default_factory=list)
+    fail_on: frozenset[Verdict] = WORSE
+
+    @property
+    def counts(self) -> Counter[Verdict]:
+        """Cells by verdict."""
+        return Counter(cell.verdict for cell in self.cells)
+
+    @property
+    def failing(self) -> list[Cell]:
+        """Cells whose verdict counts and that nobody accepted."""
+        return [cell for cell in self.cells if cell.verdict in self.fail_on and not cell.accepted]
+
+    @property
+    def compared(self) -> int:
+        """Cells that both sides have, on one machine and by one protocol."""
+        return sum(cell.verdict in _COMPARED for cell in self.cells)
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing worse; 1: worse; 3: nothing was compared."""
+        if not self.compared:
+            return 3
+        return 1 if self.failing else 0
+
+    @property
+    def headline(self) -> str:
+        """The verdict over all in one sentence."""
+        if not self.compared:
+            return "Nothing was compared"
+        counts = Counter(cell.verdict for cell in self.failing)
+        if not counts:
+            return f"Nothing is worse in {_cells(self.compared)}"
+        words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+        return f"Worse: {words} of {_cells(len(self.cells))}"
+
+
+def _cells(count: int) -> str:
+    return f"{count} {'cell' if count == 1 else 'cells'}"
+
+
+def sort_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """Worst verdict first, within one the largest change first, then as they came."""
+    rank = {verdict: index for index, verdict in enumerate(VERDICTS)}
+
+    def size(cell: Cell) -> float:
+        ratio = cell.ratio or 1.0
+        return -max(ratio, 1 / ratio) if ratio > 0 else 0.0
+
+    return sorted(cells, key=lambda cell: (rank[cell.verdict], size(cell)))
+
+
+def parse_fail_on(text: str | None) -> frozenset[Verdict]:
+    """``SLOWER,AMBIGUOUS``; UsageError for a word that is no verdict."""
+    if text is None:
+        return WORSE
+    names = {part.strip().upper() for part in text.split(",") if part.strip()}
+    if wrong := sorted(names - set(VERDICTS)):
+        raise UsageError(f"--fail-on {', '.join(wrong)} is not known; allowed: {', '.join(VERDICTS)}")
+    if not names:
+        raise UsageError(f"--fail-on is empty; allowed: {', '.join(VERDICTS)}, with commas between them")
+    return frozenset(verdict for verdict in VERDICTS if verdict in names)
+
+
+def parse_allow(texts: Sequence[str]) -> dict[str, str]:
+    """``PATTERN=REASON`` by pattern; UsageError where there is no reason."""
+    allowed = {}
+    for text in texts:
+        pattern, _, reason = text.partition("=")
+        if not pattern.strip() or not reason.strip():
+            raise UsageError(
+                f"--allow {text!r} gives no reason; allowed: 'PATTERN=REASON', "
+                "such as 'lightning2/bwd/*=slower until the new launch is in'"
+            )
+        allowed[pattern.strip()] = reason.strip()
+    return allowed
+
+
+def accept(comparison: Comparison, allowed: dict[str, str]) -> Comparison:
+    """The comparison with the reason of the first pattern that matches each worse cell's case_id."""
+    used: set[str] = set()
+
+    def accepted(cell: Cell) -> Cell:
+        if cell.verdict not in comparison.fail_on:
+            return cell
+        for pattern, reason in allowed.items():
+            if fnmatch.fnmatchcase(cell.case_id, pattern):
+                used.add(pattern)
+                return replace(cell, accepted=reason)
+        return cell
+
+    cells = [accepted(cell) for cell in comparison.cells]
+    idle = [f"--allow {one!r} matches nothing that is worse: remove it" for one in allowed if one not in used]
+    return replace(comparison, cells=cells, remarks=[*comparison.remarks, *idle])
+
+
+def as_data(comparison: Comparison) -> dict[str, Any]:
+    """For ``--json``."""
+    from dataclasses import asdict
+
+    return {
+        "base": comparison.base,
+        "head": comparison.head,
+        "threshold": comparison.threshold,
+        "exit_code": comparison.exit_code,
+        "headline": comparison.headline,
+        "counts": dict(comparison.counts),
+        "overall": [asdict(one) for one in comparison.overall],
+        "remarks": comparison.remarks,
+        "cells": [asdict(cell) for cell in comparison.cells],
+    }

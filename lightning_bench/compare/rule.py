@@ -1,0 +1,164 @@
+"""The rule of a verdict: what blocks of samples say about a ratio of times. Pure functions of arrays.
+
+A block is what one process measured of one case in one go; its figure is the log of the median of its
+samples. Samples within a process share its memory layout, its clocks and its neighbours, so the block and
+not the sample is the unit (Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013).
+docs/compare.md states the rule whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit  # scipy.stats takes half a second to import
+
+Floats = NDArray[np.float64]
+TimeVerdict = Literal["FASTER", "SLOWER", "SAME", "AMBIGUOUS"]
+
+ERROR_RATE = 0.01
+"""Chance that a comparison in which nothing changed calls any cell SLOWER or FASTER, halved for each."""
+CONFIDENCE = 1 - ERROR_RATE
+TRIM = 0.2
+"""Share of blocks left out at either end: what Wilcox (Introduction to Robust Estimation) recommends."""
+KNOWN = 1e9
+"""Degrees of freedom of a noise that is taken as given."""
+_POWER = 0.95
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Estimates of log(head / base), one an entry: the value, its standard error, degrees of freedom."""
+
+    log_ratio: Floats
+    se: Floats
+    df: Floats
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the rule says of each entry of a Shift.
+
+    ``low`` and ``high`` bound the log ratio with 99 % confidence, each cell by itself; ``p`` is adjusted for
+    the number of cells (Holm); ``resolution`` is the log ratio that would be found in 95 % of comparisons.
+    """
+
+    verdicts: list[TimeVerdict]
+    low: Floats
+    high: Floats
+    p: Floats
+    resolution: Floats
+
+
+def trimmed(blocks: Floats) -> Shift:
+    """Mean along the last axis without the highest and lowest fifth; se from the winsorised variance.
+
+    Tukey and McLaughlin, Less Vulnerable Confidence and Significance Procedures for Location Based on a
+    Single Sample, Sankhya A 25 (1963). One block gives an infinite se and no degrees of freedom.
+    """
+    count = blocks.shape[-1]
+    cut = int(TRIM * count)
+    ordered = np.sort(blocks, axis=-1)
+    mean = ordered[..., cut : count - cut].mean(axis=-1)
+    if count < 2:
+        return Shift(mean, np.full(mean.shape, np.inf), np.zeros(mean.shape))
+    winsorised = np.clip(ordered, ordered[..., cut, None], ordered[..., count - cut - 1, None])
+    variance = winsorised.var(axis=-1, ddof=1)
+    kept = count - 2 * cut
+    se = np.sqrt(variance * count * (count - 1) / (kept * (kept - 1))) / np.sqrt(count)
+    return Shift(mean, se, np.full(mean.shape, kept - 1.0))
+
+
+def with_prior(own: Shift, prior_variance: Floats, prior_df: Floats) -> Shift:
+    """Never less noise than was measured here, nor than this and the calibrated noise together.
+
+    Variances of the estimate are pooled, weighted by their degrees of freedom, as a moderated t statistic
+    does (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004). The calibration is scaled up by how much noisier
+    most cells of the last axis are today; a cell whose own noise is still larger keeps its own. So a
+    calibration from a quiet day does not make a noisy day's differences clear. ``prior_df`` 0: none.
+    """
+    has_own = own.df > 0
+    own_variance = np.where(has_own, np.square(own.se), 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(has_own & (prior_df > 0) & (prior_variance > 0), own_variance / prior_variance, 1.0)
+        prior = prior_variance * np.maximum(1.0, np.median(ratio, axis=-1, keepdims=True))
+        total = own.df + prior_df
+        pooled = (own.df * own_variance + prior_df * prior) / total
+    take = (prior_df > 0) & (pooled >= own_variance)
+    return Shift(
+        own.log_ratio,
+        np.sqrt(np.where(take, pooled, np.where(has_own, own_variance, np.inf))),
+        np.where(take, total, own.df),
+    )
+
+
+def difference(head: Shift, base: Shift) -> Shift:
+    """Of two independent sides; degrees of freedom by Welch and Satterthwaite (Yuen for trimmed means)."""
+    ours, theirs = np.square(head.se), np.square(base.se)
+    variance = ours + theirs
+    with np.errstate(invalid="ignore", divide="ignore"):
+        df = np.square(variance) / (np.square(ours) / head.df + np.square(theirs) / base.df)
+    return Shift(head.log_ratio - base.log_ratio, np.sqrt(variance), np.nan_to_num(df, nan=0.0))
+
+
+def holm(p: Floats) -> Floats:
+    """P-values adjusted so that the chance of any false one is kept (Holm, Scand. J. Stat. 6, 1979)."""
+    order = np.argsort(p, axis=-1)
+    count = p.shape[-1]
+    sorted_p = np.take_along_axis(p, order, axis=-1) * np.arange(count, 0, -1)
+    adjusted = np.minimum(np.maximum.accumulate(sorted_p, axis=-1), 1.0)
+    out = np.empty_like(adjusted)
+    np.put_along_axis(out, order, adjusted, axis=-1)
+    return out
+
+
+def judge(shift: Shift, threshold: float) -> Judged:
+    """Verdict of every cell of one comparison; the last axis holds its cells.
+
+    A change is called where it is clear after correction for the number of cells, and where the cell's own
+    interval does not lie wholly within the threshold. The estimate of such a cell is beyond half of it.
+    """
+    clear, within, interval = decide(shift, threshold)
+    cells = max(1, shift.log_ratio.shape[-1])
+    slower = shift.log_ratio > 0
+    names = np.where(within, "SAME", np.where(clear.p < ERROR_RATE, np.where(slower, "S", "F"), "A"))
+    full: dict[str, TimeVerdict] = {"SAME": "SAME", "S": "SLOWER", "F": "FASTER", "A": "AMBIGUOUS"}
+    critical = _quantile(shift.df, 1 - ERROR_RATE / 2 / cells) + _quantile(shift.df, _POWER)
+    return Judged(
+        verdicts=[full[str(name)] for name in names.ravel()],
+        low=interval[0],
+        high=interval[1],
+        p=clear.p,
+        resolution=critical * shift.se,
+    )
+
+
+@dataclass(frozen=True)
+class Clear:
+    """Adjusted p-values of the cells, and which of them are called SLOWER."""
+
+    p: Floats
+    slower: NDArray[np.bool_]
+
+
+def decide(shift: Shift, threshold: float) -> tuple[Clear, NDArray[np.bool_], tuple[Floats, Floats]]:
+    """P-values and SLOWER, which cells are SAME, their intervals; comparisons along the first axes."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = np.where(shift.se > 0, shift.log_ratio / shift.se, np.sign(shift.log_ratio) * np.inf)
+    t = np.where(np.isnan(t), 0.0, t)
+    usable = shift.df > 0
+    raw = np.where(usable, 2 * stdtr(np.where(usable, shift.df, 1.0), -np.abs(t)), 1.0)
+    p = holm(raw)
+    width = np.where(usable, _quantile(shift.df, 1 - ERROR_RATE / 2), np.inf) * shift.se
+    width = np.where(np.isnan(width), np.inf, width)
+    low, high = shift.log_ratio - width, shift.log_ratio + width
+    limit = np.log1p(threshold)
+    within = (low > -limit) & (high < limit)
+    return Clear(p, (p < ERROR_RATE) & ~within & (shift.log_ratio > 0)), within, (low, high)
+
+
+def _quantile(df: Floats, share: float) -> Floats:
+    safe = np.where(df > 0, df, 1.0)
+    return np.where(df > 0, stdtrit(safe, share), np.inf)

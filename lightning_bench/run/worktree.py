@@ -1,0 +1,108 @@
+"""Another commit of the user's repository, checked out beside it for as long as it is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from lightning_bench.errors import UsageError
+
+_PREFIX = "lbench-ref-"
+# Set by git for its hooks: they would point our questions at another repository.
+_GIT_REDIRECTS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A tree and the commit that it shows; ``dirty``: it differs from that commit."""
+
+    root: Path
+    commit: str
+    dirty: bool = False
+
+    @property
+    def name(self) -> str:
+        """Twelve digits of the commit, with ``-dirty`` behind them where the tree differs."""
+        return self.commit[:12] + ("-dirty" if self.dirty else "")
+
+
+def working_tree(folder: Path) -> Checkout:
+    """The repository that ``folder`` lies in, as it is. UsageError where it lies in none."""
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top.returncode:
+        said = (top.stderr.strip().splitlines() or ["git failed"])[-1]
+        raise UsageError(
+            f"--ref needs a git repository, and {folder} lies in none ({said}); "
+            "run it in the repository of the kernels"
+        )
+    root = Path(top.stdout.strip())
+    head = _git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    if head.returncode:
+        raise UsageError(f"{root} has no commit yet; commit what is to be compared with")
+    changes = _git(root, "status", "--porcelain", "--", ".", ":!results", ":!reports")
+    return Checkout(root, head.stdout.strip(), bool(changes.stdout.strip()))
+
+
+@contextmanager
+def checked_out(tree: Checkout, ref: str) -> Iterator[Checkout]:
+    """The commit that ``ref`` names in a temporary worktree, which is removed in any case.
+
+    Worktrees that a killed process of ours has left are removed too. UsageError for a ref that is not known.
+    """
+    _remove_orphans(tree.root)
+    found = _git(tree.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    if found.returncode:
+        shallow = _git(tree.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+        hint = "; this is a shallow clone: fetch it first (git fetch --unshallow)" if shallow else ""
+        raise UsageError(
+            f"--ref {ref!r} names no commit of {tree.root}{hint}; `git branch -a` shows what there is"
+        )
+    commit = found.stdout.strip()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+    try:
+        made = _git(tree.root, "worktree", "add", "--detach", "--force", str(folder), commit)
+        if made.returncode:
+            raise UsageError(f"git could not check {ref} out: {made.stderr.strip()}")
+        yield Checkout(folder, commit)
+    finally:
+        _remove(tree.root, folder)
+
+
+def _remove_orphans(root: Path) -> None:
+    for line in _git(root, "worktree", "list", "--porcelain").stdout.splitlines():
+        folder = Path(line.removeprefix("worktree "))
+        if not line.startswith("worktree ") or not folder.name.startswith(_PREFIX):
+            continue
+        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            _remove(root, folder)
+
+
+def _remove(root: Path, folder: Path) -> None:
+    _git(root, "worktree", "remove", "--force", "--force", str(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    _git(root, "worktree", "prune")
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_REDIRECTS}
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise UsageError(f"--ref needs git: {error.strerror}; install it") from error

@@ -1,0 +1,54 @@
+"""Opening a file that one process at a time appends to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lightning_bench.errors import UsageError
+
+
+def refuse_target(path: Path) -> None:
+    """UsageError where ``path`` cannot become a CSV; its folder is made."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path} is not a file: give the name of a .csv file")
+    if path.suffix != ".csv":
+        raise UsageError(f"{path} does not end with .csv: give the name of a .csv file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+
+
+def open_for_appending(path: Path) -> int:
+    """A descriptor of the file, which is made where it is not there; UsageError where that fails."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UsageError(f"cannot open {path} for writing: {error.strerror}") from error
+
+
+def open_locked(path: Path) -> int:
+    """The same, locked against every other writer; UsageError where one has it."""
+    import fcntl  # not on Windows, where reports can still be read
+
+    descriptor = open_for_appending(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not is_at(descriptor, path):
+            raise BlockingIOError  # another sweep's --fresh moved it aside since it was opened
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UsageError(f"another lbench sweep is writing {path}; wait for it, or give --out") from None
+    except OSError as error:
+        os.close(descriptor)
+        raise UsageError(f"cannot lock {path}: {error.strerror}; give --out on another disk") from error
+    return descriptor
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False

@@ -1,0 +1,159 @@
+"""`lbench history` and `lbench calibrate`: change points, and the noise floor of a machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_bench.compare.calibrate import calibrate
+from lightning_bench.compare.change import change_points
+from lightning_bench.compare.load import read_side
+from lightning_bench.compare.noise import Noises, read_calibration, write_calibration
+from lightning_bench.errors import LbenchError
+
+FWD, BWD = "lightning2/fwd/b1", "lightning2/bwd/b1"
+
+
+def test_levels_are_found_where_they_change() -> None:
+    rng = np.random.default_rng(0)
+    levels = np.repeat([0.0, 0.05, 0.0, -0.1], [12, 8, 10, 9])
+    found = change_points(levels + rng.normal(0, 0.005, len(levels)))
+    assert found == [12, 20, 30]
+
+
+def test_noise_alone_changes_in_few_of_many_series_and_too_few_points_in_none() -> None:
+    rng = np.random.default_rng(1)
+    hits = sum(bool(change_points(rng.standard_t(4, 20) * 0.01)) for _ in range(200))
+    assert hits <= 10
+    assert change_points(np.array([0.0, 0.0, 0.0, 9.0, 9.0])) == []
+    assert change_points(np.zeros(50)) == []
+
+
+@pytest.fixture
+def results(sides: Any, tmp_path: Path) -> Path:
+    """Twelve commits, the last five 10 % faster, in two files, and another case on another machine."""
+    rng = np.random.default_rng(2)
+    for name, commits in (("old", range(6)), ("new", range(6, 12))):
+        rows = {}
+        with sides.ResultFile(tmp_path / f"{name}.csv") as file:
+            for number in commits:
+                ms = float((1.0 if number < 7 else 0.9) * np.exp(rng.normal(0, 0.003)))
+                for again in range(2):
+                    record = sides.row(
+                        FWD,
+                        harness_commit=f"commit{number:02d}",
+                        time_utc=f"2026-01-{number + 1:02d}T0{again}:00:00+00:00",
+                    )
+                    sides.append(file, record, [ms] * 10)
+            sides.append(file, sides.row(BWD, machine_id="other"), [2.0] * 10)
+        assert rows == {}
+    return tmp_path
+
+
+def test_history_of_a_case_over_commits_and_dates(lbench: Callable[..., Any], results: Path) -> None:
+    ran = lbench("history", results, "--case", FWD, "--json", "--plot", results / "plot" / "h.png")
+    assert ran.code == 0, ran.err
+    data = json.loads(ran.out)
+    assert [point["label"] for point in data["points"]] == [f"commit{n:02d}" for n in range(12)]
+    changes = {point["label"]: point["change"] for point in data["points"] if point["change"]}
+    assert list(changes) == ["commit07"]
+    assert changes["commit07"] == pytest.approx(0.9, abs=0.01)
+    assert (results / "plot" / "h.png").stat().st_size > 5000
+    ran = lbench("history", results, "--case", FWD, "--by", "date")
+    assert ran.out.count("2026-01-") == 24
+    assert "-10." in ran.out or "-9." in ran.out
+
+
+def test_history_says_what_there_is_where_it_is_not_one_case(
+    lbench: Callable[..., Any], results: Path
+) -> None:
+    ran = lbench("history", results)
+    assert ran.code == 2
+    assert "2 cases match; give one by --case" in ran.err
+    assert f"{BWD} on machine other" in ran.err
+    assert lbench("history", results, "--machine", "other", "--json").code == 0
+    for arguments, says in (
+        (["--figure", "speed"], "--figure 'speed' is not known; allowed: median_ms"),
+        (["--case", "nothing"], "no case matches"),
+        (["--by", "week"], "allowed: commit, date"),
+        (["--plot", "x.gif"], "does not end with .png"),
+        (["--figure", "extra_mib"], "no row has extra_mib"),
+    ):
+        ran = lbench("history", results, *arguments)
+        assert ran.code == 2
+        assert says in ran.err
+
+
+def test_calibration_gives_back_the_noise_that_went_in(sides: Any, tmp_path: Path) -> None:
+    cases = {FWD: 1.0, BWD: 2.0}
+    paths = [
+        sides.write(tmp_path / f"{name}.csv", cases, passes=200, noise=0.01, seed=seed)
+        for seed, name in enumerate("ab")
+    ]
+    rows = calibrate(read_side(paths[0]), read_side(paths[1]), threshold=0.03, pairs=16)
+    assert [row.case_id for row in rows] == [FWD, BWD]
+    for row in rows:
+        assert row.pair_noise_percent == pytest.approx(1.0, abs=0.15)  # and the samples' own, 0.2
+        assert row.run_noise_percent == pytest.approx(1.0, abs=0.15)
+        assert row.resolution_percent < 3 < row.resolution_two_runs_percent
+        assert row.false_alarm_rate <= row.sweep_false_alarm_rate <= 0.01
+    path = tmp_path / "x-calibration.csv"
+    write_calibration(path, rows)
+    assert read_calibration(path) == [
+        replace(row, **{k: float(f"{v:.6g}") for k, v in vars(row).items() if isinstance(v, float)})
+        for row in rows
+    ]
+    noises = Noises(read_calibration(path))
+    own, other, nowhere = (noises.of(*key) for key in (("abc", FWD), ("abc", "x/fwd/b9"), ("else", FWD)))
+    assert own is not None
+    assert other is not None
+    assert (own.source, other.source, nowhere) == ("calibrated", "calibrated on other cases", None)
+
+
+def test_a_calibration_beside_the_inputs_is_used_and_said(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pair = [
+        sides.write(tmp_path / f"{n}.csv", {FWD: 1.0}, passes=24, noise=0.002, seed=i)
+        for i, n in enumerate("ab")
+    ]
+    base = sides.write(tmp_path / "in" / "base.csv", {FWD: 1.0}, seed=5, noise=0)
+    head = sides.write(tmp_path / "in" / "head.csv", {FWD: 1.03}, seed=5, noise=0)
+
+    def verdict() -> tuple[str, str]:
+        (cell,) = json.loads(lbench("compare", base, head, "--json").out)["cells"]
+        return cell["verdict"], cell["noise"]
+
+    assert verdict() == ("AMBIGUOUS", "assumed")
+    rows = calibrate(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
+    write_calibration(tmp_path / "results" / "gpu" / "x-calibration.csv", rows)
+    assert verdict() == ("SLOWER", "calibrated")
+
+
+def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
+    side = read_side(sides.write(tmp_path / "a.csv", {FWD: 1.0}, passes=3))
+    with pytest.raises(LbenchError, match="at least 6 passes"):
+        calibrate(side, side, threshold=0.03, pairs=16)
+
+
+def test_calibrate_measures_this_machine(desk: Any) -> None:
+    suite = desk.suite(["Good"])
+    process = desk.start(
+        "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%"
+    )
+    _, said = process.communicate(timeout=300)  # twelve workers
+    assert process.returncode == 0, said
+    (row,) = read_calibration(desk.folder / "x-calibration.csv")
+    assert (row.pairs, row.device) == (6, "cpu")
+    assert row.pair_noise_percent > 0
+    assert "at a threshold of 50 %," in said
+    refused = desk.run("calibrate", suite, "--out", "x.csv")
+    assert refused.returncode == 2
+    assert "does not end with -calibration.csv" in refused.stderr
