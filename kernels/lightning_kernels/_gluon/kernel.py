@@ -56,7 +56,8 @@ def _walk(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Run loader, state and output over one segment; a, b and c stand for q, k and v."""
     EARLY: gl.constexpr = BLOCK_D == 128 and COLUMNS == 128
-    GROUP: gl.constexpr = 2 if EARLY else 4  # there is no shared memory left for the weights of more
+    PAIR: gl.constexpr = 1 if COPIES == 4 else 0
+    GROUP: gl.constexpr = 2 if BLOCK_D == 128 else 4  # there is no shared memory left for the weights of more
     dtype: gl.constexpr = a_ptr.dtype.element_ty
     wide: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, BLOCK_D], dtype)
     slim: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, COLUMNS], dtype)
@@ -68,14 +69,15 @@ def _walk(  # type: ignore[no-untyped-def]
     fade_s = gl.allocate_shared_memory(dtype, [2 + 2 * GROUP, BLOCK], near)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    ready = gl.allocate_shared_memory(gl.int64, [COPIES, 1], mbarrier.MBarrierLayout())
+    ready = gl.allocate_shared_memory(gl.int64, [COPIES // (1 + PAIR), 1], mbarrier.MBarrierLayout())
     taken = gl.allocate_shared_memory(gl.int64, [COPIES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
         mbarrier.init(full.index(stage), count=32 * LOADER_WARPS)
         mbarrier.init(empty.index(stage), count=256)
     for copy in gl.static_range(COPIES):
-        mbarrier.init(ready.index(copy), count=1)
         mbarrier.init(taken.index(copy), count=128)
+    for copy in gl.static_range(COPIES // (1 + PAIR)):
+        mbarrier.init(ready.index(copy), count=1)
     fence_async_shared()
     _barrier()
     gl.warp_specialize([
@@ -83,12 +85,12 @@ def _walk(  # type: ignore[no-untyped-def]
             k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
             state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
             first, main, last, steps, key_dim, value_dim, first_e,
-            BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY,
+            BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY, PAIR,
         )),
         (write_output, (
             q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
             slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
-            COLUMNS, STAGES, COPIES, FULL_E,
+            COLUMNS, STAGES, COPIES, FULL_E, PAIR,
         )),
         (load, (
             q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,

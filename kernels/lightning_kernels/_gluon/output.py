@@ -21,19 +21,19 @@ from lightning_kernels._gluon.state import exp2
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _first_products(  # type: ignore[no-untyped-def]
-    q_s, k_s, state_s, ready, turn, number, wanted,
-    COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
+    q_s, k_s, state_s, ready, turn, place, wanted,
+    COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr, PAIR: gl.constexpr,
 ):  # fmt: skip
-    """Start Q Kᵀ and Q·KV of a block when the state before it is ready.
+    """Start Q Kᵀ and Q·KV of a block when the state before it is ready: its copy lies in `place` of the ring.
 
     The state's warps have seen the block come in and fenced it; a fence here would wait for stores of o.
     """
     square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
-    mbarrier.wait(ready.index(number % COPIES), (number // COPIES) & 1, pred=wanted)
+    mbarrier.wait(ready.index(place % COPIES // (1 + PAIR)), (place // COPIES) & 1, pred=wanted)
     q = q_s.index(turn % STAGES)
     k = k_s.index(turn % STAGES)
-    state = state_s.index(number % COPIES)
+    state = state_s.index(place % COPIES)
     zero = gl.zeros([BLOCK, BLOCK], gl.float32, square)
     p = warpgroup_mma(q, k.permute((1, 0)), zero, use_acc=False, is_async=True)
     zero = gl.zeros([BLOCK, COLUMNS], gl.float32, tall)
@@ -46,6 +46,7 @@ def write_output(  # type: ignore[no-untyped-def]
     q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
     slope, scale_read, scale_scores, offset, first, main, last, steps, value_dim, first_e,
     COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr, FULL_E: gl.constexpr,
+    PAIR: gl.constexpr,
 ):  # fmt: skip
     """Compute the rows of blocks main…last−1.
 
@@ -78,11 +79,16 @@ def write_output(  # type: ignore[no-untyped-def]
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, tall))
     read = exp2(-slope * (i + offset).to(gl.float32)) * scale_read
 
-    p, o = _first_products(q_s, k_s, state_s, ready, main - first, 0, main < last, COLUMNS, STAGES, COPIES)
+    place = main * 0 + PAIR
+    if PAIR:
+        async_copy.mbarrier_arrive(taken.index(0), increment_count=False)  # where no copy is
+    p, o = _first_products(
+        q_s, k_s, state_s, ready, main - first, place, main < last, COLUMNS, STAGES, COPIES, PAIR
+    )
     p = warpgroup_mma_wait(1, deps=[p])  # [i, j]
     scored = gl.convert_layout((p * weight).to(dtype), scores)
     o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, COLUMNS]
-    async_copy.mbarrier_arrive(taken.index(0), increment_count=False)
+    async_copy.mbarrier_arrive(taken.index(PAIR), increment_count=False)
     for block in range(main, last):
         stage = (block - first) % STAGES
         v = v_s.index(stage)
@@ -96,12 +102,13 @@ def write_output(  # type: ignore[no-untyped-def]
         # A store waits long to be taken: the next block's products are under way by then. After the last
         # block they are of whatever is there, and not used.
         later = block + 1
+        place += 1
         p, o = _first_products(
-            q_s, k_s, state_s, ready, later - first, later - main, later < last, COLUMNS, STAGES, COPIES
+            q_s, k_s, state_s, ready, later - first, place, later < last, COLUMNS, STAGES, COPIES, PAIR
         )
         gl.store(out_ptr + (out_row[:, None] + col[None, :]), done, mask=inside)
         out_ptr += out_block
         p = warpgroup_mma_wait(1, deps=[p])
         scored = gl.convert_layout((p * weight).to(dtype), scores)
         o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]
-        async_copy.mbarrier_arrive(taken.index((later - main) % COPIES), increment_count=False)
+        async_copy.mbarrier_arrive(taken.index(place % COPIES), increment_count=False)

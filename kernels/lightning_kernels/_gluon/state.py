@@ -81,22 +81,125 @@ def _release(empty, stage):  # type: ignore[no-untyped-def]
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
+def _walk_blocks(  # type: ignore[no-untyped-def]
+    k_s, v_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
+    state, block_decay, last_decay, values: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
+    GROUP: gl.constexpr, EARLY: gl.constexpr,
+):  # fmt: skip
+    """Carry the state over blocks main…last−1, one a turn.
+
+    EARLY reads the next block's v before the state is written and multiplied rather than during the product,
+    which leaves other readers little of shared memory: faster where the product is long and the ring deep
+    enough.
+    """
+    dtype: gl.constexpr = k_s.dtype
+    turn = main - first
+    mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=main < last)
+    which = gl.where(steps - main * BLOCK < BLOCK, GROUP, 0)
+    v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
+    weighted = _weigh(v, high, low)
+    for block in range(main, last):
+        stage = (block - first) % STAGES
+        turn = block + 1 - first
+        size = gl.minimum(steps - (block + 1) * BLOCK, BLOCK)
+        which = gl.where(size < BLOCK, GROUP, 0)
+        # After the last block: whatever is there, and it is not used.
+        if EARLY:
+            mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
+            v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
+        copy = (block - main) % COPIES
+        mbarrier.wait(taken.index(copy), (((block - main) // COPIES) & 1) ^ 1)
+        state_s.index(copy).store(state.to(dtype))
+        fence_async_shared()  # for what the loader wrote, too, on the way to both readers
+        mbarrier.arrive(ready.index(copy), count=1)
+        decay = gl.where(size <= 0, last_decay, block_decay)
+        state = warpgroup_mma(weighted, k_s.index(stage), state * decay, is_async=True)
+        if not EARLY:
+            mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
+            v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
+        weighted = _weigh(v, high, low)
+        state = warpgroup_mma_wait(0, deps=[state])
+        # By every thread for itself, which costs no barrier among them.
+        async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
+    return state
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _read_pair(  # type: ignore[no-untyped-def]
+    v_s, fade_s, full, turn, block, last, steps, values: gl.constexpr, STAGES: gl.constexpr,
+    GROUP: gl.constexpr,
+):  # fmt: skip
+    """Wait for blocks `block` and the next and return both as they are written: weighed, transposed.
+
+    From `last` on they are whatever is there.
+    """
+    one, two = turn % STAGES, (turn + 1) % STAGES
+    left = steps - block * BLOCK
+    mbarrier.wait(full.index(one), (turn // STAGES) & 1, pred=block < last)
+    a, high, low = _read(v_s.index(one), fade_s, gl.where(left < BLOCK, GROUP, 0), values)
+    a = _weigh(a, high, low)
+    mbarrier.wait(full.index(two), ((turn + 1) // STAGES) & 1, pred=block + 1 < last)
+    b, high, low = _read(v_s.index(two), fade_s, gl.where(left < 2 * BLOCK, GROUP, 0), values)
+    return a, _weigh(b, high, low)
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _walk_pairs(  # type: ignore[no-untyped-def]
+    k_s, v_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
+    state, block_decay, last_decay, values: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
+    GROUP: gl.constexpr,
+):  # fmt: skip
+    """Carry the state over blocks main…last−1, two a turn: their products run together, and the copies
+    before the second and before the next pair share one fence and one barrier.
+
+    Copy number c, before block main + c, lies in place c + 1 of the ring; `ready` is that of two places.
+    """
+    dtype: gl.constexpr = k_s.dtype
+    zero = gl.zeros_like(state)
+    a, b = _read_pair(v_s, fade_s, full, main - first, main, last, steps, values, STAGES, GROUP)
+    state_s.index(1).store(state.to(dtype))
+    fence_async_shared()  # for what the loader wrote, too, on the way to both readers
+    mbarrier.arrive(ready.index(0), count=1)
+    for pair in range(gl.cdiv(last - main, 2)):
+        block = main + 2 * pair
+        turn = block - first
+        one, two = turn % STAGES, (turn + 1) % STAGES
+        left = steps - (block + 1) * BLOCK
+        decay = gl.where(left <= 0, last_decay, block_decay)
+        state = warpgroup_mma(a, k_s.index(one), state * decay, is_async=True)
+        gain = warpgroup_mma(b, k_s.index(two), zero, use_acc=False, is_async=True)
+        a, b = _read_pair(v_s, fade_s, full, turn + 2, block + 2, last, steps, values, STAGES, GROUP)
+        state, gain = warpgroup_mma_wait(0, deps=[state, gain])
+        # By every thread for itself, which costs no barrier among them.
+        async_copy.mbarrier_arrive(empty.index(one), increment_count=False)
+        async_copy.mbarrier_arrive(empty.index(two), increment_count=False)
+        place = (2 * pair + 2) % COPIES
+        parity = (((2 * pair + 2) // COPIES) & 1) ^ 1
+        mbarrier.wait(taken.index(place), parity)
+        mbarrier.wait(taken.index(place + 1), parity)
+        state_s.index(place).store(state.to(dtype))
+        decay = gl.where(left <= BLOCK, last_decay, block_decay)
+        state = gl.where(block + 1 < last, state * decay + gain, state)
+        state_s.index(place + 1).store(state.to(dtype))
+        fence_async_shared()
+        mbarrier.arrive(ready.index(place // 2), count=1)
+    return state
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
 def carry_state(  # type: ignore[no-untyped-def]
     k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
     state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
     first, main, last, steps, key_dim, value_dim, first_e,
     BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
-    GROUP: gl.constexpr, EARLY: gl.constexpr,
+    GROUP: gl.constexpr, EARLY: gl.constexpr, PAIR: gl.constexpr,
 ):  # fmt: skip
     """Walk blocks first…last−1 and leave a copy of the state before each from `main` on.
 
     Blocks before `main` are walked over in groups of GROUP: the state decays once a group, whose products are
     in flight together. slope is s·log₂e. A token of step j is written with weight
-    scale_write·λ^(B−j−offset). EARLY reads the next block's v before the state is written and multiplied
-    rather than during the product, which leaves other readers little of shared memory: faster where the
-    product is long and the ring deep enough.
+    scale_write·λ^(B−j−offset).
     """
-    dtype: gl.constexpr = k_s.dtype
     broad: gl.constexpr = gl.NVMMADistributedLayout(
         [3, 0], [4, 1], [16, 128 if BLOCK_D == 256 else BLOCK_D, 16]
     )
@@ -130,34 +233,16 @@ def carry_state(  # type: ignore[no-untyped-def]
         state = warpgroup_mma_wait(0, deps=[state])
         _release(empty, (group * GROUP + GROUP - 1 - first) % STAGES)
 
-    turn = main - first
-    mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=main < last)
-    which = gl.where(steps - main * BLOCK < BLOCK, GROUP, 0)
-    v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
-    weighted = _weigh(v, high, low)
-    for block in range(main, last):
-        stage = (block - first) % STAGES
-        turn = block + 1 - first
-        size = gl.minimum(steps - (block + 1) * BLOCK, BLOCK)
-        which = gl.where(size < BLOCK, GROUP, 0)
-        # After the last block: whatever is there, and it is not used.
-        if EARLY:
-            mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
-            v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
-        copy = (block - main) % COPIES
-        mbarrier.wait(taken.index(copy), (((block - main) // COPIES) & 1) ^ 1)
-        state_s.index(copy).store(state.to(dtype))
-        fence_async_shared()  # for what the loader wrote, too, on the way to both readers
-        mbarrier.arrive(ready.index(copy), count=1)
-        decay = gl.where(size <= 0, last_decay, block_decay)
-        state = warpgroup_mma(weighted, k_s.index(stage), state * decay, is_async=True)
-        if not EARLY:
-            mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
-            v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
-        weighted = _weigh(v, high, low)
-        state = warpgroup_mma_wait(0, deps=[state])
-        # By every thread for itself, which costs no barrier among them.
-        async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
+    if PAIR:
+        state = _walk_pairs(
+            k_s, v_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
+            state, block_decay, last_decay, values, STAGES, COPIES, GROUP,
+        )  # fmt: skip
+    else:
+        state = _walk_blocks(
+            k_s, v_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
+            state, block_decay, last_decay, values, STAGES, COPIES, GROUP, EARLY,
+        )  # fmt: skip
 
     if final_ptr is not None:
         # Addresses that are known before the loop would be kept through it, in registers that are not there.
