@@ -115,9 +115,9 @@ def hopper_tiles(
     narrow = value_dim <= 64 or block_d > 128 or (not backward and 2 * programs <= processors)
     columns = 64 if narrow else 128
     stages, copies, output, loader = {
-        (64, 64): (7, 4, 200, 80),
+        (64, 64): (7, 4, 136, 72),
         (64, 128): (5, 2, 200, 80),
-        (128, 64): (4, 4, 200, 80),
+        (128, 64): (4, 2, 200, 80),
         (128, 128): (4, 1, 192, 72),
         (256, 64): (2, 2, 184, 96),
     }[block_d, columns]

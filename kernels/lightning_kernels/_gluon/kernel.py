@@ -80,24 +80,49 @@ def _walk(  # type: ignore[no-untyped-def]
         mbarrier.init(ready.index(copy), count=1)
     fence_async_shared()
     _barrier()
-    gl.warp_specialize([
-        (carry_state, (
-            k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
-            state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
-            first, main, last, steps, key_dim, value_dim, first_e,
-            BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY, PAIR,
-        )),
-        (write_output, (
-            q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-            slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
-            COLUMNS, STAGES, COPIES, FULL_E, PAIR,
-        )),
-        (load, (
-            q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
-            first, main, last, steps, key_dim, value_dim, first_e,
-            BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
-        )),
-    ], [4, LOADER_WARPS], [OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
+    if PAIR:
+        gl.warp_specialize([
+            (carry_state, (
+                k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
+                state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
+                first, main, last, steps, key_dim, value_dim, first_e,
+                BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY, PAIR,
+            )),
+            (write_output, (
+                q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
+                slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
+                COLUMNS, STAGES, COPIES, FULL_E, PAIR, 0, 2,
+            )),
+            (write_output, (
+                q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
+                slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
+                COLUMNS, STAGES, COPIES, FULL_E, PAIR, 1, 2,
+            )),
+            (load, (
+                q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
+                first, main, last, steps, key_dim, value_dim, first_e,
+                BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
+            )),
+        ], [4, 4, LOADER_WARPS], [OUTPUT_REGISTERS, OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (carry_state, (
+                k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
+                state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
+                first, main, last, steps, key_dim, value_dim, first_e,
+                BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY, PAIR,
+            )),
+            (write_output, (
+                q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
+                slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
+                COLUMNS, STAGES, COPIES, FULL_E, PAIR, 0, 1,
+            )),
+            (load, (
+                q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
+                first, main, last, steps, key_dim, value_dim, first_e,
+                BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
+            )),
+        ], [4, LOADER_WARPS], [OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
 
 
 @gluon.jit(do_not_specialize=["heads", "group", "seq_len", "segments", "scale"])  # type: ignore[untyped-decorator]

@@ -46,9 +46,9 @@ def write_output(  # type: ignore[no-untyped-def]
     q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
     slope, scale_read, scale_scores, offset, first, main, last, steps, value_dim, first_e,
     COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr, FULL_E: gl.constexpr,
-    PAIR: gl.constexpr,
+    PAIR: gl.constexpr, GROUP: gl.constexpr, GROUPS: gl.constexpr,
 ):  # fmt: skip
-    """Compute the rows of blocks main…last−1.
+    """Compute the rows of blocks main + GROUP, main + GROUP + GROUPS, … before `last`.
 
     slope is s·log₂e. A token of step i reads the state with weight scale_read·λ^(i+offset), and that of
     step j ≤ i in its own block with M = scale_scores·λ^(i−j), which takes 32 registers a thread.
@@ -70,7 +70,7 @@ def write_output(  # type: ignore[no-untyped-def]
     col = first_e + gl.arange(0, COLUMNS, gl.SliceLayout(0, rows))
     out_row = row * out_step
     out_block = out_step * BLOCK
-    out_ptr += main.to(gl.int64) * out_block
+    out_ptr += (main + GROUP).to(gl.int64) * out_block
 
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, square))
     j = gl.arange(0, BLOCK, gl.SliceLayout(0, square))
@@ -79,8 +79,9 @@ def write_output(  # type: ignore[no-untyped-def]
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, tall))
     read = exp2(-slope * (i + offset).to(gl.float32)) * scale_read
 
-    place = main * 0 + PAIR
-    if PAIR:
+    main += GROUP
+    place = main * 0 + (PAIR + GROUP)
+    if PAIR and GROUP == GROUPS - 1:
         async_copy.mbarrier_arrive(taken.index(0), increment_count=False)  # where no copy is
     p, o = _first_products(
         q_s, k_s, state_s, ready, main - first, place, main < last, COLUMNS, STAGES, COPIES, PAIR
@@ -88,8 +89,8 @@ def write_output(  # type: ignore[no-untyped-def]
     p = warpgroup_mma_wait(1, deps=[p])  # [i, j]
     scored = gl.convert_layout((p * weight).to(dtype), scores)
     o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, COLUMNS]
-    async_copy.mbarrier_arrive(taken.index(PAIR), increment_count=False)
-    for block in range(main, last):
+    async_copy.mbarrier_arrive(taken.index(PAIR + GROUP), increment_count=False)
+    for block in range(main, last, GROUPS):
         stage = (block - first) % STAGES
         v = v_s.index(stage)
         o = warpgroup_mma(scored, v, o, is_async=True)
@@ -101,13 +102,13 @@ def write_output(  # type: ignore[no-untyped-def]
         done = gl.convert_layout(o.to(dtype), rows)
         # A store waits long to be taken: the next block's products are under way by then. After the last
         # block they are of whatever is there, and not used.
-        later = block + 1
-        place += 1
+        later = block + GROUPS
+        place += GROUPS
         p, o = _first_products(
             q_s, k_s, state_s, ready, later - first, place, later < last, COLUMNS, STAGES, COPIES, PAIR
         )
         gl.store(out_ptr + (out_row[:, None] + col[None, :]), done, mask=inside)
-        out_ptr += out_block
+        out_ptr += out_block * GROUPS
         p = warpgroup_mma_wait(1, deps=[p])
         scored = gl.convert_layout((p * weight).to(dtype), scores)
         o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]
