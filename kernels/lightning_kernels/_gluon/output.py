@@ -89,7 +89,8 @@ def write_output(  # type: ignore[no-untyped-def]
     p = warpgroup_mma_wait(1, deps=[p])  # [i, j]
     scored = gl.convert_layout((p * weight).to(dtype), scores)
     o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, COLUMNS]
-    async_copy.mbarrier_arrive(taken.index(PAIR + GROUP), increment_count=False)
+    if not PAIR or main < last:
+        async_copy.mbarrier_arrive(taken.index(PAIR + GROUP), increment_count=False)
     for block in range(main, last, GROUPS):
         stage = (block - first) % STAGES
         v = v_s.index(stage)
@@ -112,4 +113,5 @@ def write_output(  # type: ignore[no-untyped-def]
         p = warpgroup_mma_wait(1, deps=[p])
         scored = gl.convert_layout((p * weight).to(dtype), scores)
         o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]
-        async_copy.mbarrier_arrive(taken.index(place % COPIES), increment_count=False)
+        if not PAIR or later < last:  # else the state's warps would find a copy taken that they have yet to write
+            async_copy.mbarrier_arrive(taken.index(place % COPIES), increment_count=False)
