@@ -87,7 +87,7 @@ class HopperTiles:
 
     block_d: int
     columns: int
-    """Columns of v of one program, 64 or 128."""
+    """Columns of v of one program: 32, 64 or 128."""
     tiles_e: int
     stages: int
     copies: int
@@ -106,19 +106,22 @@ def hopper_tiles(
     """Choose the tiles of the Hopper kernel; the roles of a backward pass share those of the larger dim.
 
     A forward pass of so few `programs` (sequences times heads) that half of the multiprocessors would stand
-    idle gives each of them half of the columns, which takes two thirds of the time a block.
+    idle gives each of them half of the columns. A multiprocessor takes some 42 GB/s at most, here 3 tiles of a
+    block instead of 4.
     """
     key_dim = max(head_dim, value_dim) if backward else head_dim
     value_dim = max(head_dim, value_dim) if backward else value_dim
     block_d = max(64, _padded(key_dim))
     # The state takes block_d · columns / 128 registers a thread.
-    narrow = value_dim <= 64 or block_d > 128 or (not backward and 2 * programs <= processors)
-    columns = 64 if narrow else 128
+    columns = 64 if value_dim <= 64 or block_d > 128 else 128
+    if not backward and 2 * programs <= processors and columns * block_d in (64 * 64, 128 * 128):
+        columns //= 2
     stages, copies, output, loader = {
-        (64, 64): (7, 4, 136, 72),
+        (64, 32): (8, 4, 200, 80),
+        (64, 64): (7, 4, 200, 80),
         (64, 128): (5, 2, 200, 80),
         (128, 64): (4, 2, 200, 80),
-        (128, 128): (4, 1, 192, 72),
+        (128, 128): (4, 1, 200, 64),
         (256, 64): (2, 2, 184, 96),
     }[block_d, columns]
     return HopperTiles(block_d, columns, -(-value_dim // columns), stages, copies, output, loader)

@@ -30,8 +30,11 @@ def _start(segment, share, rest, most):  # type: ignore[no-untyped-def]
 
 
 @gluon.jit
-def _segment(slope, steps, segment, segments):  # type: ignore[no-untyped-def]
+def _segment(slope_ptr, steps, segment, segments):  # type: ignore[no-untyped-def]
     """Return the first block to walk over, the first whose rows are computed, and the end."""
+    slope = 0.0
+    if slope_ptr is not None:
+        slope = gl.load(slope_ptr).to(gl.float32)
     blocks = gl.cdiv(steps, BLOCK)
     warm = gl.minimum(20.8 / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
     warm = gl.cdiv(warm, ALIGNED) * ALIGNED
@@ -48,7 +51,7 @@ def _segment(slope, steps, segment, segments):  # type: ignore[no-untyped-def]
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk(  # type: ignore[no-untyped-def]
     a_ptr, b_ptr, c_ptr, out_ptr, a_step, b_step, c_step, out_step, initial_ptr, final_ptr,
-    state_stride_d, state_stride_e, has_initial, has_final, slope, scale_read, scale_write, offset,
+    state_stride_d, state_stride_e, has_initial, has_final, slope_ptr, scale_read, scale_write, offset,
     first, main, last, steps, key_dim, value_dim, first_e,
     BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
     FULL_D: gl.constexpr, FULL_E: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
@@ -64,7 +67,11 @@ def _walk(  # type: ignore[no-untyped-def]
     q_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, BLOCK_D], wide)
     k_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, BLOCK_D], wide)
     v_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, COLUMNS], slim)
-    state_s = gl.allocate_shared_memory(dtype, [COPIES, COLUMNS, BLOCK_D], wide)
+    if COLUMNS < 64:
+        tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_D, COLUMNS], dtype)
+        state_s = gl.allocate_shared_memory(dtype, [COPIES, BLOCK_D, COLUMNS], tile)
+    else:
+        state_s = gl.allocate_shared_memory(dtype, [COPIES, COLUMNS, BLOCK_D], wide)
     near: gl.constexpr = gl.SharedLinearLayout([[1], [8], [16], [32], [2], [4]])
     fade_s = gl.allocate_shared_memory(dtype, [2 + 2 * GROUP, BLOCK], near)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -80,49 +87,24 @@ def _walk(  # type: ignore[no-untyped-def]
         mbarrier.init(ready.index(copy), count=1)
     fence_async_shared()
     _barrier()
-    if PAIR:
-        gl.warp_specialize([
-            (carry_state, (
-                k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
-                state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
-                first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY, PAIR,
-            )),
-            (write_output, (
-                q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-                slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
-                COLUMNS, STAGES, COPIES, FULL_E, PAIR, 0, 2,
-            )),
-            (write_output, (
-                q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-                slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
-                COLUMNS, STAGES, COPIES, FULL_E, PAIR, 1, 2,
-            )),
-            (load, (
-                q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
-                first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
-            )),
-        ], [4, 4, LOADER_WARPS], [OUTPUT_REGISTERS, OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
-    else:
-        gl.warp_specialize([
-            (carry_state, (
-                k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
-                state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
-                first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY, PAIR,
-            )),
-            (write_output, (
-                q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-                slope, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
-                COLUMNS, STAGES, COPIES, FULL_E, PAIR, 0, 1,
-            )),
-            (load, (
-                q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
-                first, main, last, steps, key_dim, value_dim, first_e,
-                BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
-            )),
-        ], [4, LOADER_WARPS], [OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
+    gl.warp_specialize([
+        (carry_state, (
+            k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
+            state_stride_d, state_stride_e, has_initial, has_final, slope_ptr, scale_write, offset,
+            first, main, last, steps, key_dim, value_dim, first_e,
+            BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY, PAIR,
+        )),
+        (write_output, (
+            q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
+            slope_ptr, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
+            COLUMNS, STAGES, COPIES, FULL_E, PAIR,
+        )),
+        (load, (
+            q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
+            first, main, last, steps, key_dim, value_dim, first_e,
+            BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
+        )),
+    ], [4, LOADER_WARPS], [OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
 
 
 @gluon.jit(do_not_specialize=["heads", "group", "seq_len", "segments", "scale"])  # type: ignore[untyped-decorator]
@@ -158,9 +140,8 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     sequence = pid // heads
     kv_head = head // group
 
-    slope = 0.0
     if slope_ptr is not None:
-        slope = gl.load(slope_ptr + head).to(gl.float32)
+        slope_ptr += head
     if offset_ptr is None:
         begin = sequence * 0
         steps = gl.where(known, seq_len, 0)
@@ -169,8 +150,11 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         begin = gl.load(offset_ptr + sequence)
         steps = gl.load(offset_ptr + sequence + 1) - begin
         batch = sequence * 0
-    first, main, last = _segment(slope, steps, segment, segments)
-    slope = slope * 1.4426950408889634
+    first = segment * 0
+    main = segment * 0
+    last = gl.cdiv(steps, BLOCK)
+    if segments > 1:  # a loader that need not know the slope does not wait for it
+        first, main, last = _segment(slope_ptr, steps, segment, segments)
 
     batch64 = batch.to(gl.int64)
     q = q_ptr + batch64 * q_stride_b + head.to(gl.int64) * q_stride_h
@@ -212,7 +196,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
             gl.where(is_dq, out, gl.where(is_dv, dv, dk)) + start * out_step,
             a_step * turn, b_step * turn, c_step * turn, out_step * turn, initial, final,
             gl.where(is_dv, E, 1), gl.where(is_dv, 1, E), has_initial, is_dv & has_final,
-            slope, gl.where(is_dq, scale, 1.0), gl.where(is_dq, 1.0, scale), gl.where(is_dq, 1, 0),
+            slope_ptr, gl.where(is_dq, scale, 1.0), gl.where(is_dq, 1.0, scale), gl.where(is_dq, 1, 0),
             first, main, last, steps, gl.where(is_dv, D, E), gl.where(is_dv, E, D), first_e,
             BLOCK_D, COLUMNS, STAGES, COPIES, D == E and D == BLOCK_D,
             D == E and E == TILES_E * COLUMNS,
@@ -230,7 +214,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
             gl.where(known, q + start * q_step, k), gl.where(known, k + start * k_step, q),
             gl.where(known, v + start * v_step, q), gl.where(known, out + start * out_step, q),
             q_step, k_step, v_step, out_step, initial, final, E, 1, has_initial, has_final,
-            slope, gl.where(known, scale, 0.0), 1.0, gl.where(known, 1, 0),
+            slope_ptr, gl.where(known, scale, 0.0), 1.0, gl.where(known, 1, 0),
             first, main, last, steps, D, E, first_e,
             BLOCK_D, COLUMNS, STAGES, COPIES, D == BLOCK_D, E == TILES_E * COLUMNS,
             LOADER_REGISTERS, OUTPUT_REGISTERS,

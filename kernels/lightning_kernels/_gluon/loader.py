@@ -39,10 +39,13 @@ def load(  # type: ignore[no-untyped-def]
     threads: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [LOADER_WARPS, 1], [1, 0])
     row = gl.arange(0, BLOCK, gl.SliceLayout(1, threads))
     col = gl.arange(0, BLOCK_D, gl.SliceLayout(0, threads))
-    col_v = gl.arange(0, COLUMNS, gl.SliceLayout(0, threads))
+    narrow: gl.constexpr = gl.BlockedLayout([1, 8], [8, 4], [LOADER_WARPS, 1], [1, 0])
+    threads_v: gl.constexpr = narrow if COLUMNS < 64 else threads
+    col_v = gl.arange(0, COLUMNS, gl.SliceLayout(0, threads_v))
+    row_v = gl.arange(0, BLOCK, gl.SliceLayout(1, threads_v))
     q_row = row * q_step
     k_row = row * k_step
-    v_row = row * v_step
+    v_row = row_v * v_step
     q_block = q_step * BLOCK
     k_block = k_step * BLOCK
     v_block = v_step * BLOCK
@@ -57,7 +60,7 @@ def load(  # type: ignore[no-untyped-def]
         if turn >= main - first:
             _copy_tile(q_s.index(stage), q_ptr, inside, q_row, col, key_dim, FULL_D)
         _copy_tile(k_s.index(stage), k_ptr, inside, k_row, col, key_dim, FULL_D)
-        _copy_tile(v_s.index(stage), v_ptr, inside, v_row, col_v, value_dim - first_e, FULL_E)
+        _copy_tile(v_s.index(stage), v_ptr, row_v < left, v_row, col_v, value_dim - first_e, FULL_E)
         async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
         q_ptr += q_block
         k_ptr += k_block

@@ -16,7 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from lightning_kernels._gluon.loader import BLOCK
-from lightning_kernels._gluon.state import exp2
+from lightning_kernels._gluon.state import exp2, load_slope
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
@@ -37,20 +37,22 @@ def _first_products(  # type: ignore[no-untyped-def]
     zero = gl.zeros([BLOCK, BLOCK], gl.float32, square)
     p = warpgroup_mma(q, k.permute((1, 0)), zero, use_acc=False, is_async=True)
     zero = gl.zeros([BLOCK, COLUMNS], gl.float32, tall)
-    o = warpgroup_mma(q, state.permute((1, 0)), zero, use_acc=False, is_async=True)
+    if COLUMNS >= 64:
+        state = state.permute((1, 0))
+    o = warpgroup_mma(q, state, zero, use_acc=False, is_async=True)
     return p, o
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def write_output(  # type: ignore[no-untyped-def]
     q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-    slope, scale_read, scale_scores, offset, first, main, last, steps, value_dim, first_e,
+    slope_ptr, scale_read, scale_scores, offset, first, main, last, steps, value_dim, first_e,
     COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr, FULL_E: gl.constexpr,
-    PAIR: gl.constexpr, GROUP: gl.constexpr, GROUPS: gl.constexpr,
+    PAIR: gl.constexpr,
 ):  # fmt: skip
-    """Compute the rows of blocks main + GROUP, main + GROUP + GROUPS, … before `last`.
+    """Compute the rows of blocks main…last−1.
 
-    slope is s·log₂e. A token of step i reads the state with weight scale_read·λ^(i+offset), and that of
+    A token of step i reads the state with weight scale_read·λ^(i+offset), and that of
     step j ≤ i in its own block with M = scale_scores·λ^(i−j), which takes 32 registers a thread.
     """
     dtype: gl.constexpr = q_s.dtype
@@ -58,9 +60,11 @@ def write_output(  # type: ignore[no-untyped-def]
     tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
     scores: gl.constexpr = gl.DotOperandLayout(0, tall, 2)
     # As the products leave it, but for an exchange among the four threads of a row: each stores 16 bytes.
-    registers: gl.constexpr = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0]]
+    few: gl.constexpr = [[0, 1], [0, 2], [0, 4], [8, 0]]
+    some: gl.constexpr = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0]]
+    many: gl.constexpr = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0], [0, 64]]
     rows: gl.constexpr = gl.DistributedLinearLayout(
-        reg_bases=registers + [[0, 64]] if COLUMNS == 128 else registers,  # noqa: RUF005 (Gluon has no *)
+        reg_bases=few if COLUMNS == 32 else some if COLUMNS == 64 else many,
         lane_bases=[[0, 8], [0, 16], [1, 0], [2, 0], [4, 0]],
         warp_bases=[[16, 0], [32, 0]],
         block_bases=[],
@@ -70,8 +74,9 @@ def write_output(  # type: ignore[no-untyped-def]
     col = first_e + gl.arange(0, COLUMNS, gl.SliceLayout(0, rows))
     out_row = row * out_step
     out_block = out_step * BLOCK
-    out_ptr += (main + GROUP).to(gl.int64) * out_block
+    out_ptr += main.to(gl.int64) * out_block
 
+    slope = load_slope(slope_ptr, steps)
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, square))
     j = gl.arange(0, BLOCK, gl.SliceLayout(0, square))
     weight = exp2(gl.minimum(slope * (j[None, :] - i[:, None]).to(gl.float32), 0.0)) * scale_scores
@@ -79,9 +84,8 @@ def write_output(  # type: ignore[no-untyped-def]
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, tall))
     read = exp2(-slope * (i + offset).to(gl.float32)) * scale_read
 
-    main += GROUP
-    place = main * 0 + (PAIR + GROUP)
-    if PAIR and GROUP == GROUPS - 1:
+    place = main * 0 + PAIR
+    if PAIR:
         async_copy.mbarrier_arrive(taken.index(0), increment_count=False)  # where no copy is
     p, o = _first_products(
         q_s, k_s, state_s, ready, main - first, place, main < last, COLUMNS, STAGES, COPIES, PAIR
@@ -90,8 +94,8 @@ def write_output(  # type: ignore[no-untyped-def]
     scored = gl.convert_layout((p * weight).to(dtype), scores)
     o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, COLUMNS]
     if not PAIR or main < last:
-        async_copy.mbarrier_arrive(taken.index(PAIR + GROUP), increment_count=False)
-    for block in range(main, last, GROUPS):
+        async_copy.mbarrier_arrive(taken.index(PAIR), increment_count=False)
+    for block in range(main, last):
         stage = (block - first) % STAGES
         v = v_s.index(stage)
         o = warpgroup_mma(scored, v, o, is_async=True)
@@ -103,13 +107,13 @@ def write_output(  # type: ignore[no-untyped-def]
         done = gl.convert_layout(o.to(dtype), rows)
         # A store waits long to be taken: the next block's products are under way by then. After the last
         # block they are of whatever is there, and not used.
-        later = block + GROUPS
-        place += GROUPS
+        later = block + 1
+        place += 1
         p, o = _first_products(
             q_s, k_s, state_s, ready, later - first, place, later < last, COLUMNS, STAGES, COPIES, PAIR
         )
         gl.store(out_ptr + (out_row[:, None] + col[None, :]), done, mask=inside)
-        out_ptr += out_block * GROUPS
+        out_ptr += out_block
         p = warpgroup_mma_wait(1, deps=[p])
         scored = gl.convert_layout((p * weight).to(dtype), scores)
         o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]

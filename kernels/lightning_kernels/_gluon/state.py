@@ -32,6 +32,15 @@ def exp2(x):  # type: ignore[no-untyped-def]
 
 
 @gluon.jit
+def load_slope(slope_ptr, steps):  # type: ignore[no-untyped-def]
+    """Load s·log₂e, here and not for all warps at once, so that the loader need not wait for it."""
+    slope = (steps * 0).to(gl.float32)
+    if slope_ptr is not None:
+        slope = gl.load(slope_ptr).to(gl.float32) * 1.4426950408889634
+    return slope
+
+
+@gluon.jit
 def _weigh(v, high, low):  # type: ignore[no-untyped-def]
     """Multiply v [COLUMNS, BLOCK] by weights high + low [BLOCK] with one rounding, two elements at a time.
 
@@ -66,11 +75,11 @@ def _fill_fade(fade_s, slope, scale_write, offset, steps, GROUP: gl.constexpr): 
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _read(v_s, fade_s, index, values: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Read Vᵀ of a block and the weights λ^(B−j) with which it is written."""
+def _read(left_s, fade_s, index, values: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Read the left factor of a block, transposed, and the weights λ^(B−j) with which it is written."""
     tokens: gl.constexpr = gl.SliceLayout(0, values)
     high = fade_s.index(2 * index).load(tokens)
-    return v_s.permute((1, 0)).load(values), high, fade_s.index(2 * index + 1).load(tokens)
+    return left_s.permute((1, 0)).load(values), high, fade_s.index(2 * index + 1).load(tokens)
 
 
 @gluon.jit
@@ -82,7 +91,7 @@ def _release(empty, stage):  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_blocks(  # type: ignore[no-untyped-def]
-    k_s, v_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
+    left_s, right_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
     state, block_decay, last_decay, values: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
     GROUP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
@@ -92,12 +101,12 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
     which leaves other readers little of shared memory: faster where the product is long and the ring deep
     enough.
     """
-    dtype: gl.constexpr = k_s.dtype
+    dtype: gl.constexpr = right_s.dtype
     turn = main - first
     mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=main < last)
     which = gl.where(steps - main * BLOCK < BLOCK, GROUP, 0)
-    v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
-    weighted = _weigh(v, high, low)
+    left, high, low = _read(left_s.index(turn % STAGES), fade_s, which, values)
+    weighted = _weigh(left, high, low)
     for block in range(main, last):
         stage = (block - first) % STAGES
         turn = block + 1 - first
@@ -106,18 +115,18 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
         # After the last block: whatever is there, and it is not used.
         if EARLY:
             mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
-            v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
+            left, high, low = _read(left_s.index(turn % STAGES), fade_s, which, values)
         copy = (block - main) % COPIES
         mbarrier.wait(taken.index(copy), (((block - main) // COPIES) & 1) ^ 1)
         state_s.index(copy).store(state.to(dtype))
         fence_async_shared()  # for what the loader wrote, too, on the way to both readers
         mbarrier.arrive(ready.index(copy), count=1)
         decay = gl.where(size <= 0, last_decay, block_decay)
-        state = warpgroup_mma(weighted, k_s.index(stage), state * decay, is_async=True)
+        state = warpgroup_mma(weighted, right_s.index(stage), state * decay, is_async=True)
         if not EARLY:
             mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
-            v, high, low = _read(v_s.index(turn % STAGES), fade_s, which, values)
-        weighted = _weigh(v, high, low)
+            left, high, low = _read(left_s.index(turn % STAGES), fade_s, which, values)
+        weighted = _weigh(left, high, low)
         state = warpgroup_mma_wait(0, deps=[state])
         # By every thread for itself, which costs no barrier among them.
         async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
@@ -126,7 +135,7 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _read_pair(  # type: ignore[no-untyped-def]
-    v_s, fade_s, full, turn, block, last, steps, values: gl.constexpr, STAGES: gl.constexpr,
+    left_s, fade_s, full, turn, block, last, steps, values: gl.constexpr, STAGES: gl.constexpr,
     GROUP: gl.constexpr,
 ):  # fmt: skip
     """Wait for blocks `block` and the next and return both as they are written: weighed, transposed.
@@ -136,16 +145,16 @@ def _read_pair(  # type: ignore[no-untyped-def]
     one, two = turn % STAGES, (turn + 1) % STAGES
     left = steps - block * BLOCK
     mbarrier.wait(full.index(one), (turn // STAGES) & 1, pred=block < last)
-    a, high, low = _read(v_s.index(one), fade_s, gl.where(left < BLOCK, GROUP, 0), values)
+    a, high, low = _read(left_s.index(one), fade_s, gl.where(left < BLOCK, GROUP, 0), values)
     a = _weigh(a, high, low)
     mbarrier.wait(full.index(two), ((turn + 1) // STAGES) & 1, pred=block + 1 < last)
-    b, high, low = _read(v_s.index(two), fade_s, gl.where(left < 2 * BLOCK, GROUP, 0), values)
+    b, high, low = _read(left_s.index(two), fade_s, gl.where(left < 2 * BLOCK, GROUP, 0), values)
     return a, _weigh(b, high, low)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_pairs(  # type: ignore[no-untyped-def]
-    k_s, v_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
+    left_s, right_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
     state, block_decay, last_decay, values: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
     GROUP: gl.constexpr,
 ):  # fmt: skip
@@ -154,9 +163,9 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
 
     Copy number c, before block main + c, lies in place c + 1 of the ring; `ready` is that of two places.
     """
-    dtype: gl.constexpr = k_s.dtype
+    dtype: gl.constexpr = right_s.dtype
     zero = gl.zeros_like(state)
-    a, b = _read_pair(v_s, fade_s, full, main - first, main, last, steps, values, STAGES, GROUP)
+    a, b = _read_pair(left_s, fade_s, full, main - first, main, last, steps, values, STAGES, GROUP)
     state_s.index(1).store(state.to(dtype))
     fence_async_shared()  # for what the loader wrote, too, on the way to both readers
     mbarrier.arrive(ready.index(0), count=1)
@@ -166,9 +175,9 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
         one, two = turn % STAGES, (turn + 1) % STAGES
         left = steps - (block + 1) * BLOCK
         decay = gl.where(left <= 0, last_decay, block_decay)
-        state = warpgroup_mma(a, k_s.index(one), state * decay, is_async=True)
-        gain = warpgroup_mma(b, k_s.index(two), zero, use_acc=False, is_async=True)
-        a, b = _read_pair(v_s, fade_s, full, turn + 2, block + 2, last, steps, values, STAGES, GROUP)
+        state = warpgroup_mma(a, right_s.index(one), state * decay, is_async=True)
+        gain = warpgroup_mma(b, right_s.index(two), zero, use_acc=False, is_async=True)
+        a, b = _read_pair(left_s, fade_s, full, turn + 2, block + 2, last, steps, values, STAGES, GROUP)
         state, gain = warpgroup_mma_wait(0, deps=[state, gain])
         # By every thread for itself, which costs no barrier among them.
         async_copy.mbarrier_arrive(empty.index(one), increment_count=False)
@@ -189,7 +198,7 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
 @gluon.jit  # type: ignore[untyped-decorator]
 def carry_state(  # type: ignore[no-untyped-def]
     k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
-    state_stride_d, state_stride_e, has_initial, has_final, slope, scale_write, offset,
+    state_stride_d, state_stride_e, has_initial, has_final, slope_ptr, scale_write, offset,
     first, main, last, steps, key_dim, value_dim, first_e,
     BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
     GROUP: gl.constexpr, EARLY: gl.constexpr, PAIR: gl.constexpr,
@@ -197,24 +206,37 @@ def carry_state(  # type: ignore[no-untyped-def]
     """Walk blocks first…last−1 and leave a copy of the state before each from `main` on.
 
     Blocks before `main` are walked over in groups of GROUP: the state decays once a group, whose products are
-    in flight together. slope is s·log₂e. A token of step j is written with weight
-    scale_write·λ^(B−j−offset).
+    in flight together. A token of step j is written with weight scale_write·λ^(B−j−offset). The state is
+    held as VᵀK, or as KᵀV where there are fewer columns than the 64 rows that a product has at least.
     """
-    broad: gl.constexpr = gl.NVMMADistributedLayout(
-        [3, 0], [4, 1], [16, 128 if BLOCK_D == 256 else BLOCK_D, 16]
-    )
+    if COLUMNS < 64:
+        left_s, right_s = k_s, v_s
+        ROWS: gl.constexpr = BLOCK_D
+        COLS: gl.constexpr = COLUMNS
+    else:
+        left_s, right_s = v_s, k_s
+        ROWS: gl.constexpr = COLUMNS
+        COLS: gl.constexpr = BLOCK_D
+    broad: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128 if COLS == 256 else COLS, 16])
     values: gl.constexpr = gl.DotOperandLayout(0, broad, 2)
+    slope = load_slope(slope_ptr, steps)
 
     block_decay = exp2(-slope * BLOCK)
     last_decay = exp2(-slope * ((steps - 1) % BLOCK + 1).to(gl.float32))
-    state_e = first_e + gl.arange(0, COLUMNS, gl.SliceLayout(1, broad))
-    state_d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, broad))
-    if initial_ptr is not None:
-        state_tile = state_e[:, None] * state_stride_e + state_d[None, :] * state_stride_d
-        state_ok = (state_e[:, None] < value_dim) & (state_d[None, :] < key_dim)
-        state = gl.load(initial_ptr + state_tile, mask=state_ok & has_initial, other=0.0)
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, broad))
+    col = gl.arange(0, COLS, gl.SliceLayout(0, broad))
+    if COLUMNS < 64:
+        row_stride, row_end, col_stride, col_end = state_stride_d, key_dim, state_stride_e, value_dim
+        col += first_e
     else:
-        state = gl.zeros([COLUMNS, BLOCK_D], gl.float32, broad)
+        row_stride, row_end, col_stride, col_end = state_stride_e, value_dim, state_stride_d, key_dim
+        row += first_e
+    if initial_ptr is not None:
+        tile = row[:, None] * row_stride + col[None, :] * col_stride
+        inside = (row[:, None] < row_end) & (col[None, :] < col_end)
+        state = gl.load(initial_ptr + tile, mask=inside & has_initial, other=0.0)
+    else:
+        state = gl.zeros([ROWS, COLS], gl.float32, broad)
 
     _fill_fade(fade_s, slope, scale_write, offset, steps, GROUP)
     group_decay = exp2(-slope * (GROUP * BLOCK))
@@ -224,9 +246,9 @@ def carry_state(  # type: ignore[no-untyped-def]
             turn = group * GROUP + i - first
             stage = turn % STAGES
             mbarrier.wait(full.index(stage), (turn // STAGES) & 1)
-            v, high, low = _read(v_s.index(stage), fade_s, GROUP - 1 - i, values)
+            left, high, low = _read(left_s.index(stage), fade_s, GROUP - 1 - i, values)
             fence_async_shared()
-            state = warpgroup_mma(_weigh(v, high, low), k_s.index(stage), state, is_async=True)
+            state = warpgroup_mma(_weigh(left, high, low), right_s.index(stage), state, is_async=True)
             if i > 0:
                 state = warpgroup_mma_wait(1, deps=[state])
                 _release(empty, (turn - 1) % STAGES)
@@ -235,18 +257,18 @@ def carry_state(  # type: ignore[no-untyped-def]
 
     if PAIR:
         state = _walk_pairs(
-            k_s, v_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
+            left_s, right_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
             state, block_decay, last_decay, values, STAGES, COPIES, GROUP,
         )  # fmt: skip
     else:
         state = _walk_blocks(
-            k_s, v_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
+            left_s, right_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
             state, block_decay, last_decay, values, STAGES, COPIES, GROUP, EARLY,
         )  # fmt: skip
 
     if final_ptr is not None:
         # Addresses that are known before the loop would be kept through it, in registers that are not there.
         late = gl.minimum(last - first, 0)  # 0
-        state_tile = (state_e + late)[:, None] * state_stride_e + (state_d + late)[None, :] * state_stride_d
-        state_ok = ((state_e + late)[:, None] < value_dim) & ((state_d + late)[None, :] < key_dim)
-        gl.store(final_ptr + state_tile, state, mask=state_ok & has_final)
+        tile = (row + late)[:, None] * row_stride + (col + late)[None, :] * col_stride
+        inside = ((row + late)[:, None] < row_end) & ((col + late)[None, :] < col_end)
+        gl.store(final_ptr + tile, state, mask=inside & has_final)
