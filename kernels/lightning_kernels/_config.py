@@ -114,7 +114,7 @@ def hopper_tiles(
     block_d = max(64, _padded(key_dim))
     # The state takes block_d · columns / 128 registers a thread.
     columns = 64 if value_dim <= 64 or block_d > 128 else 128
-    if not backward and 2 * programs <= processors and columns * block_d in (64 * 64, 128 * 128):
+    if not backward and 2 * programs <= processors and block_d <= columns:
         columns //= 2
     stages, copies, output, loader = {
         (64, 32): (8, 4, 200, 80),
