@@ -91,7 +91,7 @@ class HopperTiles:
     tiles_e: int
     stages: int
     copies: int
-    """Of the state in shared memory, for the output's warps to read."""
+    """Of the state in shared memory, for the output's warps to read; with 4, blocks go in pairs."""
     output_registers: int
     loader_registers: int
 
@@ -106,8 +106,8 @@ def hopper_tiles(
     """Choose the tiles of the Hopper kernel; the roles of a backward pass share those of the larger dim.
 
     A forward pass of so few `programs` (sequences times heads) that half of the multiprocessors would stand
-    idle gives each of them half of the columns. A multiprocessor takes some 42 GB/s at most, here 3 tiles of a
-    block instead of 4.
+    idle gives each of them half of the columns: a multiprocessor takes some 42 GB/s at most, and so moves 3
+    tiles a block instead of 4.
     """
     key_dim = max(head_dim, value_dim) if backward else head_dim
     value_dim = max(head_dim, value_dim) if backward else value_dim

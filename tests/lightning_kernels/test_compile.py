@@ -33,7 +33,7 @@ ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
         (90, ["--kernel", "hopper", "--dtype", "bf16", "fp16", "--dims", "64x64", "128x128", "256x256"], 6),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "64x128", "80x192", *ALL], 3),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x128", "64x128", "128x64"], 3),
-        (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x128", "128x128", *FEW], 2),
+        (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "64x128", "128x128", *FEW], 3),
         (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
         (80, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "256x256", "128x128", *ALL], 2),
         (89, ["--kernel", "step", "--dtype", "bf16", "--dims", "128x128"], 1),

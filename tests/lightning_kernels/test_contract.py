@@ -168,6 +168,8 @@ def test_config_of_the_hopper_kernel(monkeypatch):
     assert many == "path=hopper block=64 columns=128 stages=4 split_e=1 segments=1"
     few = describe(128, 128, torch.bfloat16, programs=16, seq_len=131072)
     assert few == "path=hopper block=64 columns=64 stages=4 split_e=2 segments=4"
+    few = describe(64, 64, torch.bfloat16, programs=66)
+    assert few == "path=hopper block=64 columns=32 stages=8 split_e=2 segments=1"
     backward = describe(64, 256, torch.float16, backward=True)
     assert backward.startswith("path=hopper block=64 columns=64 stages=2 split_e=4")
     assert describe(128, 128, torch.float32).startswith("path=portable")

@@ -47,6 +47,17 @@ def test_shapes(tools, launches, dtype, d, e, n, layout):
 
 
 @dtypes
+@pytest.mark.parametrize("n", [1, 64, 65, 128, 191, 320])
+@pytest.mark.parametrize(("d", "e"), [(64, 64), (64, 128), (128, 64), (128, 128)])
+def test_many_heads(tools, launches, dtype, d, e, n):
+    """More than half of the multiprocessors get a head; with fewer, as in the other tests, columns are halved."""
+    assert f"columns={e}" in lk.lightning2_config(d, e, dtype, programs=68, seq_len=n)
+    case = tools.make_case(17, 4, 4, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, device="cuda")
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    assert len(launches) == 2
+
+
+@dtypes
 @pytest.mark.parametrize("slope", [None, 0.0, 1e-4, 0.02, 0.7, 8.0, 1e3])
 @pytest.mark.parametrize("d", [64, 128])
 def test_segments_that_walk_ahead(tools, launches, dtype, d, slope):

@@ -59,7 +59,7 @@ def _walk(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Run loader, state and output over one segment; a, b and c stand for q, k and v."""
     EARLY: gl.constexpr = BLOCK_D == 128 and COLUMNS == 128
-    PAIR: gl.constexpr = 1 if COPIES == 4 else 0
+    PAIR: gl.constexpr = 1 if COPIES == 4 else 0  # blocks a turn of the state, less one
     GROUP: gl.constexpr = 2 if BLOCK_D == 128 else 4  # there is no shared memory left for the weights of more
     dtype: gl.constexpr = a_ptr.dtype.element_ty
     wide: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, BLOCK_D], dtype)
@@ -96,8 +96,8 @@ def _walk(  # type: ignore[no-untyped-def]
         )),
         (write_output, (
             q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-            slope_ptr, scale_read, scale_read * scale_write, offset, first, main, last, steps, value_dim, first_e,
-            COLUMNS, STAGES, COPIES, FULL_E, PAIR,
+            slope_ptr, scale_read, scale_read * scale_write, offset,
+            first, main, last, steps, value_dim, first_e, COLUMNS, STAGES, COPIES, FULL_E, PAIR,
         )),
         (load, (
             q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,

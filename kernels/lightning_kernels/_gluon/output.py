@@ -117,5 +117,6 @@ def write_output(  # type: ignore[no-untyped-def]
         p = warpgroup_mma_wait(1, deps=[p])
         scored = gl.convert_layout((p * weight).to(dtype), scores)
         o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]
-        if not PAIR or later < last:  # else the state's warps would find a copy taken that they have yet to write
+        # A copy that was never written must not be taken: the state's warps may yet look at its barrier.
+        if not PAIR or later < last:
             async_copy.mbarrier_arrive(taken.index(place % COPIES), increment_count=False)

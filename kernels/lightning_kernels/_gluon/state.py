@@ -2,9 +2,10 @@
 
     KVᵀ ← λ^B KVᵀ + (Vᵀ ∘ λ^(B−j)) K
 
-for a block of B tokens, j their steps. This is the one chain of dependent products of the whole pass, so
-these warps do nothing else. Before each block whose rows are computed they leave a rounded copy of the state
-in a ring in shared memory, from which the output's warps multiply.
+for a block of B tokens, j their steps; with 32 columns, KV ← λ^B KV + (Kᵀ ∘ λ^(B−j)) V. This is the one chain
+of dependent products of the whole pass, so these warps do nothing else. Before each block whose rows are
+computed they leave a rounded copy of the state in a ring in shared memory, from which the output's warps
+multiply.
 """
 
 import triton.experimental.gluon.language as gl
@@ -42,7 +43,7 @@ def load_slope(slope_ptr, steps):  # type: ignore[no-untyped-def]
 
 @gluon.jit
 def _weigh(v, high, low):  # type: ignore[no-untyped-def]
-    """Multiply v [COLUMNS, BLOCK] by weights high + low [BLOCK] with one rounding, two elements at a time.
+    """Multiply v, or k, [·, BLOCK] by weights high + low [BLOCK] with one rounding, two elements at a time.
 
     Not declared pure, so that the compiler leaves it where it stands: in the shadow of a product.
     """
@@ -209,14 +210,12 @@ def carry_state(  # type: ignore[no-untyped-def]
     in flight together. A token of step j is written with weight scale_write·λ^(B−j−offset). The state is
     held as VᵀK, or as KᵀV where there are fewer columns than the 64 rows that a product has at least.
     """
+    ROWS: gl.constexpr = BLOCK_D if COLUMNS < 64 else COLUMNS
+    COLS: gl.constexpr = COLUMNS if COLUMNS < 64 else BLOCK_D
     if COLUMNS < 64:
         left_s, right_s = k_s, v_s
-        ROWS: gl.constexpr = BLOCK_D
-        COLS: gl.constexpr = COLUMNS
     else:
         left_s, right_s = v_s, k_s
-        ROWS: gl.constexpr = COLUMNS
-        COLS: gl.constexpr = BLOCK_D
     broad: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128 if COLS == 256 else COLS, 16])
     values: gl.constexpr = gl.DotOperandLayout(0, broad, 2)
     slope = load_slope(slope_ptr, steps)
