@@ -50,7 +50,7 @@ def test_shapes(tools, launches, dtype, d, e, n, layout):
 @pytest.mark.parametrize("n", [1, 64, 65, 128, 191, 320])
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (64, 128), (128, 64), (128, 128)])
 def test_many_heads(tools, launches, dtype, d, e, n):
-    """More than half of the multiprocessors get a head; with fewer, as in the other tests, columns are halved."""
+    """More than half of the multiprocessors get a head; with fewer, as in other tests, columns are halved."""
     assert f"columns={e}" in lk.lightning2_config(d, e, dtype, programs=68, seq_len=n)
     case = tools.make_case(17, 4, 4, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, device="cuda")
     tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
