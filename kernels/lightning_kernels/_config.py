@@ -93,7 +93,6 @@ class HopperTiles:
     copies: int
     """Of the state in shared memory, for the output's warps to read; with 4, blocks go in pairs."""
     output_registers: int
-    loader_warps: int
     loader_registers: int
 
     def __str__(self) -> str:
@@ -117,16 +116,15 @@ def hopper_tiles(
     columns = 64 if value_dim <= 64 or block_d > 128 else 128
     if not backward and 2 * programs <= processors and block_d <= columns:
         columns //= 2
-    stages, copies, output, loader_warps, loader = {
-        (64, 32): (8, 4, 176, 8, 64),
-        (64, 64): (7, 4, 176, 8, 64),
-        (64, 128): (5, 2, 200, 4, 80),
-        (128, 64): (4, 2, 184, 8, 56),
-        (128, 128): (4, 1, 200, 4, 64),
-        (256, 64): (2, 2, 184, 8, 56),
+    stages, copies, output, loader = {
+        (64, 32): (8, 4, 200, 80),
+        (64, 64): (7, 4, 200, 80),
+        (64, 128): (5, 2, 200, 80),
+        (128, 64): (4, 2, 200, 80),
+        (128, 128): (4, 1, 200, 64),
+        (256, 64): (2, 2, 184, 96),
     }[block_d, columns]
-    tiles_e = -(-value_dim // columns)
-    return HopperTiles(block_d, columns, tiles_e, stages, copies, output, loader_warps, loader)
+    return HopperTiles(block_d, columns, -(-value_dim // columns), stages, copies, output, loader)
 
 
 @cache

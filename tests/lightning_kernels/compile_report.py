@@ -67,8 +67,7 @@ def hopper_variant(head_dim, value_dim, features):
     constants = {
         "D": head_dim, "E": value_dim, "BLOCK_D": tiles.block_d, "TILES_E": tiles.tiles_e,
         "COLUMNS": tiles.columns, "STAGES": tiles.stages, "COPIES": tiles.copies, "BACKWARD": backward,
-        "LOADER_WARPS": tiles.loader_warps, "LOADER_REGISTERS": tiles.loader_registers,
-        "OUTPUT_REGISTERS": tiles.output_registers,
+        "LOADER_REGISTERS": tiles.loader_registers, "OUTPUT_REGISTERS": tiles.output_registers,
     }  # fmt: skip
     absent = {
         "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",

@@ -16,7 +16,7 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from lightning_kernels._gluon.loader import BLOCK, load
+from lightning_kernels._gluon.loader import BLOCK, LOADER_WARPS, load
 from lightning_kernels._gluon.output import write_output
 from lightning_kernels._gluon.state import ALIGNED, carry_state
 
@@ -54,8 +54,8 @@ def _walk(  # type: ignore[no-untyped-def]
     state_stride_d, state_stride_e, has_initial, has_final, slope_ptr, scale_read, scale_write, offset,
     first, main, last, steps, key_dim, value_dim, first_e,
     BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
-    FULL_D: gl.constexpr, FULL_E: gl.constexpr, LOADER_WARPS: gl.constexpr,
-    LOADER_REGISTERS: gl.constexpr, OUTPUT_REGISTERS: gl.constexpr,
+    FULL_D: gl.constexpr, FULL_E: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
+    OUTPUT_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Run loader, state and output over one segment; a, b and c stand for q, k and v."""
     EARLY: gl.constexpr = BLOCK_D == 128 and COLUMNS == 128
@@ -102,7 +102,7 @@ def _walk(  # type: ignore[no-untyped-def]
         (load, (
             q_s, k_s, v_s, full, empty, a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
             first, main, last, steps, key_dim, value_dim, first_e,
-            BLOCK_D, COLUMNS, STAGES, LOADER_WARPS, FULL_D, FULL_E,
+            BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
         )),
     ], [4, LOADER_WARPS], [OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
 
@@ -118,7 +118,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     dv_stride_b, dv_stride_h, dv_stride_n,
     D: gl.constexpr, E: gl.constexpr, BLOCK_D: gl.constexpr, TILES_E: gl.constexpr, COLUMNS: gl.constexpr,
     STAGES: gl.constexpr, COPIES: gl.constexpr, BACKWARD: gl.constexpr,
-    LOADER_WARPS: gl.constexpr, LOADER_REGISTERS: gl.constexpr, OUTPUT_REGISTERS: gl.constexpr,
+    LOADER_REGISTERS: gl.constexpr, OUTPUT_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Walk one segment of one head, forward or in the role dk, dv or dq; `out` is o or dq."""
     roles: gl.constexpr = 3 if BACKWARD else 1
@@ -200,7 +200,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
             first, main, last, steps, gl.where(is_dv, D, E), gl.where(is_dv, E, D), first_e,
             BLOCK_D, COLUMNS, STAGES, COPIES, D == E and D == BLOCK_D,
             D == E and E == TILES_E * COLUMNS,
-            LOADER_WARPS, LOADER_REGISTERS, OUTPUT_REGISTERS,
+            LOADER_REGISTERS, OUTPUT_REGISTERS,
         )  # fmt: skip
     else:
         q_step = gl.where(known, q_stride_n, 16)
@@ -217,5 +217,5 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
             slope_ptr, gl.where(known, scale, 0.0), 1.0, gl.where(known, 1, 0),
             first, main, last, steps, D, E, first_e,
             BLOCK_D, COLUMNS, STAGES, COPIES, D == BLOCK_D, E == TILES_E * COLUMNS,
-            LOADER_WARPS, LOADER_REGISTERS, OUTPUT_REGISTERS,
+            LOADER_REGISTERS, OUTPUT_REGISTERS,
         )  # fmt: skip

@@ -75,7 +75,7 @@ def _launch(
         q, k, v, g, *outs, slopes, offsets, initial, grad_state, final,
         heads, heads // k.shape[1], n, segments, scale, *strides,
         d, e, tiles.block_d, tiles.tiles_e, tiles.columns, tiles.stages, tiles.copies, backward,
-        tiles.loader_warps, tiles.loader_registers, tiles.output_registers,
+        tiles.loader_registers, tiles.output_registers,
     )  # fmt: skip
     # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
     key = (

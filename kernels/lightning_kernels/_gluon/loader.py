@@ -1,4 +1,4 @@
-"""The loader: warps that do nothing but bring tiles of q, k and v into a ring in shared memory.
+"""The loader: four warps that do nothing but bring tiles of q, k and v into a ring in shared memory.
 
 A stage of the ring holds one block of BLOCK tokens in the order of visits: q and k [BLOCK, BLOCK_D], and v
 [BLOCK, COLUMNS]. cp.async takes any strides and ragged ends and counts itself at the stage's mbarrier. It
@@ -12,6 +12,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 BLOCK = gl.constexpr(64)
+LOADER_WARPS = gl.constexpr(4)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
@@ -27,18 +28,18 @@ def _copy_tile(smem, ptr, inside, offset, col, dim, FULL: gl.constexpr):  # type
 def load(  # type: ignore[no-untyped-def]
     q_s, k_s, v_s, full, empty, q_ptr, k_ptr, v_ptr, q_step, k_step, v_step,
     first, main, last, steps, key_dim, value_dim, first_e,
-    BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, WARPS: gl.constexpr,
-    FULL_D: gl.constexpr, FULL_E: gl.constexpr,
+    BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, FULL_D: gl.constexpr,
+    FULL_E: gl.constexpr,
 ):  # fmt: skip
     """Copy blocks first…last−1 into the ring, those before `main` without q.
 
     A pointer is that of the token which is visited first, a step how far it is to the next one.
     """
     # A warp covers 4 rows by 128 bytes: few rows a thread, so that few addresses stay in registers.
-    threads: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
+    threads: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [LOADER_WARPS, 1], [1, 0])
     row = gl.arange(0, BLOCK, gl.SliceLayout(1, threads))
     col = gl.arange(0, BLOCK_D, gl.SliceLayout(0, threads))
-    narrow: gl.constexpr = gl.BlockedLayout([1, 8], [8, 4], [WARPS, 1], [1, 0])
+    narrow: gl.constexpr = gl.BlockedLayout([1, 8], [8, 4], [LOADER_WARPS, 1], [1, 0])
     threads_v: gl.constexpr = narrow if COLUMNS < 64 else threads
     col_v = gl.arange(0, COLUMNS, gl.SliceLayout(0, threads_v))
     row_v = gl.arange(0, BLOCK, gl.SliceLayout(1, threads_v))
