@@ -1,4 +1,4 @@
-"""Lightning Attention kernels: causal linear attention with a fixed decay per head.
+"""Lightning Attention kernels: causal linear attention with a fixed decay per head, and what its layer needs.
 
 Everything public is named here and imported on first use, so that `import lightning_kernels` needs
 neither a GPU nor triton.
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_kernels.blocked import lightning_attn2_torch
     from lightning_kernels.lightning1 import lightning_attn1
     from lightning_kernels.lightning2 import lightning2_config, lightning_attn2
+    from lightning_kernels.norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
     from lightning_kernels.reference import reference_attention, reference_recurrent
     from lightning_kernels.slopes import build_slope_tensor, layer_slopes
     from lightning_kernels.step import lightning_attn2_step, lightning_attn2_step_torch
@@ -26,6 +27,9 @@ __all__ = [
     "lightning_attn2_torch",
     "reference_attention",
     "reference_recurrent",
+    "simple_rms_norm",
+    "simple_rms_norm_config",
+    "simple_rms_norm_torch",
 ]
 
 _HOME = {
@@ -39,6 +43,9 @@ _HOME = {
     "lightning_attn2_torch": "blocked",
     "reference_attention": "reference",
     "reference_recurrent": "reference",
+    "simple_rms_norm": "norm",
+    "simple_rms_norm_config": "norm",
+    "simple_rms_norm_torch": "norm",
 }
 
 
