@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_kernels.blocked import lightning_attn2_torch
+    from lightning_kernels.gateloop import gate_loop, gate_loop_torch
     from lightning_kernels.lightning1 import lightning_attn1
     from lightning_kernels.lightning2 import lightning2_config, lightning_attn2
     from lightning_kernels.norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_slope_tensor",
+    "gate_loop",
+    "gate_loop_torch",
     "layer_slopes",
     "lightning2_config",
     "lightning_attn1",
@@ -34,6 +37,8 @@ __all__ = [
 
 _HOME = {
     "build_slope_tensor": "slopes",
+    "gate_loop": "gateloop",
+    "gate_loop_torch": "gateloop",
     "layer_slopes": "slopes",
     "lightning2_config": "lightning2",
     "lightning_attn1": "lightning1",
