@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lightning_kernels.blocked import lightning_attn2_torch
     from lightning_kernels.gateloop import gate_loop, gate_loop_torch
+    from lightning_kernels.layer import TransNormerAttention
     from lightning_kernels.lightning1 import lightning_attn1
     from lightning_kernels.lightning2 import lightning2_config, lightning_attn2
     from lightning_kernels.norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_kernels.step import lightning_attn2_step, lightning_attn2_step_torch
 
 __all__ = [
+    "TransNormerAttention",
     "build_slope_tensor",
     "gate_loop",
     "gate_loop_torch",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "TransNormerAttention": "layer",
     "build_slope_tensor": "slopes",
     "gate_loop": "gateloop",
     "gate_loop_torch": "gateloop",
