@@ -1,6 +1,7 @@
-"""The attention layer of TransNormerLLM: what surrounds `lightning_attn2` in the model that it was made for."""
+"""The attention layer of TransNormerLLM: what surrounds `lightning_attn2` in the model it was made for."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from lightning_kernels.norm import simple_rms_norm, simple_rms_norm_torch
 from lightning_kernels.slopes import layer_slopes
 
 Form = Literal["triton", "torch"]
-_FORMS = {
+_FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "triton": (lightning_attn2, simple_rms_norm),
     "torch": (lightning_attn2_torch, simple_rms_norm_torch),
 }

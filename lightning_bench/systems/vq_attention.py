@@ -68,7 +68,7 @@ def vq_attention(q: Tensor, codes: Tensor, codebook: Tensor, v: Tensor, *, block
 
 
 def _past(codes: Tensor, v: Tensor, m: int, wide: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of the blocks before each: how often each code was seen [b, h, count, m], and the mean of its values."""
+    """Of the blocks before each: how often each code was seen [b, h, count, m], and its mean value."""
     counts = torch.zeros(*codes.shape[:3], m, dtype=wide, device=v.device)
     counts.scatter_add_(3, codes, torch.ones_like(codes, dtype=wide))
     sums = torch.zeros(*codes.shape[:3], m, v.shape[4], dtype=wide, device=v.device)
