@@ -40,8 +40,16 @@ BUILT_IN: dict[str, str] = {
     "sdpa-cudnn": "sdpa:SdpaCudnn",
     "sdpa-efficient": "sdpa:SdpaEfficient",
     "sdpa-math": "sdpa:SdpaMath",
+    "retention-torch": "torch_forms:RetentionTorch",
+    "gla-torch": "torch_forms:GlaTorch",
+    "based-torch": "torch_forms:BasedTorch",
+    "rwkv6-torch": "torch_forms:Rwkv6Torch",
+    "abc-torch": "torch_forms:AbcTorch",
+    "mamba2-torch": "torch_forms:Mamba2Torch",
+    "gated-delta-torch": "torch_forms:GatedDeltaTorch",
+    "kda-torch": "torch_forms:KdaTorch",
 }
-"""Name of each provider of this package to ``module:Class``, in the order of listings: linear first."""
+"""Name of each provider of this package to ``module:Class``, in the order of listings: family by family."""
 
 
 # torch and the bundled kernels load wherever they are installed; importing torch to see so takes seconds.
