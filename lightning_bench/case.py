@@ -20,6 +20,11 @@ Family = Literal[
     "mamba2",
     "gated_delta",
     "kda",
+    "gateloop",
+    "gateloop_complex",
+    "vq",
+    "transnormer",
+    "norm",
 ]
 Layout = Literal["bhnd", "bnhd"]
 Metric = Literal["speed", "memory", "check"]

@@ -23,6 +23,11 @@ DEFINED: dict[Family, str] = {
     "mamba2": "gated:Mamba2",
     "gated_delta": "delta:GatedDelta",
     "kda": "delta:Kda",
+    "gateloop": "gateloop:GateLoop",
+    "gateloop_complex": "gateloop:GateLoopComplex",
+    "vq": "vq:VqAttention",
+    "transnormer": "transnormer:TransNormer",
+    "norm": "norm:Norm",
 }
 """Each family of ``case.Family`` to ``module:Class``."""
 

@@ -48,6 +48,19 @@ BUILT_IN: dict[str, str] = {
     "mamba2-torch": "torch_forms:Mamba2Torch",
     "gated-delta-torch": "torch_forms:GatedDeltaTorch",
     "kda-torch": "torch_forms:KdaTorch",
+    "gateloop": "gateloop:GateLoop",
+    "gateloop-torch": "gateloop:GateLoopTorch",
+    "gateloop-complex": "gateloop:GateLoopComplex",
+    "gateloop-complex-torch": "gateloop:GateLoopComplexTorch",
+    "vq-blockwise": "vq:VqBlockwise",
+    "vq-sdpa": "vq:VqSdpa",
+    "transnormer-layer": "transnormer:TransNormerLayer",
+    "transnormer-layer-torch": "transnormer:TransNormerLayerTorch",
+    "srmsnorm": "norm:Srmsnorm",
+    "srmsnorm-eager": "norm:SrmsnormEager",
+    "srmsnorm-compiled": "norm:SrmsnormCompiled",
+    "srmsnorm-official": "norm:SrmsnormOfficial",
+    "rms-norm-torch": "norm:RmsNormTorch",
 }
 """Name of each provider of this package to ``module:Class``, in the order of listings: family by family."""
 
