@@ -109,7 +109,7 @@ class Reference:
             if wanted != "int64":
                 moved[name] = rounded(x, _ROUNDING[wanted or self.shape.dtype])
         dtype = TORCH_DTYPES[self.shape.dtype]
-        answers = solve(family, first.replaced(moved), gradients="dq" in solved, output_dtype=dtype)
+        answers = solve(family, first.replaced(moved), gradients=len(solved) > 1, output_dtype=dtype)
 
         def budget(name: str, answer: Tensor) -> float:
             error = self._errors(self._rows(name, answer), self._rows(name, solved[name][:count]))[0]
