@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench import __version__
-from lightning_bench.case import DTYPES, Device, Direction, Shape
+from lightning_bench.case import DTYPES, Device, Direction, Family, Shape
 from lightning_bench.providers.base import Inputs, Provider
 from lightning_bench.providers.packages import HARNESS, missing_device
 
@@ -25,7 +25,7 @@ KERNELS = "lightning_kernels"
 class BundledProvider(Provider):
     """A function ``(q, k, v, s) -> o`` of ``lightning_kernels``: q, k, v [b, h, n, d], s [h]."""
 
-    family = "linear_decay"
+    family: ClassVar[Family] = "linear_decay"
     package = HARNESS
     dtypes = DTYPES
     function: ClassVar[str]
