@@ -50,9 +50,8 @@ class FlaFunction(Provider):
                 raise Unavailable(f"{self.package} {self.version()}: {error}") from error
             except TypeError:
                 pass
-            raise ImportError(
-                f"fla.ops.{self.module}.{self.function} takes other arguments than {self.name} has"
-            )
+            wanted = ", ".join(self.parameters())
+            raise ImportError(f"fla.ops.{self.module}.{self.function} does not take {wanted}")
 
     def parameters(self) -> dict[str, str]:
         """Parameter of the function to input of the family."""
