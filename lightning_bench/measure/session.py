@@ -341,9 +341,10 @@ class _JobRun:
         if odd := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != wanted[name]]:
             raise _Ended("wrong", f"{', '.join(odd)}, not {dtype}")
         verdict = reference.judge(got, provider.layout)
-        figures: dict[str, Any] = {f"error_{name}": verdict.errors.get(name) for name in TENSORS}
-        gates = [error for name, error in verdict.errors.items() if name not in TENSORS]
-        figures["error_dgate"] = max(gates, default=None)
+        figures: dict[str, Any] = {}
+        for name, error in verdict.errors.items():
+            column = f"error_{name}" if name in TENSORS else "error_dgate"
+            figures[column] = max(error, figures.get(column, error))
         figures["error_budget"] = verdict.budget
         figures["provider_config"] = provider.config(case.shape, case.direction)
         if verdict.failure:
