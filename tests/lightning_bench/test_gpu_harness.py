@@ -225,9 +225,12 @@ def test_a_backward_pass_can_be_captured(run: Run) -> None:
 
 
 @pytest.mark.parametrize("metric", ["speed", "memory"])
-def test_every_provider_that_is_here_works(metric: Metric, run: Run) -> None:
+@pytest.mark.parametrize("layers", [False, True], ids=["operators", "layers"])
+def test_every_provider_that_is_here_works(layers: bool, metric: Metric, run: Run) -> None:
     directions: tuple[Direction, ...] = ("fwd", "bwd", "fwd_bwd")
-    rows = run([Case(SHAPE, name, direction) for name in _here() for direction in directions], metric)
+    shape = Shape(2, 1, 300, 256, 256, "bf16", "cuda") if layers else SHAPE
+    names = [name for name in _here() if name.startswith("transnormer") == layers]
+    rows = run([Case(shape, name, direction) for name in names for direction in directions], metric)
     assert {key: row.reason for key, row in rows.items() if row.status not in ("ok", "unstable")} == {}
     assert all(row.median_ms if metric == "speed" else row.extra_mib for row in rows.values())
 
