@@ -18,7 +18,7 @@ from lightning_bench.suite import (
     load_suite,
 )
 
-NAMES = ["dims", "fla-readme", "long", "paper", "parallelism", "quick"]
+NAMES = ["dims", "fla-readme", "long", "paper", "parallelism", "quick", "systems", "systems-quick"]
 
 
 def test_bundled_suites_are_these() -> None:
