@@ -12,6 +12,7 @@ Family = Literal[
     "linear_decay",
     "linear",
     "softmax",
+    "softmax_full",
     "retention",
     "gla",
     "based",

@@ -15,6 +15,7 @@ DEFINED: dict[Family, str] = {
     "linear_decay": "linear:LinearDecay",
     "linear": "linear:Linear",
     "softmax": "softmax:Softmax",
+    "softmax_full": "softmax:SoftmaxFull",
     "retention": "linear:Retention",
     "gla": "gated:Gla",
     "based": "based:Based",

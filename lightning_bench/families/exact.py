@@ -29,8 +29,10 @@ def linear_attention(problem: Problem, decay: Tensor, scale: float, *, gradients
     return tensors
 
 
-def softmax_attention(problem: Problem, *, gradients: bool, output_dtype: torch.dtype) -> dict[str, Tensor]:
-    """softmax(q kᵀ / √d + causal mask) v, and its gradients, a block of queries at a time."""
+def softmax_attention(
+    problem: Problem, *, causal: bool, gradients: bool, output_dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """softmax(q kᵀ / √d, causal mask or not) v, and its gradients, a block of queries at a time."""
     q, k, v, do = problem.q, problem.k, problem.v, problem.do
     pairs, n, d = q.shape
     scale = 1.0 / math.sqrt(d)
@@ -40,10 +42,12 @@ def softmax_attention(problem: Problem, *, gradients: bool, output_dtype: torch.
         tensors |= {"dq": torch.empty_like(q), "dk": torch.zeros_like(k), "dv": torch.zeros_like(v)}
     for start in range(0, n, rows):
         end = min(n, start + rows)
-        part, seen = slice(start, end), slice(0, end)
+        part, seen = slice(start, end), slice(0, end if causal else n)
         scores = (q[:, part] @ k[:, seen].mT) * scale
-        above = torch.ones(end - start, end, dtype=torch.bool, device=q.device).triu(start + 1)
-        p = scores.masked_fill(above, -math.inf).softmax(-1)
+        if causal:
+            above = torch.ones(end - start, end, dtype=torch.bool, device=q.device).triu(start + 1)
+            scores = scores.masked_fill(above, -math.inf)
+        p = scores.softmax(-1)
         o = (p @ v[:, seen]).to(output_dtype).double()
         tensors["o"][:, part] = o
         if gradients:

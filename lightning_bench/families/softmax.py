@@ -1,8 +1,8 @@
-"""Causal softmax attention."""
+"""Softmax attention: causal, and without a mask."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Shape
 from lightning_bench.families.base import Definition, Problem
@@ -18,6 +18,7 @@ class Softmax(Definition):
     equation = "o_t = Σ_{i≤t} softmax_i(d^(−1/2) q_t·k_i) v_i"
     paper = "1706.03762"
     own_inputs = False
+    causal: ClassVar[bool] = True
 
     def solve(
         self, problem: Problem, *, gradients: bool, output_dtype: torch.dtype | None = None
@@ -27,7 +28,8 @@ class Softmax(Definition):
 
         from lightning_bench.families.exact import softmax_attention
 
-        return softmax_attention(problem, gradients=gradients, output_dtype=output_dtype or torch.float64)
+        to = output_dtype or torch.float64
+        return softmax_attention(problem, causal=self.causal, gradients=gradients, output_dtype=to)
 
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Two products over n²/2 pairs; backward five (FlashAttention-2, arXiv 2307.08691, section 4.1)."""
@@ -38,3 +40,15 @@ class Softmax(Definition):
     def span(self, shape: Shape) -> int:
         """Every key."""
         return shape.seq_len
+
+
+class SoftmaxFull(Softmax):
+    """Attention of every token to every other: what the flash-linear-attention README timed as flash."""
+
+    equation = "o_t = Σ_i softmax_i(d^(−1/2) q_t·k_i) v_i"
+    causal = False
+
+    def flops(self, shape: Shape) -> tuple[float, float]:
+        """Twice the pairs of the causal form."""
+        fwd, bwd = super().flops(shape)
+        return 2.0 * fwd, 2.0 * bwd

@@ -75,6 +75,16 @@ class BundledProvider(Provider):
         return function
 
 
+class NoDecay(BundledProvider):
+    """Mixed into a provider of a function whose slopes may be None."""
+
+    family: ClassVar[Family] = "linear"
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A call that gives the output [b, h, n, value_dim]."""
+        return partial(self._function(), inputs.q, inputs.k, inputs.v)
+
+
 def kernels_attribute(name: str) -> Any:
     """``lightning_kernels.<name>``; ImportError where the package or the name is missing."""
     module = import_module(KERNELS)

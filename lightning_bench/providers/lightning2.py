@@ -1,4 +1,4 @@
-"""The bundled Lightning Attention-2 kernels in Triton: with its own decays, and as retention."""
+"""The bundled Lightning Attention-2 kernels in Triton: with decay, without, and as retention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning_bench.case import Direction, Shape
 from lightning_bench.providers.base import Inputs
-from lightning_bench.providers.bundled import BundledProvider, kernels_attribute
+from lightning_bench.providers.bundled import BundledProvider, NoDecay, kernels_attribute
 from lightning_bench.providers.dtypes import torch_dtype
 
 if TYPE_CHECKING:
@@ -39,6 +39,14 @@ class Lightning2(BundledProvider):
             backward=direction != "fwd",
         )
         return str(chosen)
+
+
+class Lightning2NoDecay(NoDecay, Lightning2):
+    """The same kernels with s = None: no decay."""
+
+    name = "lightning2-no-decay"
+    label = "Lightning Attention-2 without decay (ours)"
+    summary = "bundled Triton kernels, one pass, no decay"
 
 
 class Lightning2Retention(Lightning2):

@@ -24,7 +24,7 @@ from lightning_bench.providers import (
 )
 
 ROOT = Path(lightning_bench.__file__).parents[1]
-ON_CPU = {"lightning2-torch", "sdpa-flash", "sdpa-math"} | {x for x in BUILT_IN if x.endswith("-torch")}
+ON_CPU = {"sdpa-flash", "sdpa-math", "sdpa-math-full"} | {x for x in BUILT_IN if x.endswith("-torch")}
 ON_CPU |= {"vq-blockwise", "vq-sdpa", "srmsnorm-eager"}
 
 
