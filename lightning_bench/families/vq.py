@@ -46,7 +46,8 @@ class VqAttention(Definition):
         codebook = problem["codebook"]  # [P, m, d]
         where = problem["codes"][..., None].expand(-1, -1, codebook.shape[2])
         full = problem.replaced({"k": codebook.gather(1, where)})
-        tensors = softmax_attention(full, gradients=gradients, output_dtype=output_dtype or torch.float64)
+        to = output_dtype or torch.float64
+        tensors = softmax_attention(full, gradients=gradients, output_dtype=to, causal=True)
         if gradients:
             tensors["dcodebook"] = torch.zeros_like(codebook).scatter_add_(1, where, tensors.pop("dk"))
         return tensors

@@ -46,6 +46,8 @@ ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
             ["--kernel", "norm", "--dtype", "fp16", "--dims", "2048x2048", "5120x5120", "--with", "reverse"],
             2,
         ),
+        (90, ["--kernel", "gateloop", "--dtype", "bf16", "--dims", "64x64", "--with", "reverse"], 1),
+        (80, ["--kernel", "gateloop", "--dtype", "fp32", "--dims", "64x64"], 1),
         (89, ["--kernel", "step", "--dtype", "bf16", "--dims", "128x128"], 1),
         (89, ["--kernel", "lightning2", "--dtype", "bf16", "fp32", "--dims", "128x128", *ALL], 2),
         (89, ["--kernel", "lightning2", "--dtype", "fp16", "--dims", "64x64", "256x64", "64x256"], 3),
