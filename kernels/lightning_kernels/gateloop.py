@@ -17,7 +17,7 @@ def gate_loop(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, phase: Tensor 
     """Compute GateLoop's recurrence on a GPU by a parallel scan.
 
     o_t = q_t · Re h_t with h_t = a_t · h_{t−1} + k_t · v_t and a_t = exp(log_decay_t + i·phase_t), all of it
-    channel by channel: the form with states of one element that the paper puts to use. Gates, products and
+    channel by channel: states are one element, as with heads of one channel. Gates, products and
     states are fp32. Gradients reach every argument; the forward pass keeps its inputs and one state in 32.
 
     Args:
@@ -61,7 +61,7 @@ def gate_loop_torch(
     Raises:
         ValueError: if shapes, dtypes or devices are not as said for `gate_loop`.
 
-    Source: GateLoop, arXiv 2311.01927, section 3.3.
+    Source: GateLoop, arXiv 2311.01927.
     """
     from torch._higher_order_ops.associative_scan import associative_scan
 

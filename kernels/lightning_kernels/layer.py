@@ -39,7 +39,7 @@ class TransNormerAttention(nn.Module):
         ValueError: if dim is no multiple of heads, a head is too wide, the layer is outside, or the form is
             neither.
 
-    Source: TransNormerLLM, arXiv 2307.14995, sections 3.1.2 to 3.1.4, and the published model's code.
+    Source: TransNormerLLM, arXiv 2307.14995, and the published model's code.
     """
 
     slopes: Tensor

@@ -37,7 +37,7 @@ def simple_rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
             forward-mode derivatives.
         ModuleNotFoundError: if triton is not installed.
 
-    Source: TransNormerLLM, arXiv 2307.14995, section 3.1.4.
+    Source: TransNormerLLM, arXiv 2307.14995.
     """
     _check(x, eps)
     if x.dtype not in KERNEL_DTYPES:
@@ -64,7 +64,7 @@ def simple_rms_norm_torch(x: Tensor, eps: float = 1e-6) -> Tensor:
     Raises:
         ValueError: if x has no dim or no floating dtype, or eps is negative.
 
-    Source: TransNormerLLM, arXiv 2307.14995, section 3.1.4.
+    Source: TransNormerLLM, arXiv 2307.14995.
     """
     _check(x, eps)
     wide = x if x.dtype == torch.float64 else x.float()

@@ -19,7 +19,7 @@ class Draw:
     ) -> None:
         self.shape, self.q, self.k, self.v = shape, q, k, v
         self.sizes = sizes
-        own = (seed << 32) ^ zlib.crc32(family.encode())
+        own = zlib.crc32(f"{family} {seed}".encode())  # the CPU's generator reads 32 bits of it
         self._generator = torch.Generator(device=shape.device).manual_seed(own)
 
     def normal(self, axes: str) -> Tensor:

@@ -35,7 +35,7 @@ def vq_attention(q: Tensor, codes: Tensor, codebook: Tensor, v: Tensor, *, block
     Raises:
         ValueError: if shapes do not fit together or block is less than 1.
 
-    Source: Transformer-VQ, arXiv 2309.16354, section 3.3 (Theorem 3.7 without the bias B).
+    Source: Transformer-VQ, arXiv 2309.16354, without its bias B.
     """
     b, h, n, d = q.shape
     e, m = v.shape[3], codebook.shape[1]
