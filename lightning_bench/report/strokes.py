@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from lightning_bench.providers import BUILT_IN
+
 Dashes = tuple[float, tuple[float, ...]] | Literal["-"]
 
 
@@ -29,6 +31,7 @@ _BLUE, _VERMILION, _PURPLE, _BROWN = "#0072B2", "#D55E00", "#CC79A7", "#7F5F3F"
 _SOLID: Dashes = "-"
 _DASH, _LONG, _DOT = (0.0, (4.0, 1.5)), (0.0, (7.0, 1.5)), (0.0, (1.0, 1.2))
 _DASH_DOT, _DASH_DOT_DOT = (0.0, (5.0, 1.2, 1.0, 1.2)), (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
+_SPARSE, _LONG_DOT, _SHORT = (0.0, (1.0, 3.0)), (0.0, (9.0, 1.2, 1.0, 1.2)), (0.0, (2.5, 1.2))
 
 _KNOWN = {
     "lightning2": Stroke(_BLUE, "o", _SOLID, False),
@@ -47,12 +50,10 @@ _KNOWN = {
     "sdpa-math": Stroke(_PURPLE, "*", _DOT, True),
 }
 _taken = {(stroke.marker, stroke.dashes) for stroke in _KNOWN.values()}
-_POOL = [
-    pair
-    for pair in product("os^vD<>PXphd*8", (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT))
-    if pair not in _taken
-]
+_DASHES = (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT, _SPARSE, _LONG_DOT, _SHORT)
+_POOL = [pair for pair in product("os^vD<>PXphd*8", _DASHES) if pair not in _taken]
 _COLORS = (_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _SKY, _BROWN, _BLACK)
+_OTHERS_OF_THIS_PACKAGE = [name for name in BUILT_IN if name not in _KNOWN]
 
 
 def strokes(families: dict[str, str]) -> dict[str, Stroke]:
@@ -62,13 +63,18 @@ def strokes(families: dict[str, str]) -> dict[str, Stroke]:
     unless two such names meet on one; then the later of the two in the alphabet takes the next.
     """
     found = {name: _KNOWN[name] for name in families if name in _KNOWN}
+    reserved = {name: at for at, name in enumerate(_OTHERS_OF_THIS_PACKAGE)}
+    free = len(_POOL) - len(reserved)
     used: set[int] = set()
     for name in sorted(families.keys() - found.keys()):
-        at = zlib.crc32(name.encode()) % len(_POOL)
-        while at in used and len(used) < len(_POOL):
-            at = (at + 1) % len(_POOL)
-        used.add(at)
+        at = reserved.get(name, -1)
+        if at < 0:
+            step = zlib.crc32(name.encode()) % free
+            while step in used and len(used) < free:
+                step = (step + 1) % free
+            used.add(step)
+            at = len(reserved) + step
         marker, dashes = _POOL[at]
         color = _COLORS[zlib.crc32(name[::-1].encode()) % len(_COLORS)]
-        found[name] = Stroke(color, marker, dashes, families[name] == "softmax")
+        found[name] = Stroke(color, marker, dashes, families[name].startswith("softmax"))
     return found
