@@ -59,7 +59,8 @@ def vq_attention(q: Tensor, codes: Tensor, codebook: Tensor, v: Tensor, *, block
     seen, mean = _past(codes, v, m, wide)
     # [b, h, count, size, m]: a code that was not seen yet has the logarithm of 0.
     past = (q @ codebook[:, None].mT).to(wide) + seen.log()[:, :, :, None]
-    keys = _looked_up(codebook, codes)
+    # Looked up in wide, so that the gradients of the tokens of a code are summed in it.
+    keys = _looked_up(codebook.to(wide), codes).to(q.dtype)
     near = (q @ keys.mT).to(wide)
     hidden = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
     weights = torch.cat((past, near.masked_fill(hidden, -math.inf)), -1).softmax(-1).to(v.dtype)

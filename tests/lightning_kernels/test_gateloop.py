@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lightning_kernels as lk
+from lightning_kernels._triton import gateloop
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BUDGETS = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
@@ -58,9 +59,11 @@ def test_half_precision(form, tools):
     check(form, *inputs(1, 40, 8, phase=False, dtype=torch.float16, gate=torch.float16), tools)
 
 
-def test_more_than_one_block_of_tiles(tools):
-    """33 tiles of 32 tokens: the scan over tiles goes round twice."""
-    check(lk.gate_loop, *inputs(1050, 1, phase=False, bias=5.0), tools)
+@pytest.mark.parametrize("phase", [False, True], ids=["real", "complex"])
+def test_more_than_one_step_over_tiles(phase, tools, monkeypatch):
+    """Seven tiles of 32 tokens, four a step."""
+    monkeypatch.setattr(gateloop, "_ENTER_TILES", 4)
+    check(lk.gate_loop, *inputs(200, 3, phase=phase, bias=5.0), tools)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -137,5 +140,5 @@ def test_what_the_kernel_does_not_take():
 @pytest.mark.parametrize("phase", [False, True], ids=["real", "complex"])
 @pytest.mark.parametrize("dtype", list(BUDGETS), ids=["fp32", "fp16", "bf16"])
 def test_on_a_gpu(dtype, phase, tools):
-    for shape in ((2, 3, 517, 64), (1, 2100, 192), (3, 64, 17)):
+    for shape in ((2, 3, 517, 64), (1, 9001, 192), (3, 64, 17)):
         check(lk.gate_loop, *inputs(*shape, phase=phase, dtype=dtype, bias=2.0), tools)

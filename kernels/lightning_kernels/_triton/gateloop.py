@@ -29,6 +29,8 @@ __all__ = ["backward", "check_runnable", "forward"]
 _TOKENS = 32
 _CHANNELS = {False: 64, True: 32}
 """Channels of a tile at the most, for real and complex gates: what registers hold."""
+_ENTER_TILES, _ENTER_CHANNELS = 128, 16
+"""Tiles and channels of a step of the scan over tiles, whose steps wait for each other: few and long."""
 _WARPS = 4
 
 
@@ -305,9 +307,9 @@ def _entering(x: Tensor, y: Tensor, g: Tensor, phase: Tensor | None, *, reverse:
         x, y, g, phase, sums, tokens, channels, tiles, stride,
         REVERSE=reverse, COMPLEX=is_complex, T=_TOKENS, C=block, num_warps=_WARPS,
     )  # fmt: skip
-    enter_kernel[(grid // tiles,)](
+    enter_kernel[(sequences * -(-channels // _ENTER_CHANNELS),)](
         sums, state, channels, tiles, stride,
-        REVERSE=reverse, COMPLEX=is_complex, T=_TOKENS, C=block, num_warps=_WARPS,
+        REVERSE=reverse, COMPLEX=is_complex, T=_ENTER_TILES, C=_ENTER_CHANNELS, num_warps=_WARPS,
     )  # fmt: skip
     return state
 
