@@ -47,7 +47,8 @@ def test_inputs_are_as_declared(family: Family, layout: Layout) -> None:
     given, plain = inputs.inputs(layout), inputs.inputs("bhnd")
     for name, spec in defined.inputs.items():
         x = given[name]
-        assert x.dtype == (torch.float32 if spec.dtype == "fp32" else torch.bfloat16)
+        kinds = {None: torch.bfloat16, "fp32": torch.float32, "int64": torch.int64}
+        assert x.dtype == kinds[spec.dtype]
         assert x.is_contiguous()
         assert x.is_leaf
         assert x.requires_grad == spec.gradient
@@ -158,7 +159,10 @@ def test_bytes_count_every_input_and_gradient() -> None:
     qkv, o = tokens * 2 * (16 + 16 + 8), tokens * 2 * 8
     extra = {"gla": tokens * 2 * 16, "rwkv6": tokens * 4 * 16 + 3 * 4 * 16, "abc": tokens * 2 * 64}
     extra |= {"mamba2": tokens * 4, "gated_delta": tokens * 6, "kda": tokens * (4 * 16 + 2)}
+    extra |= {"gateloop": tokens * 2 * 16, "gateloop_complex": tokens * 2 * 32}
     for family in FAMILIES:
+        if not set(QKV) <= set(definition(family).inputs):
+            continue  # those are counted in test_families_layers.py
         more = extra.get(family, 0)
         assert read_bytes(family, shape, "fwd") == qkv + more
         assert write_bytes(family, shape, "fwd") == o
