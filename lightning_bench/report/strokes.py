@@ -31,7 +31,8 @@ _BLUE, _VERMILION, _PURPLE, _BROWN = "#0072B2", "#D55E00", "#CC79A7", "#7F5F3F"
 _SOLID: Dashes = "-"
 _DASH, _LONG, _DOT = (0.0, (4.0, 1.5)), (0.0, (7.0, 1.5)), (0.0, (1.0, 1.2))
 _DASH_DOT, _DASH_DOT_DOT = (0.0, (5.0, 1.2, 1.0, 1.2)), (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
-_SPARSE, _LONG_DOT, _SHORT = (0.0, (1.0, 3.0)), (0.0, (9.0, 1.2, 1.0, 1.2)), (0.0, (2.5, 1.2))
+_SHORT, _LONG_SHORT = (0.0, (2.2, 1.2)), (0.0, (7.0, 1.2, 2.2, 1.2))
+_PATTERNS = (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT, _SHORT, _LONG_SHORT)
 
 _KNOWN = {
     "lightning2": Stroke(_BLUE, "o", _SOLID, False),
@@ -50,10 +51,17 @@ _KNOWN = {
     "sdpa-math": Stroke(_PURPLE, "*", _DOT, True),
 }
 _taken = {(stroke.marker, stroke.dashes) for stroke in _KNOWN.values()}
-_DASHES = (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT, _SPARSE, _LONG_DOT, _SHORT)
-_POOL = [pair for pair in product("os^vD<>PXphd*8", _DASHES) if pair not in _taken]
+_POOL = [
+    pair
+    for dashes, marker in product(_PATTERNS, "os^vD<>PXphd*8")
+    if (pair := (marker, dashes)) not in _taken
+]
 _COLORS = (_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _SKY, _BROWN, _BLACK)
-_OTHERS_OF_THIS_PACKAGE = [name for name in BUILT_IN if name not in _KNOWN]
+# The other providers of this package, in the order of the registry.
+_OTHERS = {
+    name: (_COLORS[at % len(_COLORS)], *_POOL.pop(0))
+    for at, name in enumerate(name for name in BUILT_IN if name not in _KNOWN)
+}
 
 
 def strokes(families: dict[str, str]) -> dict[str, Stroke]:
@@ -63,18 +71,20 @@ def strokes(families: dict[str, str]) -> dict[str, Stroke]:
     unless two such names meet on one; then the later of the two in the alphabet takes the next.
     """
     found = {name: _KNOWN[name] for name in families if name in _KNOWN}
-    reserved = {name: at for at, name in enumerate(_OTHERS_OF_THIS_PACKAGE)}
-    free = len(_POOL) - len(reserved)
+    for name, (color, marker, dashes) in _OTHERS.items():
+        if name in families:
+            found[name] = Stroke(color, marker, dashes, _hollow(families[name]))
     used: set[int] = set()
     for name in sorted(families.keys() - found.keys()):
-        at = reserved.get(name, -1)
-        if at < 0:
-            step = zlib.crc32(name.encode()) % free
-            while step in used and len(used) < free:
-                step = (step + 1) % free
-            used.add(step)
-            at = len(reserved) + step
+        at = zlib.crc32(name.encode()) % len(_POOL)
+        while at in used and len(used) < len(_POOL):
+            at = (at + 1) % len(_POOL)
+        used.add(at)
         marker, dashes = _POOL[at]
         color = _COLORS[zlib.crc32(name[::-1].encode()) % len(_COLORS)]
-        found[name] = Stroke(color, marker, dashes, families[name].startswith("softmax"))
+        found[name] = Stroke(color, marker, dashes, _hollow(families[name]))
     return found
+
+
+def _hollow(family: str) -> bool:
+    return family.startswith("softmax")
