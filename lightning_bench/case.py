@@ -8,7 +8,25 @@ from typing import Literal, get_args
 Direction = Literal["fwd", "bwd", "fwd_bwd"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 Device = Literal["cuda", "cpu"]
-Family = Literal["linear_decay", "linear", "softmax"]
+Family = Literal[
+    "linear_decay",
+    "linear",
+    "softmax",
+    "softmax_full",
+    "retention",
+    "gla",
+    "based",
+    "rwkv6",
+    "abc",
+    "mamba2",
+    "gated_delta",
+    "kda",
+    "gateloop",
+    "gateloop_complex",
+    "vq",
+    "transnormer",
+    "norm",
+]
 Layout = Literal["bhnd", "bnhd"]
 Metric = Literal["speed", "memory", "check"]
 ProtocolName = Literal["lbench", "paper"]

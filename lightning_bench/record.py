@@ -46,7 +46,7 @@ class Record:
     case_id: Annotated[str, "provider/direction/shape"]
     provider: Annotated[str, "name of the implementation"]
     label: Annotated[str, "its name in tables and plots"] = ""
-    family: Annotated[str, "what it computes: linear_decay, linear or softmax"]
+    family: Annotated[str, "what it computes: linear_decay, softmax, gla and so on; see docs/systems.md"]
     layout: Annotated[str, "layout of its inputs: bhnd or bnhd"] = ""
     provider_version: Annotated[str, "package and version that it wraps"] = ""
     provider_config: Annotated[str, "kernel configuration that it chose"] = ""
@@ -88,6 +88,9 @@ class Record:
     error_dq: Annotated[Figure, "relative L2 error of the gradient of q"] = None
     error_dk: Annotated[Figure, "relative L2 error of the gradient of k"] = None
     error_dv: Annotated[Figure, "relative L2 error of the gradient of v"] = None
+    error_dgate: Annotated[Figure, "worst relative L2 error of the gradients of gates and other inputs"] = (
+        None
+    )
     error_budget: Annotated[Figure, "largest relative L2 error that passes the gate"] = None
     sm_clock_mhz: Annotated[Figure, "median SM clock beside the samples, MHz"] = None
     power_w: Annotated[Figure, "median board power beside the samples, W"] = None

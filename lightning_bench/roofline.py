@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_bench.case import Direction, Family, Shape
+from lightning_bench.families import definition
 
 Bound = Literal["bytes", "flops"]
 
@@ -27,60 +28,43 @@ class Ceilings:
     l2_bytes: int
 
 
-def read_bytes(shape: Shape, direction: Direction) -> int:
-    """Bytes that must be read: q, k, v, and for a backward pass the gradient of the output."""
-    fwd = shape.input_bytes
-    bwd = shape.input_bytes + shape.output_bytes
-    return {"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[direction]
+def read_bytes(family: Family, shape: Shape, direction: Direction) -> int:
+    """Bytes that must be read: q, k, v, the family's other inputs, and backward the output's gradient."""
+    return definition(family).read_bytes(shape, direction)
 
 
-def write_bytes(shape: Shape, direction: Direction) -> int:
-    """Bytes that must be written: the output, the gradients of q, k and v, or both."""
-    return {
-        "fwd": shape.output_bytes,
-        "bwd": shape.input_bytes,
-        "fwd_bwd": shape.output_bytes + shape.input_bytes,
-    }[direction]
+def write_bytes(family: Family, shape: Shape, direction: Direction) -> int:
+    """Bytes that must be written: the output, the gradients of all inputs that have one, or both."""
+    return definition(family).write_bytes(shape, direction)
 
 
-def min_bytes(shape: Shape, direction: Direction) -> int:
-    """Bytes that must cross device memory: 4 U forward and 7 U backward where value_dim = head_dim.
+def min_bytes(family: Family, shape: Shape, direction: Direction) -> int:
+    """Bytes that must cross device memory; without inputs beyond q, k, v 4 U forward and 7 U backward.
 
-    U is one batch·heads·seq_len·head_dim tensor in the case's dtype.
+    U is one batch·heads·seq_len·head_dim tensor in the case's dtype, where value_dim = head_dim.
     """
-    return read_bytes(shape, direction) + write_bytes(shape, direction)
+    return read_bytes(family, shape, direction) + write_bytes(family, shape, direction)
 
 
 def min_flops(family: Family, shape: Shape, direction: Direction) -> float:
-    """Floating-point operations of the cheapest exact form.
-
-    Linear families, per token and head: 4·head_dim·value_dim forward (update the state, read it), three
-    times that backward (three linear attentions). Softmax with the causal mask: two products over n²/2
-    pairs forward, 2.5 times that backward (FlashAttention-2, arXiv 2307.08691, section 4.1).
-    """
-    tokens = shape.batch * shape.heads * shape.seq_len
-    if family == "softmax":
-        fwd = tokens * shape.seq_len * (shape.head_dim + shape.value_dim)
-        bwd = 2.5 * fwd
-    else:
-        fwd = tokens * 4 * shape.head_dim * shape.value_dim
-        bwd = 3.0 * fwd
-    return float({"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[direction])
+    """Floating-point operations of the cheapest exact form, as the family's definition counts them."""
+    fwd, bwd = definition(family).flops(shape)
+    return {"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[direction]
 
 
 def floor_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
     """The least time that the task can take: the longer of its bytes and its FLOPs at their ceilings."""
-    return max(_bytes_ms(shape, direction, ceilings), _flops_ms(family, shape, direction, ceilings))
+    return max(_bytes_ms(family, shape, direction, ceilings), _flops_ms(family, shape, direction, ceilings))
 
 
 def bound_by(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> Bound:
     """Which of the two makes the floor."""
-    bytes_ms = _bytes_ms(shape, direction, ceilings)
+    bytes_ms = _bytes_ms(family, shape, direction, ceilings)
     return "bytes" if bytes_ms >= _flops_ms(family, shape, direction, ceilings) else "flops"
 
 
-def _bytes_ms(shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
-    return min_bytes(shape, direction) / ceilings.gbps / 1e6
+def _bytes_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
+    return min_bytes(family, shape, direction) / ceilings.gbps / 1e6
 
 
 def _flops_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
@@ -97,7 +81,8 @@ def impossible(
     """
     if shape.device != "cuda":
         return None
-    must_move = read_bytes(shape, direction) + max(0, write_bytes(shape, direction) - ceilings.l2_bytes)
+    written = write_bytes(family, shape, direction)
+    must_move = read_bytes(family, shape, direction) + max(0, written - ceilings.l2_bytes)
     gbps = must_move / median_ms / 1e6
     if gbps > ceilings.gbps * CEILING_TOLERANCE:
         return f"{gbps:.0f} GB/s is above the {ceilings.gbps:.0f} GB/s that a copy reaches on this device"
@@ -107,9 +92,9 @@ def impossible(
     return None
 
 
-def plan_bytes(shape: Shape, direction: Direction) -> int:
-    """Bytes that a case needs at least: inputs, output, and for a backward pass four gradients."""
-    held = shape.input_bytes + shape.output_bytes
+def plan_bytes(family: Family, shape: Shape, direction: Direction) -> int:
+    """Bytes that a case needs at least: inputs, output, and for a backward pass as much for gradients."""
+    held = read_bytes(family, shape, "fwd") + write_bytes(family, shape, "fwd")
     if direction == "fwd":
         return held
-    return 2 * held
+    return held + shape.output_bytes + write_bytes(family, shape, "bwd")

@@ -1,4 +1,4 @@
-"""Lightning Attention kernels: causal linear attention with a fixed decay per head.
+"""Lightning Attention kernels: causal linear attention with a fixed decay per head, and what its layer needs.
 
 Everything public is named here and imported on first use, so that `import lightning_kernels` needs
 neither a GPU nor triton.
@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_kernels.blocked import lightning_attn2_torch
+    from lightning_kernels.gateloop import gate_loop, gate_loop_torch
+    from lightning_kernels.layer import TransNormerAttention
     from lightning_kernels.lightning1 import lightning_attn1
     from lightning_kernels.lightning2 import lightning2_config, lightning_attn2
+    from lightning_kernels.norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
     from lightning_kernels.reference import reference_attention, reference_recurrent
     from lightning_kernels.slopes import build_slope_tensor, layer_slopes
     from lightning_kernels.step import lightning_attn2_step, lightning_attn2_step_torch
 
 __all__ = [
+    "TransNormerAttention",
     "build_slope_tensor",
+    "gate_loop",
+    "gate_loop_torch",
     "layer_slopes",
     "lightning2_config",
     "lightning_attn1",
@@ -26,10 +32,16 @@ __all__ = [
     "lightning_attn2_torch",
     "reference_attention",
     "reference_recurrent",
+    "simple_rms_norm",
+    "simple_rms_norm_config",
+    "simple_rms_norm_torch",
 ]
 
 _HOME = {
+    "TransNormerAttention": "layer",
     "build_slope_tensor": "slopes",
+    "gate_loop": "gateloop",
+    "gate_loop_torch": "gateloop",
     "layer_slopes": "slopes",
     "lightning2_config": "lightning2",
     "lightning_attn1": "lightning1",
@@ -39,6 +51,9 @@ _HOME = {
     "lightning_attn2_torch": "blocked",
     "reference_attention": "reference",
     "reference_recurrent": "reference",
+    "simple_rms_norm": "norm",
+    "simple_rms_norm_config": "norm",
+    "simple_rms_norm_torch": "norm",
 }
 
 

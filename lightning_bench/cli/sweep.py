@@ -144,7 +144,8 @@ def _show_plans(sink: Sink, plans: list[Plan]) -> None:
         {
             "suite": plan.suite,
             "case_id": plan.case_id(case),
-            "needs_mib": plan_bytes(case.shape, case.direction) / 2**20,
+            "needs_mib": plan_bytes(plan.providers[case.provider].provider.family, case.shape, case.direction)
+            / 2**20,
             "here": plan.providers[case.provider].unavailable or "yes",
         }
         for plan in plans

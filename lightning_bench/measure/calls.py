@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_bench.case import Direction
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.providers.base import Inputs, Provider
+from lightning_bench.providers.base import Provider
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,17 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
     ``fwd`` runs under no_grad. ``bwd`` is autograd.grad on a graph that is built here, once; gradients are
     never accumulated. ``fwd_bwd`` builds and uses up a graph in each call.
     """
+    inputs = inputs.of(provider.family)
     shared = inputs.inputs(provider.layout)
     do = inputs.grad_output(provider.layout)
     # Leaves of its own over the shared storage: autograd ties a leaf to the stream of its first use, and a
     # CUDA graph can only be captured where all of a backward pass is on one stream.
-    q, k, v = (x.detach().requires_grad_() for x in (shared.q, shared.k, shared.v))
-    forward = provider.build(Inputs(q, k, v, shared.decay))
+    leaves = {name: shared[name].detach().requires_grad_() for name in inputs.gradients}
+    forward = provider.build(shared.replaced(leaves))
 
     def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
-        grads = torch.autograd.grad(output, (q, k, v), do, retain_graph=retain)
-        return dict(zip(("dq", "dk", "dv"), grads, strict=True))
+        grads = torch.autograd.grad(output, list(leaves.values()), do, retain_graph=retain)
+        return {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
 
     def fwd() -> dict[str, Tensor]:
         with torch.no_grad():

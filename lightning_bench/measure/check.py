@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Dtype, Family, Layout, Shape
+from lightning_bench.families import Spec, definition
 from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
 from lightning_bench.measure.oracle import Problem, solve
 
 TENSORS = ("o", "dq", "dk", "dv")
+"""What has an error column of its own; gradients of all other inputs share ``error_dgate``."""
 
 # The budget is this many times the error that rounding inputs and outputs alone causes, plus what fp32
 # accumulation costs. Within a tile of rows the same error may bunch up, hence the wider local budget.
@@ -42,11 +44,17 @@ class Verdict:
 
 
 def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int]]:
-    """(batch, head) pairs to check in full: always the first and the last, so both ends of the decay."""
+    """(batch, head) pairs to check in full: always the first and the last, so both ends of the decay.
+
+    Where a gradient sums over the batch, all sequences of the first and the last head.
+    """
+    defined = definition(family)
+    if defined.whole_heads:
+        heads = dict.fromkeys((0, shape.heads - 1))
+        return [(b, h) for h in heads for b in range(shape.batch)]
     everything = [(b, h) for b in range(shape.batch) for h in range(shape.heads)]
     width = shape.head_dim + shape.value_dim
-    span = shape.seq_len if family == "softmax" else 256 + shape.head_dim
-    count = int(_ORACLE_WORK[shape.device] // (7.0 * shape.seq_len * span * width))
+    count = int(_ORACLE_WORK[shape.device] // (7.0 * shape.seq_len * defined.span(shape) * width))
     count = max(2, min(count, _MAX_PAIRS))
     if len(everything) <= count:
         return everything
@@ -58,22 +66,29 @@ class Reference:
     """fp64 results of one family on one input set, computed once and used for every provider."""
 
     def __init__(self, family: Family, inputs: InputSet, *, gradients: bool, seed: int) -> None:
+        inputs = inputs.of(family)
         shape = inputs.shape
-        self.shape = shape
+        self.shape, self._defined = shape, definition(family)
         self.pairs = choose_pairs(shape, family, seed)
-        q, k, v, do = (self._pick(x, "bhnd") for x in (inputs.q, inputs.k, inputs.v, inputs.do))
+        specs = self._defined.inputs
+        given = inputs.inputs("bhnd")
+        q, k, v, do = (self._pick(x, Spec("bhnd"), "bhnd") for x in (given.q, given.k, given.v, inputs.do))
         decay = torch.stack([inputs.decay[h] for _, h in self.pairs]).double()
-        problem = Problem(q, k, v, do, decay)
-        self.tensors = solve(family, problem, gradients=gradients)
+        more = {name: self._pick(x, specs[name], "bhnd") for name, x in given.more.items()}
+        problem = Problem(q, k, v, do, decay, more)
+        solved = solve(family, problem, gradients=gradients)
         self.grad_norm = problem.do.norm(dim=(1, 2))
-        self.budgets = self._budgets(family, problem, seed)
+        self.budgets = self._budgets(family, problem, solved, seed)
+        self.tensors = {name: self._over_batch(name, x) for name, x in solved.items()}
 
     @property
     def held_bytes(self) -> int:
         """Bytes that the reference keeps on the device."""
         return sum(x.numel() * x.element_size() for x in self.tensors.values())
 
-    def _budgets(self, family: Family, problem: Problem, seed: int) -> dict[str, float]:
+    def _budgets(
+        self, family: Family, problem: Problem, solved: dict[str, Tensor], seed: int
+    ) -> dict[str, float]:
         """BUDGET_FACTOR × the error of the same computation with inputs and outputs rounded.
 
         Over one pair, because pairs hardly differ, except on short sequences, where they do.
@@ -82,21 +97,25 @@ class Reference:
         generator = torch.Generator(device=problem.q.device).manual_seed(seed + 1)
         unit = _ROUNDING[self.shape.dtype]
 
-        def rounded(x: Tensor) -> Tensor:
-            first = x[:count]
-            noise = torch.rand(first.shape, generator=generator, device=x.device, dtype=x.dtype)
+        def rounded(x: Tensor, error: float) -> Tensor:
+            noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             # Uniform within half a unit in the last place, whose relative size varies by two.
-            return first * (1.0 + unit * 0.72 * (2.0 * noise - 1.0))
+            return x * (1.0 + error * 0.72 * (2.0 * noise - 1.0))
 
-        q, k, v, do = (rounded(x) for x in (problem.q, problem.k, problem.v, problem.do))
-        nearby = Problem(q, k, v, do, problem.decay[:count])
+        first = problem.part(slice(count))
+        moved = {name: rounded(first[name], unit) for name in ("q", "k", "v", "do")}
+        for name, x in first.more.items():
+            wanted = self._defined.inputs[name].dtype
+            if wanted != "int64":
+                moved[name] = rounded(x, _ROUNDING[wanted or self.shape.dtype])
         dtype = TORCH_DTYPES[self.shape.dtype]
-        answers = solve(family, nearby, gradients="dq" in self.tensors, output_dtype=dtype)
-        return {
-            name: BUDGET_FACTOR * max(unit, self._errors(answer, self.tensors[name][:count])[0])
-            + ACCUMULATION
-            for name, answer in answers.items()
-        }
+        answers = solve(family, first.replaced(moved), gradients=len(solved) > 1, output_dtype=dtype)
+
+        def budget(name: str, answer: Tensor) -> float:
+            error = self._errors(self._rows(name, answer), self._rows(name, solved[name][:count]))[0]
+            return BUDGET_FACTOR * max(unit, error) + ACCUMULATION
+
+        return {name: budget(name, answer) for name, answer in answers.items()}
 
     def judge(self, got: dict[str, Tensor], layout: Layout) -> Verdict:
         """Compare tensors in ``layout`` with the reference; every tensor in ``got`` is checked."""
@@ -105,7 +124,10 @@ class Reference:
         for name, tensor in got.items():
             failure = self._shape_failure(name, tensor, layout)
             if failure is None:
-                mine = self._pick(tensor, layout)
+                mine = self._pick(tensor, self._spec(name), layout)
+                if "b" not in self._spec(name).axes:
+                    mine = mine[:: self.shape.batch]
+                mine = self._rows(name, mine)
                 errors[name], local = self._errors(mine, self.tensors[name])
                 failure = self._failure(name, errors[name], local, mine)
             if failure is not None:
@@ -114,9 +136,12 @@ class Reference:
         return Verdict(errors, worst, "; ".join(failures) or None)
 
     def _shape_failure(self, name: str, tensor: Tensor, layout: Layout) -> str | None:
-        dim = self.shape.value_dim if name in ("o", "dv") else self.shape.head_dim
-        b, h, n = self.shape.batch, self.shape.heads, self.shape.seq_len
-        expected = (b, h, n, dim) if layout == "bhnd" else (b, n, h, dim)
+        spec = self._spec(name)
+        expected = spec.shape(self.shape, self._defined.sizes)
+        if layout == "bnhd" and spec.turns:
+            swapped = {"h": "n", "n": "h"}
+            turned = "".join(swapped.get(axis, axis) for axis in spec.axes)
+            expected = Spec(turned).shape(self.shape, self._defined.sizes)
         if tuple(tensor.shape) != expected:
             return f"{name} has shape {tuple(tensor.shape)}, not {expected}"
         return None
@@ -155,10 +180,30 @@ class Reference:
             )
         return None
 
-    def _pick(self, tensor: Tensor, layout: Layout) -> Tensor:
-        """The checked pairs in fp64, [pairs, seq_len, dim]."""
-        views = [tensor[b, h] if layout == "bhnd" else tensor[b, :, h] for b, h in self.pairs]
-        return torch.stack(views).detach().double()
+    def _spec(self, name: str) -> Spec:
+        """Of the output, or of the input whose gradient this is."""
+        return Spec("bhne") if name == "o" else self._defined.inputs[name.removeprefix("d")]
+
+    def _over_batch(self, name: str, x: Tensor) -> Tensor:
+        """As rows; a gradient that sums over the batch, [pairs, ...], as one of each head."""
+        if "b" not in self._spec(name).axes:
+            x = x.unflatten(0, (-1, self.shape.batch)).sum(1)
+        return self._rows(name, x)
+
+    def _rows(self, name: str, x: Tensor) -> Tensor:
+        """[pairs, seq_len, columns]; one row where the tensor has no seq_len."""
+        return x.reshape(x.shape[0], x.shape[1] if "n" in self._spec(name).axes else 1, -1)
+
+    def _pick(self, tensor: Tensor, spec: Spec, layout: Layout) -> Tensor:
+        """The checked pairs, in fp64 where it is a float: [pairs, ...] without the axes b and h."""
+        if "b" not in spec.axes:
+            views = [tensor[h] for _, h in self.pairs]
+        elif layout == "bhnd" or not spec.turns:
+            views = [tensor[b, h] for b, h in self.pairs]
+        else:
+            views = [tensor[b, :, h] for b, h in self.pairs]
+        picked = torch.stack(views).detach()
+        return picked.double() if picked.is_floating_point() else picked
 
 
 @contextmanager
@@ -176,7 +221,8 @@ def poisoned(inputs: InputSet, *, gradients: bool) -> Iterator[None]:
         finally:
             torch.set_deterministic_debug_mode(mode)
         return
-    like = [inputs.v, *([inputs.q, inputs.k, inputs.v] if gradients else [])]
+    given = inputs.inputs("bhnd")
+    like = [given.v, *([given[name] for name in inputs.gradients] if gradients else [])]
     junk = [torch.full_like(x, math.nan, requires_grad=False) for x in like]
     del junk
     yield

@@ -91,15 +91,17 @@ def call_memory(
     """Fields of a Record, MiB: ``extra_mib``, ``peak_mib``, ``saved_mib`` and ``reserved_mib``.
 
     ``extra_mib`` is the peak that the call adds to what is held before it. ``peak_mib`` adds what is held:
-    q, k, v, the slopes, and for a backward pass do, the output and what the forward pass saved.
-    ``saved_mib`` is what the forward pass leaves held besides its output (blank for ``fwd``, which runs
-    under no_grad). A graph is used up by its backward pass, as in training.
+    q, k, v, the slopes, a family's other inputs, and for a backward pass do, the output and what the forward
+    pass saved. ``saved_mib`` is what the forward pass leaves held besides its output (blank for ``fwd``,
+    which runs under no_grad). A graph is used up by its backward pass, as in training.
     """
+    inputs = inputs.of(provider.family)
     given = inputs.inputs(provider.layout)
     do = inputs.grad_output(provider.layout)
-    leaves = (given.q, given.k, given.v)
+    leaves = [given[name] for name in inputs.gradients]
     forward = provider.build(given)
-    held = [*leaves, given.decay, *([do] if direction != "fwd" else [])]
+    held = [given.q, given.k, given.v, given.decay, *given.more.values()]
+    held += [do] if direction != "fwd" else []
     input_bytes = sum(x.numel() * x.element_size() for x in held)
     meter.settle()
     saved: float | None = None

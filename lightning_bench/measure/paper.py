@@ -5,7 +5,8 @@ the backward call is ``o.backward(do, retain_graph=True)``, so each repeat also 
 ones already there. Memory is the mean over 20 repeats of the peak since the last reset, inputs included;
 the first backward repeat finds no gradients yet, which is why the mean lies between two values.
 Inputs are [b, h, n, d]; libraries that want [b, n, h, d] get a transposed view, as in the scripts. The
-slopes (4·heads bytes) are there for every provider, as in the scripts.
+slopes (4·heads bytes) are there for every provider, as in the scripts; families that no such script
+measured get their other inputs, with gradients, in the same way.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Direction
+from lightning_bench.families import QKV, Spec, definition
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.memory import MIB
 from lightning_bench.providers.base import Inputs, Provider
@@ -32,14 +34,20 @@ def build_call(provider: Provider, inputs: InputSet, direction: Direction) -> Ca
 
     It owns copies of all that the scripts held, and of nothing else, so that memory can be counted.
     """
-    q, k, v = (x.detach().clone().requires_grad_() for x in (inputs.q, inputs.k, inputs.v))
+    inputs = inputs.of(provider.family)
     decay = inputs.decay.clone()
     transposed = provider.layout == "bnhd"
+    specs = definition(provider.family).inputs
 
-    def view(x: Tensor) -> Tensor:
-        return x.transpose(1, 2) if transposed else x
+    def view(x: Tensor, spec: Spec = QKV["q"]) -> Tensor:
+        return x.transpose(spec.axes.index("h"), spec.axes.index("n")) if transposed and spec.turns else x
 
-    forward_of_views = provider.build(Inputs(view(q), view(k), view(v), decay))
+    views = {
+        name: view(x.detach().clone().requires_grad_(name in inputs.gradients), specs.get(name, QKV["q"]))
+        for name, x in {"q": inputs.q, "k": inputs.k, "v": inputs.v, **inputs.more}.items()
+    }
+    more = {name: views[name] for name in inputs.more}
+    forward_of_views = provider.build(Inputs(views["q"], views["k"], views["v"], decay, more))
 
     def forward() -> Tensor:
         return view(forward_of_views())

@@ -15,7 +15,7 @@ from lightning_bench.errors import Unavailable
 from lightning_bench.measure import memory, paper
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.ceilings import measure_ceilings
-from lightning_bench.measure.check import Reference, poisoned
+from lightning_bench.measure.check import TENSORS, Reference, poisoned
 from lightning_bench.measure.clocks import make_clocks, summarize_clocks
 from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
 from lightning_bench.measure.job import Job, Outcome
@@ -226,7 +226,7 @@ class _JobRun:
         clocks = summarize_clocks(task.readings)
         ceilings = self.session.ceilings(shape.dtype)
         family = gated.provider.family
-        flops, moved = min_flops(family, shape, case.direction), min_bytes(shape, case.direction)
+        flops, moved = (f(family, shape, case.direction) for f in (min_flops, min_bytes))
         floor = floor_ms(family, shape, case.direction, ceilings)
         evidence: dict[str, Any] = {
             "model_flops": flops,
@@ -309,7 +309,7 @@ class _JobRun:
     def _memory_figures(self, case: Case, provider: Provider) -> dict[str, Any]:
         meter = self.session._meter
         shape, direction = case.shape, case.direction
-        ideal = write_bytes(shape, direction) / memory.MIB
+        ideal = write_bytes(provider.family, shape, direction) / memory.MIB
         if self.job.protocol == "paper":
             if self.session.device != "cuda":
                 raise _Ended("unsupported", "protocol paper reads CUDA's allocator: needs a CUDA device")
@@ -325,20 +325,26 @@ class _JobRun:
         backward = case.direction != "fwd"
         reference = self._reference(provider.family)
         self.enter(case.id, "warm-up")
-        before = self._inputs.checksums(provider.layout)
-        with poisoned(self._inputs, gradients=backward):
+        inputs = self._inputs.of(provider.family)
+        before = inputs.checksums(provider.layout)
+        with poisoned(inputs, gradients=backward):
             call = direction_call(provider, self._inputs, case.direction)
             got = call.tensors()
-        after = self._inputs.checksums(provider.layout)
+        after = inputs.checksums(provider.layout)
         self.enter(case.id, "check")
         if changed := [name for name, total in after.items() if total != before[name]]:
             self._inputs = InputSet(self.job.shape, self.job.seed)
             raise _Ended("wrong", f"it changes its inputs: {', '.join(changed)}")
         dtype = TORCH_DTYPES[case.shape.dtype]
-        if odd := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != dtype]:
+        given = inputs.inputs(provider.layout)
+        wanted = {"o": dtype, **{f"d{name}": given[name].dtype for name in inputs.gradients}}
+        if odd := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != wanted[name]]:
             raise _Ended("wrong", f"{', '.join(odd)}, not {dtype}")
         verdict = reference.judge(got, provider.layout)
-        figures: dict[str, Any] = {f"error_{name}": error for name, error in verdict.errors.items()}
+        figures: dict[str, Any] = {}
+        for name, error in verdict.errors.items():
+            column = f"error_{name}" if name in TENSORS else "error_dgate"
+            figures[column] = max(error, figures.get(column, error))
         figures["error_budget"] = verdict.budget
         figures["provider_config"] = provider.config(case.shape, case.direction)
         if verdict.failure:

@@ -232,7 +232,7 @@ def _memory(bench: Bench) -> Memory:
         del result
     return Memory(
         **figures,
-        ideal_mib=write_bytes(request.shape, request.direction) / MIB,
+        ideal_mib=write_bytes(bench.provider.family, request.shape, request.direction) / MIB,
         allocations=trace.allocations(events, cuda=bench.device == "cuda"),
         saved=_saved(bench) if request.direction != "fwd" else (),
     )
@@ -240,7 +240,7 @@ def _memory(bench: Bench) -> Memory:
 
 def _saved(bench: Bench) -> tuple[Saved, ...]:
     """Tensors that a forward pass hands to autograd to keep."""
-    given = bench.inputs.inputs(bench.provider.layout)
+    given = bench.inputs.of(bench.provider.family).inputs(bench.provider.layout)
     forward = bench.provider.build(given)
     kept: list[Tensor] = []
 
@@ -250,7 +250,8 @@ def _saved(bench: Bench) -> tuple[Saved, ...]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = forward()
-    owners = {_storage(x): name for name, x in zip("qkv", (given.q, given.k, given.v), strict=True)}
+    named = {"q": given.q, "k": given.k, "v": given.v, **given.more}
+    owners = {_storage(x): name for name, x in named.items()}
     owners |= {_storage(given.decay): "decay", _storage(output): "o"}
     saved: list[Saved] = []
     for tensor in kept:
@@ -279,7 +280,7 @@ def _roofline(bench: Bench, device_ms: float) -> Roofline:
             ceilings = measure_ceilings(bench.device, request.dtype)
     else:
         ceilings = Ceilings(*request.ceilings)
-    flops, moved = min_flops(family, shape, request.direction), min_bytes(shape, request.direction)
+    flops, moved = (f(family, shape, request.direction) for f in (min_flops, min_bytes))
     floor = floor_ms(family, shape, request.direction, ceilings)
     return Roofline(
         model_flops=flops,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Device, Direction, Dtype, Family, Layout, Shape
@@ -17,13 +17,24 @@ class Inputs:
     """Tensors in the provider's layout; ``decay`` holds the slopes s ≥ 0, fp32, [heads].
 
     In layout ``bhnd``: q, k [batch, heads, seq_len, head_dim]; v [batch, heads, seq_len, value_dim].
-    In layout ``bnhd`` heads and seq_len change places.
+    In layout ``bnhd`` heads and seq_len change places. ``more`` holds what the family reads besides, such as
+    gates, by the names and axes of its definition in ``lightning_bench.families``; ``inputs["g"]`` reads it.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
     decay: Tensor
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self.more[name] if name in self.more else getattr(self, name)
+        return tensor
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Inputs:
+        """The same inputs with other tensors under these names."""
+        own = {name: x for name, x in tensors.items() if name not in self.more}
+        return replace(self, **own, more={name: tensors.get(name, x) for name, x in self.more.items()})
 
 
 class Provider:
@@ -73,7 +84,8 @@ class Provider:
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
         """A zero-argument callable that computes the output [like v] of the forward pass, anew each time.
 
-        It must be differentiable with respect to q, k and v where they require gradients.
+        It must be differentiable with respect to every input that requires gradients: q, k and v, and the
+        gates of families that have such.
         """
         raise NotImplementedError(f"provider {self.name} does not implement build()")
 

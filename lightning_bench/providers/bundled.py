@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench import __version__
-from lightning_bench.case import DTYPES, Device, Direction, Shape
+from lightning_bench.case import DTYPES, Device, Direction, Family, Shape
 from lightning_bench.providers.base import Inputs, Provider
 from lightning_bench.providers.packages import HARNESS, missing_device
 
@@ -25,7 +25,7 @@ KERNELS = "lightning_kernels"
 class BundledProvider(Provider):
     """A function ``(q, k, v, s) -> o`` of ``lightning_kernels``: q, k, v [b, h, n, d], s [h]."""
 
-    family = "linear_decay"
+    family: ClassVar[Family] = "linear_decay"
     package = HARNESS
     dtypes = DTYPES
     function: ClassVar[str]
@@ -73,6 +73,16 @@ class BundledProvider(Provider):
     def _function(self) -> Callable[..., Tensor]:
         function: Callable[..., Tensor] = kernels_attribute(self.function)
         return function
+
+
+class NoDecay(BundledProvider):
+    """Mixed into a provider of a function whose slopes may be None."""
+
+    family: ClassVar[Family] = "linear"
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A call that gives the output [b, h, n, value_dim]."""
+        return partial(self._function(), inputs.q, inputs.k, inputs.v)
 
 
 def kernels_attribute(name: str) -> Any:

@@ -1,10 +1,17 @@
-"""Simple GLA of flash-linear-attention (package fla-core): the same function as Lightning Attention."""
+"""What every function of flash-linear-attention (package fla-core) has in common, and its simple GLA.
+
+Simple GLA with one decay a head is the same function as Lightning Attention; the other systems are in
+``fla_systems.py``.
+"""
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench.case import DTYPES, Direction, Shape
+from lightning_bench.errors import Unavailable
 from lightning_bench.providers.base import Inputs, Provider
 
 if TYPE_CHECKING:
@@ -13,38 +20,76 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class _SimpleGla(Provider):
-    """A function of ``fla.ops.simple_gla`` with ``g_gamma`` = −s [h] (a log decay per head) and scale 1."""
+class FlaFunction(Provider):
+    """A function of ``fla.ops``; the final state is not asked for."""
 
-    family = "linear_decay"
     layout = "bnhd"
     package = "fla-core"
     dtypes = DTYPES
     tf32 = True
+    module: ClassVar[str]
+    """The module below ``fla.ops``."""
     function: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ("q", "k", "v")
+    """Names of its parameters that are inputs of the same name."""
+    renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(parameter, input) where the names differ."""
+    scale: ClassVar[float | None] = None
+    """What to pass as its scale; None where its own default is the family's."""
 
     def load(self) -> None:
-        """Import the function; ImportError where fla-core or Triton is broken."""
-        self._function()
+        """Import the function; ImportError where fla-core or Triton is broken or has no such function.
+
+        Raises Unavailable, with the library's own words, where all that is left of it is a refusal.
+        """
+        function = self._function()
+        if any(name not in inspect.signature(function).parameters for name in self.parameters()):
+            try:
+                function()
+            except NotImplementedError as error:
+                raise Unavailable(f"{self.package} {self.version()}: {error}") from error
+            except TypeError:
+                pass
+            wanted = ", ".join(self.parameters())
+            raise ImportError(f"fla.ops.{self.module}.{self.function} does not take {wanted}")
+
+    def parameters(self) -> dict[str, str]:
+        """Parameter of the function to input of the family."""
+        return {**{name: name for name in self.takes}, **dict(self.renamed)}
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, n, h, value_dim]; the final state is not asked for."""
+        """A call that gives the output [b, n, h, value_dim]."""
         attend = self._function()
-        q, k, v, log_decay = inputs.q, inputs.k, inputs.v, -inputs.decay
+        given: dict[str, Any] = {name: inputs[of] for name, of in self.parameters().items()}
+        if self.scale is not None:
+            given["scale"] = self.scale
 
         def forward() -> Tensor:
-            output: Tensor = attend(q, k, v, g_gamma=log_decay, scale=1.0)[0]
+            result = attend(**given)
+            output: Tensor = result[0] if isinstance(result, tuple) else result
             return output
 
         return forward
 
     def _function(self) -> Callable[..., Any]:
-        from fla.ops import simple_gla
-
+        module = import_module(f"fla.ops.{self.module}")
         try:
-            return getattr(simple_gla, self.function)  # type: ignore[no-any-return]
+            return getattr(module, self.function)  # type: ignore[no-any-return]
         except AttributeError as error:
-            raise ImportError(f"fla.ops.simple_gla has no {self.function}") from error
+            raise ImportError(f"fla.ops.{self.module} has no {self.function}") from error
+
+
+class _SimpleGla(FlaFunction):
+    """A function of ``fla.ops.simple_gla`` with ``g_gamma`` = −s [h] (a log decay per head) and scale 1."""
+
+    family = "linear_decay"
+    module = "simple_gla"
+    scale = 1.0
+    renamed = (("g_gamma", "decay"),)
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A call that gives the output [b, n, h, value_dim]; the log decays are made here, once."""
+        return super().build(inputs.replaced({"decay": -inputs.decay}))
 
 
 class FlaChunk(_SimpleGla):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from lightning_bench.case import Direction, Shape
+from lightning_bench.case import Direction, Family, Shape
 from lightning_bench.providers.base import Inputs, Provider
 
 if TYPE_CHECKING:
@@ -26,10 +26,11 @@ class Flash2(Provider):
 
     name = "flash2"
     label = "FlashAttention-2"
-    family = "softmax"
+    family: ClassVar[Family] = "softmax"
     layout = "bnhd"
     package = "flash-attn"
     summary = "the CUDA kernels of package flash-attn, causal"
+    causal: ClassVar[bool] = True
 
     _built_dims: frozenset[int] = frozenset()
 
@@ -66,7 +67,17 @@ class Flash2(Provider):
         """A call that gives the output [b, n, h, head_dim]."""
         from flash_attn import flash_attn_func
 
-        return partial(flash_attn_func, inputs.q, inputs.k, inputs.v, causal=True)
+        return partial(flash_attn_func, inputs.q, inputs.k, inputs.v, causal=self.causal)
+
+
+class Flash2Full(Flash2):
+    """The same without the causal mask, as the flash-linear-attention README timed it."""
+
+    name = "flash2-full"
+    label = "FlashAttention-2 (no mask)"
+    family = "softmax_full"
+    summary = "the CUDA kernels of package flash-attn, without the causal mask"
+    causal = False
 
 
 def built_dims(extension: str) -> frozenset[int]:

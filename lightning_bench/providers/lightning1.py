@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_bench.providers.bundled import BundledProvider
+from lightning_bench.providers.bundled import BundledProvider, NoDecay
 
 
 class Lightning1(BundledProvider):
@@ -14,3 +14,11 @@ class Lightning1(BundledProvider):
     function = "lightning_attn1"
     dims = (16, 256)
     needs = ("triton",)
+
+
+class Lightning1NoDecay(NoDecay, Lightning1):
+    """The same with s = None: no decay."""
+
+    name = "lightning1-no-decay"
+    label = "Lightning Attention-1 without decay (ours)"
+    summary = "bundled Triton kernels of the quadratic predecessor, no decay"

@@ -1,10 +1,20 @@
-"""The bundled Lightning Attention-2 kernels in Triton."""
+"""The bundled Lightning Attention-2 kernels in Triton: with decay, without, and as retention."""
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
 from lightning_bench.case import Direction, Shape
-from lightning_bench.providers.bundled import BundledProvider, kernels_attribute
+from lightning_bench.providers.base import Inputs
+from lightning_bench.providers.bundled import BundledProvider, NoDecay, kernels_attribute
 from lightning_bench.providers.dtypes import torch_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
 
 
 class Lightning2(BundledProvider):
@@ -29,3 +39,25 @@ class Lightning2(BundledProvider):
             backward=direction != "fwd",
         )
         return str(chosen)
+
+
+class Lightning2NoDecay(NoDecay, Lightning2):
+    """The same kernels with s = None: no decay."""
+
+    name = "lightning2-no-decay"
+    label = "Lightning Attention-2 without decay (ours)"
+    summary = "bundled Triton kernels, one pass, no decay"
+
+
+class Lightning2Retention(Lightning2):
+    """The same kernels as retention: RetNet's decays come with the inputs, its scale is passed."""
+
+    name = "lightning2-retention"
+    label = "Retention (Lightning Attention-2, ours)"
+    family = "retention"
+    summary = "bundled Triton kernels with RetNet's decays and scale"
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A call that gives the output [b, h, n, value_dim]."""
+        scale = 1.0 / math.sqrt(inputs.q.shape[-1])
+        return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, scale=scale)

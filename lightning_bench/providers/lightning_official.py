@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from lightning_bench.case import DTYPES, Direction, Shape
+from lightning_bench.case import DTYPES, Direction, Family, Shape
 from lightning_bench.providers.base import Inputs, Provider
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class LightningOfficial(Provider):
 
     name = "lightning-official"
     label = "Lightning Attention-2 (official)"
-    family = "linear_decay"
+    family: ClassVar[Family] = "linear_decay"
     package = "lightning-attn"
     summary = "published Triton kernels, TF32 on fp32 casts"
     dtypes = DTYPES
@@ -73,6 +73,23 @@ class LightningOfficial(Provider):
         if shape.head_dim <= SPLIT_ABOVE:
             return ""
         return f"calls={len(_pieces(shape.head_dim))}"
+
+
+class LightningOfficialNoDecay(LightningOfficial):
+    """``lightning_attn2_no_decay(q, k, v)``; above head_dim 128 ``lightning_attn_func`` without slopes."""
+
+    name = "lightning-official-no-decay"
+    label = "Lightning Attention-2 without decay (official)"
+    family = "linear"
+    summary = "published Triton kernels without decay, TF32 on fp32 casts"
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A call that gives the output [b, h, n, value_dim]."""
+        from lightning_attn import ops
+
+        split = inputs.q.shape[-1] > SPLIT_ABOVE
+        attend = ops.lightning_attn_func if split else ops.lightning_attn2_no_decay
+        return partial(attend, inputs.q, inputs.k, inputs.v)
 
 
 def _pieces(head_dim: int) -> list[int]:

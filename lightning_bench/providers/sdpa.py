@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lightning_bench.case import DTYPES, Direction, Dtype, Shape
+from lightning_bench.case import DTYPES, Direction, Dtype, Family, Shape
 from lightning_bench.providers.base import Inputs, Provider
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ class _Sdpa(Provider):
     adds about 10 µs to the call time and none to the GPU time.
     """
 
-    family = "softmax"
+    family: ClassVar[Family] = "softmax"
+    causal: ClassVar[bool] = True
     package = "torch"
     backend: ClassVar[str]
     cuda_dtypes: ClassVar[tuple[Dtype, ...]] = DTYPES
@@ -52,7 +53,7 @@ class _Sdpa(Provider):
 
         def forward() -> Tensor:
             with sdpa_kernel(backend):
-                return scaled_dot_product_attention(q, k, v, is_causal=True)
+                return scaled_dot_product_attention(q, k, v, is_causal=self.causal)
 
         return forward
 
@@ -138,3 +139,13 @@ class SdpaMath(_Sdpa):
     devices = ("cuda", "cpu")
     dtypes = DTYPES
     backend = "MATH"
+
+
+class SdpaMathFull(SdpaMath):
+    """The same without the causal mask."""
+
+    name = "sdpa-math-full"
+    label = "SDPA (math, no mask)"
+    family = "softmax_full"
+    summary = "unfused and without the causal mask; every device, dtype and dim"
+    causal = False

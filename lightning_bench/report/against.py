@@ -16,15 +16,20 @@ _COUNTERPARTS = {
     "lightning2": ("lightning-official", "lightning2"),
     "flash2": ("flash2",),
     "xformers": ("xformers",),
-    "retention": ("fla-fused-chunk", "fla-chunk"),
+    "retention": ("fla-retention-fused-chunk", "fla-retention-chunk", "fla-fused-chunk", "fla-chunk"),
+    "based": ("fla-based-parallel", "fla-based-fused-chunk"),
+    "lightning2-no-decay": ("lightning-official-no-decay", "lightning2-no-decay"),
 }
+# Of this table flash2 has no causal mask.
+_WITHOUT_MASK = {("fla-performance", "flash2"): ("flash2-full", "flash2")}
+# Published as head_dim 128, which is that of the values: q and k have a feature dim of their own.
+_FEATURE_DIMS = {"fla-based-parallel": 16, "fla-based-fused-chunk": 16}
 _REMARKS = {
     "lightning2": "published lightning2 is the authors' kernel: lightning-official runs it here, "
     "lightning2 is ours",
     "retention": "published retention was fused_chunk_retention: simple GLA with one decay a head computes "
-    "the same and is its heir",
-    "based": "based: nothing here computes it",
-    "lightning2-no-decay": "lightning2-no-decay: nothing here computes it",
+    "the same",
+    "based": "based has a feature dim of 16 for q and k, in the published script and here",
 }
 # The suite that measures what a published one did, by its metric.
 _SUITES = {"lightning2": "paper", "lightning2-benchmarks": "paper", "fla-performance": "fla-readme"}
@@ -61,11 +66,13 @@ def _index(measured: Iterable[Row]) -> dict[tuple[str, str], dict[Key, Row]]:
 
 
 def _names(record: Record) -> Sequence[str]:
-    return _COUNTERPARTS.get(record.provider, ())
+    here = _COUNTERPARTS.get(record.provider, ())
+    return _WITHOUT_MASK.get((record.suite, record.provider), here)
 
 
 def _key(r: Record, provider: str) -> Key:
-    shape = (r.device, r.dtype, r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim)
+    head_dim = _FEATURE_DIMS.get(provider, r.head_dim)
+    shape = (r.device, r.dtype, r.batch, r.heads, r.seq_len, head_dim, r.value_dim)
     return (r.metric, r.direction, shape, provider)
 
 

@@ -53,21 +53,22 @@ def memory_mib(record: Record) -> float | None:
 def intensity(record: Record) -> float:
     """Model operations for each byte of model traffic, FLOP/byte."""
     shape = _shape(record)
-    return min_flops(cast(Family, record.family), shape, record.direction) / min_bytes(
-        shape, record.direction
-    )
+    family = cast(Family, record.family)
+    return min_flops(family, shape, record.direction) / min_bytes(family, shape, record.direction)
 
 
 def least_ms(record: Record) -> float | None:
     """What moving the least bytes takes at the copy bandwidth of the same run, in ms."""
     if not record.ceiling_gbps:
         return record.floor_ms
-    return min_bytes(_shape(record), record.direction) / record.ceiling_gbps / 1e6
+    return (
+        min_bytes(cast(Family, record.family), _shape(record), record.direction) / record.ceiling_gbps / 1e6
+    )
 
 
 def least_mib(record: Record) -> float:
     """Inputs and outputs together, MiB."""
-    return min_bytes(_shape(record), record.direction) / 2**20
+    return min_bytes(cast(Family, record.family), _shape(record), record.direction) / 2**20
 
 
 def names_of(records: Iterable[Record], *, labels: bool) -> dict[str, str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from lightning_bench.providers import BUILT_IN
+
 Dashes = tuple[float, tuple[float, ...]] | Literal["-"]
 
 
@@ -29,6 +31,8 @@ _BLUE, _VERMILION, _PURPLE, _BROWN = "#0072B2", "#D55E00", "#CC79A7", "#7F5F3F"
 _SOLID: Dashes = "-"
 _DASH, _LONG, _DOT = (0.0, (4.0, 1.5)), (0.0, (7.0, 1.5)), (0.0, (1.0, 1.2))
 _DASH_DOT, _DASH_DOT_DOT = (0.0, (5.0, 1.2, 1.0, 1.2)), (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
+_SHORT, _LONG_SHORT = (0.0, (2.2, 1.2)), (0.0, (7.0, 1.2, 2.2, 1.2))
+_PATTERNS = (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT, _SHORT, _LONG_SHORT)
 
 _KNOWN = {
     "lightning2": Stroke(_BLUE, "o", _SOLID, False),
@@ -49,10 +53,15 @@ _KNOWN = {
 _taken = {(stroke.marker, stroke.dashes) for stroke in _KNOWN.values()}
 _POOL = [
     pair
-    for pair in product("os^vD<>PXphd*8", (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT))
-    if pair not in _taken
+    for dashes, marker in product(_PATTERNS, "os^vD<>PXphd*8")
+    if (pair := (marker, dashes)) not in _taken
 ]
 _COLORS = (_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _SKY, _BROWN, _BLACK)
+# The other providers of this package, in the order of the registry.
+_OTHERS = {
+    name: (_COLORS[at % len(_COLORS)], *_POOL.pop(0))
+    for at, name in enumerate(name for name in BUILT_IN if name not in _KNOWN)
+}
 
 
 def strokes(families: dict[str, str]) -> dict[str, Stroke]:
@@ -62,6 +71,9 @@ def strokes(families: dict[str, str]) -> dict[str, Stroke]:
     unless two such names meet on one; then the later of the two in the alphabet takes the next.
     """
     found = {name: _KNOWN[name] for name in families if name in _KNOWN}
+    for name, (color, marker, dashes) in _OTHERS.items():
+        if name in families:
+            found[name] = Stroke(color, marker, dashes, _hollow(families[name]))
     used: set[int] = set()
     for name in sorted(families.keys() - found.keys()):
         at = zlib.crc32(name.encode()) % len(_POOL)
@@ -70,5 +82,9 @@ def strokes(families: dict[str, str]) -> dict[str, Stroke]:
         used.add(at)
         marker, dashes = _POOL[at]
         color = _COLORS[zlib.crc32(name[::-1].encode()) % len(_COLORS)]
-        found[name] = Stroke(color, marker, dashes, families[name] == "softmax")
+        found[name] = Stroke(color, marker, dashes, _hollow(families[name]))
     return found
+
+
+def _hollow(family: str) -> bool:
+    return family.startswith("softmax")

@@ -128,7 +128,7 @@ def figure_text(record: Record) -> str:
 
 def worst_error(record: Record) -> float | None:
     """The largest error of the output and the gradients; None where none was taken."""
-    errors = (record.error_o, record.error_dq, record.error_dk, record.error_dv)
+    errors = (record.error_o, record.error_dq, record.error_dk, record.error_dv, record.error_dgate)
     return max((error for error in errors if error is not None), default=None)
 
 

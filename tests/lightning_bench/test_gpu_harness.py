@@ -212,7 +212,10 @@ def test_a_hanging_kernel_is_killed(bad: Callable[[str], str], run: Run) -> None
 def _here() -> list[str]:
     if not torch.cuda.is_available():
         return []
-    return [info.name for info in describe("cuda", deep=False) if not info.reason]
+    # The systems' kernels, hundreds of configurations to compile, have test_fla_systems.py.
+    families = ("linear_decay", "linear", "softmax", "softmax_full")
+    infos = [info for info in describe("cuda", deep=False) if not info.reason]
+    return [info.name for info in infos if info.family in families]
 
 
 def test_a_backward_pass_can_be_captured(run: Run) -> None:
@@ -225,9 +228,12 @@ def test_a_backward_pass_can_be_captured(run: Run) -> None:
 
 
 @pytest.mark.parametrize("metric", ["speed", "memory"])
-def test_every_provider_that_is_here_works(metric: Metric, run: Run) -> None:
+@pytest.mark.parametrize("layers", [False, True], ids=["operators", "layers"])
+def test_every_provider_that_is_here_works(layers: bool, metric: Metric, run: Run) -> None:
     directions: tuple[Direction, ...] = ("fwd", "bwd", "fwd_bwd")
-    rows = run([Case(SHAPE, name, direction) for name in _here() for direction in directions], metric)
+    shape = Shape(2, 1, 300, 256, 256, "bf16", "cuda") if layers else SHAPE
+    names = [name for name in _here() if name.startswith("transnormer") == layers]
+    rows = run([Case(shape, name, direction) for name in names for direction in directions], metric)
     assert {key: row.reason for key, row in rows.items() if row.status not in ("ok", "unstable")} == {}
     assert all(row.median_ms if metric == "speed" else row.extra_mib for row in rows.values())
 

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_bench.case import DTYPES, FAMILIES, Dtype, Family, Layout, Shape
+from lightning_bench.case import DTYPES, Dtype, Family, Layout, Shape
 from lightning_bench.measure.check import TENSORS, Reference, choose_pairs, poisoned
 from lightning_bench.measure.inputs import InputSet
 from lightning_kernels import lightning_attn2_torch
 
 Tensors = dict[str, Tensor]
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]  # the others: test_families_*.py
 LAYOUTS: list[Layout] = ["bhnd", "bnhd"]
 
 
@@ -65,7 +66,7 @@ def failure(reference: Reference, got: Tensors, layout: Layout = "bhnd") -> str:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_what_is_right_passes(family: Family, dtype: Dtype, layout: Layout) -> None:
     inputs, reference = gate(family, shape(dtype))
     verdict = reference.judge(tensors(right(family), inputs, layout), layout)
@@ -77,7 +78,7 @@ def test_what_is_right_passes(family: Family, dtype: Dtype, layout: Layout) -> N
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 @pytest.mark.parametrize("n", [1, 2, 5, 64, 65, 1030])
 def test_lengths_that_fill_no_tile_pass(n: int, family: Family, dtype: Dtype) -> None:
     inputs, reference = gate(family, shape(dtype, n, b=1, h=2, e=8, d=8))
@@ -95,7 +96,7 @@ def test_forward_alone_is_judged_alone() -> None:
 
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_the_budget_is_where_it_is_said_to_be(family: Family, dtype: Dtype, name: str) -> None:
     inputs, reference = gate(family, shape(dtype))
     budget = reference.budgets[name]
@@ -110,7 +111,7 @@ def test_the_budget_is_where_it_is_said_to_be(family: Family, dtype: Dtype, name
     assert verdict.failure.endswith(f"relative L2, the budget is {budget:.1e}")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_budgets_scale_with_the_dtype(family: Family) -> None:
     budgets = {dtype: gate(family, shape(dtype))[1].budgets for dtype in DTYPES}
     for name in TENSORS:
@@ -148,7 +149,7 @@ def test_a_mask_that_is_off_by_one_fails(family: Family, dtype: Dtype) -> None:
 
 
 @pytest.mark.parametrize("name", TENSORS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_rows_left_out_fail(family: Family, name: str) -> None:
     inputs, reference = gate(family, shape("bf16"))
     got = tensors(right(family), inputs)
@@ -216,7 +217,7 @@ def test_a_wrong_shape_fails_without_an_error_figure() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_two_heads_that_changed_places_fail(family: Family, layout: Layout) -> None:
     inputs, reference = gate(family, shape("bf16"))
     got = tensors(right(family), inputs, layout)
@@ -237,7 +238,7 @@ def tf32(x: Tensor) -> Tensor:
     return x + (rounded - x).detach()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_tf32_in_fp32_fails_with_a_hint(family: Family) -> None:
     inputs, reference = gate(family, shape("fp32"))
     attention = right(family)
@@ -273,7 +274,7 @@ def test_softmax_of_one_token_has_zero_gradients(dtype: Dtype) -> None:
     h=st.integers(1, 40),
     n=st.sampled_from([1, 100, 2048, 131072]),
     device=st.sampled_from(["cpu", "cuda"]),
-    family=st.sampled_from(FAMILIES),
+    family=st.sampled_from(PLAIN),
     seed=st.integers(0, 5),
 )
 def test_pairs_have_both_ends_and_are_few(
@@ -315,7 +316,7 @@ def test_poison_ends_with_the_call() -> None:
 
 
 @pytest.mark.parametrize("n", [5, 150, 2048])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_memory_that_was_never_written_does_not_pass(family: Family, n: int) -> None:
     inputs, reference = gate(family, shape("fp32", n, b=1, h=2), gradients=False)
     for _ in range(5):

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_bench.case import FAMILIES, Family
-from lightning_bench.measure import oracle
+from lightning_bench.case import Family
+from lightning_bench.families import exact
 from lightning_bench.measure.oracle import Problem, solve
 
+PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]  # the others: test_families_*.py
 NAMES = ["o", "dq", "dk", "dv"]
 LENGTHS = [1, 2, 3, 63, 64, 255, 256, 257, 300, 511, 512, 513, 600]
 
@@ -56,7 +57,7 @@ def assert_close(got: dict[str, Tensor], wanted: dict[str, Tensor], p: Problem, 
         assert float((tensor - wanted[name]).norm()) <= allowed, name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     n=st.sampled_from(LENGTHS) | st.integers(1, 600),
@@ -100,7 +101,7 @@ def test_softmax_is_torchs_causal_attention(n: int) -> None:
     assert_close(solve("softmax", p, gradients=True), dict(zip(NAMES, wanted, strict=True)), p)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_gradients_are_those_of_the_oracles_own_output(family: Family) -> None:
     p = problem(2, 270, 4, 3, [0.02, 0.7])
     grads = solve(family, p, gradients=True)
@@ -117,7 +118,7 @@ def test_gradients_are_those_of_the_oracles_own_output(family: Family) -> None:
         assert slope == pytest.approx(float((grads[f"d{name}"] * step).sum()), rel=1e-5, abs=1e-12)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_without_gradients_there_is_the_output_alone(family: Family) -> None:
     p = problem(1, 40, 4, 4)
     alone = solve(family, p, gradients=False)
@@ -126,7 +127,7 @@ def test_without_gradients_there_is_the_output_alone(family: Family) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_results_are_rounded_to_the_output_dtype(family: Family, dtype: torch.dtype) -> None:
     p = problem(2, 70, 8, 8, 0.1)
     exact, rounded = solve(family, p, gradients=True), solve(family, p, gradients=True, output_dtype=dtype)
@@ -154,5 +155,5 @@ def test_softmax_gradients_start_from_the_rounded_output() -> None:
 def test_row_blocks_of_softmax_change_nothing(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     p = problem(2, 130, 5, 4)
     whole = solve("softmax", p, gradients=True)
-    monkeypatch.setattr(oracle, "_SCORE_ELEMENTS", elements)
+    monkeypatch.setattr(exact, "_SCORE_ELEMENTS", elements)
     assert_close(solve("softmax", p, gradients=True), whole, p, 1e-14)

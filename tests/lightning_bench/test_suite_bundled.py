@@ -18,7 +18,17 @@ from lightning_bench.suite import (
     load_suite,
 )
 
-NAMES = ["dims", "fla-readme", "long", "paper", "parallelism", "quick"]
+NAMES = [
+    "dims",
+    "fla-readme",
+    "long",
+    "paper",
+    "parallelism",
+    "quick",
+    "srmsnorm",
+    "systems",
+    "systems-quick",
+]
 
 
 def test_bundled_suites_are_these() -> None:

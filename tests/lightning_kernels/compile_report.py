@@ -23,11 +23,11 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 from lightning_kernels import _config
 from lightning_kernels._gluon import kernel as hopper
-from lightning_kernels._triton import lightning1, lightning2, step
+from lightning_kernels._triton import gateloop, lightning1, lightning2, norm, step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
-KERNELS = ("lightning1", "lightning2", "step", "hopper")
+KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop")
 FEATURES = ("decay", "reverse", "initial", "final", "packed", "few")
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
@@ -44,6 +44,17 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
         return step.attention_step_kernel, constants, options, types, f"block_e={block_e} warps={step._WARPS}"
     if name == "hopper":
         return hopper_variant(head_dim, value_dim, features)
+    if name == "norm":  # of contiguous rows of head_dim elements; `reverse` is its backward pass
+        rows, block, warps = norm.norm_tile(head_dim)
+        constants = {"D": head_dim, "ROWS": rows, "BLOCK_D": block, "ONE_DIM": True}
+        kernel = norm.norm_backward_kernel if "reverse" in features else norm.norm_forward_kernel
+        return kernel, constants, {"num_warps": warps}, {"eps": "fp32"}, f"rows={rows} warps={warps}"
+    if name == "gateloop":  # complex gates on head_dim channels; `reverse` is the gradient of a tile
+        block = min(gateloop._CHANNELS[True], head_dim)
+        constants = {"T": gateloop._TOKENS, "C": block, "COMPLEX": True}
+        kernel = gateloop.gradient_kernel if "reverse" in features else gateloop.output_kernel
+        types = {"state_ptr": "*fp32", "grad_state_ptr": "*fp32"}
+        return kernel, constants, {"num_warps": gateloop._WARPS}, types, f"tokens={gateloop._TOKENS} {block=}"
     constants["REVERSE"] = "reverse" in features
     if name == "lightning1":
         kernel, types = lightning1.quadratic_attention_kernel, {}

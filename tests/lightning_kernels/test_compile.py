@@ -36,6 +36,18 @@ ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "64x128", "128x128", *FEW], 3),
         (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
         (80, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "256x256", "128x128", *ALL], 2),
+        (
+            90,
+            ["--kernel", "norm", "--dtype", "bf16", "fp32", "--dims", "64x64", "2048x2048", "32768x32768"],
+            6,
+        ),
+        (
+            80,
+            ["--kernel", "norm", "--dtype", "fp16", "--dims", "2048x2048", "5120x5120", "--with", "reverse"],
+            2,
+        ),
+        (90, ["--kernel", "gateloop", "--dtype", "bf16", "--dims", "64x64", "--with", "reverse"], 1),
+        (80, ["--kernel", "gateloop", "--dtype", "fp32", "--dims", "64x64"], 1),
         (89, ["--kernel", "step", "--dtype", "bf16", "--dims", "128x128"], 1),
         (89, ["--kernel", "lightning2", "--dtype", "bf16", "fp32", "--dims", "128x128", *ALL], 2),
         (89, ["--kernel", "lightning2", "--dtype", "fp16", "--dims", "64x64", "256x64", "64x256"], 3),

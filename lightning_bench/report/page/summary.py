@@ -104,7 +104,7 @@ def crossings(rows: Iterable[Row]) -> list[Crossing]:
             shapes.setdefault((*key, r.head_dim, r.value_dim), []).append(r)
     for records in shapes.values():
         softmax = _fastest(r for r in records if r.family == "softmax")
-        linear = _fastest(r for r in records if r.family != "softmax")
+        linear = _fastest(r for r in records if r.family in ("linear_decay", "linear"))
         shared = sorted(softmax.keys() & linear.keys())
         if len(shared) > 1:
             first = records[0]

@@ -1,0 +1,89 @@
+"""The attention layer of TransNormerLLM: what surrounds `lightning_attn2` in the model it was made for."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from lightning_kernels.blocked import lightning_attn2_torch
+from lightning_kernels.lightning2 import lightning_attn2
+from lightning_kernels.norm import simple_rms_norm, simple_rms_norm_torch
+from lightning_kernels.slopes import layer_slopes
+
+Form = Literal["triton", "torch"]
+_FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "triton": (lightning_attn2, simple_rms_norm),
+    "torch": (lightning_attn2_torch, simple_rms_norm_torch),
+}
+
+
+class TransNormerAttention(nn.Module):
+    """Gated linear attention as TransNormerLLM has it: O = (SRMSNorm(LA(φ(XWq), φ(XWk), XWv)) ⊙ XWu) Wo.
+
+    φ is SiLU, LA is Lightning Attention-2 with the slopes of this layer of the model, and the norm goes over
+    all heads together. LRPE, which the published models have in their first layer alone, is left out.
+
+    Args:
+        dim: width of the model, a multiple of `heads`.
+        heads: the number of heads, each of dim / heads from 1 to 256.
+        layer: index of the layer, from 0; it decides the slopes (`layer_slopes`).
+        layers: the number of layers of the model.
+        eps: of the norm.
+        form: "triton" for the kernels, on a GPU; "torch" for PyTorch operations, on any device.
+        device: where the weights are made.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if dim is no multiple of heads, a head is too wide, the layer is outside, or the form is
+            neither.
+
+    Source: TransNormerLLM, arXiv 2307.14995, and the published model's code.
+    """
+
+    slopes: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        layer: int = 0,
+        layers: int = 1,
+        *,
+        eps: float = 1e-6,
+        form: Form = "triton",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or dim < 1 or dim % heads:
+            raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
+        if dim // heads > 256:
+            raise ValueError(f"a head may have up to 256 of dim, got {dim} / {heads} = {dim // heads}")
+        if form not in _FORMS:
+            raise ValueError(f'form must be "triton" or "torch", got {form!r}')
+        self.heads, self.eps, self.form = heads, eps, form
+        self.qkvu_proj = nn.Linear(dim, 4 * dim, bias=False, device=device, dtype=dtype)
+        self.out_proj = nn.Linear(dim, dim, bias=False, device=device, dtype=dtype)
+        slopes = layer_slopes(heads, layer, layers).to(device or "cpu")
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [batch, seq_len, dim] to [batch, seq_len, dim], in the dtype of the weights.
+
+        Raises:
+            ValueError: if x is not of that shape, or not on a GPU for the form "triton".
+        """
+        if x.dim() != 3 or x.shape[2] != self.out_proj.in_features:
+            raise ValueError(f"x must be [batch, seq_len, {self.out_proj.in_features}], got {tuple(x.shape)}")
+        attend, norm = _FORMS[self.form]
+        q, k, v, u = self.qkvu_proj(x).chunk(4, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (silu(q), silu(k), v))
+        o = attend(q, k, v, self.slopes, layout="bnhd")  # [batch, seq_len, heads, dim / heads]
+        out: Tensor = self.out_proj(norm(o.flatten(2), self.eps) * u)
+        return out
+
+    def extra_repr(self) -> str:
+        """Say what the weights do not."""
+        return f"heads={self.heads}, form={self.form}"

@@ -1,0 +1,80 @@
+"""Closed forms in fp64, output and gradients, of attention with fixed decay and of softmax attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_bench.families.base import Problem
+
+_BLOCK = 256
+_SCORE_ELEMENTS = 2**26  # fp64 scores held at once by the softmax oracle: 512 MiB
+
+
+def linear_attention(problem: Problem, decay: Tensor, scale: float, *, gradients: bool) -> dict[str, Tensor]:
+    """o = scale · linear attention with the slopes ``decay`` [P], and its gradients.
+
+    The gradients are the same recurrence with other arguments (design of the backward pass in
+    Lightning Attention-2, arXiv 2401.04658, Algorithm 2).
+    """
+    k, v, do = problem.k, problem.v, problem.do
+    q = problem.q
+    tensors = {"o": scale * _linear(q, k, v, decay)}
+    if gradients:
+        tensors["dq"] = scale * _linear(do, v, k, decay)
+        tensors["dk"] = scale * _linear(v.flip(1), do.flip(1), q.flip(1), decay).flip(1)
+        tensors["dv"] = scale * _linear(k.flip(1), q.flip(1), do.flip(1), decay).flip(1)
+    return tensors
+
+
+def softmax_attention(
+    problem: Problem, *, causal: bool, gradients: bool, output_dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """softmax(q kᵀ / √d, causal mask or not) v, and its gradients, a block of queries at a time."""
+    q, k, v, do = problem.q, problem.k, problem.v, problem.do
+    pairs, n, d = q.shape
+    scale = 1.0 / math.sqrt(d)
+    rows = max(1, min(n, _SCORE_ELEMENTS // (pairs * n)))
+    tensors = {"o": torch.empty_like(v)}
+    if gradients:
+        tensors |= {"dq": torch.empty_like(q), "dk": torch.zeros_like(k), "dv": torch.zeros_like(v)}
+    for start in range(0, n, rows):
+        end = min(n, start + rows)
+        part, seen = slice(start, end), slice(0, end if causal else n)
+        scores = (q[:, part] @ k[:, seen].mT) * scale
+        if causal:
+            above = torch.ones(end - start, end, dtype=torch.bool, device=q.device).triu(start + 1)
+            scores = scores.masked_fill(above, -math.inf)
+        p = scores.softmax(-1)
+        o = (p @ v[:, seen]).to(output_dtype).double()
+        tensors["o"][:, part] = o
+        if gradients:
+            dob = do[:, part]
+            tensors["dv"][:, seen] += p.mT @ dob
+            ds = p * (dob @ v[:, seen].mT - (dob * o).sum(-1, keepdim=True)) * scale
+            tensors["dq"][:, part] = ds @ k[:, seen]
+            tensors["dk"][:, seen] += ds.mT @ q[:, part]
+    return tensors
+
+
+def _linear(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
+    """o_t = q_t · Σ_{i ≤ t} λ^(t−i) k_iᵀ v_i with λ = exp(−decay), block by block."""
+    pairs, n, _ = q.shape
+    o = torch.empty(pairs, n, v.shape[2], dtype=q.dtype, device=q.device)
+    state = torch.zeros(pairs, q.shape[2], v.shape[2], dtype=q.dtype, device=q.device)
+    steps = torch.arange(_BLOCK, dtype=q.dtype, device=q.device)
+    rate = decay.to(q.dtype)[:, None]
+    distance = steps[:, None] - steps[None, :]
+    mask = torch.where(distance >= 0, torch.exp(-rate[:, :, None] * distance.clamp(min=0)), 0.0)
+    into = torch.exp(-rate * (steps + 1))[:, :, None]
+    for start in range(0, n, _BLOCK):
+        size = min(_BLOCK, n - start)
+        part = slice(start, start + size)
+        qb, kb, vb = q[:, part], k[:, part], v[:, part]
+        scores = (qb @ kb.mT) * mask[:, :size, :size]
+        o[:, part] = scores @ vb + into[:, :size] * (qb @ state)
+        out = torch.exp(-rate * (size - 1 - steps[:size]))[:, :, None]
+        state = torch.exp(-rate * size)[:, :, None] * state + (kb * out).mT @ vb
+    return o

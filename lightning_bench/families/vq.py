@@ -1,0 +1,63 @@
+"""Softmax attention whose keys are vectors of a codebook: Transformer-VQ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from lightning_bench.case import Shape
+from lightning_bench.families.base import QKV, Definition, Problem, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import Tensor
+
+    from lightning_bench.families.draw import Draw
+
+
+class VqAttention(Definition):
+    """Transformer-VQ's attention alone, without positional bias; the gradient of keys is the codebook's."""
+
+    equation = "o_t = Σ_{i≤t} softmax_i(d^(−1/2) q_t·C[z_i]) v_i"
+    paper = "2309.16354"
+    sizes: ClassVar[Mapping[str, int]] = {"m": 512}
+    inputs: ClassVar[Mapping[str, Spec]] = {
+        "q": QKV["q"],
+        "codes": Spec("bhn", "int64", gradient=False),
+        "codebook": Spec("hmd"),
+        "v": QKV["v"],
+    }
+
+    def make(self, draw: Draw) -> dict[str, Tensor]:
+        """C normal, 512 codes as in the paper; z the nearest code of each of the normal keys."""
+        codebook = draw.normal("hmd")
+        closeness = draw.k.float() @ codebook.mT - 0.5 * codebook.square().sum(-1)[:, None]
+        return {"codebook": codebook, "codes": closeness.argmax(-1)}
+
+    def solve(
+        self, problem: Problem, *, gradients: bool, output_dtype: torch.dtype | None = None
+    ) -> dict[str, Tensor]:
+        """By the quadratic definition, the keys looked up; their gradients are summed into their codes."""
+        import torch
+
+        from lightning_bench.families.exact import softmax_attention
+
+        codebook = problem["codebook"]  # [P, m, d]
+        where = problem["codes"][..., None].expand(-1, -1, codebook.shape[2])
+        full = problem.replaced({"k": codebook.gather(1, where)})
+        to = output_dtype or torch.float64
+        tensors = softmax_attention(full, gradients=gradients, output_dtype=to, causal=True)
+        if gradients:
+            tensors["dcodebook"] = torch.zeros_like(codebook).scatter_add_(1, where, tensors.pop("dk"))
+        return tensors
+
+    def flops(self, shape: Shape) -> tuple[float, float]:
+        """Two products with as many keys as there are codes, or tokens before where those are fewer."""
+        keys = min(float(self.sizes["m"]), shape.seq_len / 2)
+        fwd = 2.0 * shape.batch * shape.heads * shape.seq_len * keys * (shape.head_dim + shape.value_dim)
+        return fwd, 2.5 * fwd
+
+    def span(self, shape: Shape) -> int:
+        """Every key."""
+        return shape.seq_len

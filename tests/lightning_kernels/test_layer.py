@@ -1,0 +1,86 @@
+"""The attention layer of TransNormerLLM against its formula in fp64."""
+
+import pytest
+import torch
+
+import lightning_kernels as lk
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BUDGETS = {torch.float32: 3e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def formula(layer, x, w_qkvu, w_out, slopes):
+    """(SRMSNorm(LA(silu(q), silu(k), v)) ⊙ u) Wo, token by token."""
+    q, k, v, u = (x @ w_qkvu.T).chunk(4, -1)
+    q, k, v = (
+        part.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+        for part in (q * q.sigmoid(), k * k.sigmoid(), v)
+    )
+    state, rows = 0.0, []
+    for t in range(x.shape[1]):
+        state = torch.exp(-slopes) * state + k[:, :, t, :, None] * v[:, :, t, None]
+        rows.append((q[:, :, t, None] @ state)[:, :, 0])
+    o = torch.stack(rows, 1).flatten(2)  # [b, n, dim]
+    o = o / (o.square().mean(-1, keepdim=True) + layer.eps).sqrt()
+    return (o * u) @ w_out.T
+
+
+def check(layer, x, tools):
+    do = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device, x.dtype)
+    weights = (layer.qkvu_proj.weight, layer.out_proj.weight)
+    x = x.requires_grad_()
+    got = layer(x)
+    got = got, *torch.autograd.grad(got, (x, *weights), do)
+    exact = [w.detach().double().requires_grad_() for w in (x, *weights)]
+    expected = formula(layer, *exact, layer.slopes.double().reshape(-1, 1, 1))
+    expected = expected, *torch.autograd.grad(expected, exact, do.double())
+    for name, a, b in zip(("o", "dx", "dqkvu", "dout"), got, expected, strict=True):
+        assert a.dtype == x.dtype
+        assert tools.relative_l2(a, b) < BUDGETS[x.dtype], name
+
+
+def make(dim, heads, form, dtype=torch.float32, **options):
+    torch.manual_seed(0)
+    return lk.TransNormerAttention(dim, heads, form=form, device=DEVICE, dtype=dtype, **options)
+
+
+@pytest.mark.parametrize("form", ["triton", "torch"])
+@pytest.mark.parametrize(("heads", "layer"), [(2, 0), (3, 1)])
+def test_agrees_with_the_formula(form, heads, layer, tools):
+    module = make(48, heads, form, layer=layer, layers=3)
+    check(module, torch.randn(2, 21, 48, device=DEVICE), tools)
+
+
+def test_slopes_are_those_of_the_layer():
+    for index in (0, 2):
+        module = make(64, 4, "torch", layer=index, layers=3)
+        torch.testing.assert_close(module.slopes.cpu(), lk.layer_slopes(4, index, 3))
+    assert set(module.state_dict()) == {"qkvu_proj.weight", "out_proj.weight"}
+
+
+def test_compile_without_a_break():
+    module, x = make(32, 2, "triton"), torch.randn(1, 20, 32, device=DEVICE)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), module(x))
+
+
+def test_what_is_asked():
+    with pytest.raises(ValueError, match="multiple of heads"):
+        lk.TransNormerAttention(50, 4)
+    with pytest.raises(ValueError, match="up to 256"):
+        lk.TransNormerAttention(1024, 2)
+    with pytest.raises(ValueError, match="form"):
+        lk.TransNormerAttention(64, 2, form="auto")
+    with pytest.raises(ValueError, match="layer must be"):
+        lk.TransNormerAttention(64, 2, layer=2, layers=2)
+    with pytest.raises(ValueError, match=r"x must be \[batch, seq_len, 64\]"):
+        make(64, 2, "torch")(torch.randn(2, 64, device=DEVICE))
+
+
+@pytest.mark.gpu
+@ON_A_GPU
+@pytest.mark.parametrize("dtype", list(BUDGETS), ids=["fp32", "fp16", "bf16"])
+def test_on_a_gpu(dtype, tools):
+    check(make(256, 4, "triton", dtype, layer=1, layers=4), torch.randn(2, 333, 256).to("cuda", dtype), tools)
