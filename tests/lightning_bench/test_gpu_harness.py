@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_bench.case import Case, Direction, Metric, ProtocolName, Shape
+from lightning_bench.case import Case, Direction, Family, Metric, ProtocolName, Shape
 from lightning_bench.cli.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
 from lightning_bench.providers import describe, provider_names
@@ -209,11 +209,20 @@ def test_a_hanging_kernel_is_killed(bad: Callable[[str], str], run: Run) -> None
     assert rows["good/fwd"].status in ("ok", "unstable")
 
 
-def _here() -> list[str]:
+ATTENTION: tuple[Family, ...] = ("linear_decay", "linear", "softmax", "softmax_full")
+SCANS: tuple[Family, ...] = ("gateloop", "gateloop_complex", "vq")
+LAYERS: tuple[Family, ...] = ("transnormer", "norm")
+# fla-core's systems, hundreds of configurations to compile, have test_fla_systems.py.
+SHAPES = {
+    ATTENTION: SHAPE,
+    SCANS: Shape(2, 4, 512, 64, 64, "bf16", "cuda"),
+    LAYERS: Shape(2, 1, 300, 256, 256, "bf16", "cuda"),
+}
+
+
+def _here(families: tuple[Family, ...]) -> list[str]:
     if not torch.cuda.is_available():
         return []
-    # The systems' kernels, hundreds of configurations to compile, have test_fla_systems.py.
-    families = ("linear_decay", "linear", "softmax", "softmax_full")
     infos = [info for info in describe("cuda", deep=False) if not info.reason]
     return [info.name for info in infos if info.family in families]
 
@@ -228,14 +237,22 @@ def test_a_backward_pass_can_be_captured(run: Run) -> None:
 
 
 @pytest.mark.parametrize("metric", ["speed", "memory"])
-@pytest.mark.parametrize("layers", [False, True], ids=["operators", "layers"])
-def test_every_provider_that_is_here_works(layers: bool, metric: Metric, run: Run) -> None:
+@pytest.mark.parametrize("families", list(SHAPES), ids=["attention", "scans", "layers"])
+def test_every_provider_that_is_here_works(families: tuple[Family, ...], metric: Metric, run: Run) -> None:
     directions: tuple[Direction, ...] = ("fwd", "bwd", "fwd_bwd")
-    shape = Shape(2, 1, 300, 256, 256, "bf16", "cuda") if layers else SHAPE
-    names = [name for name in _here() if name.startswith("transnormer") == layers]
+    shape, names = SHAPES[families], _here(families)
+    assert names
     rows = run([Case(shape, name, direction) for name in names for direction in directions], metric)
     assert {key: row.reason for key, row in rows.items() if row.status not in ("ok", "unstable")} == {}
     assert all(row.median_ms if metric == "speed" else row.extra_mib for row in rows.values())
+
+
+def test_a_compiled_provider_takes_many_shapes(run: Run) -> None:
+    directions: tuple[Direction, ...] = ("fwd", "bwd")
+    shapes = [Shape(2, 1, n, 256, 256, "bf16", "cuda") for n in range(64, 64 * 11, 64)]
+    cases = [Case(shape, "srmsnorm-compiled", direction) for shape in shapes for direction in directions]
+    last = run(cases).values()  # rows of the last shape, after more compilations than dynamo takes by itself
+    assert {row.reason for row in last if row.status not in ("ok", "unstable")} == set()
 
 
 # Published for n = 512 at batch 4, heads 32, head_dim 128, bf16 (lightning-attention README), in MiB.
@@ -251,7 +268,7 @@ PUBLISHED: dict[tuple[str, Direction], float] = {
 
 def test_protocol_paper_gives_the_published_memory(run: Run) -> None:
     shape = Shape(4, 32, 512, 128, 128, "bf16", "cuda")
-    expected = {key: mib for key, mib in PUBLISHED.items() if key[0] in _here()}
+    expected = {key: mib for key, mib in PUBLISHED.items() if key[0] in _here(ATTENTION)}
     rows = run([Case(shape, *key) for key in expected], "memory", protocol="paper")
     measured = {(row.provider, row.direction): round(row.peak_mib or 0.0, 6) for row in rows.values()}
     assert measured == expected
