@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +42,10 @@ LIMITS = {
     "ci_percent": 50.0,
 }
 AXES = {"direction": "fwd", "dtype": "fp32", "batch": 1, "heads": 2, "seq_len": 64, "head_dim": 16}
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that started the tests in the background had them ignore Ctrl-C, and their children would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Desk:
