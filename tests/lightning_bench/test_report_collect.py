@@ -11,29 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_rows import STORY
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.report.collect import Row, collect, group, latest_rows
 
-BASE = Record(
-    suite="story",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="a/fwd/b1",
-    provider="a",
-    family="softmax",
-    direction="fwd",
-    dtype="bf16",
-    batch=1,
-    heads=2,
-    seq_len=64,
-    head_dim=16,
-    value_dim=16,
-    device="cpu",
-    median_ms=1.0,
-)
+BASE = replace(STORY, case_id="a/fwd/b1", median_ms=1.0)
 
 
 def save(path: Path, *records: Record) -> Path:

@@ -13,30 +13,14 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
+from report_rows import STORY
 
 from lightning_bench.record import Record, ResultFile
 
 Lbench = Callable[..., Any]
 
 ROOT = Path(__file__).parents[2]
-BASE = Record(
-    suite="story",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="a/fwd/n64",
-    provider="a",
-    family="softmax",
-    direction="fwd",
-    dtype="bf16",
-    batch=1,
-    heads=2,
-    seq_len=64,
-    head_dim=16,
-    value_dim=16,
-    device="cpu",
-    median_ms=1.0,
-)
+BASE = replace(STORY, case_id="a/fwd/n64", median_ms=1.0)
 FILE = (BASE, replace(BASE, provider="b", case_id="b/fwd/n64", median_ms=2.0))
 
 

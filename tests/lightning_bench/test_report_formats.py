@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_rows import PAPER
 
 from lightning_bench.record import Record
 from lightning_bench.report import latex as tex
@@ -20,25 +21,7 @@ from lightning_bench.report.export import HEADER, table_csv
 from lightning_bench.report.grid import Grid, grids
 from lightning_bench.report.kinds import chosen_kinds
 
-BASE = Record(
-    suite="lightning2",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="-",
-    provider="lightning2",
-    family="linear_decay",
-    direction="fwd",
-    dtype="bf16",
-    batch=4,
-    heads=32,
-    seq_len=512,
-    head_dim=128,
-    value_dim=128,
-    device="cuda",
-    device_name="NVIDIA H200",
-    median_ms=0.1,
-)
+BASE = replace(PAPER, device_name="NVIDIA H200", median_ms=0.1)
 RECORDS = (
     BASE,
     replace(BASE, provider="flash2", family="softmax", median_ms=0.05, status="unstable", reason="wide"),

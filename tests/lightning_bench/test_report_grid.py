@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_rows import PAPER
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record import STATUSES, Record
@@ -15,24 +16,7 @@ from lightning_bench.report.collect import Row, group
 from lightning_bench.report.grid import Grid, as_table, grids
 from lightning_bench.report.kinds import KIND_NAMES, chosen_kinds
 
-BASE = Record(
-    suite="lightning2",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="-",
-    provider="lightning2",
-    family="linear_decay",
-    direction="fwd",
-    dtype="bf16",
-    batch=4,
-    heads=32,
-    seq_len=512,
-    head_dim=128,
-    value_dim=128,
-    device="cuda",
-    device_name="NVIDIA H200",
-)
+BASE = replace(PAPER, device_name="NVIDIA H200")
 
 
 def row(provider: str, seq_len: int, median_ms: float | None = None, **others: Any) -> Record:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_rows import STORY
 
-from lightning_bench.record import Record, ResultFile
+from lightning_bench.record import ResultFile
 from lightning_bench.report.collect import Row, group
 from lightning_bench.report.document import FORMATS, make_comparison, make_report
 from lightning_bench.report.grid import grids
@@ -21,25 +22,7 @@ from lightning_bench.report.page.summary import Standing, crossings, standings
 from lightning_bench.report.samples import read_samples
 
 ROOT = Path(__file__).parents[2]
-BASE = Record(
-    suite="story",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="-",
-    provider="a",
-    family="softmax",
-    provider_version="1.0",
-    direction="fwd",
-    dtype="bf16",
-    batch=1,
-    heads=2,
-    seq_len=64,
-    head_dim=16,
-    value_dim=16,
-    device="cpu",
-    machine_id="m1",
-)
+BASE = replace(STORY, provider_version="1.0", machine_id="m1")
 
 
 def row(provider: str, median_ms: float | None, half: float | None = 0.01, **others: Any) -> Row:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from report_rows import PAPER
 
 from lightning_bench.providers import BUILT_IN
 from lightning_bench.record import Record, read_records
@@ -34,26 +35,7 @@ from lightning_bench.report.plots import (
 from lightning_bench.report.strokes import strokes
 
 H200 = Path(__file__).parents[2] / "results" / "h200"
-BASE = Record(
-    suite="lightning2",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="-",
-    provider="lightning2",
-    family="linear_decay",
-    direction="fwd",
-    dtype="bf16",
-    batch=4,
-    heads=32,
-    seq_len=512,
-    head_dim=128,
-    value_dim=128,
-    device="cuda",
-    device_name="Some GPU",
-    torch="2.11.0",
-    harness_commit="a8bebb1ac722",
-)
+BASE = replace(PAPER, device_name="Some GPU", torch="2.11.0", harness_commit="a8bebb1ac722")
 TITLE = "lightning2-speed_fwd-batch4-head32-qk_dim128-v_dim128-dtype_bf16"
 
 

@@ -6,27 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from report_rows import PAPER
 
 from lightning_bench.record import STATUSES, Record
 from lightning_bench.report.tables import Table, figure_text, paper_tables, title
 
-BASE = Record(
-    suite="lightning2",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="-",
-    provider="lightning2",
-    family="linear_decay",
-    direction="fwd",
-    dtype="bf16",
-    batch=4,
-    heads=32,
-    seq_len=512,
-    head_dim=128,
-    value_dim=128,
-    device="cuda",
-)
+BASE = PAPER
 
 
 def row(provider: str, seq_len: int, median_ms: float | None = None, **others: Any) -> Record:
