@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -193,12 +194,7 @@ def new_desk(tmp_path: Path) -> Desk:
 @pytest.fixture(scope="session")
 def sides() -> ModuleType:
     """compare_sides.py: result files for `lbench compare`."""
-    spec = spec_from_file_location("compare_sides", Path(__file__).with_name("compare_sides.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_module("compare_sides")
 
 
 @pytest.fixture(scope="session")
