@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from lightning_kernels._autograd import refuse_second_derivative
 from lightning_kernels._config import hopper_takes
 from lightning_kernels._contract import check_values
-from lightning_kernels._core import empty_like, empty_output, empty_state
+from lightning_kernels._core import Gradients, empty_like, empty_output, empty_state
 
 _LIBRARY = torch.library.Library("lightning_kernels", "DEF")
 _LIBRARY.define(
@@ -75,13 +75,21 @@ def _offsets(cu_seqlens: Tensor | None) -> Tensor | None:
     return None if cu_seqlens is None else cu_seqlens.contiguous()
 
 
+def _direct(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None, scale: float, return_state: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    pair: tuple[Tensor, Tensor | None] = _implementation(q, k, v).forward(
+        q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, return_state
+    )
+    return pair
+
+
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
     cu_seqlens: Tensor | None, scale: float, return_state: bool,
 ) -> Pair:  # fmt: skip
-    out, state = _implementation(q, k, v).forward(
-        q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, return_state
-    )
+    out, state = _direct(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
     return out, q.new_empty(0) if state is None else state
 
 
@@ -102,12 +110,22 @@ def _forward_fake(
     return empty_output(q, v), empty_state(q, v, cu_seqlens) if return_state else q.new_empty(0)
 
 
+def _direct_backward(
+    grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
+    initial_state: Tensor | None, cu_seqlens: Tensor | None, scale: float, needs: Sequence[bool],
+) -> Gradients:  # fmt: skip
+    grads: Gradients = _implementation(q, k, v, grad_o).backward(
+        grad_o, grad_state, q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, needs
+    )
+    return grads
+
+
 def _backward(
     grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
     initial_state: Tensor | None, cu_seqlens: Tensor | None, scale: float, needs: Sequence[bool],
 ) -> Four:  # fmt: skip
-    dq, dk, dv, d_initial = _implementation(q, k, v, grad_o).backward(
-        grad_o, grad_state, q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, needs
+    dq, dk, dv, d_initial = _direct_backward(
+        grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens, scale, needs
     )
     return (
         q.new_empty(0) if dq is None else dq,
@@ -130,26 +148,26 @@ def _backward_fake(
 
 
 class _LinearAttention(torch.autograd.Function):
-    """The forward operator, whose backward is the backward operator."""
+    """The forward operator, whose backward is the backward operator, or what they stand for."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, slopes: Tensor | None,
-        cu_seqlens: Tensor | None, scale: float, return_state: bool,
-    ) -> Pair:  # fmt: skip
+        cu_seqlens: Tensor | None, scale: float, return_state: bool, direct: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Save nothing but the inputs."""
         ctx.save_for_backward(q, k, v, initial_state, slopes, cu_seqlens)
         ctx.set_materialize_grads(False)
         ctx.scale, ctx.return_state = scale, return_state
-        if _unobserved(q, k, v):
-            return _forward(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+        if direct:
+            return _direct(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
         with torch._C._AutoDispatchBelowAutograd():
             return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
 
     @staticmethod
     def backward(
         ctx: Any, grad_o: Tensor | None, grad_state: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None, None, None]:
+    ) -> tuple[*Gradients, None, None, None, None, None]:
         """Compute the gradients that are asked for."""
         q, k, v, initial_state, slopes, cu_seqlens = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
@@ -158,10 +176,15 @@ class _LinearAttention(torch.autograd.Function):
             ctx.scale, needs,
         )  # fmt: skip
         with torch._C._AutoDispatchBelowAutograd():
-            grads = (_backward if _unobserved(q, k, v) else _backward_op)(*arguments)
-        dq, dk, dv, d_initial = (grad if need else None for grad, need in zip(grads, needs, strict=True))
-        wanted = refuse_second_derivative((dq, dk, dv, d_initial), grad_o, grad_state, q, k, v, initial_state)
-        return *wanted, None, None, None, None
+            if _unobserved(q, k, v):
+                grads = _direct_backward(*arguments)
+            else:
+                dq, dk, dv, d_initial = (
+                    grad if need else None for grad, need in zip(_backward_op(*arguments), needs, strict=True)
+                )
+                grads = dq, dk, dv, d_initial
+        wanted = refuse_second_derivative(grads, grad_o, grad_state, q, k, v, initial_state)
+        return *wanted, None, None, None, None, None
 
 
 def _needs_grad(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None) -> bool:
@@ -181,7 +204,7 @@ def _autograd(
         raise NotImplementedError("lightning_attn2 has no forward-mode derivative: reference_attention has")
     if _needs_grad(q, k, v, initial_state):
         pair: Pair = _LinearAttention.apply(  # type: ignore[no-untyped-call]
-            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state
+            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state, False
         )
         return pair
     with torch._C._AutoDispatchBelowAutograd():
@@ -214,16 +237,16 @@ def _unobserved(q: Tensor, k: Tensor, v: Tensor) -> bool:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
     cu_seqlens: Tensor | None, scale: float, return_state: bool,
-) -> Pair:  # fmt: skip
-    """Call the operator, or what it stands for where nobody looks."""
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Call the operator, or what it stands for where nobody looks: o, and the state where it is asked for."""
     if not _unobserved(q, k, v):
         return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
     if _needs_grad(q, k, v, initial_state):
-        pair: Pair = _LinearAttention.apply(  # type: ignore[no-untyped-call]
-            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state
+        pair: tuple[Tensor, Tensor | None] = _LinearAttention.apply(  # type: ignore[no-untyped-call]
+            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state, True
         )
         return pair
-    return _forward(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+    return _direct(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
 
 
 def _autocast(device_type: str, key: torch._C.DispatchKey) -> Callable[..., Pair]:

@@ -89,7 +89,7 @@ def lightning_attn2(
     o, state = attend(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
     if layout != "bhnd":
         o = o.transpose(1, 2)
-    return (o, state) if return_state else o
+    return o if state is None or not return_state else (o, state)
 
 
 def lightning2_config(

@@ -113,6 +113,28 @@ def test_calls_without_gradients_are_the_same_calls(tools):
     assert q.grad is not None
 
 
+@pytest.mark.parametrize("bounds", [None, [0, 7, 20]])
+@pytest.mark.parametrize("wanted", ["o", "state", "both"])
+def test_the_way_past_the_dispatcher_gives_the_same(tools, monkeypatch, bounds, wanted):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=bounds, device=DEVICE)
+    state = torch.randn(1 if bounds is None else 2, 2, 16, 32, device=DEVICE)
+    results = []
+    for direct in (False, True):
+        monkeypatch.setattr(_ops, "_unobserved", lambda *_, direct=direct: direct)
+        leaves = [x.detach().clone().requires_grad_() for x in (case.q, case.k, case.v, state)]
+        o, final = lk.lightning_attn2(
+            *leaves[:3], case.s, initial_state=leaves[3], return_state=True, cu_seqlens=case.cu_seqlens
+        )
+        parts = {"o": (o,), "state": (final,), "both": (o, final)}[wanted]
+        sum(part.square().sum() for part in parts).backward()
+        with torch.no_grad():
+            alone = lk.lightning_attn2(*leaves[:3], case.s, cu_seqlens=case.cu_seqlens)
+        results.append([o, final, alone, *(leaf.grad for leaf in leaves)])
+    for one, two in zip(*results, strict=True):
+        assert (one is None) == (two is None)
+        assert one is None or torch.equal(one, two)
+
+
 def test_forward_mode_is_refused(tools):
     q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
     with pytest.raises(NotImplementedError, match="forward-mode"):
