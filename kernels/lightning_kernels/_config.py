@@ -94,27 +94,47 @@ class HopperTiles:
     """Of the state in shared memory, for the output's warps to read; with 4, blocks go in pairs."""
     output_registers: int
     loader_registers: int
+    state_warps: int = 4
+    """Warps that hold the state: 8 in the wide kernel, which takes head_dim 256 with 128 columns."""
+    boxes: bool = False
+    """Whether TMA brings the tiles, rather than cp.async."""
 
     def __str__(self) -> str:
-        return f"path=hopper block=64 columns={self.columns} stages={self.stages} split_e={self.tiles_e}"
+        text = f"path=hopper block=64 columns={self.columns} stages={self.stages} split_e={self.tiles_e}"
+        return text + " load=tma" if self.boxes else text
 
 
-@cache
+_WIDE_FROM, _BOXES_FROM = 2**23, 2**25
+"""How many elements of q are worth the wide kernel, and TMA, whose descriptors take 15 µs of the host."""
+
+
 def hopper_tiles(
-    head_dim: int, value_dim: int, backward: bool, programs: int, processors: int
+    head_dim: int, value_dim: int, backward: bool, programs: int, processors: int, elements: int = 0
 ) -> HopperTiles:
     """Choose the tiles of the Hopper kernel; the roles of a backward pass share those of the larger dim.
 
     A forward pass of so few `programs` (sequences times heads) that half of the multiprocessors would stand
     idle gives each of them half of the columns: twice as many programs, each of which moves 3 tiles a block
-    instead of 4 and takes as much less time.
+    instead of 4 and takes as much less time. It also loads by TMA, where it is long: `elements` is the size
+    of q, or 0 where TMA cannot read the tensors.
     """
+    few = not backward and 2 * programs <= processors
+    wide = 4 * programs > processors and elements >= _WIDE_FROM
+    return _hopper_tiles(head_dim, value_dim, backward, few, wide, few and elements >= _BOXES_FROM)
+
+
+@cache
+def _hopper_tiles(
+    head_dim: int, value_dim: int, backward: bool, few: bool, wide: bool, boxes: bool
+) -> HopperTiles:
     key_dim = max(head_dim, value_dim) if backward else head_dim
     value_dim = max(head_dim, value_dim) if backward else value_dim
     block_d = max(64, _padded(key_dim))
+    if wide and block_d == 256 and value_dim > 64:
+        return HopperTiles(256, 128, -(-value_dim // 128), 2, 1, 136, 24, state_warps=8, boxes=True)
     # The state takes block_d · columns / 128 registers a thread.
     columns = 64 if value_dim <= 64 or block_d > 128 else 128
-    if not backward and 2 * programs <= processors and block_d <= columns:
+    if few and block_d <= columns:
         columns //= 2
     stages, copies, output, loader = {
         (64, 32): (8, 4, 200, 80),
@@ -124,16 +144,22 @@ def hopper_tiles(
         (128, 128): (4, 1, 200, 64),
         (256, 64): (2, 2, 184, 96),
     }[block_d, columns]
-    return HopperTiles(block_d, columns, -(-value_dim // columns), stages, copies, output, loader)
+    loader = 24 if boxes else loader
+    return HopperTiles(
+        block_d, columns, -(-value_dim // columns), stages, copies, output, loader, boxes=boxes
+    )
 
 
 @cache
-def hopper_segments(programs: int, seq_len: int, processors: int) -> int:
+def hopper_segments(tiles: HopperTiles, programs: int, seq_len: int, processors: int) -> int:
     """Choose into how many segments a sequence is cut, so that `programs` times as many fill the device.
 
     The programs of a processor run one after another, and each but the first of a sequence walks over up to
-    84 blocks of 64 tokens before it, at half the price: what the least slope of 8 or more heads needs.
+    84 blocks of 64 tokens before it, at half the price: what the least slope of 8 or more heads needs. The
+    wide kernel, for which there are enough programs, has no registers for that.
     """
+    if tiles.state_warps == 8:
+        return 1
     blocks = -(-seq_len // 64)
     ahead = min(84, blocks) / 2
 

@@ -126,9 +126,10 @@ def lightning2_config(
     if capability is None:
         capability = torch.cuda.get_device_capability(device) if device >= 0 else (9, 0)
     if capability == (9, 0) and hopper_takes(dtype, head_dim, value_dim):
-        special = hopper_tiles(head_dim, value_dim, backward, programs, processors(device))
+        elements = 0 if backward else programs * seq_len * head_dim
+        special = hopper_tiles(head_dim, value_dim, backward, programs, processors(device), elements)
         count = programs * special.tiles_e * (3 if backward else 1)
-        return f"{special} segments={hopper_segments(count, seq_len, processors(device))}"
+        return f"{special} segments={hopper_segments(special, count, seq_len, processors(device))}"
     if shared_bytes is None:
         shared_bytes = shared_limit(device)
     return f"path=portable {lightning2_tiles(head_dim, value_dim, dtype, shared_bytes)}"

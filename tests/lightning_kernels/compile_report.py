@@ -1,7 +1,9 @@
 """Compile the Triton kernels for real GPUs without one and print what each variant takes.
 
 Run as a script, without TRITON_INTERPRET: `python compile_report.py --arch 90 --dtype bf16 --dims 128x128`.
-One line a variant: kernel arch dtype head_dim value_dim shared_bytes registers spill_bytes seconds config.
+One line a variant: kernel arch dtype head_dim value_dim shared_bytes registers spill_bytes waits/products
+seconds config. Where registers are short in one part of a kernel, the compiler lets each of its products
+(wgmma) wait for the one before, which can cost half of the speed.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).parents[2] / "kernels"))
 
 from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.language import NVMMASharedLayout
 
 from lightning_kernels import _config
 from lightning_kernels._gluon import kernel as hopper
@@ -28,7 +31,7 @@ from lightning_kernels._triton import gateloop, lightning1, lightning2, norm, st
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
 KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop")
-FEATURES = ("decay", "reverse", "initial", "final", "packed", "few")
+FEATURES = ("decay", "reverse", "initial", "final", "packed", "few", "long", "ahead")
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -72,13 +75,17 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
 
 
 def hopper_variant(head_dim, value_dim, features):
-    """Return the same for the Hopper kernel: `reverse` is its backward pass, `few` few heads on an H200."""
+    """Return the same for the Hopper kernel: `reverse` is its backward pass, `few` few heads on an H200,
+    `long` many tokens, which TMA brings, and `ahead` a sequence in segments.
+    """
     backward = "reverse" in features
-    tiles = _config.hopper_tiles(head_dim, value_dim, backward, 16 if "few" in features else 128, 132)
+    programs, elements = 16 if "few" in features else 128, 2**25 if "long" in features else 0
+    tiles = _config.hopper_tiles(head_dim, value_dim, backward, programs, 132, elements)
     constants = {
         "D": head_dim, "E": value_dim, "BLOCK_D": tiles.block_d, "TILES_E": tiles.tiles_e,
         "COLUMNS": tiles.columns, "STAGES": tiles.stages, "COPIES": tiles.copies, "BACKWARD": backward,
         "LOADER_REGISTERS": tiles.loader_registers, "OUTPUT_REGISTERS": tiles.output_registers,
+        "AHEAD": "ahead" in features,
     }  # fmt: skip
     absent = {
         "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",
@@ -86,11 +93,18 @@ def hopper_variant(head_dim, value_dim, features):
     }  # fmt: skip
     constants |= {argument: None for argument, feature in absent.items() if feature not in features}
     types = {"offset_ptr": "*i32", "initial_ptr": "*fp32", "grad_state_ptr": "*fp32", "final_ptr": "*fp32"}
-    return hopper.linear_attention_kernel, constants, {"num_warps": 4}, types | {"scale": "fp32"}, str(tiles)
+    for box, width in (("q_box", tiles.block_d), ("k_box", tiles.block_d), ("v_box", tiles.columns)):
+        if tiles.boxes:
+            layout = NVMMASharedLayout(min(128, 2 * width), 16, 4)
+            types[box] = f"tensordesc<DTYPE[1, 1, 64, {width}],{layout!r}>"
+        else:
+            constants[box] = None
+    options = {"num_warps": tiles.state_warps}
+    return hopper.linear_attention_kernel, constants, options, types | {"scale": "fp32"}, str(tiles)
 
 
 def compile_variant(name, arch, dtype, head_dim, value_dim, features):
-    """Compile as the launcher would specialise it and return (shared, registers, spill, seconds, config)."""
+    """Compile as the launcher would specialise it and return what a line says from shared_bytes on."""
     kernel, constants, options, types, config = variant(name, arch, dtype, head_dim, value_dim, features)
     for flag, argument in (
         ("HAS_DECAY", "slope_ptr"), ("HAS_INITIAL", "initial_ptr"), ("HAS_FINAL", "final_ptr"),
@@ -103,7 +117,9 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
         if argument in constants:
             signature[argument] = "constexpr"
             continue
-        if argument == "slope_ptr":
+        if argument.endswith("_box"):
+            signature[argument] = types[argument].replace("DTYPE", dtype)
+        elif argument == "slope_ptr":
             signature[argument] = "*fp32"
         elif argument.endswith("_ptr"):
             signature[argument] = types.get(argument, "*" + dtype)
@@ -120,12 +136,16 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
-        usage = subprocess.run(
-            [CUOBJDUMP, "--dump-resource-usage", cubin.name], check=True, capture_output=True, text=True
-        ).stdout
+        usage = dump(cubin.name, "--dump-resource-usage")
+        code = dump(cubin.name, "-sass") if name == "hopper" else ""
     registers = int(re.search(r"REG:(\d+)", usage)[1])
     spill = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
-    return compiled.metadata.shared, registers, spill, f"{seconds:.1f}", config
+    waits = f"{code.count('WARPGROUP.DEPBAR')}/{code.count('HGMMA')}"
+    return compiled.metadata.shared, registers, spill, waits, f"{seconds:.1f}", config
+
+
+def dump(cubin, what):
+    return subprocess.run([CUOBJDUMP, what, cubin], check=True, capture_output=True, text=True).stdout
 
 
 def main():

@@ -18,10 +18,12 @@ def report(tmp_path, *arguments):
     command = [sys.executable, "-W", "ignore", str(REPORT), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return [line.split(maxsplit=8) for line in done.stdout.splitlines()]
+    return [line.split(maxsplit=9) for line in done.stdout.splitlines()]
 
 
 FEW = ["--with", "decay", "initial", "final", "few"]
+AHEAD = [*FEW, "long", "ahead"]
+WIDE = ["--with", "decay", "initial", "final", "long"]
 ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 
 
@@ -34,6 +36,9 @@ ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "64x128", "80x192", *ALL], 3),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x128", "64x128", "128x64"], 3),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "64x128", "128x128", *FEW], 3),
+        (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", "256x256", *AHEAD], 3),
+        (90, ["--kernel", "hopper", "--dtype", "bf16", "fp16", "--dims", "256x256", "192x80", *WIDE], 4),
+        (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "192x240", "--with", "long"], 1),
         (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
         (80, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "256x256", "128x128", *ALL], 2),
         (
@@ -56,6 +61,8 @@ ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 def test_variants_compile_and_fit(tmp_path, arch, arguments, variants):
     rows = report(tmp_path, "--arch", str(arch), *arguments)
     assert len(rows) == variants
-    for kernel, _, dtype, d, e, shared, _, spill, _ in rows:
+    for kernel, _, dtype, d, e, shared, _, spill, waits, *_ in rows:
         assert int(shared) <= SHARED_LIMIT[arch], (kernel, dtype, d, e)
         assert int(spill) <= 1024, (kernel, dtype, d, e)
+        waiting, products = map(int, waits.split("/"))
+        assert waiting <= products / 4, (kernel, dtype, d, e)

@@ -167,7 +167,9 @@ def test_config_of_the_hopper_kernel(monkeypatch):
     many = describe(128, 128, torch.bfloat16, programs=128)
     assert many == "path=hopper block=64 columns=128 stages=4 split_e=1 segments=1"
     few = describe(128, 128, torch.bfloat16, programs=16, seq_len=131072)
-    assert few == "path=hopper block=64 columns=64 stages=4 split_e=2 segments=4"
+    assert few == "path=hopper block=64 columns=64 stages=4 split_e=2 load=tma segments=4"
+    wide = describe(256, 256, torch.bfloat16, programs=64, seq_len=16384)
+    assert wide == "path=hopper block=64 columns=128 stages=2 split_e=2 load=tma segments=1"
     few = describe(64, 64, torch.bfloat16, programs=66)
     assert few == "path=hopper block=64 columns=32 stages=8 split_e=2 segments=1"
     backward = describe(64, 256, torch.float16, backward=True)

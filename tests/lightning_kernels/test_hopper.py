@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lightning_kernels as lk
-from lightning_kernels import _ops
+from lightning_kernels import _config, _ops
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 pytestmark = [
@@ -44,6 +44,58 @@ def test_shapes(tools, launches, dtype, d, e, n, layout):
     )
     tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
     assert len(launches) == 2
+
+
+@dtypes
+@pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 200, 913])
+@pytest.mark.parametrize(("d", "e"), [(256, 256), (256, 80), (192, 208)])
+def test_wide_kernel(tools, launches, monkeypatch, dtype, d, e, n, layout):
+    """128 columns of head_dim above 128, for which as many heads are needed as fill the device, and TMA."""
+    monkeypatch.setattr(_config, "_WIDE_FROM", 0)
+    assert "columns=128 stages=2" in lk.lightning2_config(d, e, dtype, programs=34, seq_len=n)
+    case = tools.make_case(
+        17, 4, 2, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, layout=layout, device="cuda"
+    )
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    assert len(launches) == 2
+
+
+@dtypes
+@pytest.mark.parametrize("slope", [None, 0.0, 1e-4, 8.0, 30.0])
+def test_slopes_of_the_wide_kernel(tools, monkeypatch, dtype, slope):
+    """Its weights are products of two parts, one of which may be large."""
+    monkeypatch.setattr(_config, "_WIDE_FROM", 0)
+    case = tools.make_case(17, 4, 4, 300, 256, 128, dtype, slope=slope, size=0.25, device="cuda")
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+
+
+@dtypes
+@pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
+@pytest.mark.parametrize("n", [1, 65, 640, 2049])
+@pytest.mark.parametrize(("d", "e"), [(64, 64), (64, 128), (128, 64), (128, 128), (80, 48), (256, 256)])
+def test_tiles_brought_by_tma(tools, launches, monkeypatch, dtype, d, e, n, layout):
+    """Few heads: in one segment, in several, which walk over blocks without q, and with grouped heads."""
+    monkeypatch.setattr(_config, "_BOXES_FROM", 0)
+    assert "load=tma" in lk.lightning2_config(d, e, dtype, programs=8, seq_len=n)
+    case = tools.make_case(
+        2, 4, 2, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, layout=layout, device="cuda"
+    )
+    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    assert len(launches) == 2
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_read_many_times_is_not_read_by_tma(tools, monkeypatch, which):
+    """An expanded tensor has a stride of 0, which no descriptor takes."""
+    monkeypatch.setattr(_config, "_BOXES_FROM", 0)
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 4, 300, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    inputs[which] = inputs[which][:, :1].expand(2, 4, 300, 64)
+    slopes = lk.build_slope_tensor(4).to("cuda")
+    expected = lk.reference_attention(*(x.double() for x in inputs), slopes)
+    error = (lk.lightning_attn2(*inputs, slopes).double() - expected).norm() / expected.norm()
+    assert error <= BUDGET[torch.bfloat16]
 
 
 @dtypes

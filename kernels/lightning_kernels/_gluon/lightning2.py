@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from lightning_kernels._config import hopper_segments, hopper_tiles, processors
 from lightning_kernels._core import Gradients, empty_like, empty_output, empty_state, sum_groups
@@ -43,6 +45,20 @@ def _strides(x: Tensor | None) -> tuple[int, int, int]:
     return (of_b if b > 1 else 0, of_head if heads > 1 else 0, of_n if n > 1 else 0)
 
 
+def _boxable(x: Tensor) -> bool:
+    """Say whether TMA can read a tensor that `takes` allows: it needs strides above 0."""
+    return all(stride > 0 or size == 1 for stride, size in zip(x.stride(), x.shape, strict=True))
+
+
+def _box(x: Tensor, columns: int) -> TensorDescriptor:
+    """Describe the tiles of 64 tokens by `columns` of x for TMA."""
+    box = TensorDescriptor.__new__(TensorDescriptor)  # without its checks, which `takes` has made
+    box.base, box.shape, box.padding = x, list(x.shape), "zero"
+    box.strides = [*(stride or 16 for stride in _strides(x)), 1]
+    box.block_shape, box.layout = [1, 1, 64, columns], NVMMASharedLayout(min(128, 2 * columns), 16, 4)
+    return box
+
+
 def _contiguous(state: Tensor | None) -> Tensor | None:
     return None if state is None else state.to(torch.float32).contiguous()
 
@@ -64,23 +80,28 @@ def _launch(
         return
     device = q.get_device()
     backward = g is not None
-    tiles = hopper_tiles(d, e, backward, sequences * heads, processors(device))
+    boxable = not backward and offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
+    elements = q.numel() if boxable else 0
+    tiles = hopper_tiles(d, e, backward, sequences * heads, processors(device), elements)
     programs = sequences * heads * tiles.tiles_e * (3 if backward else 1)
-    segments = hopper_segments(programs, n * b // sequences, processors(device))
+    segments = hopper_segments(tiles, programs, n * b // sequences, processors(device))
+    boxes: tuple[TensorDescriptor | None, ...] = (None, None, None)
+    if tiles.boxes:
+        boxes = _box(q, tiles.block_d), _box(k, tiles.block_d), _box(v, tiles.columns)
     strides = (
         *_strides(q), *_strides(k), *_strides(v), *_strides(g), *_strides(outs[0]), *_strides(outs[1]),
         *_strides(outs[2]),
     )  # fmt: skip
     arguments = (
-        q, k, v, g, *outs, slopes, offsets, initial, grad_state, final,
+        q, k, v, g, *outs, *boxes, slopes, offsets, initial, grad_state, final,
         heads, heads // k.shape[1], n, segments, scale, *strides,
         d, e, tiles.block_d, tiles.tiles_e, tiles.columns, tiles.stages, tiles.copies, backward,
-        tiles.loader_registers, tiles.output_registers,
+        tiles.loader_registers, tiles.output_registers, segments > 1,
     )  # fmt: skip
     # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
     key = (
-        device, q.dtype, d, e, tiles.columns, backward, slopes is None, offsets is None, _alignment(initial),
-        _alignment(grad_state), final is None, max(strides) < 2**31,
+        device, q.dtype, d, e, tiles, backward, segments > 1, slopes is None, offsets is None,
+        _alignment(initial), _alignment(grad_state), final is None, max(strides) < 2**31,
     )  # fmt: skip
     grid = (programs * segments, 1, 1)
     with on_device(q):
@@ -88,7 +109,7 @@ def _launch(
         if kernel is not None:
             kernel[grid](*arguments)  # type: ignore[index]
         else:
-            kernel = linear_attention_kernel[grid](*arguments)
+            kernel = linear_attention_kernel[grid](*arguments, num_warps=tiles.state_warps)
             if max(strides) < 2**31:
                 _compiled[key] = kernel
 

@@ -19,6 +19,21 @@ from lightning_kernels._gluon.loader import BLOCK
 from lightning_kernels._gluon.state import exp2, load_slope
 
 
+@gluon.constexpr_function  # type: ignore[untyped-decorator]
+def row_layout(columns: int) -> gl.DistributedLinearLayout:
+    """Return the layout [BLOCK, columns] in which o is stored: as the products leave it, but for an exchange
+    among the four threads of a row, so that each stores 16 bytes.
+    """
+    registers = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0], [0, 64]]
+    return gl.DistributedLinearLayout(
+        reg_bases=[base for base in registers if base[1] < columns],
+        lane_bases=[[0, 8], [0, 16], [1, 0], [2, 0], [4, 0]],
+        warp_bases=[[16, 0], [32, 0]],
+        block_bases=[],
+        shape=[64, columns],
+    )
+
+
 @gluon.jit  # type: ignore[untyped-decorator]
 def _first_products(  # type: ignore[no-untyped-def]
     q_s, k_s, state_s, ready, turn, place, wanted,
@@ -59,17 +74,7 @@ def write_output(  # type: ignore[no-untyped-def]
     square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
     scores: gl.constexpr = gl.DotOperandLayout(0, tall, 2)
-    # As the products leave it, but for an exchange among the four threads of a row: each stores 16 bytes.
-    few: gl.constexpr = [[0, 1], [0, 2], [0, 4], [8, 0]]
-    some: gl.constexpr = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0]]
-    many: gl.constexpr = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0], [0, 64]]
-    rows: gl.constexpr = gl.DistributedLinearLayout(
-        reg_bases=few if COLUMNS == 32 else some if COLUMNS == 64 else many,
-        lane_bases=[[0, 8], [0, 16], [1, 0], [2, 0], [4, 0]],
-        warp_bases=[[16, 0], [32, 0]],
-        block_bases=[],
-        shape=[BLOCK, COLUMNS],
-    )
+    rows: gl.constexpr = row_layout(COLUMNS)
     row = gl.arange(0, BLOCK, gl.SliceLayout(1, rows))
     col = first_e + gl.arange(0, COLUMNS, gl.SliceLayout(0, rows))
     out_row = row * out_step

@@ -68,7 +68,7 @@ def _fill_fade(fade_s, slope, scale_write, offset, steps, GROUP: gl.constexpr): 
     """Compute with which weights tokens are written, in two halves: 0, 1, … blocks before the end of a group,
     and in the last block of a sequence.
     """
-    j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [4], [0]))
+    j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
     for i in gl.static_range(GROUP):
         _store_fade(fade_s, i, exp2(-slope * ((i + 1) * BLOCK - j - offset).to(gl.float32)) * scale_write)
     late = j + offset - ((steps - 1) % BLOCK + 1)
@@ -100,8 +100,9 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
 
     EARLY reads the next block's v before the state is written and multiplied rather than during the product,
     which leaves other readers little of shared memory: faster where the product is long and the ring deep
-    enough.
+    enough. Eight warps, which have no registers to spare, read it after the product.
     """
+    LATE: gl.constexpr = gl.num_warps() == 8
     dtype: gl.constexpr = right_s.dtype
     turn = main - first
     mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=main < last)
@@ -124,13 +125,17 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
         mbarrier.arrive(ready.index(copy), count=1)
         decay = gl.where(size <= 0, last_decay, block_decay)
         state = warpgroup_mma(weighted, right_s.index(stage), state * decay, is_async=True)
+        if LATE:
+            state = warpgroup_mma_wait(0, deps=[state])
+            async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
         if not EARLY:
             mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
             left, high, low = _read(left_s.index(turn % STAGES), fade_s, which, values)
         weighted = _weigh(left, high, low)
-        state = warpgroup_mma_wait(0, deps=[state])
-        # By every thread for itself, which costs no barrier among them.
-        async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
+        if not LATE:
+            state = warpgroup_mma_wait(0, deps=[state])
+            # By every thread for itself, which costs no barrier among them.
+            async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
     return state
 
 
@@ -202,13 +207,14 @@ def carry_state(  # type: ignore[no-untyped-def]
     state_stride_d, state_stride_e, has_initial, has_final, slope_ptr, scale_write, offset,
     first, main, last, steps, key_dim, value_dim, first_e,
     BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
-    GROUP: gl.constexpr, EARLY: gl.constexpr, PAIR: gl.constexpr,
+    GROUP: gl.constexpr, EARLY: gl.constexpr, PAIR: gl.constexpr, AHEAD: gl.constexpr,
 ):  # fmt: skip
     """Walk blocks first…last−1 and leave a copy of the state before each from `main` on.
 
-    Blocks before `main` are walked over in groups of GROUP: the state decays once a group, whose products are
-    in flight together. A token of step j is written with weight scale_write·λ^(B−j−offset). The state is
-    held as VᵀK, or as KᵀV where there are fewer columns than the 64 rows that a product has at least.
+    Blocks before `main`, where AHEAD says that there may be some, are walked over in groups of GROUP: the
+    state decays once a group, whose products are in flight together. A token of step j is written with weight
+    scale_write·λ^(B−j−offset). The state is held as VᵀK, or as KᵀV where there are fewer columns than the 64
+    rows that a product has at least.
     """
     ROWS: gl.constexpr = BLOCK_D if COLUMNS < 64 else COLUMNS
     COLS: gl.constexpr = COLUMNS if COLUMNS < 64 else BLOCK_D
@@ -216,7 +222,9 @@ def carry_state(  # type: ignore[no-untyped-def]
         left_s, right_s = k_s, v_s
     else:
         left_s, right_s = v_s, k_s
-    broad: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128 if COLS == 256 else COLS, 16])
+    broad: gl.constexpr = gl.NVMMADistributedLayout(
+        [3, 0], [gl.num_warps(), 1], [16, 128 if COLS == 256 else COLS, 16]
+    )
     values: gl.constexpr = gl.DotOperandLayout(0, broad, 2)
     slope = load_slope(slope_ptr, steps)
 
@@ -238,21 +246,22 @@ def carry_state(  # type: ignore[no-untyped-def]
         state = gl.zeros([ROWS, COLS], gl.float32, broad)
 
     _fill_fade(fade_s, slope, scale_write, offset, steps, GROUP)
-    group_decay = exp2(-slope * (GROUP * BLOCK))
-    for group in range(first // GROUP, main // GROUP):
-        state = state * group_decay
-        for i in gl.static_range(GROUP):
-            turn = group * GROUP + i - first
-            stage = turn % STAGES
-            mbarrier.wait(full.index(stage), (turn // STAGES) & 1)
-            left, high, low = _read(left_s.index(stage), fade_s, GROUP - 1 - i, values)
-            fence_async_shared()
-            state = warpgroup_mma(_weigh(left, high, low), right_s.index(stage), state, is_async=True)
-            if i > 0:
-                state = warpgroup_mma_wait(1, deps=[state])
-                _release(empty, (turn - 1) % STAGES)
-        state = warpgroup_mma_wait(0, deps=[state])
-        _release(empty, (group * GROUP + GROUP - 1 - first) % STAGES)
+    if AHEAD:
+        group_decay = exp2(-slope * (GROUP * BLOCK))
+        for group in range(first // GROUP, main // GROUP):
+            state = state * group_decay
+            for i in gl.static_range(GROUP):
+                turn = group * GROUP + i - first
+                stage = turn % STAGES
+                mbarrier.wait(full.index(stage), (turn // STAGES) & 1)
+                left, high, low = _read(left_s.index(stage), fade_s, GROUP - 1 - i, values)
+                fence_async_shared()
+                state = warpgroup_mma(_weigh(left, high, low), right_s.index(stage), state, is_async=True)
+                if i > 0:
+                    state = warpgroup_mma_wait(1, deps=[state])
+                    _release(empty, (turn - 1) % STAGES)
+            state = warpgroup_mma_wait(0, deps=[state])
+            _release(empty, (group * GROUP + GROUP - 1 - first) % STAGES)
 
     if PAIR:
         state = _walk_pairs(
