@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightning_bench.record import Record, read_records
+from lightning_bench.suite import Overrides, expand, load_suite
 
 ROOT = Path(__file__).parents[2]
 H200 = ROOT / "results" / "h200"
@@ -60,6 +61,34 @@ def test_every_case_of_the_suite_is_there_once_and_none_failed(name: str) -> Non
     own_run = [r for r in records if (r.provider, r.metric) != ("flash4", "speed")]
     assert len({r.harness_commit for r in own_run}) == 1
     assert all(r.harness_commit for r in records)
+
+
+@pytest.mark.parametrize("name", ["systems-speed.csv", "systems-memory.csv"])
+def test_every_system_has_its_rows_and_none_is_wrong(name: str) -> None:
+    """What cannot run says why: two gradients that fla-core refuses to this triton, and what was not there."""
+    records = read_records(H200 / name)
+    wanted = {case.id for case in expand(load_suite("systems"), Overrides(), "cuda")}
+    assert len(records) == len(wanted)
+    assert {r.case_id for r in records} == wanted
+    missing = [r for r in records if r.status not in {"ok", "unstable"}]
+    assert {(r.provider, r.status) for r in missing} == {
+        ("flash4", "unavailable"),
+        ("fla-gla-fused-chunk", "unavailable"),
+        ("fla-mamba2-chunk", "crashed"),
+        ("fla-gated-delta-chunk", "crashed"),
+    }
+    assert all(r.reason for r in missing)
+    assert {r.direction for r in missing if r.status == "crashed"} == {"bwd"}
+
+
+def test_the_published_readme_of_fla_was_measured_whole() -> None:
+    records = read_records(H200 / "fla-readme-speed-published.csv")
+    providers = {"flash2", "flash2-full", "fla-retention-chunk", "fla-retention-fused-chunk"}
+    providers |= {"fla-based-parallel", "fla-based-fused-chunk", "lightning2", "lightning2-retention"}
+    lengths = {128 * 2**i for i in range(8)}
+    assert {(r.provider, r.seq_len) for r in records} == set(itertools.product(providers, lengths))
+    assert {(r.status, r.protocol, r.direction) for r in records} == {("ok", "paper", "fwd_bwd")}
+    assert {r.head_dim for r in records if "based" in r.provider} == {16}
 
 
 def test_the_median_agrees_with_nvbench_within_three_percent() -> None:

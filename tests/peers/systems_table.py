@@ -75,7 +75,7 @@ def cell(record: Record | None) -> str:
         return record.status
     ns = record.median_ms * 1e6 / (record.batch * record.seq_len)
     ratio = "" if record.floor_ratio is None else f", {record.floor_ratio:.1f}×"
-    return f"{ns:.3g} ns{ratio}" + ("*" if record.status == "unstable" else "")
+    return f"{ns:{'.0f' if ns >= 1000 else '.3g'}} ns{ratio}" + ("*" if record.status == "unstable" else "")
 
 
 def main() -> None:
