@@ -65,7 +65,7 @@ def test_every_case_of_the_suite_is_there_once_and_none_failed(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["systems-speed.csv", "systems-memory.csv"])
 def test_every_system_has_its_rows_and_none_is_wrong(name: str) -> None:
-    """What cannot run says why: two gradients that fla-core refuses to this triton, and what was not there."""
+    """What did not run says why: two gradients that fla-core refuses to this triton, and what was absent."""
     records = read_records(H200 / name)
     wanted = {case.id for case in expand(load_suite("systems"), Overrides(), "cuda")}
     assert len(records) == len(wanted)
@@ -129,6 +129,16 @@ def test_figures_in_the_readme_stand_in_the_csv(
             value = getattr(record, figure)
             expected = record.status if value is None else f"{value:.{decimals}f}"
             assert cell.strip("*\\") == expected
+
+
+def test_the_norm_in_the_readme_stands_in_the_csv() -> None:
+    header, body = _markdown_rows("srmsnorm")
+    table = rows("srmsnorm-speed.csv")
+    assert [cells[0] for cells in body] == ["fwd", "bwd"]
+    for direction, *cells in body:
+        for provider, cell in zip(header[1:], cells, strict=True):
+            record = table[provider.strip("`"), direction, 32768]
+            assert cell == f"{record.floor_ratio:.2f}" + "*" * (record.status == "unstable")
 
 
 def test_parallelism_in_the_readme_stands_in_the_csv() -> None:
