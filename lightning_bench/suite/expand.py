@@ -26,7 +26,11 @@ _AXES = ("providers", "direction", "dtype", "batch", "heads", "seq_len", "head_d
 
 @dataclass(frozen=True)
 class Overrides:
-    """Axes that replace those of every group; None leaves an axis as the suite has it."""
+    """Axes that replace those of every group; None leaves an axis as the suite has it.
+
+    Providers are looked for first: one that groups of the suite name is run in these groups alone, another
+    one in every group.
+    """
 
     providers: tuple[str, ...] | None = None
     seq_len: tuple[int, ...] | None = None
@@ -47,8 +51,11 @@ def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
     overrides = _checked(overrides)
     ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
     empty: list[str] = []
+    named = {provider for group in suite.groups for provider in group.providers}
     for index, group in enumerate(suite.groups):
-        axes = _Axes.of(group, overrides)
+        axes = _Axes.of(group, overrides, named)
+        if not axes.providers:
+            continue
         families = {provider: family_of(provider) for provider in axes.providers}
         left_out: Counter[int] = Counter()
         kept = False
@@ -88,9 +95,13 @@ class _Axes:
     value_dim: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, group: Group, overrides: Overrides) -> _Axes:
+    def of(cls, group: Group, overrides: Overrides, named: set[str]) -> _Axes:
         own = {axis: getattr(group, axis) for axis in _AXES}
         given = {axis: getattr(overrides, axis) for axis in _AXES}
+        if overrides.providers is not None:
+            given["providers"] = tuple(
+                one for one in overrides.providers if one in group.providers or one not in named
+            )
         return cls(**{axis: own[axis] if given[axis] is None else given[axis] for axis in _AXES})
 
     def cases(self, device: Device) -> Iterator[Case]:

@@ -113,6 +113,26 @@ def test_an_override_is_all_there_is_of_an_axis(suite: Suite, axes_given: dict[s
         assert {value_of(case, axis) for case in cases} <= set(values)
 
 
+@given(suites, st.lists(st.sampled_from(sorted(FAMILY)), min_size=1, unique=True))
+def test_a_provider_keeps_to_the_groups_that_name_it(suite: Suite, providers: list[str]) -> None:
+    """So that `--provider` does not run one that needs a head_dim of its own, or others, at all of them."""
+    whole = cases_of(suite, Overrides())
+    some = cases_of(suite, Overrides(providers=tuple(providers)))
+    named = {name for group in suite.groups for name in group.providers}
+    assert {c for c in some if c.provider in named} == {c for c in whole if c.provider in providers}
+    for stranger in set(providers) - named:
+        shapes = {(c.shape, c.direction) for c in some if c.provider == stranger}
+        alone = cases_of(suite, Overrides(providers=(stranger,)))
+        assert shapes == {(c.shape, c.direction) for c in alone}
+
+
+def test_a_provider_of_no_group_joins_every_group() -> None:
+    two = suite_of(group_of(providers="alpha", head_dim=64), group_of(providers="omega", head_dim=16))
+    cases = expand(two, Overrides(providers=("omega", "beta")), "cuda")
+    found = [(case.provider, case.shape.head_dim) for case in cases]
+    assert found == [("beta", 64), ("omega", 16), ("beta", 16)]
+
+
 @given(one_group, overrides)
 def test_each_cell_is_there_or_excluded(suite: Suite, axes_given: dict[str, Any]) -> None:
     """Against a reading of the excludes that is written anew here, cell by cell."""
