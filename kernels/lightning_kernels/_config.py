@@ -99,6 +99,11 @@ class HopperTiles:
     boxes: bool = False
     """Whether TMA brings the tiles, rather than cp.async."""
 
+    @property
+    def wide(self) -> bool:
+        """Whether it is the wide kernel."""
+        return self.state_warps == 8
+
     def __str__(self) -> str:
         text = f"path=hopper block=64 columns={self.columns} stages={self.stages} split_e={self.tiles_e}"
         return text + " load=tma" if self.boxes else text
@@ -151,14 +156,14 @@ def _hopper_tiles(
 
 
 @cache
-def hopper_segments(tiles: HopperTiles, programs: int, seq_len: int, processors: int) -> int:
+def hopper_segments(programs: int, seq_len: int, processors: int, wide: bool) -> int:
     """Choose into how many segments a sequence is cut, so that `programs` times as many fill the device.
 
     The programs of a processor run one after another, and each but the first of a sequence walks over up to
     84 blocks of 64 tokens before it, at half the price: what the least slope of 8 or more heads needs. The
     wide kernel, for which there are enough programs, has no registers for that.
     """
-    if tiles.state_warps == 8:
+    if wide:
         return 1
     blocks = -(-seq_len // 64)
     ahead = min(84, blocks) / 2

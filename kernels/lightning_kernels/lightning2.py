@@ -129,7 +129,7 @@ def lightning2_config(
         elements = 0 if backward else programs * seq_len * head_dim
         special = hopper_tiles(head_dim, value_dim, backward, programs, processors(device), elements)
         count = programs * special.tiles_e * (3 if backward else 1)
-        return f"{special} segments={hopper_segments(special, count, seq_len, processors(device))}"
+        return f"{special} segments={hopper_segments(count, seq_len, processors(device), special.wide)}"
     if shared_bytes is None:
         shared_bytes = shared_limit(device)
     return f"path=portable {lightning2_tiles(head_dim, value_dim, dtype, shared_bytes)}"

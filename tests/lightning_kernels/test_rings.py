@@ -173,7 +173,7 @@ CONFIGURATIONS = sorted(
 
 @pytest.mark.parametrize("tiles", CONFIGURATIONS, ids=str)
 def test_no_schedule_hangs_or_reads_what_is_not_there(tiles):
-    wide = tiles.state_warps == 8
+    wide = tiles.wide
     for blocks in (0, 1, 2, 3, 4, 5, 8, 9, 23):
         for main in {0} if wide else {0, 4, blocks // 8 * 4}:
             for seed in range(20):

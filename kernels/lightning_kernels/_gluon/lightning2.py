@@ -80,18 +80,20 @@ def _launch(
         return
     device = q.get_device()
     backward = g is not None
-    boxable = not backward and offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
-    elements = q.numel() if boxable else 0
-    tiles = hopper_tiles(d, e, backward, sequences * heads, processors(device), elements)
-    programs = sequences * heads * tiles.tiles_e * (3 if backward else 1)
-    segments = hopper_segments(tiles, programs, n * b // sequences, processors(device))
-    boxes: tuple[TensorDescriptor | None, ...] = (None, None, None)
-    if tiles.boxes:
-        boxes = _box(q, tiles.block_d), _box(k, tiles.block_d), _box(v, tiles.columns)
     strides = (
         *_strides(q), *_strides(k), *_strides(v), *_strides(g), *_strides(outs[0]), *_strides(outs[1]),
         *_strides(outs[2]),
     )  # fmt: skip
+    boxable = not backward and offsets is None
+    if boxable and 0 in strides[:9]:
+        boxable = _boxable(q) and _boxable(k) and _boxable(v)
+    elements = q.numel() if boxable else 0
+    tiles = hopper_tiles(d, e, backward, sequences * heads, processors(device), elements)
+    programs = sequences * heads * tiles.tiles_e * (3 if backward else 1)
+    segments = hopper_segments(programs, n * b // sequences, processors(device), tiles.wide)
+    boxes: tuple[TensorDescriptor | None, ...] = (None, None, None)
+    if tiles.boxes:
+        boxes = _box(q, tiles.block_d), _box(k, tiles.block_d), _box(v, tiles.columns)
     arguments = (
         q, k, v, g, *outs, *boxes, slopes, offsets, initial, grad_state, final,
         heads, heads // k.shape[1], n, segments, scale, *strides,
@@ -100,8 +102,8 @@ def _launch(
     )  # fmt: skip
     # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
     key = (
-        device, q.dtype, d, e, tiles, backward, segments > 1, slopes is None, offsets is None,
-        _alignment(initial), _alignment(grad_state), final is None, max(strides) < 2**31,
+        device, q.dtype, d, e, tiles.columns, tiles.boxes, backward, segments > 1, slopes is None,
+        offsets is None, _alignment(initial), _alignment(grad_state), final is None, max(strides) < 2**31,
     )  # fmt: skip
     grid = (programs * segments, 1, 1)
     with on_device(q):
