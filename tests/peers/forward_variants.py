@@ -11,13 +11,11 @@ Times fla-core's chunk_simple_gla at batch 4, heads 32, seq_len 8192, head_dim 1
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from rows import write_rows
+from rows import out_path, write_rows
 from triton.testing import do_bench
 
 from lightning_bench.case import Shape
@@ -58,6 +56,7 @@ def calls() -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     """Measure and write the CSV."""
+    out = out_path(__doc__)
     clocks = NvmlClocks()
     rows = []
     for name, fn in calls().items():
@@ -79,7 +78,7 @@ def main() -> None:
             }
         )
         print(rows[-1])
-    write_rows(Path(sys.argv[1]), rows)
+    write_rows(out, rows)
 
 
 if __name__ == "__main__":

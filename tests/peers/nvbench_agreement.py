@@ -13,14 +13,13 @@ is further than 3 % from 1.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from rows import write_rows
+from rows import out_path, write_rows
 
 from lightning_bench.case import Shape
 from lightning_bench.measure.calls import direction_call
@@ -85,7 +84,7 @@ def nvbench(calls: dict[int, object]) -> dict[int, list[float]]:
 
 def main() -> None:
     """Measure, write the CSV, judge."""
-    out = Path(sys.argv[1])
+    out = out_path(__doc__)
     calls = {n: _call(n) for n in SIZES}
     mine = {n: ours(fn) for n, fn in calls.items()}
     theirs = nvbench(calls)

@@ -13,13 +13,11 @@ harness: cold L2, shuffled rounds, medians to 1 %.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
-from rows import write_rows
+from rows import out_path, write_rows
 
 from lightning_bench.case import Shape
 from lightning_bench.machine import harness_commit
@@ -77,6 +75,7 @@ def pairs() -> Iterator[tuple[str, str, str, Shape, tuple[Call, Call]]]:
 
 def main() -> None:
     """Measure and write the CSV, anew after each pair."""
+    out = out_path(__doc__)
     clocks, commit = NvmlClocks(), harness_commit()
     rows = []
     for fault, provider, direction, shape, calls in pairs():
@@ -111,7 +110,7 @@ def main() -> None:
             f"{fault}, {provider}, n = {shape.seq_len}: {with_ms:.4f} with, {without_ms:.4f} without",
             flush=True,
         )
-        write_rows(Path(sys.argv[1]), rows)
+        write_rows(out, rows)
         del calls, tasks, timer
         torch.cuda.empty_cache()
 

@@ -17,8 +17,8 @@ go through ``rule`` as those of `lbench compare --ref` do.
 
 Each row has the verdicts of all cells, judged by themselves as one sweep. ``kind`` is ``same`` (A against A)
 or ``slower`` (in head, extra work inside the timed call of the cells named in ``injected``; ``true_percent``
-is what it measures to over all passes). With ``--single`` in addition the first pass of each comparison is
-judged alone, as two CSVs of one run each would be, by the noise that the first ``same`` comparisons showed.
+is what it measures to over all passes). ``single_false_slower`` and ``single_found`` are of the first pass
+alone, judged as two CSVs of one run each would be, by the noise that the first ``same`` comparisons showed.
 
 A file that is there is continued: rows are appended until --same and --slower are reached or the time is up.
 """
