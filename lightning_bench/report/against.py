@@ -152,6 +152,18 @@ def _unit(published: Record, used: Sequence[Row]) -> str:
     return f"{what}: published ({theirs}), here ({mine}); ratio = here / published, below 1 is {less}"
 
 
+def _mask_here(published: Record, used: Sequence[Row]) -> str:
+    """Which of our columns beside a figure without the mask have it, and so about half the work."""
+    here = {row.record.provider: row.record.family for row in used}
+    families = {name: here[name] for name in _names(published) if name in here}
+    bare = [name for name, family in families.items() if family == "softmax_full"]
+    masked = [name for name in families if name not in bare]
+    if not bare:
+        return ", measured here with it: about half the work" if masked else ""
+    told = f", as {' and '.join(bare)} is here"
+    return f"{told}; {' and '.join(masked)} has it: about half the work" if masked else told
+
+
 def _notes(table: Group, providers: Sequence[str], used: Sequence[Row], missing: Sequence[str]) -> list[str]:
     first = table.rows[0].record
     notes = [_REMARKS[name] for name in providers if name in _REMARKS]
@@ -159,8 +171,7 @@ def _notes(table: Group, providers: Sequence[str], used: Sequence[Row], missing:
     for provider in providers:
         record = next(row.record for row in table.rows if row.record.provider == provider)
         if "no causal mask" in record.provider_config:
-            here_too = ", measured here with it: about half the work" if used else ""
-            notes.append(f"{provider}: published without the causal mask{here_too}")
+            notes.append(f"{provider}: published without the causal mask{_mask_here(record, used)}")
     if missing and used:
         notes.append(f"not measured here: {', '.join(dict.fromkeys(missing))}")
     if not used:

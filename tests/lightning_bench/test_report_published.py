@@ -168,6 +168,10 @@ def test_the_mask_that_the_fla_table_left_out_is_named() -> None:
         "flash2: published without the causal mask, measured here with it: about half the work" in grid.notes
     )
     assert column(grid, "fla-chunk", "here")[2] == "0.700000"
+    bare = measured(cell, "flash2-full", protocol="lbench", median_ms=0.9, family="softmax_full")
+    told = "flash2: published without the causal mask, as flash2-full is here"
+    assert f"{told}; flash2 has it: about half the work" in table([*rows, bare], name).notes
+    assert told in table([bare], name).notes
     alone = table([], name)
     assert "no row here measures this table: `lbench speed fla-readme` does" in alone.notes
     assert [c.over for c in alone.columns] == ["published"] * 3
