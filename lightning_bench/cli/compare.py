@@ -109,7 +109,7 @@ def compare(
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Show unchanged cells too.", rich_help_panel="Output")
+        bool, typer.Option("--all", help="Show SAME and AMBIGUOUS cells too.", rich_help_panel="Output")
     ] = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown for a pull request.", rich_help_panel="Output")

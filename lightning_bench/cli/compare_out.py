@@ -82,7 +82,7 @@ def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
         sink.say(f"note: {remark}")
     style = {0: "bold green", 1: "bold red", 3: "bold yellow"}[comparison.exit_code]
     hidden = len(comparison.cells) - len(cells)
-    more = f" ({hidden} unchanged not shown: --all)" if hidden else ""
+    more = f" ({hidden} not shown: --all)" if hidden else ""
     out.print(Text(f"{comparison.headline}.", style=style), Text(text.counts_text(comparison) + more))
 
 

@@ -62,7 +62,8 @@ def history(
         )
     changes = sum(point.change is not None for point in made.points)
     if len(made.points) < 2 * 3:
-        sink.say(f"{len(made.points)} points: a change needs three on each side to be told from noise")
+        points = "1 point" if len(made.points) == 1 else f"{len(made.points)} points"
+        sink.say(f"{points}: a change needs three on each side to be told from noise")
     else:
         sink.say(f"{len(made.points)} points, {changes} changes of level")
     if plot is not None:

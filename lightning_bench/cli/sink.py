@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -36,12 +37,20 @@ class Sink:
 
     def error(self, message: str) -> None:
         """An error, whole, on stderr."""
-        self.err.print(f"[bold red]lbench:[/] {escape(message)}", soft_wrap=True)
+        text = self._wrapped(f"lbench: {message}").removeprefix("lbench:")
+        self.err.print(f"[bold red]lbench:[/]{escape(text)}", soft_wrap=True)
 
     def say(self, message: str) -> None:
         """Narration on stderr."""
         if not self.quiet:
-            self.err.print(escape(message), soft_wrap=True)
+            self.err.print(escape(self._wrapped(message)), soft_wrap=True)
+
+    def _wrapped(self, message: str) -> str:
+        """On a terminal, lines cut between words and never within a path; elsewhere the message as it is."""
+        if not self.err.is_terminal:
+            return message
+        wrapper = TextWrapper(self.err.width, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(wrapper.fill(line) for line in message.split("\n"))
 
     def data(self, value: Any) -> None:
         """JSON on stdout."""

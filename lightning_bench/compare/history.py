@@ -96,7 +96,10 @@ def choose(
     if len(fits) == 1:
         return fits[0]
     best = sorted(fits or there, key=lambda key: -there[key])[:10]
-    listed = "\n".join(f"  {case} on machine {where} ({there[case, where]} rows)" for case, where in best)
+    listed = "\n".join(
+        f"  {case} on machine {where} ({there[case, where]} row{'s' * (there[case, where] != 1)})"
+        for case, where in best
+    )
     many = len(fits or there)
     what = f"{many} cases match" if fits else "no case matches"
     raise UsageError(

@@ -29,7 +29,9 @@ def interval_text(cell: Cell | Overall) -> str:
     """``−0.4 … +1.2 %``, or "" where nothing bounds the ratio."""
     if cell.low is None or cell.high is None or cell.high == float("inf"):
         return ""
-    return f"{100 * (cell.low - 1):+.1f} … {percent(cell.high)}"
+    high = percent(cell.high)
+    low = f"{100 * (cell.low - 1):+.1f}" if high.endswith("%") else percent(cell.low)
+    return f"{low} … {high}"
 
 
 def figure_text(value: float | None, unit: str) -> str:

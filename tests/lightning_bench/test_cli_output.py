@@ -104,6 +104,15 @@ def test_terminal_shows_rows_a_bar_a_table_and_where_the_file_lies(
     assert [line for line in screen.lines if line][-1] == "results: out.csv"
 
 
+def test_a_message_on_a_terminal_breaks_between_words(desk: Any) -> None:
+    screen = on_terminal(desk, 40, "check", "nope")
+    assert screen.code == 2
+    assert max(map(len, screen.lines)) <= 40
+    assert {"parallelism,", "systems-quick,"} <= {word for line in screen.lines for word in line.split()}
+    path = f"{'long-' * 20}.toml"  # whole, and not at its hyphens, to be copied
+    assert f"{path}:" in on_terminal(desk, 109, "check", path).raw.split()
+
+
 def test_display_is_live(screens: dict[int, Screen]) -> None:
     raw = screens[80].raw
     for seen in ("\x1b[2K", "\x1b[1A", "  starting a worker", "0:00:01"):

@@ -15,6 +15,7 @@ import pytest
 from lightning_bench.compare.ci import junit, workflow_commands
 from lightning_bench.compare.markdown import markdown
 from lightning_bench.compare.result import Cell, Comparison, Overall, accept, parse_allow, sort_cells
+from lightning_bench.compare.text import interval_text
 
 ODD = "pipe|<b>*x*/fwd/b1"
 
@@ -45,6 +46,12 @@ def test_worst_first_and_the_largest_change_first_within_a_verdict() -> None:
     assert MIXED.headline == "Worse: 2 SLOWER, 1 BROKEN of 5 cells"
     assert MIXED.exit_code == 1
     assert comparison(cell("SAME")).headline == "Nothing is worse in 1 cell"
+
+
+def test_both_ends_of_an_interval_have_a_unit() -> None:
+    assert interval_text(cell("SLOWER")) == "+3.0 … +7.0 %"
+    assert interval_text(cell("AMBIGUOUS", low=0.5, high=12.0)) == "-50.0 % … ×12"
+    assert interval_text(cell("SLOWER", low=11.0, high=12.0)) == "×11 … ×12"
 
 
 def test_markdown_is_short_first_and_folds_the_rest() -> None:
@@ -150,7 +157,7 @@ def test_the_table_shows_what_changed_and_with_all_everything(
     short, whole = call(), call("--all")
     assert "SLOWER" in short.out
     assert "fwd/b1-h8-n512-d64-e64-bf16-cuda" in short.out.replace("\n", "").replace(" ", "")
-    assert "(1 unchanged not shown: --all)" in short.out.replace("\n", " ")
+    assert "(1 not shown: --all)" in short.out.replace("\n", " ")
     assert "SAME " not in short.out.split("linear_decay fwd")[0]
     assert "SAME " in whole.out.split("linear_decay fwd")[0]
 

@@ -137,6 +137,15 @@ def test_a_calibration_beside_the_inputs_is_used_and_said(
     assert verdict() == ("SLOWER", "calibrated")
 
 
+def test_one_is_singular(lbench: Callable[..., Any], results: Path) -> None:
+    one = lbench("history", results, "--case", BWD)
+    assert one.err.startswith("1 point: ")
+    many = lbench("history", results, "--case", "*")
+    assert many.code == 2
+    assert "machine other (1 row)" in many.err
+    assert "(24 rows)" in many.err
+
+
 def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
     side = read_side(sides.write(tmp_path / "a.csv", {FWD: 1.0}, passes=3))
     with pytest.raises(LbenchError, match="at least 6 passes"):
