@@ -132,9 +132,8 @@ class LiveWatcher(QuietWatcher):
 
 
 def _opening(name: str, total: int, standing: int) -> str:
-    if standing:
-        return f"{name}: {total} cases, {standing} of them recorded already"
-    return f"{name}: {total} cases"
+    cases = f"{name}: {total} case{'' if total == 1 else 's'}"
+    return f"{cases}, {standing} of them recorded already" if standing else cases
 
 
 def _duration(seconds: float) -> str:

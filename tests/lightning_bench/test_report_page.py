@@ -72,6 +72,10 @@ def test_figures_that_print_alike_lead_together() -> None:
     assert (told.winner, told.by) == ("a and b, alike", "2.00× before c")
 
 
+def test_a_lead_of_next_to_nothing_is_not_a_factor_of_one() -> None:
+    assert one(row("a", 2.0), row("b", 2.006)).by == "less than 0.5 % before b"
+
+
 def test_families_machines_and_protocols_are_never_ranked_together() -> None:
     rows = [
         row("a", 1.0),

@@ -194,8 +194,11 @@ def _by(leads: Sequence[_Lead]) -> str:
     if not ratios:
         return "nobody behind"
     low, high = f"{min(ratios):.2f}×", f"{max(ratios):.2f}×"
+    span = low if low == high else f"{low} to {high}"
+    if high == "1.00×":
+        span = "less than 0.5 %"
     seconds = Counter(lead.second for lead in leads if lead.second)
-    return f"{low if low == high else f'{low} to {high}'} before {', '.join(seconds)}"
+    return f"{span} before {', '.join(seconds)}"
 
 
 def _sure(leads: Sequence[_Lead], first: Record) -> str:
