@@ -238,4 +238,7 @@ def _why_nothing(counts: Counter[Verdict]) -> str:
             "nothing was compared: machine, protocol or versions differ in every cell (INCOMPARABLE above); "
             "measure both sides on one machine, or give --across-machines"
         )
-    return "nothing was compared: the inputs have no case in common; measure the same suite on both sides"
+    return (
+        "nothing was compared: the inputs have no case in common, or none that works on either side; "
+        "measure the same suite on both sides (`lbench check` says what is wrong)"
+    )

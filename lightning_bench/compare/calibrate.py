@@ -46,7 +46,8 @@ def calibrate(base: Side, head: Side, *, threshold: float, pairs: int) -> list[C
     pair_noise = np.sqrt(stacked.var(axis=1, ddof=1) / 2)
     run_noise = np.maximum(pair_noise, [case.both.std(ddof=1) for case in whole.values()])
     df = float(most - 1)
-    resolution = _resolution(np.sqrt(2 / drawn) * pair_noise, drawn - 1 + df)
+    with_others = min(df, (drawn - 1) * (len(whole) - 1.0))  # as rule.with_prior
+    resolution = _resolution(np.sqrt(2 / drawn) * pair_noise, drawn - 1 + with_others)
     two_runs = _resolution(np.sqrt(2) * run_noise, df)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     rows = []

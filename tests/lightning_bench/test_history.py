@@ -137,6 +137,33 @@ def test_a_calibration_beside_the_inputs_is_used_and_said(
     assert verdict() == ("SLOWER", "calibrated")
 
 
+def test_two_providers_of_one_run_have_each_its_own_calibration(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fla = FWD.replace("lightning2", "fla")
+    sides.write(tmp_path / "run.csv", {FWD: 1.0, fla: 1.0}, noise=0)
+
+    def resolution(noisy: str) -> tuple[float, str]:
+        pair = [
+            sides.write(tmp_path / noisy / f"{n}.csv", {FWD: 1.0}, passes=24, noise=0.001, seed=i)
+            for i, n in enumerate("ab")
+        ]
+        (row,) = calibrate(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
+        noise = {FWD: 0.2, fla: 0.2} | {noisy: 5.0}
+        rows = [replace(row, case_id=case, run_noise_percent=one) for case, one in noise.items()]
+        write_calibration(tmp_path / f"{noisy[:3]}-calibration.csv", rows)
+        arguments = ("run.csv", "--provider", "lightning2", "--against", "fla", "--json")
+        ran = lbench("compare", *arguments, "--calibration", f"{noisy[:3]}-calibration.csv")
+        (cell,) = json.loads(ran.out)["cells"]
+        return cell["resolution"], cell["noise"]
+
+    both = [resolution(case) for case in (FWD, fla)]
+    assert both[0][0] == pytest.approx(both[1][0], rel=0.05)
+    assert both[0][0] > 0.15
+    assert {source for _, source in both} == {"calibrated"}
+
+
 def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
     side = read_side(sides.write(tmp_path / "a.csv", {FWD: 1.0}, passes=3))
     with pytest.raises(LbenchError, match="at least 6 passes"):
