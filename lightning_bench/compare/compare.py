@@ -135,7 +135,7 @@ class _Judged:
         for i, noise in zip(members, known, strict=True):
             self._sources[i] = _source(noise, members)
         variance = np.array([2 * noise.pair**2 / count if noise else 0.0 for noise in known])
-        return rule.with_prior(own, variance, _df(known))
+        return rule.with_prior(own, variance, np.array([noise.pair_df if noise else 0.0 for noise in known]))
 
     def _side(self, sides: list[list[Run]], members: list[int], place: int) -> Shift:
         own = rule.trimmed(np.array([[run.log_ms for run in runs] for runs in sides], dtype=float))
@@ -231,7 +231,8 @@ def _together(base: Noise | None, head: Noise | None) -> Noise | None:
     if base is None or head is None or base == head:
         return head if base == head else None
     pair, run = (math.hypot(*both) / math.sqrt(2) for both in ((base.pair, head.pair), (base.run, head.run)))
-    return Noise(pair, run, min(base.df, head.df), max(base.source, head.source, key=len))
+    df, pair_df = min(base.df, head.df), min(base.pair_df, head.pair_df)
+    return Noise(pair, run, df, pair_df, max(base.source, head.source, key=len))
 
 
 def _source(noise: Noise | None, members: Sequence[int]) -> str:
@@ -244,7 +245,9 @@ def _df(noises: Iterable[Noise | None]) -> Floats:
 
 
 def _geometric(runs: Sequence[Run]) -> float:
-    return math.exp(sum(run.log_ms or 0.0 for run in runs) / len(runs))
+    """Of the blocks' figures without the highest and lowest fifth, as the rule takes them."""
+    logs = [run.log_ms or 0.0 for run in runs]
+    return math.exp(logs[0] if len(logs) == 1 else float(rule.trimmed(np.array(logs)).log_ratio))
 
 
 def _exp(value: float, *, less: float = 0.0) -> float | None:

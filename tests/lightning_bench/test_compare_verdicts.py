@@ -330,6 +330,19 @@ def test_a_row_of_head_that_worked_and_has_no_time_is_no_pass(
     assert cells[FWD]["detail"] == "a row that worked has no time"
 
 
+def test_the_figures_shown_are_those_of_the_rule_without_a_disturbed_process(
+    sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
+) -> None:
+    rng = np.random.default_rng(2)
+    for path in files:
+        with ResultFile(path) as file:
+            for number in range(PASSES):
+                times = sides.samples_of(90.0 if number == 0 else 1.0, rng)
+                sides.append(file, sides.row(FWD), times, pair=f"p{number}")
+    _, cells = compared(lbench, files)
+    assert (cells[FWD]["base"], cells[FWD]["head"]) == pytest.approx((1.0, 1.0), rel=0.01)
+
+
 def test_how_many_blocks_were_unstable_is_said_though_the_last_was_not(
     sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
 ) -> None:

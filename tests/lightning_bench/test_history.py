@@ -137,6 +137,22 @@ def test_a_calibration_beside_the_inputs_is_used_and_said(
     assert verdict() == ("SLOWER", "calibrated")
 
 
+def test_one_disturbed_process_does_not_spoil_a_calibration_for_comparisons_in_passes(
+    sides: Any, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    for name in "ab":
+        with sides.ResultFile(tmp_path / f"{name}.csv") as file:
+            for number in range(24):
+                ms = 90.0 if (name, number) == ("a", 7) else float(np.exp(rng.normal(0, 0.005)))
+                sides.append(file, sides.row(FWD), [ms] * 10, pair=f"p{number}")
+    paths = [tmp_path / f"{name}.csv" for name in "ab"]
+    (row,) = calibrate(*(read_side(path) for path in paths), threshold=0.03, pairs=16)
+    assert row.pair_noise_percent < 1.0
+    assert row.run_noise_percent > 50, "one process a side may be such a one"
+    assert (row.df, row.pair_df) == (23, pytest.approx(13.5))
+
+
 def test_two_providers_of_one_run_have_each_its_own_calibration(
     sides: Any, lbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
