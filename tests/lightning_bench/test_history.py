@@ -70,6 +70,30 @@ def test_history_of_a_case_over_commits_and_dates(lbench: Callable[..., Any], re
     assert "-10." in ran.out or "-9." in ran.out
 
 
+def test_protocols_have_each_a_history_of_its_own(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path
+) -> None:
+    with sides.ResultFile(tmp_path / "both.csv") as file:
+        for protocol, ms in (("lbench", 1.0), ("paper", 2.0)):
+            file.append(sides.row(FWD, protocol=protocol, mean_ms=ms, harness_commit=protocol))
+    for more, figure in (([], 1.0), (["--protocol", "paper"], 2.0)):
+        ran = lbench("history", tmp_path, "--figure", "mean_ms", "--json", *more)
+        assert [point["figure"] for point in json.loads(ran.out)["points"]] == [figure]
+    ran = lbench("history", tmp_path, "--protocol", "mine")
+    assert ran.code == 2
+    assert "allowed: lbench, paper" in ran.err
+
+
+def test_versions_that_one_commit_of_the_harness_measured_are_points_of_their_own(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name, ms in (("base", 1.0), ("head", 2.0)):
+        sides.write(tmp_path / f"{name}.csv", {FWD: ms}, passes=3, provider_version=f"0.1.0+{name}")
+    points = json.loads(lbench("history", tmp_path, "--json").out)["points"]
+    assert [(point["version"], point["rows"]) for point in points] == [("0.1.0+base", 3), ("0.1.0+head", 3)]
+    assert [point["figure"] for point in points] == pytest.approx([1.0, 2.0], rel=0.02)
+
+
 def test_history_says_what_there_is_where_it_is_not_one_case(
     lbench: Callable[..., Any], results: Path
 ) -> None:
