@@ -90,7 +90,8 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="PATTERN=REASON",
-            help="Accept what is worse in cases that match, as 'lightning2/bwd/*=why'. Repeatable.",
+            help="Accept what is worse in cases that match, as 'lightning2/bwd/*=why', or one verdict of "
+            "them, as 'SLOWER:lightning2/bwd/*=why'. Repeatable.",
             rich_help_panel=_VERDICT,
         ),
     ] = None,

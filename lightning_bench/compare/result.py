@@ -186,13 +186,17 @@ def parse_allow(texts: Sequence[str]) -> dict[str, str]:
 
 
 def accept(comparison: Comparison, allowed: dict[str, str]) -> Comparison:
-    """The comparison with the reason of the first pattern that matches each worse cell's case_id."""
+    """The comparison with the reason of the first pattern that fits each worse cell.
+
+    A pattern is of a case_id, and then accepts whatever is worse there, or of ``VERDICT:case_id``.
+    """
     used: set[str] = set()
 
     def accepted(cell: Cell) -> Cell:
         if cell.verdict not in comparison.fail_on:
             return cell
-        fits = [pattern for pattern in allowed if fnmatch.fnmatchcase(cell.case_id, pattern)]
+        names = (cell.case_id, f"{cell.verdict}:{cell.case_id}")
+        fits = [one for one in allowed if any(fnmatch.fnmatchcase(name, one) for name in names)]
         used.update(fits)
         return replace(cell, accepted=allowed[fits[0]]) if fits else cell
 

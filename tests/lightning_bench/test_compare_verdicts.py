@@ -356,6 +356,18 @@ def test_how_many_blocks_were_unstable_is_said_though_the_last_was_not(
     assert cells[FWD]["detail"] == "head unstable in 2 of 12 blocks: throttled"
 
 
+def test_a_pattern_with_a_verdict_accepts_that_alone(
+    sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
+) -> None:
+    sides.write(files[0], {FWD: 1.0, BWD: 1.0}, passes=PASSES)
+    crash = sides.row(BWD, status="crashed", reason="boom")
+    sides.write(files[1], {FWD: 1.2, BWD: crash}, passes=PASSES, seed=3)
+    code, cells = compared(lbench, files, "--allow", "SLOWER:lightning2/*=known")
+    assert code == 1
+    assert (cells[FWD]["accepted"], cells[BWD]["accepted"]) == ("known", "")
+    assert compared(lbench, files, "--allow", "lightning2/*=known")[0] == 0
+
+
 def test_patterns_that_overlap_are_both_used_and_what_is_accepted_is_counted(
     sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
 ) -> None:
