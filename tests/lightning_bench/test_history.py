@@ -27,6 +27,20 @@ def test_levels_are_found_where_they_change() -> None:
     assert found == [12, 20, 30]
 
 
+def test_one_disturbed_run_is_no_level_and_hides_none() -> None:
+    rng = np.random.default_rng(4)
+    false = missed = 0
+    for _ in range(100):
+        series = rng.normal(0, 0.005, 20)
+        series[rng.integers(20)] += 0.5
+        false += bool(change_points(series))
+        step = rng.normal(0, 0.005, 20) + np.repeat([0.0, 0.05], 10)
+        step[rng.choice([2, 5, 14, 17])] += 0.5
+        missed += change_points(step) != [10]
+    assert false <= 8
+    assert missed <= 8
+
+
 def test_noise_alone_changes_in_few_of_many_series_and_too_few_points_in_none() -> None:
     rng = np.random.default_rng(1)
     hits = sum(bool(change_points(rng.standard_t(4, 20) * 0.01)) for _ in range(200))
