@@ -66,12 +66,17 @@ def kept_path(machine: Machine, root: Path = Path("results")) -> Path:
     return root / machine.slug / "ceilings.csv"
 
 
-def read_kept(path: Path, machine_id: str) -> Kept | None:
+def read_kept(path: Path, machine_id: str, threads: int | None = None) -> Kept | None:
     """The latest ceilings of this machine in the file, or None where it has none or is not there.
 
-    Raises UsageError for a file that is there and is not one of ceilings.
+    With ``threads`` those alone that were measured on so many. Raises UsageError for a file that is there
+    and is not one of ceilings.
     """
-    mine = [row for row in _rows(path) if row["machine_id"] == machine_id]
+    mine = [
+        row
+        for row in _rows(path)
+        if row["machine_id"] == machine_id and threads in (None, _whole(row.get("threads")))
+    ]
     if not mine:
         return None
     row = mine[-1]
@@ -121,6 +126,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not {"copy_gbps", "machine_id", "time_utc"} <= columns:
         raise UsageError(f"{path} is not a file of `lbench ceilings`; give another --out")
     return rows
+
+
+def _whole(cell: str | None) -> int | None:
+    return int(cell) if cell and cell.isdecimal() else None
 
 
 def _parse(name: str, cell: str | None) -> Any:

@@ -73,8 +73,8 @@ def calibrate(
                 [
                     f"{row.pair_noise_percent:.2f} %",
                     f"{row.run_noise_percent:.2f} %",
-                    f"{row.resolution_percent:.1f} %",
-                    f"{row.resolution_two_runs_percent:.1f} %",
+                    _change(row.resolution_percent),
+                    _change(row.resolution_two_runs_percent),
                     f"{100 * row.false_alarm_rate:.2f} %",
                     row.case_id,
                 ]
@@ -93,3 +93,7 @@ def calibrate(
     if lost := len({case.id for case in plan.cases}) - len(rows):
         sink.say(f"{lost} cases of the suite are not calibrated: they have no figure in every pass")
     sink.say(f"calibration: {path}")
+
+
+def _change(percent: float) -> str:
+    return f"{percent:.1f} %" if percent < 1000 else "> ×11"

@@ -29,14 +29,14 @@ def ceilings(
     from dataclasses import asdict
 
     from lightning_bench.ceilings import MEANINGS, as_row, keep, kept_path, read_kept
-    from lightning_bench.cli.device import resolve_device
+    from lightning_bench.cli.device import resolve_device, threads_of
     from lightning_bench.cli.sink import Sink
     from lightning_bench.machine import describe_machine
 
     machine = describe_machine(resolve_device(device))
     path = out or kept_path(machine)
     sink = Sink(as_json=as_json)
-    kept = read_kept(path, machine.id)
+    kept = read_kept(path, machine.id, threads_of(machine.device))
     if kept is None or fresh:
         sink.say(f"measuring {machine.device_name}; nothing else should run on it")
         kept = keep(path, _measured(machine.device), machine)
@@ -70,4 +70,5 @@ def _measured(device: Device) -> DeviceCeilings:
 
 def _title(machine: Machine, ceilings: DeviceCeilings) -> str:
     where = f"{machine.device_name}, torch {machine.torch}"
-    return where if machine.device == "cuda" else f"{where}, {ceilings.threads} threads"
+    threads = f"{ceilings.threads} {'thread' if ceilings.threads == 1 else 'threads'}"
+    return where if machine.device == "cuda" else f"{where}, {threads}"

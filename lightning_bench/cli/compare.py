@@ -90,7 +90,8 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="PATTERN=REASON",
-            help="Accept what is worse in cases that match, as 'lightning2/bwd/*=why'. Repeatable.",
+            help="Accept what is worse in cases that match, as 'lightning2/bwd/*=why', or one verdict of "
+            "them, as 'SLOWER:lightning2/bwd/*=why'. Repeatable.",
             rich_help_panel=_VERDICT,
         ),
     ] = None,
@@ -238,4 +239,7 @@ def _why_nothing(counts: Counter[Verdict]) -> str:
             "nothing was compared: machine, protocol or versions differ in every cell (INCOMPARABLE above); "
             "measure both sides on one machine, or give --across-machines"
         )
-    return "nothing was compared: the inputs have no case in common; measure the same suite on both sides"
+    return (
+        "nothing was compared: the inputs have no case in common, or none that works on either side; "
+        "measure the same suite on both sides (`lbench check` says what is wrong)"
+    )

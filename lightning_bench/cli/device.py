@@ -15,3 +15,12 @@ def resolve_device(wanted: str | None) -> Device:
     if wanted not in DEVICES:
         raise UsageError(f"--device {wanted!r} is not known; allowed: {', '.join(DEVICES)}")
     return wanted
+
+
+def threads_of(device: Device) -> int | None:
+    """Threads that torch uses, on which a CPU's ceilings depend; None on a GPU, where none do."""
+    if device == "cuda":
+        return None
+    import torch
+
+    return torch.get_num_threads()

@@ -7,6 +7,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
+from lightning_bench.case import ProtocolName
 from lightning_bench.cli import options
 from lightning_bench.errors import UsageError
 
@@ -20,8 +21,13 @@ def history(
         str | None, typer.Option(metavar="PATTERN", help="A case_id, or a pattern that fits one.")
     ] = None,
     figure: Annotated[str, typer.Option(help="The column to follow.")] = "median_ms",
-    by: Annotated[str, typer.Option(help="commit: a point a commit; date: a point a row.")] = "commit",
+    by: Annotated[
+        str, typer.Option(help="commit: a point a commit and version; date: a point a row.")
+    ] = "commit",
     machine: Annotated[str | None, typer.Option(metavar="MACHINE_ID", help="Where it ran.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="lbench or paper: figures of one are no history of the other's.")
+    ] = "lbench",
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .svg or .pdf.")
     ] = None,
@@ -36,9 +42,14 @@ def history(
 
     if by not in get_args(room.By):
         raise UsageError(f"--by {by!r} is not known; allowed: {', '.join(get_args(room.By))}")
+    if protocol not in get_args(ProtocolName):
+        raise UsageError(
+            f"--protocol {protocol!r} is not known; allowed: {', '.join(get_args(ProtocolName))}"
+        )
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {plot} does not end with .png, .svg or .pdf")
-    records = room.read_all(results or [Path("results")])
+    every = room.read_all(results or [Path("results")])
+    records = [record for record in every if record.protocol == protocol]
     case_id, machine_id = room.choose(records, figure, case, machine)
     made = room.history(records, case_id, machine_id, figure, cast(room.By, by))
     sink = Sink(as_json=as_json, quiet=quiet)

@@ -75,7 +75,7 @@ def profile(
 ) -> None:
     """Take one case apart; two providers are put side by side."""
     from lightning_bench.ceilings import kept_path, read_kept
-    from lightning_bench.cli.device import resolve_device
+    from lightning_bench.cli.device import resolve_device, threads_of
     from lightning_bench.cli.sink import Sink
     from lightning_bench.machine import describe_machine
     from lightning_bench.profile.export import as_data, write
@@ -107,9 +107,14 @@ def profile(
     ]
     sink = Sink(as_json=as_json)
     path = kept_path(machine)
-    kept = read_kept(path, machine.id)
+    threads = threads_of(machine.device)
+    kept = read_kept(path, machine.id, threads)
     if kept is None:
-        sink.say(f"no ceilings of this machine in {path}: two are measured; `lbench ceilings` keeps them all")
+        how_many = f" on {threads} {'thread' if threads == 1 else 'threads'}" if threads else ""
+        sink.say(
+            f"no ceilings of this machine in {path}: two are measured{how_many}; "
+            "`lbench ceilings` keeps them all"
+        )
     how = Options(ncu=ncu, proton=proton, time_limit_s=time_limit, warm=warm)
     profiles = [profile_case(request, machine, kept, how, sink.say) for request in requests]
     if out is not None:

@@ -43,10 +43,15 @@ def calibrate(base: Side, head: Side, *, threshold: float, pairs: int) -> list[C
     drawn = min(pairs, most)
     stacked = np.stack([case.differences for case in whole.values()])
     alone, any_cell = _false_alarms(stacked, threshold, drawn)
-    pair_noise = np.sqrt(stacked.var(axis=1, ddof=1) / 2)
-    run_noise = np.maximum(pair_noise, [case.both.std(ddof=1) for case in whole.values()])
+    trimmed = rule.trimmed(stacked)
+    pair_noise, pair_df = trimmed.se * math.sqrt(most / 2), float(trimmed.df[0])
+    # One process a side has no others by which a disturbed one is known: here these count.
+    run_noise = np.maximum(
+        np.sqrt(stacked.var(axis=1, ddof=1) / 2), [case.both.std(ddof=1) for case in whole.values()]
+    )
     df = float(most - 1)
-    resolution = _resolution(np.sqrt(2 / drawn) * pair_noise, drawn - 1 + df)
+    with_others = min(pair_df, (drawn - 1) * (len(whole) - 1.0))  # as rule.with_prior
+    resolution = _resolution(np.sqrt(2 / drawn) * pair_noise, drawn - 1 + with_others)
     two_runs = _resolution(np.sqrt(2) * run_noise, df)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     rows = []
@@ -59,6 +64,7 @@ def calibrate(base: Side, head: Side, *, threshold: float, pairs: int) -> list[C
                 device=record.device,
                 pairs=most,
                 df=df,
+                pair_df=pair_df,
                 pair_noise_percent=100 * float(pair_noise[index]),
                 run_noise_percent=100 * float(run_noise[index]),
                 resolution_pairs=drawn,

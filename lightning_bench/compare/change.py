@@ -3,7 +3,9 @@
 Of all ways to cut the series into levels of at least three points, the one whose squared distances from the
 means of the levels, in units of the noise, plus a penalty of 6·log n a change are least: optimal partitioning
 (Jackson et al., IEEE Signal Process. Lett. 12, 2005; Killick et al., PELT, JASA 107, 2012). The noise is the
-median absolute difference of neighbours, which a change of level hardly moves, and at least 0.1 %.
+median absolute difference of neighbours, which a change of level hardly moves, and at least 0.1 %. A point
+that lies farther than four times the noise from the median of itself and its two neighbours counts as four
+times: one disturbed run is no level.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ FEWEST = 3
 """Points of a level; with fewer than twice as many a series has no change."""
 _PENALTY = 6.0
 _LEAST_NOISE = 1e-3
+_FARTHEST = 4.0
 _NORMAL = 0.6745 * 2**0.5  # median of |difference of two| of a normal distribution, in its deviations
 
 
@@ -25,6 +28,9 @@ def change_points(values: Floats) -> list[int]:
     if count < 2 * FEWEST:
         return []
     noise = max(_LEAST_NOISE, float(np.median(np.abs(np.diff(values)))) / _NORMAL)
+    around = np.lib.stride_tricks.sliding_window_view(values, 3)
+    medians = np.median(around[np.clip(np.arange(count) - 1, 0, count - 3)], axis=1)
+    values = np.clip(values, medians - _FARTHEST * noise, medians + _FARTHEST * noise)
     scaled = (values - values.mean()) / noise
     sums = np.r_[0.0, np.cumsum(scaled)]
     squares = np.r_[0.0, np.cumsum(np.square(scaled))]

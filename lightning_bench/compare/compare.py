@@ -29,10 +29,15 @@ def compare(
     """Judge every cell of both sides. ``threshold`` is the relative change that counts, 0.03 for 3 %."""
     matched = match(base.runs, head.runs, across_machines=across_machines)
     judged = _Judged(matched.timed, noises or Noises([]), threshold)
-    remarks = [*base.said, *head.said, *judged.remarks]
+    remarks = list(dict.fromkeys([*base.said, *head.said, *judged.remarks]))
     if matched.neither:
         counts = ", ".join(f"{n} {status}" for status, n in Counter(matched.neither).items())
         remarks.append(f"{len(matched.neither)} cells have a figure on neither side ({counts})")
+    if matched.elsewhere:
+        remarks.append(
+            f"{matched.elsewhere} cells have rows of another machine too, on one side alone: these are not "
+            "compared"
+        )
     return Comparison(
         base=base.name,
         head=head.name,
@@ -50,7 +55,9 @@ def one_provider(side: Side, provider: str, name: str | None = None) -> Side:
     def renamed(run: Run) -> Run:
         r = run.record
         case_id = f"{name}/{r.case_id.partition('/')[2]}"
-        return replace(run, record=replace(r, provider=name or provider, case_id=case_id))
+        return replace(
+            run, record=replace(r, provider=name or provider, case_id=case_id), calibrated_as=r.case_id
+        )
 
     runs = [run for run in side.runs if run.record.provider == provider]
     return Side(provider, runs if name is None else [renamed(run) for run in runs], side.said)
@@ -65,7 +72,7 @@ class _Judged:
         self.remarks: list[str] = []
         if not timed:
             return
-        self._noises = [noises.of(one.head[-1].record.machine_id, one.cell.case_id) for one in timed]
+        self._noises = [(_noise(noises, one.base), _noise(noises, one.head)) for one in timed]
         self._timed = timed
         count = len(timed)
         self._shift = Shift(np.zeros(count), np.zeros(count), np.zeros(count))
@@ -111,12 +118,12 @@ class _Judged:
                 groups[True, len(pairs), len(pairs)].append(index)
             else:
                 groups[False, len(one.base), len(one.head)].append(index)
-        for (paired, base_count, head_count), members in groups.items():
+        for (paired, _, _), members in groups.items():
             if paired:
                 shift = self._paired(members)
             else:
-                head = self._side([self._timed[i].head for i in members], members, head_count)
-                base = self._side([self._timed[i].base for i in members], members, base_count)
+                head = self._side([self._timed[i].head for i in members], members, 1)
+                base = self._side([self._timed[i].base for i in members], members, 0)
                 shift = rule.difference(head, base)
             for name in ("log_ratio", "se", "df"):
                 getattr(self._shift, name)[members] = getattr(shift, name)
@@ -124,25 +131,22 @@ class _Judged:
     def _paired(self, members: list[int]) -> Shift:
         own = rule.trimmed(np.array([list(self._pairs[i].values()) for i in members]))
         count = len(self._pairs[members[0]])
-        known = [self._noises[i] for i in members]
+        known = [_together(*self._noises[i]) for i in members]
         for i, noise in zip(members, known, strict=True):
-            self._sources[i] = "measured" if noise is None else f"measured, {noise.source}"
+            self._sources[i] = _source(noise, members)
         variance = np.array([2 * noise.pair**2 / count if noise else 0.0 for noise in known])
-        return rule.with_prior(own, variance, _df(known))
+        return rule.with_prior(own, variance, np.array([noise.pair_df if noise else 0.0 for noise in known]))
 
-    def _side(self, sides: list[list[Run]], members: list[int], count: int) -> Shift:
+    def _side(self, sides: list[list[Run]], members: list[int], place: int) -> Shift:
         own = rule.trimmed(np.array([[run.log_ms for run in runs] for runs in sides], dtype=float))
+        known = [self._noises[i][place] for i in members]
+        count = len(sides[0])
         if count > 1:
-            known = [self._noises[i] for i in members]
             for i, noise in zip(members, known, strict=True):
-                self._sources[i] = self._sources[i] or (
-                    "measured" if noise is None else f"measured, {noise.source}"
-                )
+                self._sources[i] = self._sources[i] or _source(noise, members)
             variance = np.array([noise.run**2 / count if noise else 0.0 for noise in known])
             return rule.with_prior(own, variance, _df(known))
-        between = [
-            self._noises[i] or assumed(runs[0].record.device) for i, runs in zip(members, sides, strict=True)
-        ]
+        between = [noise or assumed(runs[0].record.device) for noise, runs in zip(known, sides, strict=True)]
         for i, noise in zip(members, between, strict=True):
             self._sources[i] = noise.source
         within = np.array([runs[0].variance for runs in sides])
@@ -217,12 +221,33 @@ class _Judged:
             )
 
 
+def _noise(noises: Noises, runs: Sequence[Run]) -> Noise | None:
+    last = runs[-1]
+    return noises.of(last.record.machine_id, last.calibrated_as or last.record.case_id)
+
+
+def _together(base: Noise | None, head: Noise | None) -> Noise | None:
+    """The noise of one process, on average of both sides."""
+    if base is None or head is None or base == head:
+        return head if base == head else None
+    pair, run = (math.hypot(*both) / math.sqrt(2) for both in ((base.pair, head.pair), (base.run, head.run)))
+    df, pair_df = min(base.df, head.df), min(base.pair_df, head.pair_df)
+    return Noise(pair, run, df, pair_df, max(base.source, head.source, key=len))
+
+
+def _source(noise: Noise | None, members: Sequence[int]) -> str:
+    """With no other cell to tell today's noise by, what was measured stands alone (``with_prior``)."""
+    return f"measured, {noise.source}" if noise and len(members) > 1 else "measured"
+
+
 def _df(noises: Iterable[Noise | None]) -> Floats:
     return np.array([noise.df if noise else 0.0 for noise in noises])
 
 
 def _geometric(runs: Sequence[Run]) -> float:
-    return math.exp(sum(run.log_ms or 0.0 for run in runs) / len(runs))
+    """Of the blocks' figures without the highest and lowest fifth, as the rule takes them."""
+    logs = [run.log_ms or 0.0 for run in runs]
+    return math.exp(logs[0] if len(logs) == 1 else float(rule.trimmed(np.array(logs)).log_ratio))
 
 
 def _exp(value: float, *, less: float = 0.0) -> float | None:

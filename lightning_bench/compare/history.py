@@ -87,7 +87,9 @@ def choose(
             key = (record.case_id, record.machine_id)
             there[key] = there.get(key, 0) + 1
     if not there:
-        raise UsageError(f"no row has {figure}; give another --figure: {', '.join(FIGURES)}")
+        raise UsageError(
+            f"no row has {figure}; give another --figure: {', '.join(FIGURES)}, or another --protocol"
+        )
     fits = [
         key
         for key in there
@@ -109,17 +111,20 @@ def choose(
 
 
 def history(records: Iterable[Record], case_id: str, machine_id: str, figure: str, by: By) -> History:
-    """The points of a case: one a commit in order of its first row, or one a row."""
+    """The points of a case: one a commit in order of its first row, or one a row.
+
+    Versions of a provider that one commit of the harness measured (another commit's kernels by ``--ref``, a
+    repository of one's own) are points of their own.
+    """
     rows = [
         record
         for record in records
         if record.case_id == case_id and record.machine_id == machine_id and getattr(record, figure)
     ]
-    groups: dict[str, list[Record]] = {}
+    groups: dict[object, list[Record]] = {}
     for number, record in enumerate(rows):
-        groups.setdefault(record.harness_commit or "unknown" if by == "commit" else f"{number}", []).append(
-            record
-        )
+        key = (record.harness_commit, record.provider_version) if by == "commit" else number
+        groups.setdefault(key, []).append(record)
     points = [_point(members, figure, by) for members in groups.values()]
     logs = np.log([point.figure for point in points])
     edges = [0, *change_points(logs), len(points)]

@@ -35,7 +35,8 @@ class Run:
 
     ``log_ms`` is the log of the figure, None where the row has none; ``variance`` is that of ``log_ms``
     within the process, with ``df`` degrees of freedom; ``pair`` names the pass in which both sides were
-    measured side by side, "" where there was none.
+    measured side by side, "" where there was none; ``calibrated_as`` the case whose calibration holds for
+    it, where the record goes by another name, else "".
     """
 
     record: Record
@@ -44,6 +45,7 @@ class Run:
     variance: float = 0.0
     df: float = 0.0
     pair: str = ""
+    calibrated_as: str = ""
 
 
 @dataclass(frozen=True)

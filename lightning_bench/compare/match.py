@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lightning_bench.compare.load import Run
 from lightning_bench.compare.result import Cell, Verdict
@@ -26,38 +26,48 @@ class Versus:
     head: list[Run]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Matched:
-    """Cells that need no rule, cells that do, and how many have a figure on neither side, by status."""
+    """Cells that need no rule, cells that do, and the statuses of those with a figure on neither side.
 
-    settled: list[Cell]
-    timed: list[Versus]
-    neither: list[str]
+    ``elsewhere`` counts cells that were compared on one machine, while one side has rows of another too.
+    """
+
+    settled: list[Cell] = field(default_factory=list)
+    timed: list[Versus] = field(default_factory=list)
+    neither: list[str] = field(default_factory=list)
+    elsewhere: int = 0
 
 
 def match(base: Iterable[Run], head: Iterable[Run], *, across_machines: bool = False) -> Matched:
     """Pair the cells of both sides by metric and case, on one machine and by one protocol.
 
-    With ``across_machines`` machines and versions may differ; protocols never may.
+    With ``across_machines`` machines and versions may differ; protocols never may. A protocol that one side
+    alone has of a case is a cell of its own.
     """
     sides = (_by_case(base), _by_case(head))
-    matched = Matched([], [], [])
+    matched = Matched()
     for key in dict.fromkeys([*sides[0], *sides[1]]):
         ours, theirs = sides[0].get(key, {}), sides[1].get(key, {})
         if not ours or not theirs:
-            only = _last([run for runs in (ours or theirs).values() for run in runs])
-            _one_sided(matched, only, "MISSING" if ours else "NEW")
+            _one_sided(matched, [run for runs in (ours or theirs).values() for run in runs], bool(ours))
             continue
         shared = [place for place in ours if place in theirs]
         pairs = [(ours[place], theirs[place]) for place in shared]
-        if not pairs:
-            pair = _across(ours, theirs)
-            if pair is None or not across_machines:
-                matched.settled.append(_incomparable(ours, theirs))
-                continue
+        if shared:
+            matched.elsewhere += any(_elsewhere(side, shared) for side in (ours, theirs))
+        elif across_machines and (pair := _across(ours, theirs)) is not None:
             pairs = [pair]
+        else:
+            matched.settled.append(_incomparable(ours, theirs))
+            continue
         for base_runs, head_runs in pairs:
             _settle(matched, base_runs, head_runs, across_machines=across_machines)
+        protocols = {runs[0].record.protocol for runs, _ in pairs}
+        for side, base_alone in ((ours, True), (theirs, False)):
+            for protocol in dict.fromkeys(place[0] for place in side if place[0] not in protocols):
+                alone = [run for place, runs in side.items() if place[0] == protocol for run in runs]
+                _one_sided(matched, alone, base_alone)
     return matched
 
 
@@ -85,8 +95,24 @@ def _blocks(runs: Sequence[Run]) -> list[Run]:
     return list(kept.values())
 
 
+def _end(runs: Sequence[Run]) -> tuple[Record, str]:
+    """The last row, or of several files that of one which ended in a row that did not work; and how."""
+    last = _last(runs).record
+    files: dict[object, list[Run]] = {}
+    for run in runs:
+        if run.record.provider_version == last.provider_version:
+            files.setdefault(run.source, []).append(run)
+    ends = [_last(each) for each in files.values()]
+    if failed := [run for run in ends if run.record.status not in WORKS]:
+        record = _last(failed).record
+        often = f" (in {len(failed)} of {len(ends)} runs)" if len(ends) > 1 else ""
+        return record, f"{_ending(record)}{often}"
+    return last, _ending(last)
+
+
 def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machines: bool) -> None:
-    before, now = _last(base).record, _last(head).record
+    before = _last(base).record
+    now, ended = _end(head)
     if before.harness_version != now.harness_version and not across_machines:
         matched.settled.append(_cell(now, "INCOMPARABLE", _differences(before, now)))
     elif before.status in WORKS and now.status in WORKS:
@@ -97,16 +123,13 @@ def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machin
         else:
             base_blocks, head_blocks = _blocks(base), _blocks(head)
             if base_blocks and head_blocks:
-                note = "; ".join(
-                    f"{side} unstable: {one.reason}"
-                    for side, one in (("base", before), ("head", now))
-                    if one.status == "unstable"
-                )
+                notes = [_unstable("base", base_blocks), _unstable("head", head_blocks)]
+                note = "; ".join(filter(None, notes))
                 matched.timed.append(Versus(_cell(now, "AMBIGUOUS", note), base_blocks, head_blocks))
             else:
-                matched.settled.append(_cell(now, "INCOMPARABLE", "a row that worked has no time"))
+                matched.settled.append(_without_figure(now, "time", had_one=bool(base_blocks)))
     elif before.status in WORKS:
-        matched.settled.append(_cell(now, "BROKEN", f"now {_ending(now)}"))
+        matched.settled.append(_cell(now, "BROKEN", f"now {ended}"))
     elif now.status in WORKS:
         fixed = before.status in FAILED | {"oom"}
         matched.settled.append(_cell(now, "FIXED" if fixed else "NEW", f"before {_ending(before)}"))
@@ -114,12 +137,27 @@ def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machin
         matched.neither.append(now.status)
 
 
-def _one_sided(matched: Matched, run: Run, verdict: Verdict) -> None:
-    record = run.record
+def _unstable(side: str, blocks: Sequence[Run]) -> str:
+    found = [run.record.reason for run in blocks if run.record.status == "unstable"]
+    often = f" in {len(found)} of {len(blocks)} blocks" if len(blocks) > 1 else ""
+    return f"{side} unstable{often}: {found[-1]}" if found else ""
+
+
+def _without_figure(record: Record, figure: str, *, had_one: bool) -> Cell:
+    """A row that worked and has no figure: no pass where the base has one."""
+    return _cell(record, "BROKEN" if had_one else "INCOMPARABLE", f"a row that worked has no {figure}")
+
+
+def _elsewhere(side: dict[_Place, list[Run]], compared: list[_Place]) -> bool:
+    return any(place not in compared and place[0] in {one[0] for one in compared} for place in side)
+
+
+def _one_sided(matched: Matched, runs: Sequence[Run], base: bool) -> None:
+    record = _last(runs).record
     if record.status in WORKS:
-        detail = "no row in head" if verdict == "MISSING" else "no row in base"
-        matched.settled.append(_cell(record, verdict, detail))
-    elif verdict == "NEW" and record.status in FAILED:
+        side = "head" if base else "base"
+        matched.settled.append(_cell(record, "MISSING" if base else "NEW", f"no row in {side}"))
+    elif not base and record.status in FAILED:
         matched.settled.append(_cell(record, "NEW", f"new, and {_ending(record)}"))
     else:
         matched.neither.append(record.status)
@@ -160,7 +198,8 @@ def _memory(before: Record, now: Record) -> Cell:
         if (old := getattr(before, name)) is not None and (new := getattr(now, name)) is not None
     ]
     if not figures:
-        return _cell(now, "INCOMPARABLE", "a row that worked has no memory figure")
+        had_one = any(getattr(before, name) is not None for name in names)
+        return _without_figure(now, "memory figure", had_one=had_one)
 
     def growth(old: float, new: float) -> float:
         return new / old if old else (1.0 if not new else float("inf"))

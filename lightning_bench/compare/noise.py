@@ -20,8 +20,9 @@ class Calibration:
     """The noise floor of one case on one machine, as ``lbench calibrate`` measured it.
 
     Percentages are standard deviations of one process's figure: ``pair_noise_percent`` where two processes
-    are measured side by side, ``run_noise_percent`` over the whole calibration. The resolutions are the
-    changes that a comparison of all calibrated cases finds in 95 % of runs.
+    are measured side by side, as a trimmed mean sees it, with ``pair_df`` degrees of freedom;
+    ``run_noise_percent`` over the whole calibration, disturbed processes too, with ``df``. The resolutions
+    are the changes that a comparison of all calibrated cases finds in 95 % of runs.
     """
 
     case_id: str
@@ -29,6 +30,7 @@ class Calibration:
     device: str
     pairs: int
     df: float
+    pair_df: float
     pair_noise_percent: float
     run_noise_percent: float
     resolution_pairs: int
@@ -45,11 +47,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Noise:
-    """What the rule takes: log standard deviations of a process, their degrees of freedom, their source."""
+    """What the rule takes of a Calibration: log standard deviations, their degrees of freedom, the source."""
 
     pair: float
     run: float
     df: float
+    pair_df: float
     source: str
 
 
@@ -71,18 +74,20 @@ class Noises:
         """The calibrated noise; of a case that was not calibrated the worst of its machine's."""
         own = self._own.get((machine_id, case_id))
         if own is not None:
-            return Noise(own.pair_noise_percent / 100, own.run_noise_percent / 100, own.df, "calibrated")
+            pair, run = own.pair_noise_percent / 100, own.run_noise_percent / 100
+            return Noise(pair, run, own.df, own.pair_df, "calibrated")
         others = self._by_machine.get(machine_id)
         if not others:
             return None
         worst = max(others, key=lambda one: one.run_noise_percent)
         pair = max(one.pair_noise_percent for one in others)
-        return Noise(pair / 100, worst.run_noise_percent / 100, worst.df, "calibrated on other cases")
+        run = worst.run_noise_percent
+        return Noise(pair / 100, run / 100, worst.df, worst.pair_df, "calibrated on other cases")
 
 
 def assumed(device: str) -> Noise:
     """The stated default for one process a side."""
-    return Noise(ASSUMED[device], ASSUMED[device], 1e9, "assumed")
+    return Noise(ASSUMED[device], ASSUMED[device], 1e9, 1e9, "assumed")
 
 
 def write_calibration(path: Path, rows: Sequence[Calibration]) -> None:

@@ -137,7 +137,9 @@ class Comparison:
             return "Nothing was compared"
         counts = Counter(cell.verdict for cell in self.failing)
         if not counts:
-            return f"Nothing is worse in {_cells(self.compared)}"
+            accepted = sum(bool(cell.accepted) for cell in self.cells)
+            more = f" but {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
+            return f"Nothing is worse in {_cells(self.compared)}{more}"
         words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
         return f"Worse: {words} of {_cells(len(self.cells))}"
 
@@ -184,17 +186,19 @@ def parse_allow(texts: Sequence[str]) -> dict[str, str]:
 
 
 def accept(comparison: Comparison, allowed: dict[str, str]) -> Comparison:
-    """The comparison with the reason of the first pattern that matches each worse cell's case_id."""
+    """The comparison with the reason of the first pattern that fits each worse cell.
+
+    A pattern is of a case_id, and then accepts whatever is worse there, or of ``VERDICT:case_id``.
+    """
     used: set[str] = set()
 
     def accepted(cell: Cell) -> Cell:
         if cell.verdict not in comparison.fail_on:
             return cell
-        for pattern, reason in allowed.items():
-            if fnmatch.fnmatchcase(cell.case_id, pattern):
-                used.add(pattern)
-                return replace(cell, accepted=reason)
-        return cell
+        names = (cell.case_id, f"{cell.verdict}:{cell.case_id}")
+        fits = [one for one in allowed if any(fnmatch.fnmatchcase(name, one) for name in names)]
+        used.update(fits)
+        return replace(cell, accepted=allowed[fits[0]]) if fits else cell
 
     cells = [accepted(cell) for cell in comparison.cells]
     idle = [f"--allow {one!r} matches nothing that is worse: remove it" for one in allowed if one not in used]

@@ -35,7 +35,8 @@ def show(profiles: Sequence[Profile]) -> RenderableType:
 def _title(p: Profile) -> RenderableType:
     shape = f"b{p.batch} h{p.heads} n{p.seq_len} d{p.head_dim} e{p.value_dim} {p.dtype}"
     where = str(p.machine.get("device_name", p.device))
-    threads = f", {p.threads} threads" if p.device == "cpu" else ""
+    number = f", {p.threads} {'thread' if p.threads == 1 else 'threads'}"
+    threads = number if p.device == "cpu" else ""
     title = Text(f"{p.provider} {p.direction}", style="bold").append(f"  {shape}  {where}{threads}", style="")
     return Group(title, Text(p.provider_config, style="dim")) if p.provider_config else title
 

@@ -75,6 +75,26 @@ def test_kept_is_read_back_for_its_machine_alone(tmp_path: Path, machine: Machin
     assert {row["device_name"] for row in rows} == {machine.device_name}
 
 
+def test_a_cpu_has_ceilings_for_each_number_of_threads(
+    lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    path = tmp_path / "ceilings.csv"
+    for number in (threads, threads + 1):
+        keep(path, replace(SOME, threads=number, copy_gbps=float(number)), machine)
+    for number in (threads, threads + 1):
+        found = read_kept(path, machine.id, number)
+        assert found is not None
+        assert found.ceilings.copy_gbps == number
+    assert read_kept(path, machine.id, threads + 2) is None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 2)
+    ran = lbench("profile", "sdpa-math", "--device", "cpu", "--seq-len", "64", "--json")
+    assert f"ceilings.csv: two are measured on {threads + 2} threads" in ran.err
+
+
 def test_what_is_no_file_of_ceilings_is_refused_and_left(tmp_path: Path, machine: Machine) -> None:
     path = tmp_path / "speed.csv"
     path.write_text("case_id,median_ms\na,1\n")

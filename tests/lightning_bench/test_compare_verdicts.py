@@ -288,3 +288,92 @@ def test_the_last_row_of_the_latest_version_counts(sides: Any, files: tuple[Path
     (cell,) = compare(side, side, threshold=0.03).cells
     assert cell.base == pytest.approx(1.0, rel=0.02)
     assert cell.base_blocks == 1
+
+
+def test_one_crash_in_several_runs_of_head_is_broken_whichever_it_is(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    for side in ("a", "b"):
+        for number in range(4):
+            late = f"2026-01-01T00:0{number}:00+00:00"
+            sides.write(tmp_path / side / f"{number}.csv", {FWD: 1.0}, seed=number, time_utc=late)
+    with ResultFile(tmp_path / "b" / "1.csv") as file:
+        crash = sides.row(FWD, status="crashed", reason="boom", time_utc="2026-01-01T00:01:30+00:00")
+        file.append(crash)
+    code, cells = compared(lbench, (tmp_path / "a", tmp_path / "b"))
+    assert (code, cells[FWD]["verdict"]) == (1, "BROKEN")
+    assert cells[FWD]["detail"] == "now crashed: boom (in 1 of 4 runs)"
+
+
+def test_a_protocol_that_one_side_lacks_is_missing_and_other_machines_are_said(
+    sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
+) -> None:
+    for path in files:
+        sides.write(path, {FWD: 1.0}, passes=PASSES, seed=len(path.name))
+    with ResultFile(files[0]) as file:
+        file.append(sides.row(FWD, protocol="paper", mean_ms=1.0))
+        file.append(sides.row(FWD, machine_id="other", median_ms=1.0))
+    ran = lbench("compare", *files, "--json")
+    found = {(cell["protocol"], cell["verdict"]) for cell in json.loads(ran.out)["cells"]}
+    assert (ran.code, found) == (1, {("lbench", "SAME"), ("paper", "MISSING")})
+    assert any("rows of another machine too" in one for one in json.loads(ran.out)["remarks"])
+
+
+@pytest.mark.parametrize("figure", [0.0, None, float("nan")])
+def test_a_row_of_head_that_worked_and_has_no_time_is_no_pass(
+    sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path], figure: float | None
+) -> None:
+    sides.write(files[0], {FWD: 1.0, BWD: 1.0})
+    sides.write(files[1], {FWD: sides.row(FWD, median_ms=figure), BWD: 1.0}, seed=1)
+    code, cells = compared(lbench, files)
+    assert (code, cells[FWD]["verdict"]) == (1, "BROKEN")
+    assert cells[FWD]["detail"] == "a row that worked has no time"
+
+
+def test_the_figures_shown_are_those_of_the_rule_without_a_disturbed_process(
+    sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
+) -> None:
+    rng = np.random.default_rng(2)
+    for path in files:
+        with ResultFile(path) as file:
+            for number in range(PASSES):
+                times = sides.samples_of(90.0 if number == 0 else 1.0, rng)
+                sides.append(file, sides.row(FWD), times, pair=f"p{number}")
+    _, cells = compared(lbench, files)
+    assert (cells[FWD]["base"], cells[FWD]["head"]) == pytest.approx((1.0, 1.0), rel=0.01)
+
+
+def test_how_many_blocks_were_unstable_is_said_though_the_last_was_not(
+    sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
+) -> None:
+    sides.write(files[0], {FWD: 1.0}, passes=PASSES)
+    rng = np.random.default_rng(1)
+    with ResultFile(files[1]) as file:
+        for number in range(PASSES):
+            status = {"status": "unstable", "reason": "throttled"} if number in (2, 5) else {}
+            sides.append(file, sides.row(FWD, **status), sides.samples_of(1.0, rng), pair=f"p{number}")
+    _, cells = compared(lbench, files)
+    assert cells[FWD]["detail"] == "head unstable in 2 of 12 blocks: throttled"
+
+
+def test_a_pattern_with_a_verdict_accepts_that_alone(
+    sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
+) -> None:
+    sides.write(files[0], {FWD: 1.0, BWD: 1.0}, passes=PASSES)
+    crash = sides.row(BWD, status="crashed", reason="boom")
+    sides.write(files[1], {FWD: 1.2, BWD: crash}, passes=PASSES, seed=3)
+    code, cells = compared(lbench, files, "--allow", "SLOWER:lightning2/*=known")
+    assert code == 1
+    assert (cells[FWD]["accepted"], cells[BWD]["accepted"]) == ("known", "")
+    assert compared(lbench, files, "--allow", "lightning2/*=known")[0] == 0
+
+
+def test_patterns_that_overlap_are_both_used_and_what_is_accepted_is_counted(
+    sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
+) -> None:
+    sides.write(files[0], {FWD: 1.0, BWD: 1.0}, passes=PASSES)
+    sides.write(files[1], {FWD: 1.2, BWD: 1.0}, passes=PASSES, seed=3)
+    ran = lbench("compare", *files, "--allow", "*/fwd/*=known", "--allow", "lightning2/*=also")
+    assert ran.code == 0
+    assert "matches nothing" not in ran.err
+    assert "Nothing is worse in 2 cells but 1 that is accepted." in ran.out

@@ -27,6 +27,20 @@ def test_levels_are_found_where_they_change() -> None:
     assert found == [12, 20, 30]
 
 
+def test_one_disturbed_run_is_no_level_and_hides_none() -> None:
+    rng = np.random.default_rng(4)
+    false = missed = 0
+    for _ in range(100):
+        series = rng.normal(0, 0.005, 20)
+        series[rng.integers(20)] += 0.5
+        false += bool(change_points(series))
+        step = rng.normal(0, 0.005, 20) + np.repeat([0.0, 0.05], 10)
+        step[rng.choice([2, 5, 14, 17])] += 0.5
+        missed += change_points(step) != [10]
+    assert false <= 8
+    assert missed <= 8
+
+
 def test_noise_alone_changes_in_few_of_many_series_and_too_few_points_in_none() -> None:
     rng = np.random.default_rng(1)
     hits = sum(bool(change_points(rng.standard_t(4, 20) * 0.01)) for _ in range(200))
@@ -68,6 +82,30 @@ def test_history_of_a_case_over_commits_and_dates(lbench: Callable[..., Any], re
     ran = lbench("history", results, "--case", FWD, "--by", "date")
     assert ran.out.count("2026-01-") == 24
     assert "-10." in ran.out or "-9." in ran.out
+
+
+def test_protocols_have_each_a_history_of_its_own(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path
+) -> None:
+    with sides.ResultFile(tmp_path / "both.csv") as file:
+        for protocol, ms in (("lbench", 1.0), ("paper", 2.0)):
+            file.append(sides.row(FWD, protocol=protocol, mean_ms=ms, harness_commit=protocol))
+    for more, figure in (([], 1.0), (["--protocol", "paper"], 2.0)):
+        ran = lbench("history", tmp_path, "--figure", "mean_ms", "--json", *more)
+        assert [point["figure"] for point in json.loads(ran.out)["points"]] == [figure]
+    ran = lbench("history", tmp_path, "--protocol", "mine")
+    assert ran.code == 2
+    assert "allowed: lbench, paper" in ran.err
+
+
+def test_versions_that_one_commit_of_the_harness_measured_are_points_of_their_own(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name, ms in (("base", 1.0), ("head", 2.0)):
+        sides.write(tmp_path / f"{name}.csv", {FWD: ms}, passes=3, provider_version=f"0.1.0+{name}")
+    points = json.loads(lbench("history", tmp_path, "--json").out)["points"]
+    assert [(point["version"], point["rows"]) for point in points] == [("0.1.0+base", 3), ("0.1.0+head", 3)]
+    assert [point["figure"] for point in points] == pytest.approx([1.0, 2.0], rel=0.02)
 
 
 def test_history_says_what_there_is_where_it_is_not_one_case(
@@ -144,6 +182,49 @@ def test_one_is_singular(lbench: Callable[..., Any], results: Path) -> None:
     assert many.code == 2
     assert "machine other (1 row)" in many.err
     assert "(24 rows)" in many.err
+
+
+def test_one_disturbed_process_does_not_spoil_a_calibration_for_comparisons_in_passes(
+    sides: Any, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    for name in "ab":
+        with sides.ResultFile(tmp_path / f"{name}.csv") as file:
+            for number in range(24):
+                ms = 90.0 if (name, number) == ("a", 7) else float(np.exp(rng.normal(0, 0.005)))
+                sides.append(file, sides.row(FWD), [ms] * 10, pair=f"p{number}")
+    paths = [tmp_path / f"{name}.csv" for name in "ab"]
+    (row,) = calibrate(*(read_side(path) for path in paths), threshold=0.03, pairs=16)
+    assert row.pair_noise_percent < 1.0
+    assert row.run_noise_percent > 50, "one process a side may be such a one"
+    assert (row.df, row.pair_df) == (23, pytest.approx(13.5))
+
+
+def test_two_providers_of_one_run_have_each_its_own_calibration(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fla = FWD.replace("lightning2", "fla")
+    sides.write(tmp_path / "run.csv", {FWD: 1.0, fla: 1.0}, noise=0)
+
+    def resolution(noisy: str) -> tuple[float, str]:
+        pair = [
+            sides.write(tmp_path / noisy / f"{n}.csv", {FWD: 1.0}, passes=24, noise=0.001, seed=i)
+            for i, n in enumerate("ab")
+        ]
+        (row,) = calibrate(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
+        noise = {FWD: 0.2, fla: 0.2} | {noisy: 5.0}
+        rows = [replace(row, case_id=case, run_noise_percent=one) for case, one in noise.items()]
+        write_calibration(tmp_path / f"{noisy[:3]}-calibration.csv", rows)
+        arguments = ("run.csv", "--provider", "lightning2", "--against", "fla", "--json")
+        ran = lbench("compare", *arguments, "--calibration", f"{noisy[:3]}-calibration.csv")
+        (cell,) = json.loads(ran.out)["cells"]
+        return cell["resolution"], cell["noise"]
+
+    both = [resolution(case) for case in (FWD, fla)]
+    assert both[0][0] == pytest.approx(both[1][0], rel=0.05)
+    assert both[0][0] > 0.15
+    assert {source for _, source in both} == {"calibrated"}
 
 
 def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
