@@ -85,7 +85,7 @@ class _Judged:
             self.cells.append(
                 replace(
                     one.cell,
-                    verdict=result.verdicts[index],
+                    verdict=self._verdict(index, result.verdicts[index]),
                     base=_geometric(one.base),
                     head=_geometric(one.head),
                     unit="ms",
@@ -102,6 +102,12 @@ class _Judged:
             )
         self._over_all()
         self._say(threshold, result.resolution)
+
+    def _verdict(self, index: int, verdict: Verdict) -> Verdict:
+        """That of the rule; an `unstable` row makes nothing clear where the noise is but assumed."""
+        one = self._timed[index]
+        unstable = any(run.record.status == "unstable" for run in (*one.base, *one.head))
+        return "AMBIGUOUS" if unstable and self._sources[index] == "assumed" else verdict
 
     def _estimate(self) -> None:
         """The shift of every cell; cells with as many blocks are worked out together."""

@@ -227,6 +227,38 @@ def test_two_providers_of_one_run_have_each_its_own_calibration(
     assert {source for _, source in both} == {"calibrated"}
 
 
+def test_an_unstable_row_is_known_no_better_than_its_interval_says(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of few samples may agree by chance; a row known to ±80 % must not make a clear change.
+
+    With an assumed noise none does, however far.
+    """
+
+    monkeypatch.chdir(tmp_path)
+    files = tmp_path / "base.csv", tmp_path / "head.csv"
+
+    def verdict(far: float = 1.6, *more: str, **changes: Any) -> Any:
+        for path, ms in zip(files, (1.0, far), strict=True):
+            path.unlink(missing_ok=True)
+            path.with_name(path.stem + ".samples.jsonl").unlink(missing_ok=True)
+            with sides.ResultFile(path) as file:
+                wide = {"ci_low_ms": ms / 1.8, "ci_high_ms": ms * 1.8}
+                sides.append(file, sides.row(FWD, **wide, **changes), [ms, ms * 1.001] * 10)
+        (cell,) = json.loads(lbench("compare", *files, "--json", *more).out)["cells"]
+        return cell["verdict"]
+
+    unstable = {"status": "unstable", "reason": "the median is known only to ±80 %"}
+    assert verdict() == "SLOWER"
+    assert verdict(90.0, **unstable) == "AMBIGUOUS"
+    pair = [sides.write(tmp_path / f"{n}.csv", {FWD: 1.0}, passes=24, seed=i) for i, n in enumerate("ab")]
+    rows = calibrate(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
+    write_calibration(tmp_path / "calibration.csv", rows)
+    known = ("--calibration", str(tmp_path / "calibration.csv"))
+    assert verdict(1.6, *known, **unstable) == "AMBIGUOUS"
+    assert verdict(90.0, *known, **unstable) == "SLOWER"
+
+
 def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
     side = read_side(sides.write(tmp_path / "a.csv", {FWD: 1.0}, passes=3))
     with pytest.raises(LbenchError, match="at least 6 passes"):
