@@ -196,7 +196,7 @@ def test_tables_go_to_stdout_and_the_rest_to_stderr(lbench: Callable[..., Any], 
     ran = lbench("check", new_desk.suite(["NeedsGpu"]), "--out", new_desk.out)
     assert ran.out == PLAIN_OUT
     assert ran.err.splitlines() == [
-        "story check: 1 cases",
+        "story check: 1 case",
         "[1/1] unavailable needs-gpu/fwd/b1-h2-n64-d16-e16-fp32-cpu  needs a CUDA device",
         "story check: 1 unavailable in 0 s",
         f"results: {new_desk.out}",
