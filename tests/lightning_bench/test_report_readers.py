@@ -8,6 +8,7 @@ from page_in_chromium import Open, body, cell, find, texts, until
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
 
 NASTY = (
     "</script><script>window.hacked=1</script><!--<script> --><img src=x onerror=window.hacked=2> "
@@ -104,8 +105,14 @@ def test_dark_and_light_follow_the_system_and_the_button(opened: Open) -> None:
     button = page.find_element(By.ID, "theme")
     button.click()
     assert (button.text, paper()) == ("Theme: light", "rgba(255, 255, 255, 1)")
-    page.refresh()
-    assert page.find_element(By.ID, "theme").text == "Theme: light"
+
+    def kept(_: object) -> bool:
+        page.refresh()
+        return bool(page.find_element(By.ID, "theme").text == "Theme: light")
+
+    WebDriverWait(page, 10).until(
+        kept
+    )  # on a busy machine the browser stores it later than it loads the page
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert not page.find_element(By.ID, "tools").is_displayed()
 
