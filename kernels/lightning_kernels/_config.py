@@ -110,7 +110,7 @@ class HopperTiles:
 
 
 _WIDE_FROM, _BOXES_FROM = 2**23, 2**25
-"""How many elements of q are worth the wide kernel, and TMA, whose descriptors take 15 µs of the host."""
+"""How many elements of q are worth the wide kernel, and TMA, whose descriptors take 25 µs of the host."""
 
 
 def hopper_tiles(

@@ -113,8 +113,8 @@ def lightning2_config(
     Returns:
         for example "path=hopper block=64 columns=128 stages=4 split_e=1 segments=8" or "path=portable
         block=64 warps=8 stages=3 split_e=1": the kernel, tokens a block, columns of v or warps a program,
-        pipeline stages, programs that share one head by splitting value_dim, and into how many
-        segments a sequence is cut.
+        pipeline stages, programs that share one head by splitting value_dim, "load=tma" where TMA
+        brings the tiles, and into how many segments a sequence is cut.
 
     Raises:
         ValueError: if `lightning_attn2` does not take these dims or this dtype.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lightning_bench.cli import options
+from lightning_bench.counted import counted
 
 if TYPE_CHECKING:
     from lightning_bench.case import Device
@@ -70,5 +71,4 @@ def _measured(device: Device) -> DeviceCeilings:
 
 def _title(machine: Machine, ceilings: DeviceCeilings) -> str:
     where = f"{machine.device_name}, torch {machine.torch}"
-    threads = f"{ceilings.threads} {'thread' if ceilings.threads == 1 else 'threads'}"
-    return where if machine.device == "cuda" else f"{where}, {threads}"
+    return where if machine.device == "cuda" else f"{where}, {counted(ceilings.threads, 'thread')}"

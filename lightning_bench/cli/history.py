@@ -9,6 +9,7 @@ import typer
 
 from lightning_bench.case import ProtocolName
 from lightning_bench.cli import options
+from lightning_bench.counted import counted
 from lightning_bench.errors import UsageError
 
 
@@ -73,8 +74,9 @@ def history(
         )
     changes = sum(point.change is not None for point in made.points)
     if len(made.points) < 2 * 3:
-        points = "1 point" if len(made.points) == 1 else f"{len(made.points)} points"
-        sink.say(f"{points}: a change needs three on each side to be told from noise")
+        sink.say(
+            f"{counted(len(made.points), 'point')}: a change needs three on each side to be told from noise"
+        )
     else:
         sink.say(f"{len(made.points)} points, {changes} changes of level")
     if plot is not None:

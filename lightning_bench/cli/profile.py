@@ -9,6 +9,7 @@ import typer
 
 from lightning_bench.case import DIRECTIONS, DTYPES, Direction, Dtype
 from lightning_bench.cli import options
+from lightning_bench.counted import counted
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def profile(
     threads = threads_of(machine.device)
     kept = read_kept(path, machine.id, threads)
     if kept is None:
-        how_many = f" on {threads} {'thread' if threads == 1 else 'threads'}" if threads else ""
+        how_many = f" on {counted(threads, 'thread')}" if threads else ""
         sink.say(
             f"no ceilings of this machine in {path}: two are measured{how_many}; "
             "`lbench ceilings` keeps them all"

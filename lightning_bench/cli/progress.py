@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lightning_bench.cli.sink import STATUS_STYLES
+from lightning_bench.counted import counted
 from lightning_bench.record import Record
 from lightning_bench.report.tables import figure_text
 
@@ -132,7 +133,7 @@ class LiveWatcher(QuietWatcher):
 
 
 def _opening(name: str, total: int, standing: int) -> str:
-    cases = f"{name}: {total} case{'' if total == 1 else 's'}"
+    cases = f"{name}: {counted(total, 'case')}"
     return f"{cases}, {standing} of them recorded already" if standing else cases
 
 

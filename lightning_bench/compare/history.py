@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lightning_bench.compare.change import change_points
+from lightning_bench.counted import counted
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, merge, read_records
 
@@ -99,8 +100,7 @@ def choose(
         return fits[0]
     best = sorted(fits or there, key=lambda key: -there[key])[:10]
     listed = "\n".join(
-        f"  {case} on machine {where} ({there[case, where]} row{'s' * (there[case, where] != 1)})"
-        for case, where in best
+        f"  {case} on machine {where} ({counted(there[case, where], 'row')})" for case, where in best
     )
     many = len(fits or there)
     what = f"{many} cases match" if fits else "no case matches"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from lightning_bench.counted import counted
 from lightning_bench.errors import LbenchError, UsageError
 
 Verdict = Literal[
@@ -139,13 +140,9 @@ class Comparison:
         if not counts:
             accepted = sum(bool(cell.accepted) for cell in self.cells)
             more = f" but {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
-            return f"Nothing is worse in {_cells(self.compared)}{more}"
+            return f"Nothing is worse in {counted(self.compared, 'cell')}{more}"
         words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-        return f"Worse: {words} of {_cells(len(self.cells))}"
-
-
-def _cells(count: int) -> str:
-    return f"{count} {'cell' if count == 1 else 'cells'}"
+        return f"Worse: {words} of {counted(len(self.cells), 'cell')}"
 
 
 def sort_cells(cells: Iterable[Cell]) -> list[Cell]:

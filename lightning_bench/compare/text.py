@@ -11,6 +11,7 @@ from lightning_bench.compare.result import (
     Comparison,
     Overall,
 )
+from lightning_bench.counted import counted
 
 HEADERS = ("verdict", "change", "99 % interval", "base", "head", "case")
 
@@ -80,7 +81,6 @@ def overall_lines(overall: Iterable[Overall]) -> list[str]:
         bounds = interval_text(one)
         said = f", 99 % interval {bounds}" if bounds else ", known to no bound"
         lines.append(
-            f"{one.family} {one.direction}: {percent(one.ratio)} over {one.cells} "
-            f"{'cell' if one.cells == 1 else 'cells'}{said}"
+            f"{one.family} {one.direction}: {percent(one.ratio)} over {counted(one.cells, 'cell')}{said}"
         )
     return lines

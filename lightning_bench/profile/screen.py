@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_bench.counted import counted
 from lightning_bench.profile.counters import base_name
 from lightning_bench.profile.model import Kernel, Profile
 
@@ -35,8 +36,7 @@ def show(profiles: Sequence[Profile]) -> RenderableType:
 def _title(p: Profile) -> RenderableType:
     shape = f"b{p.batch} h{p.heads} n{p.seq_len} d{p.head_dim} e{p.value_dim} {p.dtype}"
     where = str(p.machine.get("device_name", p.device))
-    number = f", {p.threads} {'thread' if p.threads == 1 else 'threads'}"
-    threads = number if p.device == "cpu" else ""
+    threads = f", {counted(p.threads, 'thread')}" if p.device == "cpu" else ""
     title = Text(f"{p.provider} {p.direction}", style="bold").append(f"  {shape}  {where}{threads}", style="")
     return Group(title, Text(p.provider_config, style="dim")) if p.provider_config else title
 

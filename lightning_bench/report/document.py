@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from lightning_bench.counted import counted
 from lightning_bench.errors import UsageError
 from lightning_bench.report.against import against
 from lightning_bench.report.collect import Collected, Row, collect, group, published_folder
@@ -98,8 +99,8 @@ def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ())
     if not tables:
         raise UsageError("no published table is of that metric; allowed with --against: speed, memory")
     remarks = [
-        f"{len(kept)} published figures of attention, each beside what {_counted(len(measured))} measured "
-        "here have for its cell. (Those of whole models, which no kernel can be held against: "
+        f"{len(kept)} published figures of attention, each beside what {counted(len(measured), 'row')} "
+        "measured here have for its cell. (Those of whole models, which no kernel can be held against: "
         "lbench report results/published.)",
         "*: unstable, the figure is not to be relied on.",
     ]
@@ -148,11 +149,7 @@ def _check_baseline(rows: Sequence[Row], baseline: str) -> None:
 def _remarks(rows: Sequence[Row]) -> list[str]:
     statuses = Counter(row.record.status for row in rows)
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
-    remarks = [f"{_counted(len(rows))}: {counts}."]
+    remarks = [f"{counted(len(rows), 'row')}: {counts}."]
     if not statuses.keys() & {"ok", "unstable"}:
         remarks.append("No row here has a figure: the notes under each table say why.")
     return remarks
-
-
-def _counted(count: int) -> str:
-    return f"{count} row{'s' * (count != 1)}"

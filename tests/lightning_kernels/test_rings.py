@@ -49,7 +49,7 @@ class Kernel:
 
     def loaded(self, block):
         yield self.full[self.stage(block)], ((block - self.first) // self.stages) & 1
-        assert self.tiles[self.stage(block)] == block
+        assert self.tiles[self.stage(block)] == block, f"block {block} is not in its stage yet"
 
     def release(self, block):
         self.empty[self.stage(block)].arrive()
@@ -187,12 +187,13 @@ def test_a_ring_is_not_looked_at_before_its_phases_are_known():
     class Late(Kernel):
         def output(self):
             yield from self.loaded(self.main)
+            yield from super().output()
 
     def schedules():
         for seed in range(100):
             Late(tiles, 0, 4, 8).run(seed)
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="block 4 is not in its stage yet"):
         schedules()
 
 

@@ -3,7 +3,7 @@
 A stage of the ring holds one block of BLOCK tokens in the order of visits: q and k [BLOCK, BLOCK_D], and v
 [BLOCK, COLUMNS]. cp.async takes any strides and ragged ends and counts itself at the stage's mbarrier. It
 holds on to its address until it is taken, so the loader needs registers for several. TMA needs next to none
-and is faster where few multiprocessors read, for some 15 µs of descriptors a call.
+and is faster where few multiprocessors read, for some 25 µs of descriptors a call.
 """
 
 import triton.experimental.gluon.language as gl

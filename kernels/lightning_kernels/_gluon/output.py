@@ -18,6 +18,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from lightning_kernels._gluon.loader import BLOCK
 from lightning_kernels._gluon.state import exp2, load_slope
 
+SQUARE = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16]))
+"""The layout of Q Kᵀ [BLOCK, BLOCK] as the products leave it."""
+
 
 @gluon.constexpr_function  # type: ignore[untyped-decorator]
 def row_layout(columns: int) -> gl.DistributedLinearLayout:
@@ -35,6 +38,15 @@ def row_layout(columns: int) -> gl.DistributedLinearLayout:
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
+def rows_inside(row, col, left, value_dim, FULL_E: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Return which elements of a block of o are stored; `left` tokens are left from its first on."""
+    inside = (row < left)[:, None]
+    if not FULL_E:
+        inside = inside & (col[None, :] < value_dim)
+    return inside
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
 def _first_products(  # type: ignore[no-untyped-def]
     q_s, k_s, state_s, ready, turn, place, wanted,
     COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr, PAIR: gl.constexpr,
@@ -43,13 +55,12 @@ def _first_products(  # type: ignore[no-untyped-def]
 
     The state's warps have seen the block come in and fenced it; a fence here would wait for stores of o.
     """
-    square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
     mbarrier.wait(ready.index(place % COPIES // (1 + PAIR)), (place // COPIES) & 1, pred=wanted)
     q = q_s.index(turn % STAGES)
     k = k_s.index(turn % STAGES)
     state = state_s.index(place % COPIES)
-    zero = gl.zeros([BLOCK, BLOCK], gl.float32, square)
+    zero = gl.zeros([BLOCK, BLOCK], gl.float32, SQUARE)
     p = warpgroup_mma(q, k.permute((1, 0)), zero, use_acc=False, is_async=True)
     zero = gl.zeros([BLOCK, COLUMNS], gl.float32, tall)
     if COLUMNS >= 64:
@@ -71,7 +82,6 @@ def write_output(  # type: ignore[no-untyped-def]
     step j ≤ i in its own block with M = scale_scores·λ^(i−j), which takes 32 registers a thread.
     """
     dtype: gl.constexpr = q_s.dtype
-    square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
     scores: gl.constexpr = gl.DotOperandLayout(0, tall, 2)
     rows: gl.constexpr = row_layout(COLUMNS)
@@ -82,8 +92,8 @@ def write_output(  # type: ignore[no-untyped-def]
     out_ptr += main.to(gl.int64) * out_block
 
     slope = load_slope(slope_ptr, steps)
-    i = gl.arange(0, BLOCK, gl.SliceLayout(1, square))
-    j = gl.arange(0, BLOCK, gl.SliceLayout(0, square))
+    i = gl.arange(0, BLOCK, gl.SliceLayout(1, SQUARE))
+    j = gl.arange(0, BLOCK, gl.SliceLayout(0, SQUARE))
     weight = exp2(gl.minimum(slope * (j[None, :] - i[:, None]).to(gl.float32), 0.0)) * scale_scores
     weight = gl.where(j[None, :] <= i[:, None], weight, 0.0)
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, tall))
@@ -104,9 +114,7 @@ def write_output(  # type: ignore[no-untyped-def]
         stage = (block - first) % STAGES
         v = v_s.index(stage)
         o = warpgroup_mma(scored, v, o, is_async=True)
-        inside = (row < steps - block * BLOCK)[:, None]
-        if not FULL_E:
-            inside = inside & (col[None, :] < value_dim)
+        inside = rows_inside(row, col, steps - block * BLOCK, value_dim, FULL_E)
         o = warpgroup_mma_wait(0, deps=[o])
         async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
         done = gl.convert_layout(o.to(dtype), rows)

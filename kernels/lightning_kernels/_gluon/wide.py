@@ -17,17 +17,16 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from lightning_kernels._gluon.loader import BLOCK
-from lightning_kernels._gluon.output import row_layout
+from lightning_kernels._gluon.output import SQUARE, row_layout, rows_inside
 from lightning_kernels._gluon.state import exp2, load_slope
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _scores(q_s, k_s, full, turn, wanted, STAGES: gl.constexpr):  # type: ignore[no-untyped-def]
     """Start Q Kᵀ of a block as soon as it has come in."""
-    square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     stage = turn % STAGES
     mbarrier.wait(full.index(stage), (turn // STAGES) & 1, pred=wanted)
-    zero = gl.zeros([BLOCK, BLOCK], gl.float32, square)
+    zero = gl.zeros([BLOCK, BLOCK], gl.float32, SQUARE)
     k = k_s.index(stage).permute((1, 0))
     return warpgroup_mma(q_s.index(stage), k, zero, use_acc=False, is_async=True)
 
@@ -55,7 +54,6 @@ def write_wide_output(  # type: ignore[no-untyped-def]
     λ^(r+4−8t−c) and the four factors to the weights λ^(i−j), a register each.
     """
     dtype: gl.constexpr = q_s.dtype
-    square: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
     scores: gl.constexpr = gl.DotOperandLayout(0, tall, 2)
     rows: gl.constexpr = row_layout(COLUMNS)
@@ -67,8 +65,8 @@ def write_wide_output(  # type: ignore[no-untyped-def]
     slope = load_slope(slope_ptr, steps)
     # So that both parts of a weight are within fp32; a neighbour counts for 2⁻²⁰ then, which is nothing to o.
     steep = gl.minimum(slope, 20.0)
-    i = gl.arange(0, BLOCK, gl.SliceLayout(1, square))[:, None]
-    j = gl.arange(0, BLOCK, gl.SliceLayout(0, square))[None, :]
+    i = gl.arange(0, BLOCK, gl.SliceLayout(1, SQUARE))[:, None]
+    j = gl.arange(0, BLOCK, gl.SliceLayout(0, SQUARE))[None, :]
     near = exp2(steep * ((j & -2) - (i & -9) - 4).to(gl.float32))
     rest = exp2(steep * ((j & 1) - (i & 8) + 4).to(gl.float32)) * scale_scores
     read = exp2(-slope * (gl.arange(0, BLOCK, gl.SliceLayout(1, tall)) + offset).to(gl.float32)) * scale_read
@@ -86,9 +84,7 @@ def write_wide_output(  # type: ignore[no-untyped-def]
         async_copy.mbarrier_arrive(taken.index(0), increment_count=False)
         o = o * read[:, None]
         o = warpgroup_mma(scored, v_s.index(stage), o, is_async=True)
-        inside = (row < steps - block * BLOCK)[:, None]
-        if not FULL_E:
-            inside = inside & (col[None, :] < value_dim)
+        inside = rows_inside(row, col, steps - block * BLOCK, value_dim, FULL_E)
         o = warpgroup_mma_wait(0, deps=[o])
         async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
         done = gl.convert_layout(o.to(dtype), rows)
