@@ -4,10 +4,10 @@ They are registered by the low-level API: `torch.library.custom_op` with `regist
 and costs a call several times as much on the host.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from lightning_kernels._autograd import refuse_second_derivative
 from lightning_kernels._config import hopper_takes
-from lightning_kernels._contract import check_values
+from lightning_kernels._contract import check_inputs, check_kernel_inputs, check_values
 from lightning_kernels._core import Gradients, empty_like, empty_output, empty_state
 
 _LIBRARY = torch.library.Library("lightning_kernels", "DEF")
@@ -57,12 +57,50 @@ def hopper(device: int) -> ModuleType | None:
     return lightning2
 
 
-def _implementation(q: Tensor, k: Tensor, v: Tensor, grad_o: Tensor | None = None) -> ModuleType:
+class Implementation(Protocol):
+    """What computes forward and backward; slopes are fp32 and contiguous, offsets contiguous."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+        offsets: Tensor | None, scale: float, return_state: bool, /,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Compute o and, where asked for, the final state."""
+
+    def backward(
+        self, grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
+        slopes: Tensor | None, initial_state: Tensor | None, offsets: Tensor | None, scale: float,
+        needs: Sequence[bool], /,
+    ) -> Gradients:  # fmt: skip
+        """Compute those gradients of (q, k, v, initial_state) that `needs` names."""
+
+
+def _implementation(q: Tensor, k: Tensor, v: Tensor, grad_o: Tensor | None = None) -> Implementation:
     """Choose the Hopper kernel where there is one and it takes the tensors as they are."""
     special = hopper(q.get_device())
     if special is not None and special.takes(q, k, v, grad_o):
-        return special
+        attention: Implementation = special.HopperAttention()
+        return attention
     return _portable()
+
+
+_plans: dict[Hashable, Implementation] = {}
+"""What computes a call, by all that this depends on: calls alike are checked and decided upon once."""
+_MOST_PLANS = 4096
+
+
+def _alike(*tensors: Tensor | None) -> Hashable:
+    """Return all of the tensors that a plan depends on: everything but values and addresses."""
+    return tuple([
+        None if x is None else (x.shape, x.stride(), x.dtype, x.get_device(), x.data_ptr() & 15)
+        for x in tensors
+    ])  # fmt: skip
+
+
+def _keep(key: Hashable, plan: Implementation) -> Implementation:
+    if len(_plans) >= _MOST_PLANS:  # a sequence length of its own for each of thousands of calls
+        _plans.clear()
+    _plans[key] = plan
+    return plan
 
 
 def _fp32(slopes: Tensor | None) -> Tensor | None:
@@ -75,21 +113,13 @@ def _offsets(cu_seqlens: Tensor | None) -> Tensor | None:
     return None if cu_seqlens is None else cu_seqlens.contiguous()
 
 
-def _direct(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
-    cu_seqlens: Tensor | None, scale: float, return_state: bool,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    pair: tuple[Tensor, Tensor | None] = _implementation(q, k, v).forward(
-        q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, return_state
-    )
-    return pair
-
-
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
     cu_seqlens: Tensor | None, scale: float, return_state: bool,
 ) -> Pair:  # fmt: skip
-    out, state = _direct(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+    out, state = _implementation(q, k, v).forward(
+        q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, return_state
+    )
     return out, q.new_empty(0) if state is None else state
 
 
@@ -110,22 +140,12 @@ def _forward_fake(
     return empty_output(q, v), empty_state(q, v, cu_seqlens) if return_state else q.new_empty(0)
 
 
-def _direct_backward(
-    grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
-    initial_state: Tensor | None, cu_seqlens: Tensor | None, scale: float, needs: Sequence[bool],
-) -> Gradients:  # fmt: skip
-    grads: Gradients = _implementation(q, k, v, grad_o).backward(
-        grad_o, grad_state, q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, needs
-    )
-    return grads
-
-
 def _backward(
     grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
     initial_state: Tensor | None, cu_seqlens: Tensor | None, scale: float, needs: Sequence[bool],
 ) -> Four:  # fmt: skip
-    dq, dk, dv, d_initial = _direct_backward(
-        grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens, scale, needs
+    dq, dk, dv, d_initial = _implementation(q, k, v, grad_o).backward(
+        grad_o, grad_state, q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, needs
     )
     return (
         q.new_empty(0) if dq is None else dq,
@@ -153,14 +173,16 @@ class _LinearAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, slopes: Tensor | None,
-        cu_seqlens: Tensor | None, scale: float, return_state: bool, direct: bool,
+        cu_seqlens: Tensor | None, scale: float, return_state: bool, plan: Implementation | None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """Save nothing but the inputs."""
+        """Save nothing but the inputs; without a plan it is the operator that is called."""
         ctx.save_for_backward(q, k, v, initial_state, slopes, cu_seqlens)
         ctx.set_materialize_grads(False)
         ctx.scale, ctx.return_state = scale, return_state
-        if direct:
-            return _direct(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+        if plan is not None:
+            return plan.forward(
+                q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, return_state
+            )
         with torch._C._AutoDispatchBelowAutograd():
             return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
 
@@ -171,16 +193,22 @@ class _LinearAttention(torch.autograd.Function):
         """Compute the gradients that are asked for."""
         q, k, v, initial_state, slopes, cu_seqlens = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
-        arguments = (
-            grad_o, grad_state if ctx.return_state else None, q, k, v, slopes, initial_state, cu_seqlens,
-            ctx.scale, needs,
-        )  # fmt: skip
+        if not ctx.return_state:
+            grad_state = None
         with torch._C._AutoDispatchBelowAutograd():
             if _unobserved(q, k, v):
-                grads = _direct_backward(*arguments)
+                key = needs, _alike(grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens)
+                plan = _plans.get(key) or _keep(key, _implementation(q, k, v, grad_o))
+                grads = plan.backward(
+                    grad_o, grad_state, q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens),
+                    ctx.scale, needs,
+                )  # fmt: skip
             else:
+                got = _backward_op(
+                    grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens, ctx.scale, needs
+                )
                 dq, dk, dv, d_initial = (
-                    grad if need else None for grad, need in zip(_backward_op(*arguments), needs, strict=True)
+                    grad if need else None for grad, need in zip(got, needs, strict=True)
                 )
                 grads = dq, dk, dv, d_initial
         wanted = refuse_second_derivative(grads, grad_o, grad_state, q, k, v, initial_state)
@@ -204,7 +232,7 @@ def _autograd(
         raise NotImplementedError("lightning_attn2 has no forward-mode derivative: reference_attention has")
     if _needs_grad(q, k, v, initial_state):
         pair: Pair = _LinearAttention.apply(  # type: ignore[no-untyped-call]
-            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state, False
+            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state, None
         )
         return pair
     with torch._C._AutoDispatchBelowAutograd():
@@ -231,6 +259,7 @@ def _unobserved(q: Tensor, k: Tensor, v: Tensor) -> bool:
         and not torch.is_autocast_enabled("cuda")
         and torch._C._get_tracing_state() is None
         and forward_ad._current_level < 0
+        and not (q.is_neg() or k.is_neg() or v.is_neg())  # negated when read, which kernels do not know
     )
 
 
@@ -238,15 +267,33 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
     cu_seqlens: Tensor | None, scale: float, return_state: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Call the operator, or what it stands for where nobody looks: o, and the state where it is asked for."""
+    """Check the inputs and call the operator, or what it stands for where nobody looks.
+
+    Returns o, and the state where it is asked for.
+    """
     if not _unobserved(q, k, v):
+        _check(q, k, v, slopes, initial_state, cu_seqlens)
         return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+    learned = slopes is not None and slopes.requires_grad and torch.is_grad_enabled()  # is refused
+    key = return_state, learned, _alike(q, k, v, slopes, initial_state, cu_seqlens)
+    plan = _plans.get(key)
+    if plan is None:
+        _check(q, k, v, slopes, initial_state, cu_seqlens)
+        plan = _keep(key, _implementation(q, k, v))
     if _needs_grad(q, k, v, initial_state):
         pair: tuple[Tensor, Tensor | None] = _LinearAttention.apply(  # type: ignore[no-untyped-call]
-            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state, True
+            q, k, v, initial_state, slopes, cu_seqlens, scale, return_state, plan
         )
         return pair
-    return _direct(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+    return plan.forward(q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens), scale, return_state)
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> None:  # fmt: skip
+    check_inputs(q, k, v, slopes, initial_state, cu_seqlens)
+    check_kernel_inputs(q, k, v, "lightning_attn2")
 
 
 def _autocast(device_type: str, key: torch._C.DispatchKey) -> Callable[..., Pair]:

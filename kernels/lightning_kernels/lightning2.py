@@ -13,13 +13,7 @@ from lightning_kernels._config import (
     processors,
     shared_limit,
 )
-from lightning_kernels._contract import (
-    KERNEL_DTYPES,
-    check_dims,
-    check_inputs,
-    check_kernel_inputs,
-    heads_first,
-)
+from lightning_kernels._contract import KERNEL_DTYPES, check_dims, heads_first
 from lightning_kernels._ops import attend
 
 
@@ -84,8 +78,6 @@ def lightning_attn2(
     Source: Lightning Attention-2, arXiv 2401.04658.
     """
     q, k, v = heads_first(q, k, v, layout)
-    check_inputs(q, k, v, s, initial_state, cu_seqlens)
-    check_kernel_inputs(q, k, v, "lightning_attn2")
     o, state = attend(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
     if layout != "bhnd":
         o = o.transpose(1, 2)

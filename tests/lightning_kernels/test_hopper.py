@@ -16,14 +16,22 @@ BUDGET = {torch.float16: 6e-4, torch.bfloat16: 4e-3}
 dtypes = pytest.mark.parametrize("dtype", list(BUDGET), ids=["fp16", "bf16"])
 
 
+@pytest.fixture(autouse=True)
+def plans(monkeypatch):
+    """Let a test that changes what is decided upon find no decision of another, and leave none."""
+    kept = {}
+    monkeypatch.setattr(_ops, "_plans", kept)
+    return kept
+
+
 @pytest.fixture
 def launches(monkeypatch):
     """Count the launches of the Hopper kernel."""
     from lightning_kernels._gluon import lightning2
 
     count = []
-    plain = lightning2._launch
-    monkeypatch.setattr(lightning2, "_launch", lambda *args: count.append(1) or plain(*args))
+    plain = lightning2._Launch.__call__
+    monkeypatch.setattr(lightning2._Launch, "__call__", lambda *args: count.append(1) or plain(*args))
     return count
 
 
@@ -155,6 +163,50 @@ def test_what_it_does_not_take_goes_to_the_portable_kernel(tools, launches, chan
     o = lk.lightning_attn2(q, k, v, s)
     assert tools.relative_l2(o, lk.reference_attention(q, k, v, s)) <= 4e-3
     assert not launches
+
+
+def test_calls_alike_share_a_plan_and_others_do_not(tools, plans, launches):
+    """In turns, several times: other values and addresses, strides, slopes, states, gradients and scales."""
+    cases = [
+        tools.make_case(2, 4, kv_heads, 200, 64, 64, torch.bfloat16, layout=layout, device="cuda", **more)
+        for kv_heads, layout, more in (
+            (4, "bhnd", {}), (4, "bhnd", {"scale": 0.5}), (2, "bhnd", {}), (4, "bnhd", {}),
+            (4, "bhnd", {"slope": None}), (2, "bnhd", {"slope": None}),
+        )
+    ]  # fmt: skip
+    for _ in range(3):
+        for case in cases:
+            tools.check_case(lk.lightning_attn2, case, BUDGET[torch.bfloat16])
+    assert len(launches) == 3 * 2 * len(cases)
+    assert len(plans) == 2 * (len(cases) - 1)  # the scale is not a part of a plan
+
+
+def test_gradients_of_other_strides_than_o(tools, launches):
+    q, k, v, do = tools.make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
+    s = torch.tensor([0.1, 0.0], device="cuda")
+    expected = tools.run(lk.lightning_attn2, q, k, v, do, s)
+    turned = do.transpose(1, 2).contiguous().transpose(1, 2)
+    odd = torch.cat([do, do], dim=-1)[..., 4:68].copy_(do)
+    for same in (turned, odd, do):
+        got = tools.run(lk.lightning_attn2, q, k, v, same, s)
+        for one, two in zip(got, expected, strict=True):
+            assert tools.relative_l2(one, two) <= BUDGET[torch.bfloat16]
+    assert len(launches) == 7  # an address that is no multiple of 16 goes to the portable kernel
+
+
+def test_a_view_that_is_negated_when_read(tools):
+    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda"))
+    assert torch.equal(lk.lightning_attn2(torch._neg_view(q), k, v), lk.lightning_attn2(-q, k, v))
+
+
+def test_saved_tensors_that_come_back_laid_out_otherwise(tools):
+    q, k, v, do = tools.make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
+    q, k, v = (x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in (q, k, v))
+    expected = tools.run(lk.lightning_attn2, q, k, v, do, None)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.cpu(), lambda x: x.contiguous().cuda()):
+        got = tools.run(lk.lightning_attn2, q, k, v, do, None)
+    for one, two in zip(got, expected, strict=True):
+        assert tools.relative_l2(one, two) <= BUDGET[torch.bfloat16]
 
 
 def test_a_neighbour_of_what_is_not_a_number_is_untouched(tools, launches):

@@ -135,6 +135,39 @@ def test_the_way_past_the_dispatcher_gives_the_same(tools, monkeypatch, bounds, 
         assert one is None or torch.equal(one, two)
 
 
+def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less(tools, monkeypatch):
+    monkeypatch.setattr(_ops, "_unobserved", lambda *_: True)
+    monkeypatch.setattr(_ops, "_plans", {})
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    q, k, v = case.q, case.k, case.v
+    expected = lk.lightning_attn2(q, k, v, case.s)
+    assert torch.equal(lk.lightning_attn2(q.clone(), k, v, case.s.clone()), expected)
+    assert len(_ops._plans) == 1
+    assert torch.equal(lk.lightning_attn2(q, k, v, case.s, return_state=True)[0], expected)
+    assert len(_ops._plans) == 2
+    with torch.no_grad():
+        assert torch.equal(lk.lightning_attn2(q, k, v, case.s.clone().requires_grad_()), expected)
+    with pytest.raises(NotImplementedError, match="gradient with respect to s"):
+        lk.lightning_attn2(q, k, v, case.s.clone().requires_grad_())
+    for wrong in (case.s[:1], case.s.int()):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="s must"):
+                lk.lightning_attn2(q, k, v, wrong)
+    assert len(_ops._plans) == 2
+
+
+def test_plans_of_many_lengths_are_not_kept_for_ever(tools, monkeypatch):
+    monkeypatch.setattr(_ops, "_unobserved", lambda *_: True)
+    monkeypatch.setattr(_ops, "_plans", {})
+    monkeypatch.setattr(_ops, "_MOST_PLANS", 4)
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    whole = lk.lightning_attn2(case.q, case.k, case.v, case.s)
+    for n in range(1, 20):
+        o = lk.lightning_attn2(*(x[:, :, :n].contiguous() for x in (case.q, case.k, case.v)), case.s)
+        assert tools.relative_l2(o, whole[:, :, :n]) <= 2e-6
+        assert len(_ops._plans) <= 4
+
+
 def test_forward_mode_is_refused(tools):
     q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
     with pytest.raises(NotImplementedError, match="forward-mode"):

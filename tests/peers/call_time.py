@@ -14,6 +14,9 @@ pass to autograd's own thread.
   queue they do not fill;
 - ``back_to_back``: 200 calls and one wait, a call.
 
+The rows of ``launch-free`` are of a ``torch.autograd.Function`` that saves q, k and v, allocates o and the
+three gradients and launches nothing: what torch itself takes of a call in Python, less the launches.
+
 ``first_call`` is seconds of the first call minus those of the second, in a new process with an empty Triton
 cache: compilation, tuning where a library tunes, and Triton's own start. Imports and the CUDA context come
 before it. The CSV has a row a figure: the median over its samples with the 20th and 80th percentile, in ms or
@@ -33,16 +36,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rows import write_rows
+from torch import Tensor
 
-from lightning_bench.case import Device, Shape
+from lightning_bench.case import Device, Layout, Shape
 from lightning_bench.machine import harness_commit
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.timer import CudaTimer, Timer
-from lightning_bench.providers import Inputs, Provider, get_provider
+from lightning_bench.providers import Inputs, get_provider
 
 SHAPE = Shape(4, 32, 512, 128, 128, "bf16", "cuda")
 COMPILED_DIMS = (64, 128, 256)
@@ -54,12 +59,37 @@ PROCESSES = 3
 PROCESS_LIMIT_S = 300
 
 
-def mode_calls(provider: Provider, shape: Shape) -> dict[str, Callable[[], object]]:
-    """The zero-argument call of each mode."""
+LAUNCH_FREE = "launch-free"
+
+
+class LaunchFree(torch.autograd.Function):
+    """Saves, allocates and returns what linear attention does, and computes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return an o that nothing has written."""
+        ctx.save_for_backward(q, k, v)
+        return torch.empty_like(v)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        """Return gradients that nothing has written."""
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors)
+
+
+def mode_calls(name: str, shape: Shape) -> dict[str, Callable[[], object]]:
+    """The zero-argument call of each mode of a provider, or of ``LaunchFree``."""
+    layout: Layout = "bhnd" if name == LAUNCH_FREE else get_provider(name).layout
     inputs = InputSet(shape, seed=0)
-    shared, do = inputs.inputs(provider.layout), inputs.grad_output(provider.layout)
+    shared, do = inputs.inputs(layout), inputs.grad_output(layout)
     leaves = (shared.q, shared.k, shared.v)
-    forward = provider.build(Inputs(*leaves, shared.decay))
+
+    def launch_free() -> Tensor:
+        return LaunchFree.apply(*leaves)  # type: ignore[no-untyped-call, no-any-return]
+
+    forward = launch_free
+    if name != LAUNCH_FREE:
+        forward = get_provider(name).build(Inputs(*leaves, shared.decay))
 
     def fwd_no_grad() -> object:
         with torch.no_grad():
@@ -110,7 +140,7 @@ class Figure:
         cuda = torch.cuda.is_available()
         return {
             "provider": self.provider,
-            "provider_version": get_provider(self.provider).version(),
+            "provider_version": "" if self.provider == LAUNCH_FREE else get_provider(self.provider).version(),
             "figure": self.figure,
             "mode": self.mode,
             "batch": self.shape.batch,
@@ -133,10 +163,10 @@ class Figure:
 
 def call_figures(name: str, shape: Shape, timer: Timer, sync: Callable[[], None]) -> list[Figure]:
     """``ready``, ``host`` and ``back_to_back`` of every mode of one provider, in ms."""
-    provider = get_provider(name)
-    provider.load()
+    if name != LAUNCH_FREE:
+        get_provider(name).load()
     figures = []
-    for mode, fn in mode_calls(provider, shape).items():
+    for mode, fn in mode_calls(name, shape).items():
         for _ in range(WARM_CALLS):
             fn()
         samples = {
@@ -152,14 +182,13 @@ def first_call_here(name: str, mode: str, head_dim: int, device: Device) -> floa
     """Seconds of this process's first call minus its second. The Triton cache must be empty."""
     import triton  # noqa: F401  its import is no compilation
 
-    provider = get_provider(name)
-    provider.load()
+    get_provider(name).load()
     dtype = SHAPE.dtype if device == "cuda" else "fp32"
     shape = Shape(SHAPE.batch, SHAPE.heads, SHAPE.seq_len, head_dim, head_dim, dtype, device)
     if device == "cpu":  # a dry run
         shape = Shape(1, 1, 16, head_dim, head_dim, dtype, device)
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    fn = mode_calls(provider, shape)[mode]
+    fn = mode_calls(name, shape)[mode]
     seconds = [per_call_ms(fn, 1, wait=True, sync=sync) / 1e3 for _ in range(2)]
     return seconds[0] - seconds[1]
 
@@ -222,18 +251,31 @@ def main() -> None:
             raise SystemExit(f"{name}: {reason}")
     timer = CudaTimer()
     rows: list[dict[str, object]] = []
-    for measured in (
-        lambda name: call_figures(name, SHAPE, timer, torch.cuda.synchronize),
-        first_call_figures,
-    ):
-        for name in args.providers:
-            for figure in measured(name):
-                row = figure.row()
-                rows.append(row)
-                print(
-                    name, row["figure"], row["mode"], row["head_dim"], row["median"], row["unit"], flush=True
-                )
-            write_rows(args.out, rows)
+    figures = (
+        figure
+        for names, measured in (
+            (
+                [*args.providers, LAUNCH_FREE],
+                lambda name: call_figures(name, SHAPE, timer, torch.cuda.synchronize),
+            ),
+            (args.providers, first_call_figures),
+        )
+        for name in names
+        for figure in measured(name)
+    )
+    for figure in figures:
+        row = figure.row()
+        rows.append(row)
+        print(
+            row["provider"],
+            row["figure"],
+            row["mode"],
+            row["head_dim"],
+            row["median"],
+            row["unit"],
+            flush=True,
+        )
+        write_rows(args.out, rows)
 
 
 if __name__ == "__main__":

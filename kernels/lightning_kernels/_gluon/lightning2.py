@@ -11,9 +11,14 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from lightning_kernels._config import hopper_segments, hopper_tiles, processors
 from lightning_kernels._core import Gradients, empty_like, empty_output, empty_state, sum_groups
 from lightning_kernels._gluon.kernel import linear_attention_kernel
-from lightning_kernels._triton.launch import on_device, unit_last_stride
+from lightning_kernels._triton.launch import unit_last_stride
 
-__all__ = ["backward", "forward", "takes"]
+__all__ = ["HopperAttention", "takes"]
+
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]
+"""q, k, v, none and o, or backward q, k, v, the gradient of o, dq, dk and dv."""
+Extras = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Slopes, offsets, the state that enters, its like backward, and the state that leaves."""
 
 _LARGEST_STRIDE = 2**24
 """So that 64 tokens, and the dims of one, stay within 32-bit offsets."""
@@ -68,91 +73,119 @@ _compiled: dict[tuple[object, ...], Callable[..., Any]] = {}
 at every argument, which takes as long as the kernel does for a short sequence."""
 
 
-def _launch(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None,
-    outs: tuple[Tensor, Tensor | None, Tensor | None], slopes: Tensor | None, initial: Tensor | None,
-    grad_state: Tensor | None, final: Tensor | None, offsets: Tensor | None, scale: float,
-) -> None:  # fmt: skip
-    b, heads, n, d = q.shape
-    e = v.shape[3]
-    sequences = b if offsets is None else offsets.shape[0] - 1
-    if sequences == 0 or heads == 0:
-        return
-    device = q.get_device()
-    backward = g is not None
-    strides = (
-        *_strides(q), *_strides(k), *_strides(v), *_strides(g), *_strides(outs[0]), *_strides(outs[1]),
-        *_strides(outs[2]),
-    )  # fmt: skip
-    boxable = not backward and offsets is None
-    if boxable and 0 in strides[:9]:
-        boxable = _boxable(q) and _boxable(k) and _boxable(v)
-    elements = q.numel() if boxable else 0
-    tiles = hopper_tiles(d, e, backward, sequences * heads, processors(device), elements)
-    programs = sequences * heads * tiles.tiles_e * (3 if backward else 1)
-    segments = hopper_segments(programs, n * b // sequences, processors(device), tiles.wide)
-    boxes: tuple[TensorDescriptor | None, ...] = (None, None, None)
-    if tiles.boxes:
-        boxes = _box(q, tiles.block_d), _box(k, tiles.block_d), _box(v, tiles.columns)
-    arguments = (
-        q, k, v, g, *outs, *boxes, slopes, offsets, initial, grad_state, final,
-        heads, heads // k.shape[1], n, segments, scale, *strides,
-        d, e, tiles.block_d, tiles.tiles_e, tiles.columns, tiles.stages, tiles.copies, backward,
-        tiles.loader_registers, tiles.output_registers, segments > 1,
-    )  # fmt: skip
-    # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
-    key = (
-        device, q.dtype, d, e, tiles.columns, tiles.boxes, backward, segments > 1, slopes is None,
-        offsets is None, _alignment(initial), _alignment(grad_state), final is None, max(strides) < 2**31,
-    )  # fmt: skip
-    grid = (programs * segments, 1, 1)
-    with on_device(q):
-        kernel = _compiled.get(key)
-        if kernel is not None:
-            kernel[grid](*arguments)  # type: ignore[index]
+class _Launch:
+    """A launch for tensors of these shapes, strides, dtypes and alignments; each call gives others."""
+
+    def __init__(self, tensors: Tensors, extras: Extras) -> None:
+        q, k, v, g = tensors[:4]
+        slopes, offsets, initial, grad_state, final = extras
+        b, heads, n, d = q.shape
+        e = v.shape[3]
+        sequences = b if offsets is None else offsets.shape[0] - 1
+        self._programs = sequences * heads
+        if self._programs == 0:
+            return
+        self._device = device = q.get_device()
+        backward = g is not None
+        strides = tuple(stride for x in tensors for stride in _strides(x))
+        boxable = not backward and offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
+        elements = q.numel() if boxable else 0
+        tiles = hopper_tiles(d, e, backward, self._programs, processors(device), elements)
+        programs = self._programs * tiles.tiles_e * (3 if backward else 1)
+        segments = hopper_segments(programs, n * b // sequences, processors(device), tiles.wide)
+        self._tiles, self._grid = tiles, (programs * segments, 1, 1)
+        self._counts = heads, heads // k.shape[1], n, segments
+        self._rest = (
+            *strides, d, e, tiles.block_d, tiles.tiles_e, tiles.columns, tiles.stages, tiles.copies, backward,
+            tiles.loader_registers, tiles.output_registers, segments > 1,
+        )  # fmt: skip
+        # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
+        self._key = (
+            device, q.dtype, d, e, tiles.columns, tiles.boxes, backward, segments > 1, slopes is None,
+            offsets is None, _alignment(initial), _alignment(grad_state), final is None, max(strides) < 2**31,
+        )  # fmt: skip
+        self._compiled: Callable[..., Any] | None = None
+
+    def __call__(self, tensors: Tensors, extras: Extras, scale: float) -> None:
+        """Launch the kernel, and compile it the first time."""
+        if self._programs == 0:
+            return
+        boxes: tuple[TensorDescriptor | None, ...] = (None, None, None)
+        if self._tiles.boxes:
+            q, k, v = tensors[:3]
+            boxes = _box(q, self._tiles.block_d), _box(k, self._tiles.block_d), _box(v, self._tiles.columns)
+        arguments = (*tensors, *boxes, *extras, *self._counts, scale, *self._rest)
+        if self._device != torch.cuda.current_device():
+            with torch.cuda.device(self._device):
+                self._run(arguments)
         else:
-            kernel = linear_attention_kernel[grid](*arguments, num_warps=tiles.state_warps)
-            if max(strides) < 2**31:
-                _compiled[key] = kernel
+            self._run(arguments)
+
+    def _run(self, arguments: tuple[object, ...]) -> None:
+        if self._compiled is not None:
+            self._compiled(*arguments)
+            return
+        kernel = _compiled.get(self._key)
+        if kernel is None:
+            kernel = linear_attention_kernel[self._grid](*arguments, num_warps=self._tiles.state_warps)
+            if self._key[-1]:
+                _compiled[self._key] = kernel
+        else:
+            kernel[self._grid](*arguments)  # type: ignore[index]
+        self._compiled = kernel[self._grid]  # type: ignore[index]
 
 
 def _alignment(x: Tensor | None) -> int:
     return -1 if x is None else x.data_ptr() % 16
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
-    offsets: Tensor | None, scale: float, return_state: bool,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Compute o and, where asked for, the final state; slopes are fp32 and contiguous."""
-    out = empty_output(q, v)
-    final = empty_state(q, v, offsets) if return_state else None
-    initial = _contiguous(initial_state)
-    outs = (out, None, None)
-    _launch(q, k, v, None, outs, slopes, initial, None, final, offsets, scale)
-    return out, final
+class HopperAttention:
+    """Calls whose tensors have the same shapes, strides, dtypes and alignments, all forward or all backward.
 
+    The first call finds out what to launch.
+    """
 
-def backward(
-    grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None,
-    initial_state: Tensor | None, offsets: Tensor | None, scale: float, needs: Sequence[bool],
-) -> Gradients:  # fmt: skip
-    """Compute all gradients in one launch and return those of (q, k, v, initial_state) that `needs` names."""
-    b, heads, n, _ = q.shape
-    do = v.new_zeros(b, heads, n, v.shape[3]) if grad_o is None else unit_last_stride(grad_o)
-    grouped = k.shape[1] != heads
-    dq, dk, dv = empty_like(q), empty_like(k), empty_like(v)
-    each_dk = k.new_empty(q.shape) if grouped else dk
-    each_dv = v.new_empty(b, heads, n, v.shape[3]) if grouped else dv
-    final = None
-    if needs[3] and initial_state is not None:
-        final = initial_state.new_empty(initial_state.shape, dtype=torch.float32)
-    _launch(
-        q, k, v, do, (dq, each_dk, each_dv), slopes, _contiguous(initial_state),
-        _contiguous(grad_state), final, offsets, scale,
-    )  # fmt: skip
-    if grouped:
-        sum_groups(each_dk, dk)
-        sum_groups(each_dv, dv)
-    d_initial = final if final is None or initial_state is None else final.to(initial_state.dtype)
-    return (dq if needs[0] else None, dk if needs[1] else None, dv if needs[2] else None, d_initial)
+    def __init__(self) -> None:
+        self._launch: _Launch | None = None
+
+    def _attend(self, tensors: Tensors, extras: Extras, scale: float) -> None:
+        if self._launch is None:
+            self._launch = _Launch(tensors, extras)
+        self._launch(tensors, extras, scale)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+        offsets: Tensor | None, scale: float, return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Compute o and, where asked for, the final state; slopes are fp32 and contiguous."""
+        out = empty_output(q, v)
+        final = empty_state(q, v, offsets) if return_state else None
+        initial = _contiguous(initial_state)
+        self._attend((q, k, v, None, out, None, None), (slopes, offsets, initial, None, final), scale)
+        return out, final
+
+    def backward(
+        self, grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
+        slopes: Tensor | None, initial_state: Tensor | None, offsets: Tensor | None, scale: float,
+        needs: Sequence[bool],
+    ) -> Gradients:  # fmt: skip
+        """Compute all gradients in one launch and return those of (q, k, v, initial_state) in `needs`."""
+        b, heads, n, _ = q.shape
+        do = v.new_zeros(b, heads, n, v.shape[3]) if grad_o is None else unit_last_stride(grad_o)
+        grouped = k.shape[1] != heads
+        dq, dk, dv = empty_like(q), empty_like(k), empty_like(v)
+        each_dk = k.new_empty(q.shape) if grouped else dk
+        each_dv = v.new_empty(b, heads, n, v.shape[3]) if grouped else dv
+        final = None
+        if needs[3] and initial_state is not None:
+            final = initial_state.new_empty(initial_state.shape, dtype=torch.float32)
+        self._attend(
+            (q, k, v, do, dq, each_dk, each_dv),
+            (slopes, offsets, _contiguous(initial_state), _contiguous(grad_state), final),
+            scale,
+        )
+        if grouped:
+            sum_groups(each_dk, dk)
+            sum_groups(each_dv, dv)
+        d_initial = final if final is None or initial_state is None else final.to(initial_state.dtype)
+        return (dq if needs[0] else None, dk if needs[1] else None, dv if needs[2] else None, d_initial)
