@@ -60,7 +60,7 @@ def test_shapes(tools, launches, dtype, d, e, n, layout):
 @pytest.mark.parametrize(("d", "e"), [(256, 256), (256, 80), (192, 208)])
 def test_wide_kernel(tools, launches, monkeypatch, dtype, d, e, n, layout):
     """128 columns of head_dim above 128, for which as many heads are needed as fill the device, and TMA."""
-    monkeypatch.setattr(_config, "_WIDE_FROM", 0)
+    monkeypatch.setattr(_config, "_WIDE_FROM", 1)
     assert "columns=128 stages=2" in lk.lightning2_config(d, e, dtype, programs=34, seq_len=n)
     case = tools.make_case(
         17, 4, 2, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, layout=layout, device="cuda"
@@ -73,7 +73,7 @@ def test_wide_kernel(tools, launches, monkeypatch, dtype, d, e, n, layout):
 @pytest.mark.parametrize("slope", [None, 0.0, 1e-4, 8.0, 30.0])
 def test_slopes_of_the_wide_kernel(tools, monkeypatch, dtype, slope):
     """Its weights are products of two parts, one of which may be large."""
-    monkeypatch.setattr(_config, "_WIDE_FROM", 0)
+    monkeypatch.setattr(_config, "_WIDE_FROM", 1)
     case = tools.make_case(17, 4, 4, 300, 256, 128, dtype, slope=slope, size=0.25, device="cuda")
     tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
 
@@ -84,7 +84,7 @@ def test_slopes_of_the_wide_kernel(tools, monkeypatch, dtype, slope):
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (64, 128), (128, 64), (128, 128), (80, 48), (256, 256)])
 def test_tiles_brought_by_tma(tools, launches, monkeypatch, dtype, d, e, n, layout):
     """Few heads: in one segment, in several, which walk over blocks without q, and with grouped heads."""
-    monkeypatch.setattr(_config, "_BOXES_FROM", 0)
+    monkeypatch.setattr(_config, "_BOXES_FROM", 1)
     assert "load=tma" in lk.lightning2_config(d, e, dtype, programs=8, seq_len=n)
     case = tools.make_case(
         2, 4, 2, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, layout=layout, device="cuda"
@@ -96,7 +96,7 @@ def test_tiles_brought_by_tma(tools, launches, monkeypatch, dtype, d, e, n, layo
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_what_is_read_many_times_is_not_read_by_tma(tools, monkeypatch, which):
     """An expanded tensor has a stride of 0, which no descriptor takes."""
-    monkeypatch.setattr(_config, "_BOXES_FROM", 0)
+    monkeypatch.setattr(_config, "_BOXES_FROM", 1)
     torch.manual_seed(0)
     inputs = [torch.randn(2, 4, 300, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
     inputs[which] = inputs[which][:, :1].expand(2, 4, 300, 64)

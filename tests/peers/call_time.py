@@ -2,7 +2,7 @@
 
 Run on a GPU in the repository root:
 
-    python tests/peers/call_time.py results/h200/call-time.csv [--providers lightning2 fla-chunk ...]
+    python tests/peers/call_time.py results/h200/call-time.csv [--providers lightning2 ...] [--peers ...]
 
 At batch 4, heads 32, seq_len 512, head_dim 128 in bf16, for a forward pass under no_grad, a forward pass that
 records gradients, a forward with a backward pass (autograd.grad), and the last once more under
@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +55,6 @@ WARM_CALLS = 50
 SAMPLES = 200
 HOST_CALLS, HOST_SAMPLES = 10, 100
 LONG_CALLS, LONG_SAMPLES = 200, 10
-PROCESSES = 3
 PROCESS_LIMIT_S = 300
 
 
@@ -217,15 +216,22 @@ def first_call_elsewhere(name: str, mode: str, head_dim: int, device: Device) ->
     return seconds
 
 
-def first_call_figures(name: str) -> list[Figure]:
+def first_call_figures(name: str, processes: int) -> Iterator[Figure]:
     """``first_call`` of a forward pass, and of a forward with a backward pass, at every head_dim."""
-    figures = []
     for dim in COMPILED_DIMS:
         shape = Shape(SHAPE.batch, SHAPE.heads, SHAPE.seq_len, dim, dim, SHAPE.dtype, SHAPE.device)
         for mode in ("fwd_no_grad", "fwd_bwd"):
-            samples = [first_call_elsewhere(name, mode, dim, "cuda") for _ in range(PROCESSES)]
-            figures.append(Figure(name, "first_call", mode, shape, "s", samples))
-    return figures
+            samples = [first_call_elsewhere(name, mode, dim, "cuda") for _ in range(processes)]
+            yield Figure(name, "first_call", mode, shape, "s", samples)
+
+
+def all_figures(providers: list[str], peers: list[str], processes: int) -> Iterator[Figure]:
+    """Every figure, one after the other as it is measured."""
+    timer = CudaTimer()
+    for name in (*providers, LAUNCH_FREE, *peers):
+        yield from call_figures(name, SHAPE, timer, torch.cuda.synchronize)
+    for name in providers:
+        yield from first_call_figures(name, processes)
 
 
 def main() -> None:
@@ -235,6 +241,8 @@ def main() -> None:
     parser.add_argument(
         "--providers", nargs="+", default=["lightning2"], help="as `lbench providers` names them"
     )
+    parser.add_argument("--peers", nargs="+", default=[], help="providers whose first calls are not measured")
+    parser.add_argument("--processes", type=int, default=3, help="first calls of a kind, each in its own")
     parser.add_argument("--first-call", nargs=4, metavar=("PROVIDER", "MODE", "HEAD_DIM", "DEVICE"),
                         help="measure one first call in this process and print its seconds")  # fmt: skip
     args = parser.parse_args()
@@ -246,34 +254,15 @@ def main() -> None:
         parser.error("the CSV to write is missing")
     if not torch.cuda.is_available():
         raise SystemExit("needs a CUDA device")
-    for name in args.providers:
+    for name in (*args.providers, *args.peers):
         if reason := get_provider(name).unavailable("cuda"):
             raise SystemExit(f"{name}: {reason}")
-    timer = CudaTimer()
     rows: list[dict[str, object]] = []
-    figures = (
-        figure
-        for names, measured in (
-            (
-                [*args.providers, LAUNCH_FREE],
-                lambda name: call_figures(name, SHAPE, timer, torch.cuda.synchronize),
-            ),
-            (args.providers, first_call_figures),
-        )
-        for name in names
-        for figure in measured(name)
-    )
-    for figure in figures:
+    for figure in all_figures(args.providers, args.peers, args.processes):
         row = figure.row()
         rows.append(row)
         print(
-            row["provider"],
-            row["figure"],
-            row["mode"],
-            row["head_dim"],
-            row["median"],
-            row["unit"],
-            flush=True,
+            *(row[name] for name in ("provider", "figure", "mode", "head_dim", "median", "unit")), flush=True
         )
         write_rows(args.out, rows)
 
