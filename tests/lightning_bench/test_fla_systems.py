@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from types import ModuleType
 
 import pytest
 import torch
 
-from lightning_bench.case import DTYPES, Shape
+from lightning_bench.case import DTYPES, Direction, Shape
 from lightning_bench.errors import Unavailable
 from lightning_bench.families import definition
 from lightning_bench.measure.calls import direction_call
@@ -21,6 +22,9 @@ from lightning_bench.providers.fla import FlaFunction
 
 NAMES = [name for name in BUILT_IN if isinstance(get_provider(name), FlaFunction)]
 REFUSED = {"fla-gla-fused-chunk": "`fused_chunk_gla` is deprecated. Please use `chunk_gla` instead."}
+
+MISCOMPILED = ("fla-mamba2-chunk", "fla-gated-delta-chunk")
+"""Gradients that fla-core refuses to compute by a triton that gets them wrong on Hopper."""
 
 quiet = pytest.mark.filterwarnings("default")  # the library warns where there is no GPU
 
@@ -128,6 +132,12 @@ def one_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Autotuner, "prune_configs", fewest)
 
 
+def wrong_on_hopper() -> bool:
+    """Whether this triton is one of 3.4.0 up to 3.7.0 and the GPU a Hopper one."""
+    release = tuple(int(part) for part in version("triton").split("+")[0].split(".")[:3])
+    return torch.cuda.get_device_capability()[0] == 9 and (3, 4, 0) <= release < (3, 7, 1)
+
+
 @quiet
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -143,6 +153,11 @@ def test_on_a_gpu_it_agrees_with_the_oracle(name: str, one_configuration: None) 
     provider.load()
     dim = 16 if provider.family == "based" else 64
     inputs = InputSet(Shape(2, 4, 300, dim, 64, "bf16", "cuda"), 0)
-    reference = Reference(provider.family, inputs, gradients=True, seed=0)
-    verdict = reference.judge(direction_call(provider, inputs, "bwd").tensors(), provider.layout)
+    direction: Direction = "bwd"
+    if name in MISCOMPILED and wrong_on_hopper():
+        with pytest.raises(RuntimeError, match=r"Triton .* on Hopper GPUs produces incorrect results"):
+            direction_call(provider, inputs, "bwd").tensors()
+        direction = "fwd"
+    reference = Reference(provider.family, inputs, gradients=direction == "bwd", seed=0)
+    verdict = reference.judge(direction_call(provider, inputs, direction).tensors(), provider.layout)
     assert verdict.failure is None
