@@ -28,6 +28,7 @@ from lightning_bench.measure.timer import CudaTimer, make_timer
 from lightning_bench.profile import trace
 from lightning_bench.profile.compiled import compiled_kernels, with_spills
 from lightning_bench.profile.model import Kernel, Memory, Profile, Request, Roofline, Saved, Timing
+from lightning_bench.profile.occupancy import Gpu, with_occupancy
 from lightning_bench.providers import get_provider, load_error
 from lightning_bench.providers.base import Provider
 from lightning_bench.roofline import (
@@ -100,7 +101,7 @@ def take_profile(request: Request) -> Profile:
         except ValueError as error:
             notes.append(f"no kernels: {error}; is CUPTI, which comes with torch for CUDA, in its place?")
         else:
-            kernels, spill_notes = with_spills(seen.kernels, compiled)
+            kernels, spill_notes = with_spills(with_occupancy(seen.kernels, _gpu()), compiled)
             kernels_ms, between_ms, enqueue_ms = seen.kernels_ms, seen.between_ms, seen.enqueue_ms
             notes += [note for note in (seen.note, *spill_notes) if note]
     else:
@@ -116,7 +117,7 @@ def take_profile(request: Request) -> Profile:
         provider_version=provider.version(),
         provider_config=provider.config(case.shape, case.direction),
         **request.model_dump(exclude={"mode", "provider", "seed", "trace", "ceilings", "calls"}),
-        processors=_processors(bench.device),
+        processors=_gpu().multiprocessors if bench.device == "cuda" else None,
         threads=torch.get_num_threads(),
         calls=request.calls,
         timing=Timing(
@@ -305,7 +306,5 @@ def _with_bandwidth(kernels: tuple[Kernel, ...], roofline: Roofline) -> tuple[Ke
     return (kernels[0].model_copy(update={"gbps": gbps}),)
 
 
-def _processors(device: Device) -> int | None:
-    if device != "cuda":
-        return None
-    return int(torch.cuda.get_device_properties(0).multi_processor_count)
+def _gpu() -> Gpu:
+    return Gpu.of(torch.cuda.get_device_properties(0))

@@ -94,12 +94,12 @@ def join(
 ) -> tuple[tuple[Kernel, ...], tuple[Counters, ...], str]:
     """Put counters beside the kernels of the same call: (kernels, counters left over, a note or "").
 
-    ncu lists no copies and fills. Both lists are in the order of launch; where the names differ, as after an
-    autotuner chose another kernel, nothing is joined.
+    ncu lists no copies and fills, and leaves out namespaces. Both lists are in the order of launch; where the
+    names differ, as after an autotuner chose another kernel, nothing is joined.
     """
     launches = [i for i, kernel in enumerate(kernels) if kernel.kind == "kernel"]
-    ours = [base_name(kernels[i].name) for i in launches]
-    theirs = [base_name(one.kernel) for one in counters]
+    ours = [_own_name(kernels[i].name) for i in launches]
+    theirs = [_own_name(one.kernel) for one in counters]
     if ours != theirs:
         note = (
             f"Nsight Compute saw other launches ({len(theirs)}) than torch.profiler ({len(ours)}): its "
@@ -116,6 +116,10 @@ def base_name(kernel: str) -> str:
     """The name without return type, template arguments and parameters, which profilers print in many ways."""
     bare = re.split(r"[<(]", kernel.replace("(anonymous namespace)", "_anonymous_"), maxsplit=1)[0]
     return bare.split()[-1] if bare.split() else kernel
+
+
+def _own_name(kernel: str) -> str:
+    return base_name(kernel).rsplit("::", 1)[-1]
 
 
 def _gbps(counters: Counters) -> float | None:

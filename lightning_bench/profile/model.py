@@ -71,7 +71,7 @@ class Kernel(Data):
     shared_bytes: int | None = None
     """Per block, static and dynamic."""
     occupancy_percent: float | None = None
-    """Warps on a multiprocessor over those that fit there, as Kineto estimates it."""
+    """Warps on a multiprocessor over those that fit there, as registers, shared memory and grid allow."""
     spills: int | None = None
     """32-bit values per thread in local memory, as Triton reads it off the compiled kernel."""
     gbps: float | None = None

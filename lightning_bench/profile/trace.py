@@ -135,7 +135,6 @@ def _kernel(runs: Sequence[Event], total_ms: float) -> Kernel:
         block=_three(args.get("block")),
         registers=args.get("registers per thread"),
         shared_bytes=args.get("shared memory"),
-        occupancy_percent=args.get("est. achieved occupancy %"),
     )
 
 

@@ -100,7 +100,7 @@ class TestHere:
     def test_versions_are_those_that_torch_gives(self) -> None:
         torch = pytest.importorskip("torch")
         found = describe_machine("cpu")
-        assert found.torch == torch.__version__
+        assert found.torch.split("+")[0] == torch.__version__.split("+")[0]  # wheels of PyPI hide their CUDA
         assert found.cuda == (torch.version.cuda or "")
 
     def test_torch_is_not_imported(self) -> None:

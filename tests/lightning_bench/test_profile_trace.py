@@ -28,7 +28,7 @@ def test_kernels_of_a_call_in_order_with_what_they_take() -> None:
     assert (seen.calls, seen.note) == (3, "")
     main = seen.kernels[1]
     assert (main.grid, main.block, main.blocks) == ((528, 1, 1), (384, 1, 1), 528)
-    assert (main.registers, main.shared_bytes, main.occupancy_percent) == (168, 215384, 19)
+    assert (main.registers, main.shared_bytes, main.occupancy_percent) == (168, 215384, None)
     assert seen.kernels[0].grid is None
 
 

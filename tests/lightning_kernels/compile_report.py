@@ -21,11 +21,7 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "kernels"))
 
-from triton.experimental.gluon._runtime import GluonASTSource
-from triton.experimental.gluon.language import NVMMASharedLayout
-
 from lightning_kernels import _config
-from lightning_kernels._gluon import kernel as hopper
 from lightning_kernels._triton import gateloop, lightning1, lightning2, norm, step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -78,6 +74,10 @@ def hopper_variant(head_dim, value_dim, features):
     """Return the same for the Hopper kernel: `reverse` is its backward pass, `few` few heads on an H200,
     `long` many tokens, which TMA brings, and `ahead` a sequence in segments.
     """
+    from triton.experimental.gluon.language import NVMMASharedLayout
+
+    from lightning_kernels._gluon.kernel import linear_attention_kernel
+
     backward = "reverse" in features
     programs, elements = 16 if "few" in features else 128, 2**25 if "long" in features else 0
     tiles = _config.hopper_tiles(head_dim, value_dim, backward, programs, 132, elements)
@@ -100,7 +100,7 @@ def hopper_variant(head_dim, value_dim, features):
         else:
             constants[box] = None
     options = {"num_warps": tiles.state_warps}
-    return hopper.linear_attention_kernel, constants, options, types | {"scale": "fp32"}, str(tiles)
+    return linear_attention_kernel, constants, options, types | {"scale": "fp32"}, str(tiles)
 
 
 def compile_variant(name, arch, dtype, head_dim, value_dim, features):
@@ -128,9 +128,7 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
         if argument.endswith("_ptr") or ("stride" in argument and head_dim % 16 == value_dim % 16 == 0):
             divisible[(index,)] = [["tt.divisibility", 16]]
     start = time.perf_counter()
-    source = (GluonASTSource if kernel.is_gluon() else ASTSource)(
-        fn=kernel, signature=signature, constexprs=constants, attrs=divisible
-    )
+    source = source_type(name)(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     seconds = time.perf_counter() - start
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
@@ -142,6 +140,14 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
     spill = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
     waits = f"{code.count('WARPGROUP.DEPBAR')}/{code.count('HGMMA')}"
     return compiled.metadata.shared, registers, spill, waits, f"{seconds:.1f}", config
+
+
+def source_type(name):
+    if name != "hopper":
+        return ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    return GluonASTSource
 
 
 def dump(cubin, what):

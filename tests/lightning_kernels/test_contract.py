@@ -162,7 +162,7 @@ def test_config():
 
 
 def test_config_of_the_hopper_kernel(monkeypatch):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.6")
     describe = partial(lk.lightning2_config, capability=(9, 0))
     many = describe(128, 128, torch.bfloat16, programs=128)
     assert many == "path=hopper block=64 columns=128 stages=4 split_e=1 segments=1"
