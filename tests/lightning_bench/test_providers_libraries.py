@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,9 @@ def test_cuda12_runtime_from_its_wheel(tmp_path: Path, monkeypatch: pytest.Monke
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(memory_efficient.metadata, "files", unknown)
+    found = ModuleSpec("nvidia", None, is_package=True)
+    found.submodule_search_locations = [str(tmp_path / "nvidia")]  # a real one may be here too
+    monkeypatch.setattr(memory_efficient, "find_spec", {"nvidia": found}.get)
     assert memory_efficient.cuda12_runtime() == tmp_path / name
 
 
