@@ -88,12 +88,27 @@ _plans: dict[Hashable, Implementation] = {}
 _MOST_PLANS = 4096
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 def _alike(*tensors: Tensor | None) -> Hashable:
-    """Return all of the tensors that a plan depends on: everything but values and addresses."""
-    return tuple([
-        None if x is None else (x.shape, x.stride(), x.dtype, x.get_device(), x.data_ptr() & 15)
-        for x in tensors
-    ])  # fmt: skip
+    """Return all of the tensors that a plan depends on: everything but values and addresses.
+
+    None if one of them is no values in memory: a subclass, a view that is negated when it is read, or what
+    stands for zeros or, under autograd's own vmap, for several tensors. The operator makes values of these.
+    """
+    key: list[Hashable] = []
+    for x in tensors:
+        if x is None:
+            key.append(None)
+            continue
+        if type(x) not in _PLAIN or x.is_neg() or not torch._C._has_storage(x):
+            return None
+        address = x.data_ptr()
+        if address == 0 and x.numel():
+            return None
+        key.append((x.shape, x.stride(), x.dtype, x.get_device(), address & 15))
+    return tuple(key)
 
 
 def _keep(key: Hashable, plan: Implementation) -> Implementation:
@@ -196,8 +211,11 @@ class _LinearAttention(torch.autograd.Function):
         if not ctx.return_state:
             grad_state = None
         with torch._C._AutoDispatchBelowAutograd():
-            if _unobserved(q, k, v):
-                key = needs, _alike(grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens)
+            alike = None
+            if _unobserved(q):
+                alike = _alike(grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens)
+            if alike is not None:
+                key = needs, alike
                 plan = _plans.get(key) or _keep(key, _implementation(q, k, v, grad_o))
                 grads = plan.backward(
                     grad_o, grad_state, q, k, v, _fp32(slopes), initial_state, _offsets(cu_seqlens),
@@ -239,27 +257,20 @@ def _autograd(
         return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def _unobserved(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def _unobserved(q: Tensor) -> bool:
     """Say whether calling the operator's implementation itself makes no difference but to the time.
 
     The dispatcher's way through Python takes as long as the rest of a call. A compiler, a tracer, a mode, a
-    transform, autocast or a tensor subclass must see the operator.
+    transform or autocast must see the operator.
     """
     return (
         not torch.compiler.is_compiling()  # first, since a compiler cannot ask the others
         and q.is_cuda
-        and type(q) in _PLAIN
-        and type(k) in _PLAIN
-        and type(v) in _PLAIN
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled("cuda")
         and torch._C._get_tracing_state() is None
         and forward_ad._current_level < 0
-        and not (q.is_neg() or k.is_neg() or v.is_neg())  # negated when read, which kernels do not know
     )
 
 
@@ -271,11 +282,15 @@ def attend(
 
     Returns o, and the state where it is asked for.
     """
-    if not _unobserved(q, k, v):
+    alike = None
+    if _unobserved(q):
+        alike = _alike(q, k, v, slopes, initial_state, cu_seqlens)
+    if alike is None:
         _check(q, k, v, slopes, initial_state, cu_seqlens)
         return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+    scale = float(scale)  # a kernel is compiled for the type of what it is given first
     learned = slopes is not None and slopes.requires_grad and torch.is_grad_enabled()  # is refused
-    key = return_state, learned, _alike(q, k, v, slopes, initial_state, cu_seqlens)
+    key = return_state, learned, alike
     plan = _plans.get(key)
     if plan is None:
         _check(q, k, v, slopes, initial_state, cu_seqlens)

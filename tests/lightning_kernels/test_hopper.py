@@ -1,5 +1,7 @@
 """On compute capability 9.0: what the Hopper kernel does beyond the portable one, and that it does run."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -192,6 +194,18 @@ def test_gradients_of_other_strides_than_o(tools, launches):
         for one, two in zip(got, expected, strict=True):
             assert tools.relative_l2(one, two) <= BUDGET[torch.bfloat16]
     assert len(launches) == 7  # an address that is no multiple of 16 goes to the portable kernel
+
+
+def test_a_scale_that_was_an_int_at_first(tools, monkeypatch, launches):
+    from lightning_kernels._gluon import lightning2
+
+    monkeypatch.setattr(lightning2, "_compiled", {})
+    q, k, v, do = tools.make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda")
+    whole = tools.run(partial(lk.lightning_attn2, scale=1), q, k, v, do, None)
+    half = tools.run(partial(lk.lightning_attn2, scale=0.5), q, k, v, do, None)
+    for one, two in zip(whole, half, strict=True):
+        assert tools.relative_l2(two, 0.5 * one) <= BUDGET[torch.bfloat16]
+    assert len(launches) == 4
 
 
 def test_a_view_that_is_negated_when_read(tools):

@@ -156,6 +156,71 @@ def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less(tools, monkeypat
     assert len(_ops._plans) == 2
 
 
+def test_what_is_no_values_in_memory_has_no_plan():
+    x = torch.randn(2, 3)
+    assert _ops._alike(x, None) == _ops._alike(torch.nn.Parameter(x.clone()), None) is not None
+    assert _ops._alike(x[:0]) is not None
+    stands_for_others = torch._neg_view(x), torch.complex(x, x).conj().imag, torch._efficientzerotensor((2,))
+    for other in (*stands_for_others, FakeTensorMode().from_tensor(x)):
+        assert _ops._alike(x, other) is None
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_views_that_are_negated_when_read(tools, monkeypatch, direct):
+    """As autograd makes them of complex numbers: entering as a state, as a slope and as a gradient."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(_ops, "_unobserved", lambda *_: direct)
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    k = case.k.detach().requires_grad_()
+    weight = torch.randn(1, 2, 16, 32, dtype=torch.complex64, device=DEVICE)
+
+    def gradient(attention, k):
+        _, state = attention(case.q.to(k.dtype), k, case.v.to(k.dtype), case.s, return_state=True)
+        z = torch.complex(torch.zeros_like(state), state)
+        (grad,) = torch.autograd.grad((z.conj() * weight).real.sum(), k)
+        return grad
+
+    expected = gradient(lk.reference_attention, case.k.detach().double().requires_grad_())
+    assert tools.relative_l2(gradient(lk.lightning_attn2, k), expected) <= 2e-6
+    state = torch.complex(weight.real, weight.imag).conj().imag
+    for s in (case.s, torch.complex(case.s, -case.s).conj().imag):
+        o = lk.lightning_attn2(case.q, case.k, case.v, s, initial_state=state)
+        expected = lk.lightning_attn2(case.q, case.k, case.v, case.s, initial_state=-weight.imag.contiguous())
+        assert torch.equal(o, expected)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_several_gradients_at_once(tools, monkeypatch, direct):
+    if DEVICE == "cpu":
+        monkeypatch.setattr(_ops, "_unobserved", lambda *_: direct)
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    q = case.q.detach().requires_grad_()
+    o = lk.lightning_attn2(q, case.k, case.v, case.s)
+    several = torch.stack([case.do, 2 * case.do])
+    (got,) = torch.autograd.grad(o, q, several, is_grads_batched=True, retain_graph=True)
+    (one,) = torch.autograd.grad(o, q, case.do)
+    assert torch.equal(got, torch.stack([one, 2 * one]))
+
+
+def test_a_scale_that_is_an_int(tools, monkeypatch):
+    """It is a float to the kernel, which is compiled for the type of what it is given first."""
+    seen = []
+
+    class Spy:
+        @staticmethod
+        def forward(q, k, v, slopes, initial_state, offsets, scale, return_state):
+            seen.append(scale)
+            return q, None
+
+    monkeypatch.setattr(_ops, "_plans", {})
+    monkeypatch.setattr(_ops, "_unobserved", lambda *_: True)
+    monkeypatch.setattr(_ops, "_implementation", lambda *_: Spy)
+    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
+    for scale in (1, True, 0.5):
+        lk.lightning_attn2(q, k, v, scale=scale)
+    assert [(type(scale), scale) for scale in seen] == [(float, 1.0), (float, 1.0), (float, 0.5)]
+
+
 def test_plans_of_many_lengths_are_not_kept_for_ever(tools, monkeypatch):
     monkeypatch.setattr(_ops, "_unobserved", lambda *_: True)
     monkeypatch.setattr(_ops, "_plans", {})
