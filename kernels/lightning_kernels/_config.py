@@ -124,8 +124,20 @@ def hopper_tiles(
     of q, or 0 where TMA cannot read the tensors.
     """
     few = not backward and 2 * programs <= processors
-    wide = 4 * programs > processors and elements >= _WIDE_FROM
+    wide = not backward and 4 * programs > processors and elements >= _WIDE_FROM
     return _hopper_tiles(head_dim, value_dim, backward, few, wide, few and elements >= _BOXES_FROM)
+
+
+def hopper_launch(
+    head_dim: int, value_dim: int, backward: bool, programs: int, seq_len: int, processors: int, elements: int
+) -> tuple[HopperTiles, int, int]:
+    """Choose how a launch of the Hopper kernel is cut up: tiles, programs a segment, and segments.
+
+    `programs` are sequences times heads, `elements` as for `hopper_tiles`.
+    """
+    tiles = hopper_tiles(head_dim, value_dim, backward, programs, processors, elements)
+    walks = programs * tiles.tiles_e * (3 if backward else 1)
+    return tiles, walks, hopper_segments(walks, seq_len, processors, tiles.wide)
 
 
 @cache

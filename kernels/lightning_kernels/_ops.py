@@ -86,8 +86,6 @@ def _implementation(q: Tensor, k: Tensor, v: Tensor, grad_o: Tensor | None = Non
 _plans: dict[Hashable, Implementation] = {}
 """What computes a call, by all that this depends on: calls alike are checked and decided upon once."""
 _MOST_PLANS = 4096
-
-
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -211,9 +209,8 @@ class _LinearAttention(torch.autograd.Function):
         if not ctx.return_state:
             grad_state = None
         with torch._C._AutoDispatchBelowAutograd():
-            alike = None
-            if _unobserved(q):
-                alike = _alike(grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens)
+            tensors = grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens
+            alike = _alike(*tensors) if _unobserved(q) else None
             if alike is not None:
                 key = needs, alike
                 plan = _plans.get(key) or _keep(key, _implementation(q, k, v, grad_o))
@@ -222,9 +219,7 @@ class _LinearAttention(torch.autograd.Function):
                     ctx.scale, needs,
                 )  # fmt: skip
             else:
-                got = _backward_op(
-                    grad_o, grad_state, q, k, v, slopes, initial_state, cu_seqlens, ctx.scale, needs
-                )
+                got = _backward_op(*tensors, ctx.scale, needs)
                 dq, dk, dv, d_initial = (
                     grad if need else None for grad, need in zip(got, needs, strict=True)
                 )
@@ -282,18 +277,17 @@ def attend(
 
     Returns o, and the state where it is asked for.
     """
-    alike = None
-    if _unobserved(q):
-        alike = _alike(q, k, v, slopes, initial_state, cu_seqlens)
+    tensors = q, k, v, slopes, initial_state, cu_seqlens
+    alike = _alike(*tensors) if _unobserved(q) else None
     if alike is None:
-        _check(q, k, v, slopes, initial_state, cu_seqlens)
-        return linear_attention(q, k, v, slopes, initial_state, cu_seqlens, scale, return_state)
+        _check(*tensors)
+        return linear_attention(*tensors, scale, return_state)
     scale = float(scale)  # a kernel is compiled for the type of what it is given first
     learned = slopes is not None and slopes.requires_grad and torch.is_grad_enabled()  # is refused
     key = return_state, learned, alike
     plan = _plans.get(key)
     if plan is None:
-        _check(q, k, v, slopes, initial_state, cu_seqlens)
+        _check(*tensors)
         plan = _keep(key, _implementation(q, k, v))
     if _needs_grad(q, k, v, initial_state):
         pair: tuple[Tensor, Tensor | None] = _LinearAttention.apply(  # type: ignore[no-untyped-call]

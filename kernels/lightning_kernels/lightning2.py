@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_kernels._config import (
-    hopper_segments,
+    hopper_launch,
     hopper_takes,
-    hopper_tiles,
     lightning2_tiles,
     processors,
     shared_limit,
@@ -118,10 +117,11 @@ def lightning2_config(
     if capability is None:
         capability = torch.cuda.get_device_capability(device) if device >= 0 else (9, 0)
     if capability == (9, 0) and hopper_takes(dtype, head_dim, value_dim):
-        elements = 0 if backward else programs * seq_len * head_dim
-        special = hopper_tiles(head_dim, value_dim, backward, programs, processors(device), elements)
-        count = programs * special.tiles_e * (3 if backward else 1)
-        return f"{special} segments={hopper_segments(count, seq_len, processors(device), special.wide)}"
+        elements = programs * seq_len * head_dim
+        tiles, _, segments = hopper_launch(
+            head_dim, value_dim, backward, programs, seq_len, processors(device), elements
+        )
+        return f"{tiles} segments={segments}"
     if shared_bytes is None:
         shared_bytes = shared_limit(device)
     return f"path=portable {lightning2_tiles(head_dim, value_dim, dtype, shared_bytes)}"

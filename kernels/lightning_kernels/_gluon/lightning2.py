@@ -8,10 +8,10 @@ from torch import Tensor
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from lightning_kernels._config import hopper_segments, hopper_tiles, processors
+from lightning_kernels._config import hopper_launch, processors
 from lightning_kernels._core import Gradients, empty_like, empty_output, empty_state, sum_groups
 from lightning_kernels._gluon.kernel import linear_attention_kernel
-from lightning_kernels._triton.launch import unit_last_stride
+from lightning_kernels._triton.launch import on_device, unit_last_stride
 
 __all__ = ["HopperAttention", "takes"]
 
@@ -85,15 +85,15 @@ class _Launch:
         self._programs = sequences * heads
         if self._programs == 0:
             return
-        self._device = device = q.get_device()
+        device = q.get_device()
         backward = g is not None
         strides = tuple(stride for x in tensors for stride in _strides(x))
-        boxable = not backward and offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
+        boxable = offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
         elements = q.numel() if boxable else 0
-        tiles = hopper_tiles(d, e, backward, self._programs, processors(device), elements)
-        programs = self._programs * tiles.tiles_e * (3 if backward else 1)
-        segments = hopper_segments(programs, n * b // sequences, processors(device), tiles.wide)
-        self._tiles, self._grid = tiles, (programs * segments, 1, 1)
+        tiles, walks, segments = hopper_launch(
+            d, e, backward, self._programs, n * b // sequences, processors(device), elements
+        )
+        self._tiles, self._grid = tiles, (walks * segments, 1, 1)
         self._counts = heads, heads // k.shape[1], n, segments
         self._rest = (
             *strides, d, e, tiles.block_d, tiles.tiles_e, tiles.columns, tiles.stages, tiles.copies, backward,
@@ -115,10 +115,7 @@ class _Launch:
             q, k, v = tensors[:3]
             boxes = _box(q, self._tiles.block_d), _box(k, self._tiles.block_d), _box(v, self._tiles.columns)
         arguments = (*tensors, *boxes, *extras, *self._counts, scale, *self._rest)
-        if self._device != torch.cuda.current_device():
-            with torch.cuda.device(self._device):
-                self._run(arguments)
-        else:
+        with on_device(tensors[0]):
             self._run(arguments)
 
     def _run(self, arguments: tuple[object, ...]) -> None:

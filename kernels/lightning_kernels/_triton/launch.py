@@ -11,6 +11,9 @@ from lightning_kernels._core import unit_last_stride
 __all__ = ["check_device", "interpreted", "on_device", "unit_last_stride"]
 
 
+_NOTHING = nullcontext()
+
+
 def interpreted(kernel: object) -> bool:
     """Say whether TRITON_INTERPRET was set when `kernel` was defined, so that it runs on the CPU."""
     return not isinstance(kernel, triton.JITFunction)
@@ -31,6 +34,7 @@ def check_device(tensor: Tensor, kernel: object, name: str) -> None:
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     """Make the tensor's GPU the current one for a launch, at no cost where it already is."""
-    if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(tensor.device)
+    device = tensor.get_device()
+    if device < 0 or device == torch.cuda.current_device():
+        return _NOTHING
+    return torch.cuda.device(device)
