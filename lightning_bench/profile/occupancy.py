@@ -1,8 +1,8 @@
 """How many warps a kernel keeps on a multiprocessor, from what it takes and from its grid.
 
 Kineto estimates that too, but gives 0 for kernels of more than 48 KiB of shared memory, which most fast ones
-take.
-The rules are those of the CUDA programming guide, "Compute Capabilities", and of its occupancy calculator.
+take. The rules are those of the CUDA programming guide, "Compute Capabilities", and of its occupancy
+calculator.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Gpu:
     """Of one multiprocessor, as all below."""
     blocks: int
     shared_bytes: int
-    registers: int = 65536
+    registers: int
 
     @classmethod
     def of(cls, properties: Any) -> Gpu:
@@ -41,6 +41,7 @@ class Gpu:
             warps=properties.max_threads_per_multi_processor // _WARP,
             blocks=_BLOCKS.get((properties.major, properties.minor), 32),
             shared_bytes=properties.shared_memory_per_multiprocessor,
+            registers=properties.regs_per_multiprocessor,
         )
 
 

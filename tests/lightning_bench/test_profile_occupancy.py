@@ -15,7 +15,7 @@ from lightning_bench.profile.model import Counters, Kernel
 from lightning_bench.profile.occupancy import Gpu, occupancy_percent, with_occupancy
 
 PROFILES = sorted((Path(__file__).resolve().parents[2] / "results/h200/profile").glob("*.json"))
-H200 = Gpu(multiprocessors=132, warps=64, blocks=32, shared_bytes=233472)
+H200 = Gpu(multiprocessors=132, warps=64, blocks=32, shared_bytes=233472, registers=65536)
 
 
 def taken(path: Path) -> tuple[list[Kernel], list[Counters]]:
@@ -70,7 +70,8 @@ def test_a_gpu_by_the_properties_that_torch_gives() -> None:
         return Gpu.of(
             SimpleNamespace(
                 multi_processor_count=132, max_threads_per_multi_processor=2048,
-                shared_memory_per_multiprocessor=233472, major=major, minor=minor,
+                shared_memory_per_multiprocessor=233472, regs_per_multiprocessor=65536,
+                major=major, minor=minor,
             )
         )  # fmt: skip
 

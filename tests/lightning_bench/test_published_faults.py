@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+import importlib
 from types import ModuleType
 
 import pytest
@@ -12,20 +10,11 @@ import torch
 
 from lightning_bench.case import Shape
 
-PEERS = Path(__file__).parents[1] / "peers"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def script() -> ModuleType:
     pytest.importorskip("triton")  # of which the timer of CUDA events is made
-    monkeypatch.syspath_prepend(str(PEERS))
-    spec = importlib.util.spec_from_file_location("published_faults_script", PEERS / "published_faults.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("published_faults")
 
 
 def test_one_call_adds_to_the_gradients_and_the_other_returns_them(script: ModuleType) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import systems_table
 
 from lightning_bench.case import FAMILIES
 from lightning_bench.families import QKV, definition
@@ -16,17 +15,6 @@ from lightning_bench.record import Record, read_records
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "systems.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    path = ROOT / "tests" / "peers" / "systems_table.py"
-    spec = importlib.util.spec_from_file_location("systems_table", path)
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -60,19 +48,19 @@ def test_every_provider_of_a_system_stands_there() -> None:
             assert f"`{name}`" in DOCS
 
 
-def test_the_readme_has_the_table_that_the_script_makes(script: ModuleType) -> None:
+def test_the_readme_has_the_table_that_the_script_makes() -> None:
     readme = (ROOT / "README.md").read_text()
-    records = read_records(script.RESULTS) if script.RESULTS.exists() else []
-    assert script.BEGIN + script.table(records) + script.END in readme
+    records = read_records(systems_table.RESULTS) if systems_table.RESULTS.exists() else []
+    assert systems_table.BEGIN + systems_table.table(records) + systems_table.END in readme
 
 
-def test_the_table_names_every_provider_of_the_suite(script: ModuleType) -> None:
+def test_the_table_names_every_provider_of_the_suite() -> None:
     from lightning_bench.suite import Overrides, expand, load_suite
 
-    listed = {name for names in script.SYSTEMS.values() for name in names}
+    listed = {name for names in systems_table.SYSTEMS.values() for name in names}
     assert {case.provider for case in expand(load_suite("systems"), Overrides(), "cuda")} <= listed
     shapes = {(c.shape.batch, c.shape.seq_len) for c in expand(load_suite("systems"), Overrides(), "cuda")}
-    assert shapes == set(script.SHAPES)
+    assert shapes == set(systems_table.SHAPES)
 
 
 def record(**changes: object) -> Record:
@@ -97,10 +85,10 @@ def record(**changes: object) -> Record:
     return Record(**(given | changes))  # type: ignore[arg-type]
 
 
-def test_cells_are_time_per_token_and_floor_or_the_status(script: ModuleType) -> None:
+def test_cells_are_time_per_token_and_floor_or_the_status() -> None:
     line = "| KDA | `fla-kda-chunk` | cuda | – | 61 ns, 2.0× | – | – |"
-    assert line in script.table([record()])
-    assert script.cell(record(status="unstable")) == "61 ns, 2.0×*"
-    assert script.cell(record(status="wrong", median_ms=None)) == "wrong"
-    assert script.cell(None) == "–"
-    assert "2.0×" not in script.table([record(protocol="paper")])
+    assert line in systems_table.table([record()])
+    assert systems_table.cell(record(status="unstable")) == "61 ns, 2.0×*"
+    assert systems_table.cell(record(status="wrong", median_ms=None)) == "wrong"
+    assert systems_table.cell(None) == "–"
+    assert "2.0×" not in systems_table.table([record(protocol="paper")])

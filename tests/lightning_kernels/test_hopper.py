@@ -38,6 +38,19 @@ def launches(monkeypatch):
 
 
 @pytest.fixture
+def check(tools, launches):
+    """Hold a random case of (b, heads, kv_heads, n, d, e) against fp64: a launch forward and one backward."""
+
+    def check_one(*shape, dtype, size=None, **more):
+        size = max(shape[-2:]) ** -0.25 if size is None else size
+        case = tools.make_case(*shape, dtype, size=size, device="cuda", **more)
+        tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+        assert len(launches) == 2
+
+    return check_one
+
+
+@pytest.fixture
 def portable(monkeypatch):
     monkeypatch.setattr(_ops, "hopper", lambda device: None)
 
@@ -48,51 +61,38 @@ def portable(monkeypatch):
 @pytest.mark.parametrize(
     ("d", "e"), [(16, 32), (64, 64), (64, 128), (128, 64), (128, 128), (192, 96), (256, 256)]
 )
-def test_shapes(tools, launches, dtype, d, e, n, layout):
-    case = tools.make_case(
-        2, 4, 2, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, layout=layout, device="cuda"
-    )
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
-    assert len(launches) == 2
+def test_shapes(check, dtype, d, e, n, layout):
+    check(2, 4, 2, n, d, e, dtype=dtype, scale=0.5, layout=layout)
 
 
 @dtypes
 @pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 200, 913])
 @pytest.mark.parametrize(("d", "e"), [(256, 256), (256, 80), (192, 208)])
-def test_wide_kernel(tools, launches, monkeypatch, dtype, d, e, n, layout):
+def test_wide_kernel(check, monkeypatch, dtype, d, e, n, layout):
     """128 columns of head_dim above 128, for which as many heads are needed as fill the device, and TMA."""
     monkeypatch.setattr(_config, "_WIDE_FROM", 1)
     assert "columns=128 stages=2" in lk.lightning2_config(d, e, dtype, programs=34, seq_len=n)
-    case = tools.make_case(
-        17, 4, 2, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, layout=layout, device="cuda"
-    )
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
-    assert len(launches) == 2
+    check(17, 4, 2, n, d, e, dtype=dtype, scale=0.5, layout=layout)
 
 
 @dtypes
 @pytest.mark.parametrize("slope", [None, 0.0, 1e-4, 8.0, 30.0])
-def test_slopes_of_the_wide_kernel(tools, monkeypatch, dtype, slope):
+def test_slopes_of_the_wide_kernel(check, monkeypatch, dtype, slope):
     """Its weights are products of two parts, one of which may be large."""
     monkeypatch.setattr(_config, "_WIDE_FROM", 1)
-    case = tools.make_case(17, 4, 4, 300, 256, 128, dtype, slope=slope, size=0.25, device="cuda")
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    check(17, 4, 4, 300, 256, 128, dtype=dtype, slope=slope)
 
 
 @dtypes
 @pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
 @pytest.mark.parametrize("n", [1, 65, 640, 2049])
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (64, 128), (128, 64), (128, 128), (80, 48), (256, 256)])
-def test_tiles_brought_by_tma(tools, launches, monkeypatch, dtype, d, e, n, layout):
+def test_tiles_brought_by_tma(check, monkeypatch, dtype, d, e, n, layout):
     """Few heads: in one segment, in several, which walk over blocks without q, and with grouped heads."""
     monkeypatch.setattr(_config, "_BOXES_FROM", 1)
     assert "load=tma" in lk.lightning2_config(d, e, dtype, programs=8, seq_len=n)
-    case = tools.make_case(
-        2, 4, 2, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, layout=layout, device="cuda"
-    )
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
-    assert len(launches) == 2
+    check(2, 4, 2, n, d, e, dtype=dtype, scale=0.5, layout=layout)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -111,34 +111,26 @@ def test_what_is_read_many_times_is_not_read_by_tma(tools, monkeypatch, which):
 @dtypes
 @pytest.mark.parametrize("n", [1, 64, 65, 128, 191, 320])
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (64, 128), (128, 64), (128, 128)])
-def test_many_heads(tools, launches, dtype, d, e, n):
+def test_many_heads(check, dtype, d, e, n):
     """More than half of the multiprocessors get a head; with fewer, as in other tests, columns are halved."""
     assert f"columns={e}" in lk.lightning2_config(d, e, dtype, programs=68, seq_len=n)
-    case = tools.make_case(17, 4, 4, n, d, e, dtype, scale=0.5, size=max(d, e) ** -0.25, device="cuda")
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
-    assert len(launches) == 2
+    check(17, 4, 4, n, d, e, dtype=dtype, scale=0.5)
 
 
 @dtypes
 @pytest.mark.parametrize("slope", [None, 0.0, 1e-4, 0.02, 0.7, 8.0, 1e3])
 @pytest.mark.parametrize("d", [64, 128])
-def test_segments_that_walk_ahead(tools, launches, dtype, d, slope):
+def test_segments_that_walk_ahead(check, dtype, d, slope):
     n = 6000
     config = lk.lightning2_config(d, d, dtype, programs=2, seq_len=n)
     assert int(config.rsplit("segments=", 1)[1]) > 4
-    case = tools.make_case(1, 2, 2, n, d, d, dtype, slope=slope, size=d**-0.25, device="cuda")
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
-    assert len(launches) == 2
+    check(1, 2, 2, n, d, d, dtype=dtype, slope=slope)
 
 
 @dtypes
-def test_segments_of_packed_sequences(tools, launches, dtype):
+def test_segments_of_packed_sequences(check, dtype):
     bounds = [0, 3000, 3000, 3001, 3100, 5000]
-    case = tools.make_case(
-        1, 2, 1, 5000, 64, 128, dtype, bounds=bounds, size=0.3, layout="bnhd", device="cuda"
-    )
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
-    assert len(launches) == 2
+    check(1, 2, 1, 5000, 64, 128, dtype=dtype, bounds=bounds, size=0.3, layout="bnhd")
 
 
 @dtypes

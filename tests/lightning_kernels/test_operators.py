@@ -135,9 +135,20 @@ def test_the_way_past_the_dispatcher_gives_the_same(tools, monkeypatch, bounds, 
         assert one is None or torch.equal(one, two)
 
 
-def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less(tools, monkeypatch):
-    monkeypatch.setattr(_ops, "_unobserved", lambda *_: True)
+@pytest.fixture
+def past_the_dispatcher(monkeypatch):
+    """Let calls go past the dispatcher, on a CPU too, and find no plan of another test."""
+    monkeypatch.setattr(_ops, "_unobserved", lambda _: True)
     monkeypatch.setattr(_ops, "_plans", {})
+
+
+@pytest.fixture(params=["operator", "direct"])
+def either_way(request, monkeypatch):
+    monkeypatch.setattr(_ops, "_unobserved", lambda _: request.param == "direct")
+
+
+@pytest.mark.usefixtures("past_the_dispatcher")
+def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less(tools):
     case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     q, k, v = case.q, case.k, case.v
     expected = lk.lightning_attn2(q, k, v, case.s)
@@ -165,11 +176,9 @@ def test_what_is_no_values_in_memory_has_no_plan():
         assert _ops._alike(x, other) is None
 
 
-@pytest.mark.parametrize("direct", [False, True])
-def test_views_that_are_negated_when_read(tools, monkeypatch, direct):
+@pytest.mark.usefixtures("either_way")
+def test_views_that_are_negated_when_read(tools):
     """As autograd makes them of complex numbers: entering as a state, as a slope and as a gradient."""
-    if DEVICE == "cpu":
-        monkeypatch.setattr(_ops, "_unobserved", lambda *_: direct)
     case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     k = case.k.detach().requires_grad_()
     weight = torch.randn(1, 2, 16, 32, dtype=torch.complex64, device=DEVICE)
@@ -189,10 +198,8 @@ def test_views_that_are_negated_when_read(tools, monkeypatch, direct):
         assert torch.equal(o, expected)
 
 
-@pytest.mark.parametrize("direct", [False, True])
-def test_several_gradients_at_once(tools, monkeypatch, direct):
-    if DEVICE == "cpu":
-        monkeypatch.setattr(_ops, "_unobserved", lambda *_: direct)
+@pytest.mark.usefixtures("either_way")
+def test_several_gradients_at_once(tools):
     case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     q = case.q.detach().requires_grad_()
     o = lk.lightning_attn2(q, case.k, case.v, case.s)
@@ -202,6 +209,7 @@ def test_several_gradients_at_once(tools, monkeypatch, direct):
     assert torch.equal(got, torch.stack([one, 2 * one]))
 
 
+@pytest.mark.usefixtures("past_the_dispatcher")
 def test_a_scale_that_is_an_int(tools, monkeypatch):
     """It is a float to the kernel, which is compiled for the type of what it is given first."""
     seen = []
@@ -212,8 +220,6 @@ def test_a_scale_that_is_an_int(tools, monkeypatch):
             seen.append(scale)
             return q, None
 
-    monkeypatch.setattr(_ops, "_plans", {})
-    monkeypatch.setattr(_ops, "_unobserved", lambda *_: True)
     monkeypatch.setattr(_ops, "_implementation", lambda *_: Spy)
     q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
     for scale in (1, True, 0.5):
@@ -221,9 +227,8 @@ def test_a_scale_that_is_an_int(tools, monkeypatch):
     assert [(type(scale), scale) for scale in seen] == [(float, 1.0), (float, 1.0), (float, 0.5)]
 
 
+@pytest.mark.usefixtures("past_the_dispatcher")
 def test_plans_of_many_lengths_are_not_kept_for_ever(tools, monkeypatch):
-    monkeypatch.setattr(_ops, "_unobserved", lambda *_: True)
-    monkeypatch.setattr(_ops, "_plans", {})
     monkeypatch.setattr(_ops, "_MOST_PLANS", 4)
     case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     whole = lk.lightning_attn2(case.q, case.k, case.v, case.s)

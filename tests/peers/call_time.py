@@ -43,11 +43,11 @@ import torch
 from rows import write_rows
 from torch import Tensor
 
-from lightning_bench.case import Device, Layout, Shape
+from lightning_bench.case import DTYPES, Device, Shape
 from lightning_bench.machine import harness_commit
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.timer import CudaTimer, Timer
-from lightning_bench.providers import Inputs, get_provider
+from lightning_bench.providers import Inputs, Provider, get_provider
 
 SHAPE = Shape(4, 32, 512, 128, 128, "bf16", "cuda")
 COMPILED_DIMS = (64, 128, 256)
@@ -58,10 +58,7 @@ LONG_CALLS, LONG_SAMPLES = 200, 10
 PROCESS_LIMIT_S = 300
 
 
-LAUNCH_FREE = "launch-free"
-
-
-class LaunchFree(torch.autograd.Function):
+class Nothing(torch.autograd.Function):
     """Saves, allocates and returns what linear attention does, and computes nothing."""
 
     @staticmethod
@@ -76,19 +73,32 @@ class LaunchFree(torch.autograd.Function):
         return tuple(torch.empty_like(x) for x in ctx.saved_tensors)
 
 
-def mode_calls(name: str, shape: Shape) -> dict[str, Callable[[], object]]:
-    """The zero-argument call of each mode of a provider, or of ``LaunchFree``."""
-    layout: Layout = "bhnd" if name == LAUNCH_FREE else get_provider(name).layout
+class LaunchFree(Provider):
+    """``Nothing`` as a provider, for this script alone: its outputs are wrong."""
+
+    name, label, family, package = "launch-free", "Nothing launched", "linear_decay", "torch"
+    devices, dtypes = ("cuda", "cpu"), DTYPES
+
+    def version(self) -> str:
+        """None: it is part of this script."""
+        return ""
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """The call."""
+        return lambda: Nothing.apply(inputs.q, inputs.k, inputs.v)  # type: ignore[no-untyped-call]
+
+
+def provider_of(name: str) -> Provider:
+    """The provider of that name, those of this script too."""
+    return LaunchFree() if name == LaunchFree.name else get_provider(name)
+
+
+def mode_calls(provider: Provider, shape: Shape) -> dict[str, Callable[[], object]]:
+    """The zero-argument call of each mode."""
     inputs = InputSet(shape, seed=0)
-    shared, do = inputs.inputs(layout), inputs.grad_output(layout)
+    shared, do = inputs.inputs(provider.layout), inputs.grad_output(provider.layout)
     leaves = (shared.q, shared.k, shared.v)
-
-    def launch_free() -> Tensor:
-        return LaunchFree.apply(*leaves)  # type: ignore[no-untyped-call, no-any-return]
-
-    forward = launch_free
-    if name != LAUNCH_FREE:
-        forward = get_provider(name).build(Inputs(*leaves, shared.decay))
+    forward = provider.build(Inputs(*leaves, shared.decay))
 
     def fwd_no_grad() -> object:
         with torch.no_grad():
@@ -139,7 +149,7 @@ class Figure:
         cuda = torch.cuda.is_available()
         return {
             "provider": self.provider,
-            "provider_version": "" if self.provider == LAUNCH_FREE else get_provider(self.provider).version(),
+            "provider_version": provider_of(self.provider).version(),
             "figure": self.figure,
             "mode": self.mode,
             "batch": self.shape.batch,
@@ -162,10 +172,10 @@ class Figure:
 
 def call_figures(name: str, shape: Shape, timer: Timer, sync: Callable[[], None]) -> list[Figure]:
     """``ready``, ``host`` and ``back_to_back`` of every mode of one provider, in ms."""
-    if name != LAUNCH_FREE:
-        get_provider(name).load()
+    provider = provider_of(name)
+    provider.load()
     figures = []
-    for mode, fn in mode_calls(name, shape).items():
+    for mode, fn in mode_calls(provider, shape).items():
         for _ in range(WARM_CALLS):
             fn()
         samples = {
@@ -181,13 +191,14 @@ def first_call_here(name: str, mode: str, head_dim: int, device: Device) -> floa
     """Seconds of this process's first call minus its second. The Triton cache must be empty."""
     import triton  # noqa: F401  its import is no compilation
 
-    get_provider(name).load()
+    provider = provider_of(name)
+    provider.load()
     dtype = SHAPE.dtype if device == "cuda" else "fp32"
     shape = Shape(SHAPE.batch, SHAPE.heads, SHAPE.seq_len, head_dim, head_dim, dtype, device)
     if device == "cpu":  # a dry run
         shape = Shape(1, 1, 16, head_dim, head_dim, dtype, device)
     sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    fn = mode_calls(name, shape)[mode]
+    fn = mode_calls(provider, shape)[mode]
     seconds = [per_call_ms(fn, 1, wait=True, sync=sync) / 1e3 for _ in range(2)]
     return seconds[0] - seconds[1]
 
@@ -228,7 +239,7 @@ def first_call_figures(name: str, processes: int) -> Iterator[Figure]:
 def all_figures(providers: list[str], peers: list[str], processes: int) -> Iterator[Figure]:
     """Every figure, one after the other as it is measured."""
     timer = CudaTimer()
-    for name in (*providers, LAUNCH_FREE, *peers):
+    for name in (*providers, LaunchFree.name, *peers):
         yield from call_figures(name, SHAPE, timer, torch.cuda.synchronize)
     for name in providers:
         yield from first_call_figures(name, processes)
