@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_kernels.blocked import lightning_attn2_torch
-    from lightning_kernels.gateloop import gate_loop, gate_loop_torch
+    from lightning_kernels.gateloop.gate_loop import gate_loop, gate_loop_torch
     from lightning_kernels.layer import TransNormerAttention
-    from lightning_kernels.lightning1 import lightning_attn1
-    from lightning_kernels.lightning2 import lightning2_config, lightning_attn2
-    from lightning_kernels.norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
-    from lightning_kernels.reference import reference_attention, reference_recurrent
+    from lightning_kernels.lightning1.attention1 import lightning_attn1
+    from lightning_kernels.lightning2.api import lightning2_config, lightning_attn2
+    from lightning_kernels.lightning2.blocked import lightning_attn2_torch
+    from lightning_kernels.lightning2.reference import reference_attention, reference_recurrent
+    from lightning_kernels.norm.rms_norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
     from lightning_kernels.slopes import build_slope_tensor, layer_slopes
-    from lightning_kernels.step import lightning_attn2_step, lightning_attn2_step_torch
+    from lightning_kernels.step.decode_step import lightning_attn2_step, lightning_attn2_step_torch
 
 __all__ = [
     "TransNormerAttention",
@@ -40,20 +40,20 @@ __all__ = [
 _HOME = {
     "TransNormerAttention": "layer",
     "build_slope_tensor": "slopes",
-    "gate_loop": "gateloop",
-    "gate_loop_torch": "gateloop",
+    "gate_loop": "gateloop.gate_loop",
+    "gate_loop_torch": "gateloop.gate_loop",
     "layer_slopes": "slopes",
-    "lightning2_config": "lightning2",
-    "lightning_attn1": "lightning1",
-    "lightning_attn2": "lightning2",
-    "lightning_attn2_step": "step",
-    "lightning_attn2_step_torch": "step",
-    "lightning_attn2_torch": "blocked",
-    "reference_attention": "reference",
-    "reference_recurrent": "reference",
-    "simple_rms_norm": "norm",
-    "simple_rms_norm_config": "norm",
-    "simple_rms_norm_torch": "norm",
+    "lightning2_config": "lightning2.api",
+    "lightning_attn1": "lightning1.attention1",
+    "lightning_attn2": "lightning2.api",
+    "lightning_attn2_step": "step.decode_step",
+    "lightning_attn2_step_torch": "step.decode_step",
+    "lightning_attn2_torch": "lightning2.blocked",
+    "reference_attention": "lightning2.reference",
+    "reference_recurrent": "lightning2.reference",
+    "simple_rms_norm": "norm.rms_norm",
+    "simple_rms_norm_config": "norm.rms_norm",
+    "simple_rms_norm_torch": "norm.rms_norm",
 }
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from lightning_kernels.blocked import lightning_attn2_torch
-from lightning_kernels.lightning2 import lightning_attn2
-from lightning_kernels.norm import simple_rms_norm, simple_rms_norm_torch
+from lightning_kernels.lightning2.api import lightning_attn2
+from lightning_kernels.lightning2.blocked import lightning_attn2_torch
+from lightning_kernels.norm.rms_norm import simple_rms_norm, simple_rms_norm_torch
 from lightning_kernels.slopes import layer_slopes
 
 Form = Literal["triton", "torch"]

@@ -15,7 +15,7 @@ def main() -> None:
 
         app()
     except LbenchError as error:
-        from lightning_bench.cli.sink import Sink
+        from lightning_bench.cli.shared.sink import Sink
 
         if os.environ.get("LBENCH_TRACEBACK"):
             raise

@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from lightning_bench.cli.calibrate import calibrate
-from lightning_bench.cli.ceilings import ceilings
-from lightning_bench.cli.compare import compare
-from lightning_bench.cli.env import env
-from lightning_bench.cli.history import history
-from lightning_bench.cli.profile import profile
-from lightning_bench.cli.providers import providers
-from lightning_bench.cli.report import report
-from lightning_bench.cli.suites import suites
-from lightning_bench.cli.sweep import sweep
+from lightning_bench.cli.commands.calibrate import calibrate
+from lightning_bench.cli.commands.ceilings import ceilings
+from lightning_bench.cli.commands.compare import compare
+from lightning_bench.cli.commands.env import env
+from lightning_bench.cli.commands.history import history
+from lightning_bench.cli.commands.profile import profile
+from lightning_bench.cli.commands.providers import providers
+from lightning_bench.cli.commands.report import report
+from lightning_bench.cli.commands.suites import suites
+from lightning_bench.cli.commands.sweep import sweep
 
 app = typer.Typer(
     name="lbench",

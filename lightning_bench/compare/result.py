@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from lightning_bench.counted import counted
 from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.words import counted
 
 Verdict = Literal[
     "SLOWER",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_bench.case import Direction
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.providers.base import Provider
+from lightning_bench.providers.registry.base import Provider
 
 
 @dataclass(frozen=True)

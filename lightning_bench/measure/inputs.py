@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_bench.case import Dtype, Family, Layout, Shape
 from lightning_bench.families import QKV, Spec, definition
 from lightning_bench.families.draw import Draw
-from lightning_bench.providers.base import Inputs
+from lightning_bench.providers.registry.base import Inputs
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "fp32": torch.float32,

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from lightning_bench.case import Direction
 from lightning_bench.families import QKV, Spec, definition
+from lightning_bench.measure.device.memory import MIB
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.memory import MIB
-from lightning_bench.providers.base import Inputs, Provider
+from lightning_bench.providers.registry.base import Inputs, Provider
 
 WARMUP_MS = 25
 REPEAT_MS = 100

@@ -12,20 +12,7 @@ import torch
 
 from lightning_bench.case import Case, Device, Dtype, Family
 from lightning_bench.errors import Unavailable
-from lightning_bench.measure import memory, paper
-from lightning_bench.measure.calls import DirectionCall, direction_call
-from lightning_bench.measure.ceilings import measure_ceilings
-from lightning_bench.measure.check import TENSORS, Reference, poisoned
-from lightning_bench.measure.clocks import make_clocks, summarize_clocks
-from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
-from lightning_bench.measure.job import Job, Outcome
-from lightning_bench.measure.sampling import StopRule, summarize
-from lightning_bench.measure.speed import Task, run_rounds, take_turn, warm_up
-from lightning_bench.measure.timer import CudaTimer, capture_graph, make_timer
-from lightning_bench.providers import get_provider, load_error
-from lightning_bench.providers.base import Provider
-from lightning_bench.record import Status
-from lightning_bench.roofline import (
+from lightning_bench.families.work import (
     Ceilings,
     floor_ms,
     impossible,
@@ -33,6 +20,20 @@ from lightning_bench.roofline import (
     min_flops,
     write_bytes,
 )
+from lightning_bench.measure import paper
+from lightning_bench.measure.calls import DirectionCall, direction_call
+from lightning_bench.measure.check import TENSORS, Reference, poisoned
+from lightning_bench.measure.device import memory
+from lightning_bench.measure.device.clocks import make_clocks, summarize_clocks
+from lightning_bench.measure.device.peaks import measure_ceilings
+from lightning_bench.measure.device.timer import CudaTimer, capture_graph, make_timer
+from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
+from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.measure.sampling import StopRule, summarize
+from lightning_bench.measure.speed import Task, run_rounds, take_turn, warm_up
+from lightning_bench.providers import get_provider, load_error
+from lightning_bench.providers.registry.base import Provider
+from lightning_bench.record import Status
 
 _OOM_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lightning_bench.measure.clocks import Clocks, Reading
+from lightning_bench.measure.device.clocks import Clocks, Reading
+from lightning_bench.measure.device.timer import Call, Timer
 from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule
-from lightning_bench.measure.timer import Call, Timer
 
 _SLOT_MS = 20.0
 _MAX_SLOT_SAMPLES = 5  # few, so that even the fewest samples come from several rounds

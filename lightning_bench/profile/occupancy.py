@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_bench.profile.model import Kernel
+from lightning_bench.profile.data import Kernel
 
 _WARP = 32
 _PARTITIONS = 4

@@ -10,9 +10,9 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from lightning_bench.profile.counters import base_name
-from lightning_bench.profile.model import Counters, Kernel, Profile, Reading
-from lightning_bench.profile.trace import PYTHON
+from lightning_bench.profile.capture.trace import PYTHON
+from lightning_bench.profile.data import Counters, Kernel, Profile, Reading
+from lightning_bench.profile.parent.counters import base_name
 
 BOUND_SHARE = 0.6
 """From this share of a ceiling on, the call is bound by it."""

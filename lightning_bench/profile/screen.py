@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_bench.counted import counted
-from lightning_bench.profile.counters import base_name
-from lightning_bench.profile.model import Kernel, Profile
+from lightning_bench.profile.data import Kernel, Profile
+from lightning_bench.profile.parent.counters import base_name
+from lightning_bench.words import counted
 
 _MOST_LINES = 12
 """Kernels that are listed one by one; more are summed up by name."""

@@ -8,10 +8,10 @@ from importlib import import_module
 
 from lightning_bench.case import Device
 from lightning_bench.errors import UsageError
-from lightning_bench.providers.base import Inputs, Provider
-from lightning_bench.providers.files import canonical_file_spec, file_provider, is_file_spec
-from lightning_bench.providers.packages import load_error
-from lightning_bench.providers.plugins import BrokenPlugin, Plugin, load_plugin, plugins
+from lightning_bench.providers.registry.base import Inputs, Provider
+from lightning_bench.providers.registry.files import canonical_file_spec, file_provider, is_file_spec
+from lightning_bench.providers.registry.packages import load_error
+from lightning_bench.providers.registry.plugins import BrokenPlugin, Plugin, load_plugin, plugins
 
 __all__ = [
     "BUILT_IN",
@@ -51,25 +51,25 @@ BUILT_IN: dict[str, str] = {
     "fla-retention-recurrent": "fla_systems:RetentionRecurrent",
     "fla-retention-chunk": "fla_systems:RetentionChunk",
     "fla-retention-fused-chunk": "fla_systems:RetentionFusedChunk",
-    "retention-torch": "torch_forms:RetentionTorch",
+    "retention-torch": "forms.torch_forms:RetentionTorch",
     "fla-gla-recurrent": "fla_systems:GlaRecurrent",
     "fla-gla-chunk": "fla_systems:GlaChunk",
     "fla-gla-fused-chunk": "fla_systems:GlaFusedChunk",
-    "gla-torch": "torch_forms:GlaTorch",
+    "gla-torch": "forms.torch_forms:GlaTorch",
     "fla-based-parallel": "fla_systems:BasedParallel",
     "fla-based-fused-chunk": "fla_systems:BasedFusedChunk",
-    "based-torch": "torch_forms:BasedTorch",
+    "based-torch": "forms.torch_forms:BasedTorch",
     "fla-rwkv6-recurrent": "fla_systems:Rwkv6Recurrent",
     "fla-rwkv6-chunk": "fla_systems:Rwkv6Chunk",
-    "rwkv6-torch": "torch_forms:Rwkv6Torch",
+    "rwkv6-torch": "forms.torch_forms:Rwkv6Torch",
     "fla-abc-chunk": "fla_systems:AbcChunk",
-    "abc-torch": "torch_forms:AbcTorch",
+    "abc-torch": "forms.torch_forms:AbcTorch",
     "fla-mamba2-chunk": "fla_systems:Mamba2Chunk",
-    "mamba2-torch": "torch_forms:Mamba2Torch",
+    "mamba2-torch": "forms.torch_forms:Mamba2Torch",
     "fla-gated-delta-chunk": "fla_systems:GatedDeltaChunk",
-    "gated-delta-torch": "torch_forms:GatedDeltaTorch",
+    "gated-delta-torch": "forms.torch_forms:GatedDeltaTorch",
     "fla-kda-chunk": "fla_systems:KdaChunk",
-    "kda-torch": "torch_forms:KdaTorch",
+    "kda-torch": "forms.torch_forms:KdaTorch",
     "gateloop": "gateloop:GateLoop",
     "gateloop-torch": "gateloop:GateLoopTorch",
     "gateloop-complex": "gateloop:GateLoopComplex",

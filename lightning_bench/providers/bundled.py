@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench import __version__
 from lightning_bench.case import DTYPES, Device, Direction, Family, Shape
-from lightning_bench.providers.base import Inputs, Provider
-from lightning_bench.providers.packages import HARNESS, missing_device
+from lightning_bench.providers.registry.base import Inputs, Provider
+from lightning_bench.providers.registry.packages import HARNESS, missing_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench.case import DTYPES, Direction, Shape
 from lightning_bench.errors import Unavailable
-from lightning_bench.providers.base import Inputs, Provider
+from lightning_bench.providers.registry.base import Inputs, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_bench.case import Device, Direction, Shape
-from lightning_bench.providers.base import Inputs, Provider
+from lightning_bench.providers.registry.base import Inputs, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable

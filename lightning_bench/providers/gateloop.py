@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Direction, Family, Shape
-from lightning_bench.providers.base import Inputs
 from lightning_bench.providers.bundled import BundledProvider
+from lightning_bench.providers.registry.base import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

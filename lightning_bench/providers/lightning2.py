@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning_bench.case import Direction, Shape
-from lightning_bench.providers.base import Inputs
 from lightning_bench.providers.bundled import BundledProvider, NoDecay, kernels_attribute
 from lightning_bench.providers.dtypes import torch_dtype
+from lightning_bench.providers.registry.base import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

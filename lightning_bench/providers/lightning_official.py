@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import DTYPES, Direction, Family, Shape
-from lightning_bench.providers.base import Inputs, Provider
+from lightning_bench.providers.registry.base import Inputs, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable

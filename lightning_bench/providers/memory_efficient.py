@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_bench.case import DTYPES, Direction, Shape
 from lightning_bench.errors import Unavailable
-from lightning_bench.providers.base import Inputs, Provider
-from lightning_bench.providers.packages import installed_version, load_error
+from lightning_bench.providers.registry.base import Inputs, Provider
+from lightning_bench.providers.registry.packages import installed_version, load_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench.case import DTYPES, Device, Direction, Shape
-from lightning_bench.providers.base import Inputs, Provider
 from lightning_bench.providers.bundled import BundledProvider, kernels_attribute
+from lightning_bench.providers.registry.base import Inputs, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable

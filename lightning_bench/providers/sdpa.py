@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench.case import DTYPES, Direction, Dtype, Family, Shape
-from lightning_bench.providers.base import Inputs, Provider
+from lightning_bench.providers.registry.base import Inputs, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

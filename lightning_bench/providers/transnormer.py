@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Direction, Shape
 from lightning_bench.families.transnormer import LAYER_HEAD_DIM
-from lightning_bench.providers.base import Inputs
 from lightning_bench.providers.bundled import BundledProvider, kernels_attribute
+from lightning_bench.providers.registry.base import Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning_bench import __version__
 from lightning_bench.case import DTYPES
-from lightning_bench.providers.base import Inputs, Provider
+from lightning_bench.providers.registry.base import Inputs, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable

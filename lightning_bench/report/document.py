@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from lightning_bench.counted import counted
 from lightning_bench.errors import UsageError
-from lightning_bench.report.against import against
 from lightning_bench.report.collect import Collected, Row, collect, group, published_folder
-from lightning_bench.report.evidence import Finding, faults_in, main_machine
-from lightning_bench.report.export import table_csv
-from lightning_bench.report.findings import findings
-from lightning_bench.report.grid import Grid, grids
-from lightning_bench.report.kinds import Kind, chosen_kinds, page_kinds
-from lightning_bench.report.latex import latex
-from lightning_bench.report.markdown import findings_markdown, markdown
+from lightning_bench.report.formats.export import table_csv
+from lightning_bench.report.formats.latex import latex
+from lightning_bench.report.formats.markdown import findings_markdown, markdown
+from lightning_bench.report.published.against import against
+from lightning_bench.report.published.evidence import Finding, faults_in, main_machine
+from lightning_bench.report.published.findings import findings
+from lightning_bench.report.tables.grid import Grid, grids
+from lightning_bench.report.tables.kinds import Kind, chosen_kinds, page_kinds
+from lightning_bench.words import counted
 
 FormatName = Literal["md", "tex", "html", "csv"]
 PlotFormat = Literal["png", "svg", "pdf"]

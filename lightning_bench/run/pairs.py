@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lightning_bench.case import Case
 from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
-from lightning_bench.providers.files import is_file_spec, version_in
+from lightning_bench.providers.registry.files import is_file_spec, version_in
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, PlannedProvider, by_shape
 from lightning_bench.run.supervisor import Supervisor

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lightning_bench.case import Case, Device, Metric, ProtocolName, Shape
 from lightning_bench.machine import Machine
 from lightning_bench.providers import get_provider
-from lightning_bench.providers.base import Provider
+from lightning_bench.providers.registry.base import Provider
 from lightning_bench.record import FAILED, Record
 from lightning_bench.suite import Limits
 

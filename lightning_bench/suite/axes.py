@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, cast
 from lightning_bench.case import Family
 from lightning_bench.errors import UsageError
 from lightning_bench.providers import canonical_spec, get_provider
-from lightning_bench.providers.files import is_file_spec
+from lightning_bench.providers.registry.files import is_file_spec
 
 Item = TypeVar("Item")
 Word = TypeVar("Word", bound=str)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lightning_bench.report.evidence import Finding
-from lightning_bench.report.page import model
+from lightning_bench.record.samples import read_samples
+from lightning_bench.report.page import page_data as model
 from lightning_bench.report.page.summary import crossings, standings
-from lightning_bench.report.samples import read_samples
+from lightning_bench.report.published.evidence import Finding
 
 if TYPE_CHECKING:
     from lightning_bench.report.collect import Row
-    from lightning_bench.report.grid import Grid
+    from lightning_bench.report.tables.grid import Grid
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("base.js", "filters.js", "tables.js", "plots.js", "cases.js", "main.js")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lightning_bench.record import Record
 from lightning_bench.report.collect import Row
-from lightning_bench.report.kinds import figure
-from lightning_bench.report.tables import FIGURES
+from lightning_bench.report.tables.kinds import figure
+from lightning_bench.report.tables.paper_tables import FIGURES
 
 DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward and backward"}
 

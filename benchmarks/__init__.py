@@ -1,0 +1,1 @@
+"""Scripts that measure what no suite does; each writes a CSV for results/."""

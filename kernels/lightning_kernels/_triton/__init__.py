@@ -1,1 +1,0 @@
-"""The Triton implementations. Importing a module of this package imports triton."""

@@ -1,0 +1,1 @@
+"""What all operators use: validation, allocation, launches."""

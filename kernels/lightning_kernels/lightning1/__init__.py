@@ -1,0 +1,1 @@
+"""Lightning Attention-1 in Triton."""

@@ -1,0 +1,1 @@
+"""Lightning Attention-2: a portable Triton kernel, a Hopper kernel and PyTorch forms."""

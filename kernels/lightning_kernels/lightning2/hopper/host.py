@@ -1,0 +1,190 @@
+"""The host side of the Hopper kernel: what it takes, how a call is cut into programs, and the launches."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.experimental.gluon.language import NVMMASharedLayout
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from lightning_kernels.common.allocate import Gradients, empty_like, empty_output, empty_state, sum_groups
+from lightning_kernels.common.launch import on_device, unit_last_stride
+from lightning_kernels.lightning2.hopper.kernel import linear_attention_kernel
+from lightning_kernels.lightning2.tiles import hopper_launch, processors
+
+__all__ = ["HopperAttention", "takes"]
+
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]
+"""q, k, v, none and o, or backward q, k, v, the gradient of o, dq, dk and dv."""
+Extras = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Slopes, offsets, the state that enters, its like backward, and the state that leaves."""
+
+_LARGEST_STRIDE = 2**24
+"""So that 64 tokens, and the dims of one, stay within 32-bit offsets."""
+
+
+def takes(*tensors: Tensor | None) -> bool:
+    """Say whether the kernel can read these tensors [b, h, n, dim] as they are; None is left out.
+
+    It copies 16 bytes at a time: every dim and every stride must be a multiple of 16 elements, every tensor
+    begin at such an address, and every last dim be contiguous. It takes float16 and bfloat16.
+    """
+    for x in tensors:
+        if x is None:
+            continue
+        b, h, n = _strides(x)
+        if (b | h | n | x.shape[3] | x.data_ptr()) & 15 or n > _LARGEST_STRIDE or x.stride(3) != 1:
+            return False
+        if x.dtype != torch.bfloat16 and x.dtype != torch.float16:
+            return False
+    return True
+
+
+def _strides(x: Tensor | None) -> tuple[int, int, int]:
+    """Return the strides of batch, head and token, 0 where there is one alone, which may have any."""
+    if x is None:
+        return (0, 0, 0)
+    b, heads, n, _ = x.shape
+    of_b, of_head, of_n, _ = x.stride()
+    return (of_b if b > 1 else 0, of_head if heads > 1 else 0, of_n if n > 1 else 0)
+
+
+def _boxable(x: Tensor) -> bool:
+    """Say whether TMA can read a tensor that `takes` allows: it needs strides above 0."""
+    return all(stride > 0 or size == 1 for stride, size in zip(x.stride(), x.shape, strict=True))
+
+
+def _box(x: Tensor, columns: int) -> TensorDescriptor:
+    """Describe the tiles of 64 tokens by `columns` of x for TMA."""
+    box = TensorDescriptor.__new__(TensorDescriptor)  # without its checks, which `takes` has made
+    box.base, box.shape, box.padding = x, list(x.shape), "zero"
+    box.strides = [*(stride or 16 for stride in _strides(x)), 1]
+    box.block_shape, box.layout = [1, 1, 64, columns], NVMMASharedLayout(min(128, 2 * columns), 16, 4)
+    return box
+
+
+def _contiguous(state: Tensor | None) -> Tensor | None:
+    return None if state is None else state.to(torch.float32).contiguous()
+
+
+_compiled: dict[tuple[object, ...], Callable[..., Any]] = {}
+"""Kernels as they were launched before, by all that one is compiled for: a launch by triton binds and looks
+at every argument, which takes as long as the kernel does for a short sequence."""
+
+
+class _Launch:
+    """A launch for tensors of these shapes, strides, dtypes and alignments; each call gives others."""
+
+    def __init__(self, tensors: Tensors, extras: Extras) -> None:
+        q, k, v, g = tensors[:4]
+        slopes, offsets, initial, grad_state, final = extras
+        b, heads, n, d = q.shape
+        e = v.shape[3]
+        sequences = b if offsets is None else offsets.shape[0] - 1
+        self._programs = sequences * heads
+        if self._programs == 0:
+            return
+        device = q.get_device()
+        backward = g is not None
+        strides = tuple(stride for x in tensors for stride in _strides(x))
+        boxable = offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
+        elements = q.numel() if boxable else 0
+        tiles, walks, segments = hopper_launch(
+            d, e, backward, self._programs, n * b // sequences, processors(device), elements
+        )
+        self._tiles, self._grid = tiles, (walks * segments, 1, 1)
+        self._counts = heads, heads // k.shape[1], n, segments
+        self._rest = (
+            *strides, d, e, tiles.block_d, tiles.tiles_e, tiles.columns, tiles.stages, tiles.copies, backward,
+            tiles.loader_registers, tiles.output_registers, segments > 1,
+        )  # fmt: skip
+        # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
+        self._key = (
+            device, q.dtype, d, e, tiles.columns, tiles.boxes, backward, segments > 1, slopes is None,
+            offsets is None, _alignment(initial), _alignment(grad_state), final is None, max(strides) < 2**31,
+        )  # fmt: skip
+        self._compiled: Callable[..., Any] | None = None
+
+    def __call__(self, tensors: Tensors, extras: Extras, scale: float) -> None:
+        """Launch the kernel, and compile it the first time."""
+        if self._programs == 0:
+            return
+        boxes: tuple[TensorDescriptor | None, ...] = (None, None, None)
+        if self._tiles.boxes:
+            q, k, v = tensors[:3]
+            boxes = _box(q, self._tiles.block_d), _box(k, self._tiles.block_d), _box(v, self._tiles.columns)
+        arguments = (*tensors, *boxes, *extras, *self._counts, scale, *self._rest)
+        with on_device(tensors[0]):
+            self._run(arguments)
+
+    def _run(self, arguments: tuple[object, ...]) -> None:
+        if self._compiled is not None:
+            self._compiled(*arguments)
+            return
+        kernel = _compiled.get(self._key)
+        if kernel is None:
+            kernel = linear_attention_kernel[self._grid](*arguments, num_warps=self._tiles.state_warps)
+            if kernel is None:  # a hook of triton's took the launch
+                return
+            if self._key[-1]:
+                _compiled[self._key] = kernel
+        else:
+            kernel[self._grid](*arguments)  # type: ignore[index]
+        self._compiled = kernel[self._grid]  # type: ignore[index]
+
+
+def _alignment(x: Tensor | None) -> int:
+    return -1 if x is None else x.data_ptr() % 16
+
+
+class HopperAttention:
+    """Calls whose tensors have the same shapes, strides, dtypes and alignments, all forward or all backward.
+
+    The first call finds out what to launch.
+    """
+
+    def __init__(self) -> None:
+        self._launch: _Launch | None = None
+
+    def _attend(self, tensors: Tensors, extras: Extras, scale: float) -> None:
+        if self._launch is None:
+            self._launch = _Launch(tensors, extras)
+        self._launch(tensors, extras, scale)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
+        offsets: Tensor | None, scale: float, return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Compute o and, where asked for, the final state; slopes are fp32 and contiguous."""
+        out = empty_output(q, v)
+        final = empty_state(q, v, offsets) if return_state else None
+        initial = _contiguous(initial_state)
+        self._attend((q, k, v, None, out, None, None), (slopes, offsets, initial, None, final), scale)
+        return out, final
+
+    def backward(
+        self, grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
+        slopes: Tensor | None, initial_state: Tensor | None, offsets: Tensor | None, scale: float,
+        needs: Sequence[bool],
+    ) -> Gradients:  # fmt: skip
+        """Compute all gradients in one launch and return those of (q, k, v, initial_state) in `needs`."""
+        b, heads, n, _ = q.shape
+        do = v.new_zeros(b, heads, n, v.shape[3]) if grad_o is None else unit_last_stride(grad_o)
+        grouped = k.shape[1] != heads
+        dq, dk, dv = empty_like(q), empty_like(k), empty_like(v)
+        each_dk = k.new_empty(q.shape) if grouped else dk
+        each_dv = v.new_empty(b, heads, n, v.shape[3]) if grouped else dv
+        final = None
+        if needs[3] and initial_state is not None:
+            final = initial_state.new_empty(initial_state.shape, dtype=torch.float32)
+        self._attend(
+            (q, k, v, do, dq, each_dk, each_dv),
+            (slopes, offsets, _contiguous(initial_state), _contiguous(grad_state), final),
+            scale,
+        )
+        if grouped:
+            sum_groups(each_dk, dk)
+            sum_groups(each_dv, dv)
+        d_initial = final if final is None or initial_state is None else final.to(initial_state.dtype)
+        return (dq if needs[0] else None, dk if needs[1] else None, dv if needs[2] else None, d_initial)

@@ -1,0 +1,267 @@
+"""Lightning Attention-2 in one pass over the sequence.
+
+Tokens are counted in the order of visits, from the first one on or in reverse from the last one on. For a
+block of B tokens with positions i, j in 0…B−1, λ = exp(−s) and the state KV entering the block:
+
+    O  = scale·[(Q Kᵀ) ∘ M] V + r∘Q·KV,    M_ij = λ^(i−j) for i ≥ j, else 0
+    KV ← λ^B KV + (w∘K)ᵀ V
+
+    forward:  r_i = scale·λ^(i+1),  w_j = λ^(B−1−j)
+    reverse:  r_i = λ^i,            w_j = scale·λ^(B−j)
+
+so that a state that enters in reverse has its full weight at the token that is visited first. The last
+block that is visited may be shorter: B is then the number of its tokens in λ^B and w.
+
+All of it is computed transposed, with the state as KVᵀ [value_dim, head_dim] in fp32 registers:
+
+    Pᵀ = (K Qᵀ) ∘ Mᵀ,    Oᵀ = (KVᵀ Qᵀ) ∘ r + Vᵀ Pᵀ,    KVᵀ ← λ^B KVᵀ + (Vᵀ ∘ w) K
+
+so that the rounded state and the weighted Vᵀ are first operands of a dot and never leave the registers.
+Pᵀ comes from its own dot: `tl.trans` of an accumulator that feeds a dot is miscompiled on Hopper by
+Triton 3.4 to 3.7.0.
+"""
+
+from collections.abc import Sequence
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lightning_kernels.common.allocate import Gradients, empty_output, empty_state, gradients
+from lightning_kernels.common.launch import check_device, on_device, unit_last_stride
+from lightning_kernels.lightning2.tiles import lightning2_tiles, shared_limit
+
+__all__ = ["backward", "check_runnable", "forward", "linear_attention"]
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def load_tile(pointers, row_ok, col_ok, RAGGED: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Load a tile with no more of a mask than it needs."""
+    if RAGGED:
+        tile = tl.load(pointers, mask=row_ok & col_ok, other=0.0)
+    elif PADDED:
+        tile = tl.load(pointers, mask=col_ok, other=0.0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def visit_block(  # type: ignore[no-untyped-def]
+    q_tile, k_tile, v_tile, o_tile, state, inside, d_ok, e_ok, weight, read, write, block_decay, rest_decay,
+    WEIGHT_READ: tl.constexpr, WEIGHT_WRITE: tl.constexpr, HAS_DECAY: tl.constexpr, RAGGED: tl.constexpr,
+    UPDATE: tl.constexpr, PADDED_D: tl.constexpr, PADDED_E: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Write one block of o and return the state that leaves it, which takes UPDATE."""
+    q_t = load_tile(q_tile, inside[None, :], d_ok[:, None], RAGGED, PADDED_D)  # [BLOCK_D, BLOCK]
+    k = load_tile(k_tile, inside[:, None], d_ok[None, :], RAGGED, PADDED_D)  # [BLOCK, BLOCK_D]
+    v_t = load_tile(v_tile, inside[None, :], e_ok[:, None], RAGGED, PADDED_E)  # [BLOCK_E, BLOCK]
+    low = q_t.dtype
+
+    p_t = tl.cast(tl.dot(k, q_t, input_precision=PRECISION) * weight, low)  # [BLOCK j, BLOCK i]
+    o_t = tl.dot(tl.cast(state, low), q_t, input_precision=PRECISION)  # [BLOCK_E, BLOCK]
+    if WEIGHT_READ:
+        o_t = o_t * read[None, :]
+    o_t = tl.cast(tl.dot(v_t, p_t, acc=o_t, input_precision=PRECISION), low)
+    if RAGGED:
+        tl.store(o_tile, o_t, mask=inside[None, :] & e_ok[:, None])
+    elif PADDED_E:
+        tl.store(o_tile, o_t, mask=e_ok[:, None])
+    else:
+        tl.store(o_tile, o_t)
+
+    if UPDATE:
+        if WEIGHT_WRITE:
+            v_t = tl.cast(v_t * write[None, :], low)
+        if HAS_DECAY:
+            decayed = state * block_decay
+            if low == tl.float32:
+                decayed += state * rest_decay
+            state = decayed
+        state = tl.dot(v_t, k, acc=state, input_precision=PRECISION)  # [BLOCK_E, BLOCK_D]
+    return state
+
+
+@triton.jit(do_not_specialize=["heads", "seq_len", "scale", "q_group", "k_group", "v_group"])  # type: ignore[untyped-decorator]
+def linear_attention_kernel(  # type: ignore[no-untyped-def]
+    q_ptr, k_ptr, v_ptr, o_ptr, slope_ptr, initial_ptr, final_ptr, offsets_ptr,
+    scale, heads, seq_len, q_group, k_group, v_group,
+    q_stride_b, q_stride_h, q_stride_n, k_stride_b, k_stride_h, k_stride_n,
+    v_stride_b, v_stride_h, v_stride_n, o_stride_b, o_stride_h, o_stride_n,
+    initial_stride_b, initial_stride_h, initial_stride_d, initial_stride_e,
+    final_stride_b, final_stride_h, final_stride_d, final_stride_e,
+    D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr, PACKED: tl.constexpr,
+    REVERSE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program owns BLOCK_E columns of v of one (sequence, head) and visits all its blocks of tokens."""
+    tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
+    padded_d: tl.constexpr = D != BLOCK_D
+    padded_e: tl.constexpr = E % BLOCK_E != 0
+    weight_read: tl.constexpr = HAS_DECAY or not REVERSE
+    weight_write: tl.constexpr = HAS_DECAY or REVERSE
+
+    pid = tl.program_id(0)
+    first_e = (pid % tiles_e) * BLOCK_E
+    head = (pid // tiles_e) % heads
+    sequence = tl.cast(pid // tiles_e // heads, tl.int64)
+    batch = sequence
+    first = tl.zeros([], dtype=tl.int64)
+    if PACKED:
+        batch = tl.zeros([], dtype=tl.int64)
+        first = tl.cast(tl.load(offsets_ptr + sequence), tl.int64)
+        seq_len = tl.cast(tl.load(offsets_ptr + sequence + 1) - first, tl.int32)
+    q_step, k_step, v_step, o_step = q_stride_n, k_stride_n, v_stride_n, o_stride_n
+    if REVERSE:
+        q_step, k_step, v_step, o_step = -q_stride_n, -k_stride_n, -v_stride_n, -o_stride_n
+        first += seq_len - 1
+    head64 = tl.cast(head, tl.int64)
+    q_ptr += batch * q_stride_b + tl.cast(head // q_group, tl.int64) * q_stride_h + first * q_stride_n
+    k_ptr += batch * k_stride_b + tl.cast(head // k_group, tl.int64) * k_stride_h + first * k_stride_n
+    v_ptr += batch * v_stride_b + tl.cast(head // v_group, tl.int64) * v_stride_h + first * v_stride_n
+    o_ptr += batch * o_stride_b + head64 * o_stride_h + first * o_stride_n
+
+    row = tl.arange(0, BLOCK)
+    row64 = tl.cast(row, tl.int64)
+    col_d = tl.arange(0, BLOCK_D)
+    col_e = first_e + tl.arange(0, BLOCK_E)
+    d_ok = col_d < D
+    e_ok = col_e < E
+    state_ok = e_ok[:, None] & d_ok[None, :]
+    q_tile = col_d[:, None] + row64[None, :] * q_step  # [BLOCK_D, BLOCK]
+    k_tile = row64[:, None] * k_step + col_d[None, :]  # [BLOCK, BLOCK_D]
+    v_tile = col_e[:, None] + row64[None, :] * v_step  # [BLOCK_E, BLOCK]
+    o_tile = col_e[:, None] + row64[None, :] * o_step  # [BLOCK_E, BLOCK]
+
+    slope = 0.0
+    block_decay = 1.0
+    rest_decay = 0.0
+    if HAS_DECAY:
+        slope = tl.load(slope_ptr + head)
+        # Its error grows with the number of blocks: fp64 once, and for fp32 inputs what rounding left over.
+        exact_decay = tl.exp(tl.cast(slope, tl.float64) * -BLOCK)
+        block_decay = tl.cast(exact_decay, tl.float32)
+        rest_decay = tl.cast(exact_decay - block_decay, tl.float32)
+    distance = row[None, :] - row[:, None]
+    weight = tl.where(distance >= 0, scale, 0.0)  # [BLOCK j, BLOCK i]
+    weight *= tl.exp(tl.minimum(-slope * tl.cast(distance, tl.float32), 0.0))
+    if REVERSE:
+        read = tl.exp(-slope * row)  # [BLOCK]
+        write = scale * tl.exp(-slope * (BLOCK - row))  # [BLOCK]
+    else:
+        read = scale * tl.exp(-slope * (row + 1))
+        write = tl.exp(-slope * (BLOCK - 1 - row))
+
+    if HAS_INITIAL:
+        initial_ptr += sequence * initial_stride_b + head64 * initial_stride_h
+        initial_tile = col_e[:, None] * initial_stride_e + col_d[None, :] * initial_stride_d
+        state = tl.cast(tl.load(initial_ptr + initial_tile, mask=state_ok, other=0.0), tl.float32)
+    else:
+        state = tl.zeros([BLOCK_E, BLOCK_D], dtype=tl.float32)
+    whole = seq_len // BLOCK
+    for block in range(whole):
+        start = tl.cast(block, tl.int64) * BLOCK
+        state = visit_block(
+            q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
+            v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
+            state, row < BLOCK, d_ok, e_ok, weight, read, write, block_decay, rest_decay,
+            weight_read, weight_write, HAS_DECAY, False, True, padded_d, padded_e, PRECISION,
+        )  # fmt: skip
+    left = seq_len - whole * BLOCK
+    if left > 0:
+        start = tl.cast(whole, tl.int64) * BLOCK
+        # Rows from `left` on are zeros in v: clamped, their weight is harmless.
+        if REVERSE:
+            write = scale * tl.exp(tl.minimum(-slope * (left - row), 0.0))
+        else:
+            write = tl.exp(tl.minimum(-slope * (left - 1 - row), 0.0))
+        state = visit_block(
+            q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
+            v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
+            state, row < left, d_ok, e_ok, weight, read, write, tl.exp(-slope * left), 0.0,
+            weight_read, weight_write, HAS_DECAY, True, HAS_FINAL, padded_d, padded_e, PRECISION,
+        )  # fmt: skip
+    if HAS_FINAL:
+        final_ptr += sequence * final_stride_b + head64 * final_stride_h
+        final_tile = col_e[:, None] * final_stride_e + col_d[None, :] * final_stride_d
+        tl.store(final_ptr + final_tile, state, mask=state_ok)
+
+
+def check_runnable(tensor: Tensor) -> None:
+    """Raise ValueError unless the kernel can run where the tensor is."""
+    check_device(tensor, linear_attention_kernel, "lightning_attn2")
+
+
+_NO_STRIDES = (0, 0, 0, 0)
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None,
+    out: Tensor,
+    *,
+    reverse: bool,
+    scale: float,
+    initial: Tensor | None,
+    final: Tensor | None,
+    offsets: Tensor | None,
+) -> None:
+    """Launch the kernel; a `Core`."""
+    q, k, v = unit_last_stride(q), unit_last_stride(k), unit_last_stride(v)
+    b, heads, n, e = out.shape
+    d = q.shape[3]
+    sequences = b if offsets is None else offsets.shape[0] - 1
+    if sequences == 0 or heads == 0:
+        return
+    tiles = lightning2_tiles(d, e, q.dtype, shared_limit(q.get_device()))
+    with on_device(q):
+        linear_attention_kernel[(sequences * heads * tiles.split_e,)](
+            q, k, v, out, slopes, initial, final, offsets,
+            scale, heads, n, heads // q.shape[1], heads // k.shape[1], heads // v.shape[1],
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+            *(_NO_STRIDES if initial is None else initial.stride()),
+            *(_NO_STRIDES if final is None else final.stride()),
+            D=d, E=e, BLOCK=tiles.block, BLOCK_D=tiles.block_d, BLOCK_E=tiles.block_e,
+            HAS_DECAY=slopes is not None, HAS_INITIAL=initial is not None, HAS_FINAL=final is not None,
+            PACKED=offsets is not None, REVERSE=reverse, PRECISION=tiles.precision,
+            num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None,
+    initial_state: Tensor | None,
+    offsets: Tensor | None,
+    scale: float,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute o and, where asked for, the final state; slopes are fp32 and contiguous."""
+    out = empty_output(q, v)
+    final = empty_state(q, v, offsets) if return_state else None
+    linear_attention(
+        q, k, v, slopes, out, reverse=False, scale=scale, initial=initial_state, final=final, offsets=offsets
+    )
+    return out, final
+
+
+def backward(
+    grad_o: Tensor | None,
+    grad_state: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None,
+    initial_state: Tensor | None,
+    offsets: Tensor | None,
+    scale: float,
+    needs: Sequence[bool],
+) -> Gradients:
+    """Compute those gradients of (q, k, v, initial_state) that `needs` names."""
+    return gradients(
+        linear_attention, grad_o, grad_state, q, k, v, slopes, initial_state, offsets, scale, needs
+    )

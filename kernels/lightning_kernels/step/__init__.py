@@ -1,0 +1,1 @@
+"""One-token decoding against the state."""

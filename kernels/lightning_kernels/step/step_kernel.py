@@ -1,0 +1,124 @@
+"""One token of linear attention with decay for each sequence: the state is read and written once.
+
+    KV ← λ KV + kᵀ v,    o = scale · q · KV,    λ = exp(−s)
+
+A program owns all of head_dim and a slice of value_dim of one (batch, head), so that o needs no sum across
+programs. Nothing else of size is touched: the speed is that of a copy of the state.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from lightning_kernels.common.launch import interpreted, on_device, unit_last_stride
+
+__all__ = ["attention_step", "step_block_e"]
+
+_WARPS = 4
+_ENOUGH_PROGRAMS = 264
+"""Two for each of the 132 multiprocessors of an H200."""
+
+
+@triton.jit(do_not_specialize=["heads", "group", "scale"])  # type: ignore[untyped-decorator]
+def attention_step_kernel(  # type: ignore[no-untyped-def]
+    q_ptr, k_ptr, v_ptr, o_ptr, state_ptr, slope_ptr, scale, heads, group,
+    q_stride_b, q_stride_h, k_stride_b, k_stride_h, v_stride_b, v_stride_h, o_stride_b, o_stride_h,
+    state_stride_b, state_stride_h, state_stride_d,
+    D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, HAS_DECAY: tl.constexpr,
+):  # fmt: skip
+    """One program updates BLOCK_E columns of the state of one (batch, head) and computes as many of o."""
+    tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
+    pid = tl.program_id(0)
+    first_e = (pid % tiles_e) * BLOCK_E
+    head = (pid // tiles_e) % heads
+    batch = tl.cast(pid // tiles_e // heads, tl.int64)
+    head64 = tl.cast(head, tl.int64)
+    kv_head = tl.cast(head // group, tl.int64)
+    q_ptr += batch * q_stride_b + head64 * q_stride_h
+    k_ptr += batch * k_stride_b + kv_head * k_stride_h
+    v_ptr += batch * v_stride_b + kv_head * v_stride_h
+    o_ptr += batch * o_stride_b + head64 * o_stride_h
+    state_ptr += batch * state_stride_b + head64 * state_stride_h
+
+    row_d = tl.arange(0, BLOCK_D)
+    col_e = first_e + tl.arange(0, BLOCK_E)
+    d_ok = row_d < D
+    e_ok = col_e < E
+    tile = tl.cast(row_d, tl.int64)[:, None] * state_stride_d + col_e[None, :]  # [BLOCK_D, BLOCK_E]
+    # A mask only where it says something: it costs nothing in bytes, but instructions.
+    if D == BLOCK_D and E % BLOCK_E == 0:
+        state = tl.load(state_ptr + tile)
+    else:
+        state = tl.load(state_ptr + tile, mask=d_ok[:, None] & e_ok[None, :], other=0.0)
+    q = tl.cast(tl.load(q_ptr + row_d, mask=d_ok, other=0.0), tl.float32)  # [BLOCK_D]
+    k = tl.cast(tl.load(k_ptr + row_d, mask=d_ok, other=0.0), tl.float32)  # [BLOCK_D]
+    v = tl.cast(tl.load(v_ptr + col_e, mask=e_ok, other=0.0), tl.float32)  # [BLOCK_E]
+
+    update = k[:, None] * v[None, :]
+    if HAS_DECAY:
+        # state + state·(λ − 1) rounds λ − 1 and not λ, whose error would grow with the number of tokens.
+        # Where that would cancel, for a steep decay, it is λ and what its rounding left over.
+        exact_decay = tl.exp(-tl.cast(tl.load(slope_ptr + head), tl.float64))
+        keep = tl.where(exact_decay > 0.5, 1.0, tl.cast(exact_decay, tl.float32))
+        change = tl.cast(exact_decay - keep, tl.float32)
+        state = state * keep + (state * change + update)
+    else:
+        state += update
+    if D == BLOCK_D and E % BLOCK_E == 0:
+        tl.store(state_ptr + tile, state)
+    else:
+        tl.store(state_ptr + tile, state, mask=d_ok[:, None] & e_ok[None, :])
+    o = tl.sum(state * q[:, None], axis=0) * scale  # [BLOCK_E]
+    tl.store(o_ptr + col_e, tl.cast(o, o_ptr.dtype.element_ty), mask=e_ok)
+
+
+def step_block_e(states: int, head_dim: int, value_dim: int) -> int:
+    """Choose the columns of the state that one program of four warps owns.
+
+    A row of 32 fp32 columns is a whole cache line of 128 bytes, and 128 rows of it are 16 KiB in flight a
+    program in 32 registers a thread. Where `states` = batch · heads are too few for two programs a
+    multiprocessor, half of that, down to 16 columns.
+    """
+    block_e = min(64 if head_dim <= 64 else 32, _padded(value_dim))
+    while block_e > 16 and states * -(-value_dim // block_e) < _ENOUGH_PROGRAMS:
+        block_e //= 2
+    return block_e
+
+
+def attention_step(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float
+) -> Tensor:
+    """Update `state` [b, hq, head_dim, value_dim] in place and return o [b, hq, value_dim].
+
+    Arguments are those of `lightning_attn2_step`, which has checked them; slopes are [hq] or [hq, 1, 1].
+
+    Raises:
+        ValueError: for tensors that are not on a GPU, unless the Triton interpreter is on.
+    """
+    if not q.is_cuda and not interpreted(attention_step_kernel):
+        raise ValueError(
+            f"lightning_attn2_step needs tensors on a GPU, got {q.device}: use lightning_attn2_step_torch "
+            "there, or set TRITON_INTERPRET=1 before the import to debug"
+        )
+    b, h, d = q.shape
+    e = v.shape[2]
+    out = torch.empty((b, h, e), dtype=q.dtype, device=q.device)
+    if b == 0:
+        return out
+    q, k, v = unit_last_stride(q), unit_last_stride(k), unit_last_stride(v)
+    if slopes is not None and not (slopes.dtype == torch.float32 and slopes.is_contiguous()):
+        slopes = slopes.to(torch.float32).contiguous()
+    block_e = step_block_e(b * h, d, e)
+    with on_device(q):
+        attention_step_kernel[(b * h * -(-e // block_e),)](
+            q, k, v, out, state, slopes, scale, h, h // k.shape[1],
+            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], *state.stride()[:3],
+            D=d, E=e, BLOCK_D=_padded(d), BLOCK_E=block_e, HAS_DECAY=slopes is not None,
+            num_warps=_WARPS,
+        )  # fmt: skip
+    return out
+
+
+def _padded(dim: int) -> int:
+    return max(16, 1 << (dim - 1).bit_length())

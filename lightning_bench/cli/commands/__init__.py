@@ -1,0 +1,1 @@
+"""The commands of `lbench`, one module per command."""

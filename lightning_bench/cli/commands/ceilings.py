@@ -1,0 +1,74 @@
+"""``lbench ceilings``: what this device reaches at its best, measured once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lightning_bench.cli.shared import options
+from lightning_bench.words import counted
+
+if TYPE_CHECKING:
+    from lightning_bench.case import Device
+    from lightning_bench.machine import Machine
+    from lightning_bench.machine.ceiling_store import DeviceCeilings
+
+
+def ceilings(
+    device: options.DeviceOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure again; the rows that are there stay.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV to keep them in. Default: results/DEVICE/ceilings.csv.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure bandwidths, matmul rates and the cost of a launch, unless this machine's are kept already."""
+    from dataclasses import asdict
+
+    from lightning_bench.cli.shared.device import resolve_device, threads_of
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.machine import describe_machine
+    from lightning_bench.machine.ceiling_store import MEANINGS, as_row, keep, kept_path, read_kept
+
+    machine = describe_machine(resolve_device(device))
+    path = out or kept_path(machine)
+    sink = Sink(as_json=as_json)
+    kept = read_kept(path, machine.id, threads_of(machine.device))
+    if kept is None or fresh:
+        sink.say(f"measuring {machine.device_name}; nothing else should run on it")
+        kept = keep(path, _measured(machine.device), machine)
+        sink.say(f"kept in {path}")
+    else:
+        sink.say(f"kept in {path} since {kept.time_utc}; --fresh measures again")
+    if as_json:
+        sink.data(
+            {
+                **asdict(kept.ceilings),
+                "machine": asdict(machine),
+                "machine_id": kept.machine_id,
+                "time_utc": kept.time_utc,
+                "kept": str(path),
+            }
+        )
+        return
+    cells = as_row(kept.ceilings)
+    sink.grid(
+        ["ceiling", "value", "what it is"],
+        [[name, cells[name], meaning] for name, meaning in MEANINGS.items() if cells[name]],
+        title=_title(machine, kept.ceilings),
+    )
+
+
+def _measured(device: Device) -> DeviceCeilings:
+    from lightning_bench.measure.device.peaks import measure_device
+
+    return measure_device(device)
+
+
+def _title(machine: Machine, ceilings: DeviceCeilings) -> str:
+    where = f"{machine.device_name}, torch {machine.torch}"
+    return where if machine.device == "cuda" else f"{where}, {counted(ceilings.threads, 'thread')}"

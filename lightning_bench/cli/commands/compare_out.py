@@ -1,0 +1,96 @@
+"""How ``lbench compare`` shows a comparison: on the terminal, to files, and to GitHub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.compare.result import Comparison
+
+_STYLES = {
+    "SLOWER": "bold red",
+    "GREW": "bold red",
+    "BROKEN": "bold red",
+    "MISSING": "bold red",
+    "INCOMPARABLE": "magenta",
+    "AMBIGUOUS": "yellow",
+    "FASTER": "green",
+    "SHRANK": "green",
+    "FIXED": "green",
+    "NEW": "cyan",
+    "SAME": "dim",
+}
+
+
+def show(
+    sink: Sink, comparison: Comparison, *, everything: bool, as_markdown: bool, junit: Path | None
+) -> None:
+    """Print and write what was asked for; annotations and the step summary wherever GitHub runs this."""
+    from lightning_bench.compare.formats import ci
+    from lightning_bench.compare.formats import verdict_markdown as markdown
+    from lightning_bench.compare.result import as_data
+
+    if sink.as_json:
+        sink.data(as_data(comparison))
+    elif as_markdown:
+        print(markdown.markdown(comparison), end="")
+    else:
+        _table(sink, comparison, everything=everything)
+    if junit is not None:
+        _write(junit, ci.junit(comparison), "w")
+        sink.say(f"wrote {junit}")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in ci.workflow_commands(comparison):
+            print(line, file=sink.err.file)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        _write(Path(summary), markdown.markdown(comparison) + "\n", "a")
+
+
+def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from lightning_bench.compare.formats import verdict_text as text
+
+    out = sink.out
+    out.print(Text(f"{comparison.head} against {comparison.base}", style="bold"), soft_wrap=True)
+    cells = text.shown(comparison, everything=everything)
+    if cells:
+        narrow = out.width < 110
+        columns = [index for index in range(len(text.HEADERS)) if not (narrow and index in (2, 4))]
+        table = Table(box=None, pad_edge=False)
+        for index in columns:
+            header = "base → head" if narrow and index == 3 else text.HEADERS[index]
+            last = index == len(text.HEADERS) - 1
+            table.add_column(
+                header, justify="right" if 0 < index < 5 else "left", no_wrap=not last, overflow="fold"
+            )
+        for cell in cells:
+            words = list(text.row(cell))
+            if narrow and words[4]:
+                words[3] = f"{words[3].rpartition(' ')[0]} → {words[4]}"
+            style = "dim" if cell.accepted else _STYLES[cell.verdict]
+            table.add_row(*(Text(words[i], style=style if i == 0 else "") for i in columns))
+        out.print(table)
+    for line in text.overall_lines(comparison.overall):
+        out.print(Text(line), soft_wrap=True)
+    for remark in comparison.remarks:
+        sink.say(f"note: {remark}")
+    style = {0: "bold green", 1: "bold red", 3: "bold yellow"}[comparison.exit_code]
+    hidden = len(comparison.cells) - len(cells)
+    more = f" ({hidden} not shown: --all)" if hidden else ""
+    out.print(Text(f"{comparison.headline}.", style=style), Text(text.counts_text(comparison) + more))
+
+
+def _write(path: Path, text: str, mode: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

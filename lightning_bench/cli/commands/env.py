@@ -1,0 +1,22 @@
+"""``lbench env``: the machine as it goes into every row."""
+
+from __future__ import annotations
+
+from lightning_bench.cli.shared import options
+
+
+def env(device: options.DeviceOption = None, as_json: options.Json = False) -> None:
+    """Print the machine's fields, its fingerprint and the folder that its results go to."""
+    from dataclasses import asdict
+
+    from lightning_bench.cli.shared.device import resolve_device
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.machine import describe_machine
+
+    machine = describe_machine(resolve_device(device))
+    fields = {**asdict(machine), "machine_id": machine.id, "results": f"results/{machine.slug}/"}
+    sink = Sink(as_json=as_json)
+    if as_json:
+        sink.data(fields)
+    else:
+        sink.grid(["field", "value"], [[name, str(value)] for name, value in fields.items()])

@@ -1,0 +1,40 @@
+"""``lbench providers``: what can be measured, which library answers, and why it cannot run here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lightning_bench.cli.shared import options
+
+
+def providers(
+    device: options.DeviceOption = None,
+    load: Annotated[
+        bool, typer.Option(help="Also import each library that is installed, to see whether it loads.")
+    ] = True,
+    as_json: options.Json = False,
+) -> None:
+    """List every provider, the built-in ones and those of installed plug-ins."""
+    from dataclasses import asdict
+
+    from lightning_bench.cli.shared.device import resolve_device
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.machine import describe_machine
+    from lightning_bench.providers import describe
+
+    machine = describe_machine(resolve_device(device))  # a device that is not here is an error
+    infos = describe(machine.device, deep=load)
+    sink = Sink(as_json=as_json)
+    if as_json:
+        sink.data([asdict(info) for info in infos])
+        return
+    sink.grid(
+        ["provider", "family", "library", "here"],
+        [
+            [info.name, info.family, f"{info.package} {info.version}".strip(), info.reason or "yes"]
+            for info in infos
+        ],
+        wrapped=2,
+    )

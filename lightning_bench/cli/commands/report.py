@@ -1,0 +1,170 @@
+"""``lbench report``: result CSVs to tables, plots and a page; reads CSV alone and never imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lightning_bench.cli.shared import options
+from lightning_bench.errors import LbenchError, UsageError
+
+if TYPE_CHECKING:
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.report.document import FormatName, PlotFormat, Report
+
+
+def report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RESULTS", help="CSVs of lbench, or folders of them. Default: results."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for tables.md, tables.tex, tables.csv, index.html and plots/. Default: print text."
+        ),
+    ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="md,tex,html,csv, and with --out plots: png,svg,pdf. Without --out one format, on stdout. "
+            "Default with --out: md,tex,html,csv,png.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="speed, memory, check, or single tables: ms, speedup, tflops, gbps, floor, per_token, "
+            "tokens. Default: all. A page can always be switched among all of a metric."
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="PROVIDER", help="What speedups are against. Default: flash2 where it is."),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="published: the papers' tables, cell by cell, beside these rows.")
+    ] = None,
+    mix: Annotated[
+        bool, typer.Option("--mix", help="Let machines, protocols and suites share a table, which says so.")
+    ] = False,
+    show: Annotated[
+        bool,
+        typer.Option("--open", help="Open the page in the browser; without --out, from a temporary file."),
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make tables, plots and a page of results."""
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.report.document import FORMATS, make_comparison, make_report
+    from lightning_bench.report.tables.grid import as_table
+
+    if show and out is None:
+        if formats is not None:
+            raise UsageError("--open shows the page alone: leave out --format, or give --out")
+        out, formats = Path(mkdtemp(prefix="lbench-")), "html"
+    chosen, pictures = _formats(formats, out, plots=against is None)
+    if show and "html" not in chosen:
+        raise UsageError("--open shows the page: add html to --format")
+    paths = results or [Path("results")]
+    if against is None:
+        made = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
+    elif against != "published":
+        raise UsageError(f"--against {against!r} is not known; allowed: published")
+    elif baseline is not None or mix:
+        raise UsageError(
+            "--baseline and --mix do not go with --against: its ratios are to what was published"
+        )
+    else:
+        made = make_comparison(paths, metrics=metric or ())
+    sink = Sink(quiet=quiet)
+    for sentence in made.said:
+        sink.say(f"left out: {sentence}")
+    if out is not None:
+        for path in _write(made, out, chosen):
+            sink.say(f"wrote {path}")
+        if pictures:
+            sink.say(f"wrote {len(_plot(made, out / 'plots', pictures, baseline))} plots in {out / 'plots'}")
+        if show:
+            _open(out / "index.html", sink)
+    elif chosen:
+        print(FORMATS[chosen[0]](made), end="")
+    else:
+        for remark in made.remarks:
+            sink.say(remark)
+        for grid in made.grids:
+            sink.paper_table(as_table(grid))
+
+
+def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[FormatName], list[PlotFormat]]:
+    """Formats of tables and of plots.
+
+    Raises UsageError for one that is not known, for more than stdout can take, and for plots that there are
+    not.
+    """
+    from lightning_bench.report.document import FORMATS, PLOT_FORMATS
+
+    if text is None:
+        return (list(FORMATS), ["png"] if plots else []) if out is not None else ([], [])
+    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if wrong := [name for name in names if name not in (*FORMATS, *PLOT_FORMATS)]:
+        raise UsageError(
+            f"--format {wrong[0]!r} is not known; allowed: {', '.join([*FORMATS, *PLOT_FORMATS])}"
+        )
+    pictures = [name for name in PLOT_FORMATS if name in names]
+    if out is None and pictures:
+        raise UsageError(f"--format {pictures[0]} needs --out, a folder for the plots")
+    if out is None and len(names) > 1:
+        raise UsageError("stdout takes one --format; give --out for several")
+    if pictures and not plots:
+        raise UsageError(f"--against makes tables alone: leave out --format {pictures[0]}")
+    return [name for name in FORMATS if name in names], pictures
+
+
+def _plot(made: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
+    """Write the plots; where machines or protocols differ, each pair of them has a folder of its own."""
+    from lightning_bench.report.plots.draw import plot_set
+    from lightning_bench.report.plots.plot_rows import groups_by
+    from lightning_bench.report.tables.grid import DEFAULT_BASELINE
+
+    # heads 0: a whole model's figure, which has no shape to plot against
+    shaped = [row.record for row in made.rows if row.record.heads]
+    groups = groups_by(shaped, ("machine_id", "protocol"))
+    written = []
+    for records in groups:
+        wanted = baseline or DEFAULT_BASELINE
+        against = wanted if any(record.provider == wanted for record in records) else None
+        try:
+            own = folder / f"{records[0].machine_id}-{records[0].protocol}"
+            written += plot_set(records, pictures, folder if len(groups) == 1 else own, against)
+        except OSError as error:
+            raise LbenchError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
+    return written
+
+
+def _open(path: Path, sink: Sink) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.resolve().as_uri()):
+        sink.say(f"no browser could be started: open {path} yourself")
+
+
+def _write(made: Report, out: Path, chosen: list[FormatName]) -> list[Path]:
+    from lightning_bench.report.document import files_of
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: give the name of a folder")
+    written = []
+    for name, text in files_of(made, chosen).items():
+        path = out / name
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error
+        written.append(path)
+    return written

@@ -1,0 +1,61 @@
+"""``lbench suites``: what there is; ``lbench suites NAME``: what it would run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lightning_bench.cli.shared import options
+
+
+def suites(
+    name: Annotated[str | None, typer.Argument(help="A bundled suite, or a path ending in .toml.")] = None,
+    device: options.DeviceOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the bundled suites, or the cases of one."""
+    from lightning_bench.cli.shared.device import resolve_device
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.suite import Overrides, bundled_suites, expand, load_suite
+
+    sink = Sink(as_json=as_json)
+    chosen = resolve_device(device)
+    if name is None:
+        loaded = [load_suite(each) for each in bundled_suites()]
+        rows = [
+            {
+                "name": suite.name,
+                "cases": len(expand(suite, Overrides(), suite.device or chosen)),
+                "title": suite.title,
+                "description": suite.description,
+            }
+            for suite in loaded
+        ]
+        if as_json:
+            sink.data(rows)
+        else:
+            sink.grid(
+                ["suite", "cases", "what it is for"],
+                [[str(r["name"]), str(r["cases"]), f"{r['title']}. {r['description']}"] for r in rows],
+            )
+        return
+    suite = load_suite(name)
+    cases = expand(suite, Overrides(), suite.device or chosen)
+    if as_json:
+        sink.data(
+            {
+                "name": suite.name,
+                "path": str(suite.path),
+                "title": suite.title,
+                "description": suite.description,
+                "protocol": suite.protocol,
+                "limits": suite.limits.model_dump(),
+                "cases": [case.id for case in cases],
+            }
+        )
+        return
+    sink.say(f"{suite.name}: {suite.title}. {suite.description}")
+    sink.say(f"{suite.path}, protocol {suite.protocol}, {len(cases)} cases:")
+    for case in cases:
+        print(case.id)

@@ -1,0 +1,152 @@
+"""What is seen while a sweep runs: a live display on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from lightning_bench.cli.shared.sink import STATUS_STYLES
+from lightning_bench.record import Record
+from lightning_bench.report.tables.paper_tables import figure_text
+from lightning_bench.words import counted
+
+
+def record_line(record: Record) -> Text:
+    """One row as a line: status, case, figure, reason."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(f"{record.status:<11} ", style=STATUS_STYLES[record.status])
+    line.append(record.case_id)
+    if figure := figure_text(record):
+        line.append(f"  {figure}", style="bold")
+    if record.reason:
+        line.append(f"  {record.reason}", style="dim")
+    return line
+
+
+class QuietWatcher:
+    """Sees everything and says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def started(self, total: int, standing: list[Record]) -> None:
+        """Nothing."""
+
+    def entered(self, case_id: str, phase: str) -> None:
+        """Nothing."""
+
+    def recorded(self, record: Record) -> None:
+        """Nothing."""
+
+
+class PlainWatcher(QuietWatcher):
+    """A line a row, for logs and pipes."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name = console, name
+        self._total = self._done = 0
+
+    def started(self, total: int, standing: list[Record]) -> None:
+        """How much there is to do."""
+        self._total, self._done = total, len(standing)
+        self._console.print(Text(_opening(self._name, total, len(standing))), soft_wrap=True)
+
+    def recorded(self, record: Record) -> None:
+        """The row, with its place in the sweep."""
+        self._done += 1
+        line = Text(f"[{self._done}/{self._total}] ")
+        line.append_text(record_line(record))
+        self._console.print(line, soft_wrap=True)
+
+
+class LiveWatcher(QuietWatcher):
+    """Rows scroll by as they are known; below them the sweep, the case in hand and the time left."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name = console, name
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task(name, total=None, left="")
+        self._hand = ""
+        self._begin = time.monotonic()
+        self._done = self._here = self._total = 0
+        self._measured = False
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hand = ""
+        self._live.stop()
+
+    def started(self, total: int, standing: list[Record]) -> None:
+        """Set the scale; rows that stand already count as done."""
+        self._total, self._done = total, len(standing)
+        self._progress.update(self._task, total=total, completed=self._done)
+        if standing:
+            self._console.print(Text(_opening(self._name, total, len(standing))), soft_wrap=True)
+
+    def entered(self, case_id: str, phase: str) -> None:
+        """The case in hand."""
+        shared = "starting a worker" if phase == "start" else f"{phase} for all cases of the shape"
+        self._hand = f"{phase}: {case_id}" if case_id else shared
+
+    def recorded(self, record: Record) -> None:
+        """The row, and a new guess at the time left."""
+        self._done += 1
+        self._here += 1
+        self._measured |= record.status != "unavailable"  # which takes no time and so tells nothing of it
+        left = ""
+        if self._measured and self._done < self._total:
+            seconds = (time.monotonic() - self._begin) / self._here * (self._total - self._done)
+            left = f"about {_duration(seconds)} left"
+        self._progress.update(self._task, completed=self._done, left=left)
+        self._console.print(record_line(record), no_wrap=True, overflow="ellipsis")
+
+    def _render(self) -> RichTable:
+        grid = RichTable.grid()
+        grid.add_row(self._progress)
+        grid.add_row(Text(f"  {self._hand}", style="dim", no_wrap=True, overflow="ellipsis"))
+        return grid
+
+
+def _opening(name: str, total: int, standing: int) -> str:
+    cases = f"{name}: {counted(total, 'case')}"
+    return f"{cases}, {standing} of them recorded already" if standing else cases
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def make_watcher(console: Console, name: str, *, quiet: bool) -> QuietWatcher:
+    """The watcher that suits where the narration goes."""
+    if quiet:
+        return QuietWatcher()
+    return LiveWatcher(console, name) if console.is_terminal else PlainWatcher(console, name)

@@ -1,0 +1,98 @@
+"""The one place that prints: data to stdout, narration to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from textwrap import TextWrapper
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from lightning_bench.report.tables.paper_tables import Table
+
+STATUS_STYLES = {
+    "ok": "green",
+    "unstable": "yellow",
+    "unavailable": "dim",
+    "unsupported": "dim",
+    "oom": "magenta",
+    "timeout": "red",
+    "crashed": "red",
+    "wrong": "red",
+}
+
+
+class Sink:
+    """Prints for people or, with ``as_json``, for programs; ``quiet`` leaves errors alone."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self.quiet = as_json, quiet
+        self.out = Console(highlight=False, soft_wrap=False)
+        self.err = Console(stderr=True, highlight=False)
+
+    def error(self, message: str) -> None:
+        """An error, whole, on stderr."""
+        text = self._wrapped(f"lbench: {message}").removeprefix("lbench:")
+        self.err.print(f"[bold red]lbench:[/]{escape(text)}", soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        """Narration on stderr."""
+        if not self.quiet:
+            self.err.print(escape(self._wrapped(message)), soft_wrap=True)
+
+    def _wrapped(self, message: str) -> str:
+        """On a terminal, lines cut between words and never within a path; elsewhere the message as it is."""
+        if not self.err.is_terminal:
+            return message
+        wrapper = TextWrapper(self.err.width, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(wrapper.fill(line) for line in message.split("\n"))
+
+    def data(self, value: Any) -> None:
+        """JSON on stdout."""
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def grid(
+        self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrapped: int = 1
+    ) -> None:
+        """A listing on stdout; the last ``wrapped`` columns wrap, the others do not."""
+        table = RichTable(title=title or None, box=None, title_justify="left", pad_edge=False)
+        for index, header in enumerate(headers):
+            table.add_column(header, no_wrap=index < len(headers) - wrapped, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.out.print(table)
+
+    def paper_table(self, table: Table) -> None:
+        """A table in the published shape, cut into as many parts as the width needs."""
+        widths = [
+            max(len(name), len(family), *(len(row[index]) for row in table.cells)) + 2
+            for index, (name, family) in enumerate(zip(table.columns, table.families, strict=True))
+        ]
+        n_width = max(len(str(n)) for n in table.rows) + 2
+        self.out.print(Text(f"{table.title}  ({table.unit})", style="bold"))
+        start = 0
+        while start < len(widths):
+            end, used = start + 1, n_width + widths[start]
+            while end < len(widths) and used + widths[end] <= self.out.width:
+                used += widths[end]
+                end += 1
+            self._part(table, start, end)
+            start = end
+        for note in table.notes:
+            self.out.print(Text(f"  {note}", style="dim"))
+        self.out.print()
+
+    def _part(self, table: Table, start: int, end: int) -> None:
+        grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        grid.add_column("n", justify="right", no_wrap=True)
+        for name in table.columns[start:end]:
+            grid.add_column(name, justify="right", no_wrap=True)
+        grid.add_row("", *(Text(family, style="dim") for family in table.families[start:end]))
+        for n, cells in zip(table.rows, table.cells, strict=True):
+            grid.add_row(str(n), *(Text(cell) for cell in cells[start:end]))
+        self.out.print(grid)

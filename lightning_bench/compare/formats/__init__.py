@@ -1,0 +1,1 @@
+"""Verdicts to text, Markdown, JUnit and annotations."""

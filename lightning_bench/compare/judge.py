@@ -1,0 +1,261 @@
+"""From two sides to a Comparison: blocks to shifts, shifts to verdicts, verdicts to ratios over all."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lightning_bench.compare import rule
+from lightning_bench.compare.match import Versus, match
+from lightning_bench.compare.noise import Noise, Noises, assumed
+from lightning_bench.compare.result import WORSE, Cell, Comparison, Overall, Verdict, sort_cells
+from lightning_bench.compare.rule import Floats, Shift
+from lightning_bench.compare.sides import Run, Side
+
+
+def compare(
+    base: Side,
+    head: Side,
+    *,
+    threshold: float,
+    noises: Noises | None = None,
+    across_machines: bool = False,
+    fail_on: frozenset[Verdict] = WORSE,
+) -> Comparison:
+    """Judge every cell of both sides. ``threshold`` is the relative change that counts, 0.03 for 3 %."""
+    matched = match(base.runs, head.runs, across_machines=across_machines)
+    judged = _Judged(matched.timed, noises or Noises([]), threshold)
+    remarks = list(dict.fromkeys([*base.said, *head.said, *judged.remarks]))
+    if matched.neither:
+        counts = ", ".join(f"{n} {status}" for status, n in Counter(matched.neither).items())
+        remarks.append(f"{len(matched.neither)} cells have a figure on neither side ({counts})")
+    if matched.elsewhere:
+        remarks.append(
+            f"{matched.elsewhere} cells have rows of another machine too, on one side alone: these are not "
+            "compared"
+        )
+    return Comparison(
+        base=base.name,
+        head=head.name,
+        threshold=threshold,
+        cells=sort_cells([*judged.cells, *matched.settled]),
+        overall=judged.overall,
+        remarks=remarks,
+        fail_on=fail_on,
+    )
+
+
+def one_provider(side: Side, provider: str, name: str | None = None) -> Side:
+    """The runs of one provider; with ``name`` under that name, so that two providers' cells match."""
+
+    def renamed(run: Run) -> Run:
+        r = run.record
+        case_id = f"{name}/{r.case_id.partition('/')[2]}"
+        return replace(
+            run, record=replace(r, provider=name or provider, case_id=case_id), calibrated_as=r.case_id
+        )
+
+    runs = [run for run in side.runs if run.record.provider == provider]
+    return Side(provider, runs if name is None else [renamed(run) for run in runs], side.said)
+
+
+class _Judged:
+    """Timed cells with their verdicts, in the order given."""
+
+    def __init__(self, timed: Sequence[Versus], noises: Noises, threshold: float) -> None:
+        self.cells: list[Cell] = []
+        self.overall: list[Overall] = []
+        self.remarks: list[str] = []
+        if not timed:
+            return
+        self._noises = [(_noise(noises, one.base), _noise(noises, one.head)) for one in timed]
+        self._timed = timed
+        count = len(timed)
+        self._shift = Shift(np.zeros(count), np.zeros(count), np.zeros(count))
+        self._pairs: dict[int, dict[str, float]] = {}
+        self._sources = [""] * count
+        self._estimate()
+        result = rule.judge(self._shift, threshold)
+        for index, one in enumerate(timed):
+            log_ratio = float(self._shift.log_ratio[index])
+            self.cells.append(
+                replace(
+                    one.cell,
+                    verdict=self._verdict(index, result.verdicts[index]),
+                    base=_geometric(one.base),
+                    head=_geometric(one.head),
+                    unit="ms",
+                    ratio=math.exp(log_ratio),
+                    low=_exp(float(result.low[index])),
+                    high=_exp(float(result.high[index])),
+                    p=float(result.p[index]),
+                    resolution=_exp(float(result.resolution[index]), less=1.0),
+                    base_blocks=len(one.base),
+                    head_blocks=len(one.head),
+                    paired=index in self._pairs,
+                    noise=self._sources[index],
+                )
+            )
+        self._over_all()
+        self._say(threshold, result.resolution)
+
+    def _verdict(self, index: int, verdict: Verdict) -> Verdict:
+        """That of the rule; an `unstable` row makes nothing clear where the noise is but assumed."""
+        one = self._timed[index]
+        unstable = any(run.record.status == "unstable" for run in (*one.base, *one.head))
+        return "AMBIGUOUS" if unstable and self._sources[index] == "assumed" else verdict
+
+    def _estimate(self) -> None:
+        """The shift of every cell; cells with as many blocks are worked out together."""
+        groups: defaultdict[tuple[bool, int, int], list[int]] = defaultdict(list)
+        for index, one in enumerate(self._timed):
+            ours = {run.pair: run.log_ms for run in one.base if run.pair and run.log_ms is not None}
+            pairs = {
+                run.pair: run.log_ms - ours[run.pair]
+                for run in one.head
+                if run.pair in ours and run.log_ms is not None
+            }
+            if len(pairs) > 1:
+                self._pairs[index] = pairs
+                groups[True, len(pairs), len(pairs)].append(index)
+            else:
+                groups[False, len(one.base), len(one.head)].append(index)
+        for (paired, _, _), members in groups.items():
+            if paired:
+                shift = self._paired(members)
+            else:
+                head = self._side([self._timed[i].head for i in members], members, 1)
+                base = self._side([self._timed[i].base for i in members], members, 0)
+                shift = rule.difference(head, base)
+            for name in ("log_ratio", "se", "df"):
+                getattr(self._shift, name)[members] = getattr(shift, name)
+
+    def _paired(self, members: list[int]) -> Shift:
+        own = rule.trimmed(np.array([list(self._pairs[i].values()) for i in members]))
+        count = len(self._pairs[members[0]])
+        known = [_together(*self._noises[i]) for i in members]
+        for i, noise in zip(members, known, strict=True):
+            self._sources[i] = _source(noise, members)
+        variance = np.array([2 * noise.pair**2 / count if noise else 0.0 for noise in known])
+        return rule.with_prior(own, variance, np.array([noise.pair_df if noise else 0.0 for noise in known]))
+
+    def _side(self, sides: list[list[Run]], members: list[int], place: int) -> Shift:
+        own = rule.trimmed(np.array([[run.log_ms for run in runs] for runs in sides], dtype=float))
+        known = [self._noises[i][place] for i in members]
+        count = len(sides[0])
+        if count > 1:
+            for i, noise in zip(members, known, strict=True):
+                self._sources[i] = self._sources[i] or _source(noise, members)
+            variance = np.array([noise.run**2 / count if noise else 0.0 for noise in known])
+            return rule.with_prior(own, variance, _df(known))
+        between = [noise or assumed(runs[0].record.device) for noise, runs in zip(known, sides, strict=True)]
+        for i, noise in zip(members, between, strict=True):
+            self._sources[i] = noise.source
+        within = np.array([runs[0].variance for runs in sides])
+        within_df = np.maximum(1.0, [runs[0].df for runs in sides])
+        outside = np.square([noise.run for noise in between])
+        total = within + outside
+        df = np.square(total) / (np.square(within) / within_df + np.square(outside) / _df(between))
+        return Shift(own.log_ratio, np.sqrt(total), df)
+
+    def _over_all(self) -> None:
+        """Geometric means; cells of one pass move together, so the pass and not the cell is the unit."""
+        groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        for index, cell in enumerate(self.cells):
+            groups[cell.family, cell.direction].append(index)
+        for (family, direction), members in groups.items():
+            mean = float(self._shift.log_ratio[members].mean())
+            shared = self._shared_pairs(members)
+            if shared is None:
+                # The bound for cells that move together wholly; independent ones would be known better.
+                own = Shift(
+                    np.array([mean]),
+                    np.array([self._shift.se[members].mean()]),
+                    np.array([self._shift.df[members].min()]),
+                )
+            else:
+                own = rule.trimmed(shared[None, :])
+            _, _, (low, high) = rule.decide(own, 0.0)
+            self.overall.append(
+                Overall(
+                    family,
+                    direction,
+                    len(members),
+                    math.exp(float(own.log_ratio[0])),
+                    _exp(float(low[0])) or 0.0,
+                    _exp(float(high[0])) or math.inf,
+                )
+            )
+
+    def _shared_pairs(self, members: list[int]) -> Floats | None:
+        """Mean over the cells of each pass, where all cells have the same passes."""
+        if any(i not in self._pairs for i in members):
+            return None
+        names = list(self._pairs[members[0]])
+        if any(list(self._pairs[i]) != names for i in members):
+            return None
+        means: Floats = np.array([list(self._pairs[i].values()) for i in members]).mean(axis=0)
+        return means
+
+    def _say(self, threshold: float, resolution: Floats) -> None:
+        kinds = Counter(source.rpartition(", ")[2] for source in self._sources)
+        if kinds["assumed"]:
+            levels = {one.base[-1].record.device for one in self._timed}
+            stated = ", ".join(f"{100 * assumed(device).run:g} % on {device}" for device in sorted(levels))
+            self.remarks.append(
+                f"{kinds['assumed']} cells have one process a side, and the noise between processes is "
+                f"assumed ({stated}): `lbench calibrate` measures it, and `lbench compare --ref` takes many"
+            )
+        if kinds["calibrated on other cases"]:
+            self.remarks.append(
+                f"{kinds['calibrated on other cases']} cells are not calibrated: the noise of this machine's "
+                "noisiest calibrated case stands in"
+            )
+        limit = math.log1p(threshold)
+        coarse = int(np.sum(resolution > limit))
+        if coarse:
+            usual = _exp(float(np.median(resolution[resolution > limit])), less=1.0)
+            finest = "100 %" if usual is None or usual > 1 else f"{100 * usual:.1f} %"
+            self.remarks.append(
+                f"the threshold of {100 * threshold:g} % is finer than {coarse} of {len(self.cells)} cells "
+                f"can resolve: half of these find nothing below {finest} in 95 % of runs; "
+                "take more --pairs, a quieter machine or a wider --threshold"
+            )
+
+
+def _noise(noises: Noises, runs: Sequence[Run]) -> Noise | None:
+    last = runs[-1]
+    return noises.of(last.record.machine_id, last.calibrated_as or last.record.case_id)
+
+
+def _together(base: Noise | None, head: Noise | None) -> Noise | None:
+    """The noise of one process, on average of both sides."""
+    if base is None or head is None or base == head:
+        return head if base == head else None
+    pair, run = (math.hypot(*both) / math.sqrt(2) for both in ((base.pair, head.pair), (base.run, head.run)))
+    df, pair_df = min(base.df, head.df), min(base.pair_df, head.pair_df)
+    return Noise(pair, run, df, pair_df, max(base.source, head.source, key=len))
+
+
+def _source(noise: Noise | None, members: Sequence[int]) -> str:
+    """With no other cell to tell today's noise by, what was measured stands alone (``with_prior``)."""
+    return f"measured, {noise.source}" if noise and len(members) > 1 else "measured"
+
+
+def _df(noises: Iterable[Noise | None]) -> Floats:
+    return np.array([noise.df if noise else 0.0 for noise in noises])
+
+
+def _geometric(runs: Sequence[Run]) -> float:
+    """Of the blocks' figures without the highest and lowest fifth, as the rule takes them."""
+    logs = [run.log_ms or 0.0 for run in runs]
+    return math.exp(logs[0] if len(logs) == 1 else float(rule.trimmed(np.array(logs)).log_ratio))
+
+
+def _exp(value: float, *, less: float = 0.0) -> float | None:
+    """None where it is beyond all bounds, which JSON does not know."""
+    return math.exp(value) - less if math.isfinite(value) and value < 700 else None

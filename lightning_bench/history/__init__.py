@@ -1,0 +1,1 @@
+"""A figure over commits, with its changes marked."""

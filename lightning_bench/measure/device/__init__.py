@@ -1,0 +1,1 @@
+"""The device: timer, clocks, memory and peak rates."""

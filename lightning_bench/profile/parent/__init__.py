@@ -1,0 +1,1 @@
+"""The parent process that starts the child and the external profilers."""

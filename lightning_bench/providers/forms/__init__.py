@@ -1,0 +1,1 @@
+"""PyTorch forms of the families, written another way than the oracles."""

@@ -1,0 +1,94 @@
+"""Provider: what can be measured, and the inputs that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from lightning_bench.case import Device, Direction, Dtype, Family, Layout, Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tensors in the provider's layout; ``decay`` holds the slopes s ≥ 0, fp32, [heads].
+
+    In layout ``bhnd``: q, k [batch, heads, seq_len, head_dim]; v [batch, heads, seq_len, value_dim].
+    In layout ``bnhd`` heads and seq_len change places. ``more`` holds what the family reads besides, such as
+    gates, by the names and axes of its definition in ``lightning_bench.families``; ``inputs["g"]`` reads it.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    decay: Tensor
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self.more[name] if name in self.more else getattr(self, name)
+        return tensor
+
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Inputs:
+        """The same inputs with other tensors under these names."""
+        own = {name: x for name, x in tensors.items() if name not in self.more}
+        return replace(self, **own, more={name: tensors.get(name, x) for name, x in self.more.items()})
+
+
+class Provider:
+    """One implementation. Subclass, set the class attributes, write ``load`` and ``build``.
+
+    ``name`` is what users type, ``label`` what tables print. ``package`` is the distribution whose
+    version ``version()`` gives. The instance has no state of its own besides what ``load`` imports.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    family: ClassVar[Family]
+    layout: ClassVar[Layout] = "bhnd"
+    package: ClassVar[str]
+    summary: ClassVar[str] = ""
+    devices: ClassVar[tuple[Device, ...]] = ("cuda",)
+    dtypes: ClassVar[tuple[Dtype, ...]] = ("fp16", "bf16")
+    directions: ClassVar[tuple[Direction, ...]] = ("fwd", "bwd", "fwd_bwd")
+    tf32: ClassVar[bool] = False
+    """Whether it computes fp32 inputs in TF32, which is off by 1.5e-3 (measured on an H200)."""
+
+    def version(self) -> str:
+        """Version of the wrapped package as installed, or "" where it is not. Imports nothing heavy."""
+        from lightning_bench.providers.registry.packages import installed_version
+
+        return installed_version(self.package)
+
+    def unavailable(self, device: Device) -> str | None:
+        """Why it cannot run on this machine, judged without importing the library, or None."""
+        from lightning_bench.providers.registry.packages import missing_device, missing_package
+
+        return missing_device(self, device) or missing_package(self.package)
+
+    def load(self) -> None:
+        """Import the library. Raises ImportError, OSError or Unavailable; its message is the row's reason."""
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Why this case is outside what the library does, or None. Called after ``load``."""
+        if shape.dtype not in self.dtypes:
+            return f"{self.name} takes {', '.join(self.dtypes)}, not {shape.dtype}"
+        if shape.dtype == "fp32" and shape.device == "cuda" and self.tf32:
+            return f"{self.name} computes fp32 in TF32, which is off by 1.5e-3: not an fp32 kernel"
+        if direction not in self.directions:
+            return f"{self.name} has no {direction} direction"
+        return None
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """A zero-argument callable that computes the output [like v] of the forward pass, anew each time.
+
+        It must be differentiable with respect to every input that requires gradients: q, k and v, and the
+        gates of families that have such.
+        """
+        raise NotImplementedError(f"provider {self.name} does not implement build()")
+
+    def config(self, shape: Shape, direction: Direction) -> str:
+        """The kernel configuration chosen for this case, for the row; "" where there is none to tell."""
+        return ""

@@ -1,0 +1,45 @@
+"""From what a file or an entry point names to a Provider that can be trusted to declare what it must."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from lightning_bench.case import FAMILIES, Layout
+from lightning_bench.errors import UsageError
+from lightning_bench.providers.registry.base import Provider
+
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+REQUIRED = ("name", "label", "family", "package")
+
+
+class NotAProvider(UsageError):  # noqa: N818 - says what was found
+    """What a file or an entry point names is no usable provider."""
+
+
+def as_provider(found: object, what: str) -> Provider:
+    """The provider that ``found`` (a Provider subclass or instance) is; ``what`` names it in errors.
+
+    Raises NotAProvider where it is neither, cannot be made without arguments or lacks a declaration.
+    """
+    if isinstance(found, type) and issubclass(found, Provider):
+        try:
+            found = found()
+        except Exception as error:
+            raise NotAProvider(f"{what} cannot be made without arguments: {error}") from error
+    if not isinstance(found, Provider):
+        kind = found.__name__ if isinstance(found, type) else f"of type {type(found).__name__}"
+        raise NotAProvider(f"{what} is {kind}, and neither a subclass nor an instance of {_path(Provider)}")
+    missing = [attribute for attribute in REQUIRED if not getattr(found, attribute, "")]
+    if missing:
+        raise NotAProvider(f"{what} declares no {', '.join(missing)}")
+    if found.family not in FAMILIES:
+        raise NotAProvider(f"{what} has family {found.family!r}; families are {', '.join(FAMILIES)}")
+    if found.layout not in LAYOUTS:
+        raise NotAProvider(f"{what} has layout {found.layout!r}; layouts are {', '.join(LAYOUTS)}")
+    if type(found).build is Provider.build:
+        raise NotAProvider(f"{what} does not implement build()")
+    return found
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

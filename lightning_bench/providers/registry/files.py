@@ -1,0 +1,124 @@
+"""Providers from a file: ``path/to/file.py:NAME``."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import MethodType, ModuleType
+
+from lightning_bench.errors import UsageError
+from lightning_bench.providers.registry.base import Provider
+from lightning_bench.providers.registry.checked import NotAProvider, as_provider
+from lightning_bench.providers.registry.packages import load_error
+
+FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file"
+
+_modules: dict[Path, tuple[ModuleType, str]] = {}
+
+
+def is_file_spec(spec: str) -> bool:
+    """Whether ``spec`` means a file rather than the name of a provider."""
+    return ".py:" in spec or spec.endswith(".py") or "/" in spec or "\\" in spec
+
+
+def canonical_file_spec(spec: str) -> str:
+    """``spec`` with the absolute path of its file, so that it means the same from any folder."""
+    path, name = _split(spec)
+    return f"{path.resolve()}:{name}"
+
+
+def file_provider(spec: str) -> Provider:
+    """The provider that ``spec`` names; UsageError says what is wrong with it and what is allowed.
+
+    Its version ends in a digest of the file unless it declares its own, so that a resumed sweep never
+    takes the figures of the file as it was for those of the file as it is.
+    """
+    path, name = _split(spec)
+    if not path.is_file():
+        raise UsageError(f"provider file {path} does not exist; give {FORM}")
+    path = path.resolve()
+    module, digest = _module(path)
+    if not name or not hasattr(module, name):
+        has = _provider_names(module)
+        listed = f"has {', '.join(has)}" if has else "has no Provider at all"
+        problem = f"no {name}" if name else "no name after it"
+        raise UsageError(f"provider file {path}: {problem}; the file {listed}; give {FORM}")
+    try:
+        provider = as_provider(getattr(module, name), name)
+    except NotAProvider as error:
+        raise UsageError(f"provider file {path}: {error}; give {FORM}") from error
+    if type(provider).version is Provider.version:
+        provider.version = MethodType(partial(_version, digest=digest), provider)  # type: ignore[method-assign]
+    return provider
+
+
+def version_in(provider: Provider, path: Path) -> str:
+    """The version that a provider from a file has where ``path`` is that file, which is not imported."""
+    if type(provider).version is not Provider.version:
+        return provider.version()
+    return _version(provider, _digest(path))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+
+
+def _split(spec: str) -> tuple[Path, str]:
+    """The file and the NAME of ``spec``; NAME is "" where there is none."""
+    path, colon, name = spec.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        path, name = spec.rstrip(":"), ""
+    return Path(path).expanduser(), name.strip()
+
+
+def _module(path: Path) -> tuple[ModuleType, str]:
+    """The module of ``path`` and a digest of its source, run once a process: no kernel registers twice."""
+    if path in _modules:
+        return _modules[path]
+    name = f"lightning_bench_provider_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"provider file {path} is no Python file; give {FORM}")
+    digest = _digest(path)
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        line = _line(error, path)
+        where = f", line {line}" if line else ""
+        reason = load_error(error)
+        kind = type(error).__name__
+        reason = reason if reason.startswith(kind) else f"{kind}: {reason}"
+        raise UsageError(f"provider file {path} failed to import{where}: {reason}") from error
+    _modules[path] = module, digest
+    return _modules[path]
+
+
+def _line(error: BaseException, path: Path) -> int | None:
+    """The line of ``path`` at which ``error`` was raised or from which it was called."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+
+
+def _provider_names(module: ModuleType) -> list[str]:
+    """Names in ``module`` that are providers of its own: classes it defines and instances."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, Provider)
+        or (isinstance(value, type) and issubclass(value, Provider) and value.__module__ == module.__name__)
+    ]
+
+
+def _version(provider: Provider, digest: str) -> str:
+    """The installed version of the package that ``provider`` names, then ``+`` and ``digest``."""
+    installed = Provider.version(provider)
+    return f"{installed}+{digest}" if installed else ""

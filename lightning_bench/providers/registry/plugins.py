@@ -1,0 +1,67 @@
+"""Providers of other distributions, by the entry-point group ``lightning_bench.providers``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+
+from lightning_bench.case import Device
+from lightning_bench.errors import Unavailable
+from lightning_bench.providers.registry.base import Provider
+from lightning_bench.providers.registry.checked import NotAProvider, as_provider
+from lightning_bench.providers.registry.packages import load_error
+
+GROUP = "lightning_bench.providers"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: the name of its provider, ``module:attribute`` and the distribution that has it."""
+
+    name: str
+    value: str
+    dist: str
+    _entry: metadata.EntryPoint
+
+    def load(self) -> Provider:
+        """Import the provider. Raises whatever its import raises, or NotAProvider."""
+        provider = as_provider(self._entry.load(), self.value)
+        if provider.name != self.name:
+            raise NotAProvider(f"{self.value} is named {provider.name}, its entry point {self.name}")
+        return provider
+
+
+class BrokenPlugin(Provider):
+    """Stands for an entry point that does not load: always unavailable, with the reason."""
+
+    def __init__(self, plugin: Plugin, error: BaseException) -> None:
+        self.name = plugin.name  # type: ignore[misc]
+        self.label = plugin.name  # type: ignore[misc]
+        self.package = plugin.dist  # type: ignore[misc]
+        self.family = "linear"  # type: ignore[misc]  # not known without its class
+        self.reason = f"entry point {plugin.name} of {plugin.dist} does not load: {load_error(error)}"
+
+    def unavailable(self, device: Device) -> str:
+        """Why the entry point does not load."""
+        return self.reason
+
+    def load(self) -> None:
+        """Raises Unavailable with the same reason."""
+        raise Unavailable(self.reason)
+
+
+def plugins() -> list[Plugin]:
+    """Every entry point of the group, by name and then distribution; imports none of them."""
+    found = [
+        Plugin(entry.name, entry.value, entry.dist.name if entry.dist else "an unnamed distribution", entry)
+        for entry in metadata.entry_points(group=GROUP)
+    ]
+    return sorted(found, key=lambda plugin: (plugin.name, plugin.dist))
+
+
+def load_plugin(plugin: Plugin) -> Provider:
+    """The provider of ``plugin``, or a BrokenPlugin in its place: others' faults never stop a listing."""
+    try:
+        return plugin.load()
+    except (Exception, SystemExit) as error:
+        return BrokenPlugin(plugin, error)

@@ -1,0 +1,166 @@
+"""What plots take from records: who shares a plot, the number of a point, and the words around the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
+
+from lightning_bench.case import Family, Shape
+from lightning_bench.families.work import min_bytes, min_flops
+from lightning_bench.record import Record, Status
+from lightning_bench.report.tables.kinds import figure
+from lightning_bench.report.tables.origin import VERSIONS, distinct
+
+SHARED = ("suite", "machine_id", "protocol", "metric", "device", "direction", "dtype", "batch", "heads")
+DIMS = ("head_dim", "value_dim")
+
+_NAME_WIDTH = 40
+_DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward and backward"}
+
+
+def of_one(records: Iterable[Record], *, dims: bool = False) -> list[Record]:
+    """The last record of each cell; ValueError if they are not of one table (with ``dims``, of several)."""
+    records = [r for r in records if r.seq_len > 0 and r.heads > 0]  # a whole model's row states no shape
+    check_same(records, SHARED if dims else (*SHARED, *DIMS))
+    return list({(r.provider, r.seq_len, r.head_dim, r.value_dim): r for r in records}.values())
+
+
+def check_same(records: Sequence[Record], columns: Iterable[str]) -> None:
+    """ValueError if the records differ in one of the columns."""
+    for column in columns:
+        if len(found := sorted({str(getattr(r, column)) for r in records})) > 1:
+            raise ValueError(f"one plot cannot hold rows of several {column}: {', '.join(found)}")
+
+
+def groups_by(records: Iterable[Record], columns: Sequence[str]) -> list[list[Record]]:
+    """Records that agree in the columns, in order of appearance."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(tuple(getattr(record, column) for column in columns), []).append(record)
+    return list(groups.values())
+
+
+def time_ms(record: Record) -> float | None:
+    """The row's time, None where it has none or must not show it."""
+    return figure(record) if record.metric == "speed" and _worked(record) else None
+
+
+def memory_mib(record: Record) -> float | None:
+    """The row's memory, None where it has none or must not show it."""
+    return figure(record) if record.metric == "memory" and _worked(record) else None
+
+
+def intensity(record: Record) -> float:
+    """Model operations for each byte of model traffic, FLOP/byte."""
+    shape = _shape(record)
+    family = cast(Family, record.family)
+    return min_flops(family, shape, record.direction) / min_bytes(family, shape, record.direction)
+
+
+def least_ms(record: Record) -> float | None:
+    """What moving the least bytes takes at the copy bandwidth of the same run, in ms."""
+    if not record.ceiling_gbps:
+        return record.floor_ms
+    return (
+        min_bytes(cast(Family, record.family), _shape(record), record.direction) / record.ceiling_gbps / 1e6
+    )
+
+
+def least_mib(record: Record) -> float:
+    """Inputs and outputs together, MiB."""
+    return min_bytes(cast(Family, record.family), _shape(record), record.direction) / 2**20
+
+
+def names_of(records: Iterable[Record], *, labels: bool) -> dict[str, str]:
+    """What each provider is called, in order of appearance: its name, or a label that no other has.
+
+    The front of a long one is cut off: a provider given by file has a path there.
+    """
+    found = {r.provider: (labels and r.label) or r.provider for r in records}
+    found = {p: n if len(n) <= _NAME_WIDTH else f"…{n[1 - _NAME_WIDTH :]}" for p, n in found.items()}
+    shared = {label for label in found.values() if list(found.values()).count(label) > 1}
+    return {provider: provider if label in shared else label for provider, label in found.items()}
+
+
+def lengths_text(lengths: Iterable[int]) -> str:
+    """512, 1024: sequence lengths as tables write them."""
+    return ", ".join(map(str, sorted(set(lengths))))
+
+
+def status_notes(
+    records: Sequence[Record], names: Mapping[str, str], figure: Callable[[Record], float | None]
+) -> list[str]:
+    """A sentence for each status that left cells out or asks for care, with who and at which lengths.
+
+    Providers that share a status at the same lengths share a clause; a status that holds everywhere has
+    no lengths.
+    """
+    several = len({(r.head_dim, r.value_dim) for r in records}) > 1
+    found: dict[tuple[str, str], list[str]] = {}
+    for provider, name in names.items():
+        own = sorted((r for r in records if r.provider == provider), key=lambda r: (r.head_dim, r.seq_len))
+        by_status: dict[str, list[Record]] = {}
+        for record in own:
+            if record.status != "ok" or figure(record) is None:
+                by_status.setdefault(_word(record.status), []).append(record)
+        for status, rows in by_status.items():
+            cells = (
+                ", ".join(f"{r.seq_len} (head dim {r.head_dim})" for r in rows)
+                if several
+                else lengths_text(r.seq_len for r in rows)
+            )
+            where = "" if len(rows) == len(own) > 1 else f" at {cells}"
+            found.setdefault((status, where), []).append(name)
+    clauses = [f"{', '.join(who)}: {status}{where}" for (status, where), who in found.items()]
+    return ["; ".join(clauses) + "."] if clauses else []
+
+
+def together_notes(lines: Mapping[str, Mapping[int, float]], apart: float) -> list[str]:
+    """A sentence on lines (name to value by length) that nowhere differ by more than the factor ``apart``."""
+    groups: list[list[str]] = []
+    for name, line in lines.items():
+        for group in groups:
+            first = lines[group[0]]
+            if first.keys() == line.keys() and all(1 / apart <= line[n] / first[n] <= apart for n in line):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    clauses = [", ".join(group) for group in groups if len(group) > 1]
+    return [f"Too close to tell apart: {'; '.join(clauses)}."] if clauses else []
+
+
+def heading(records: Sequence[Record], *, dims: bool = True) -> str:
+    """What the plot is of, in words: suite, direction, shape and dtype."""
+    r = records[0]
+    parts = [r.suite] if r.suite else []
+    parts += [_DIRECTIONS[r.direction], f"batch {r.batch}", f"{r.heads} heads"]
+    if dims:
+        parts.append(
+            f"head dim {r.head_dim}" if r.head_dim == r.value_dim else f"head dim {r.head_dim}/{r.value_dim}"
+        )
+    return ", ".join([*parts, r.dtype])
+
+
+def caption(records: Sequence[Record]) -> str:
+    """Where and with what it was measured: device, versions, commit, protocol. A blank field is left out."""
+    parts = [distinct(r.device_name for r in records) or records[0].device]
+    for name, version in (("compute capability", lambda r: r.capability), *VERSIONS):
+        if text := distinct(map(version, records)):
+            parts.append(f"{name} {text}")
+    harness = f"lightning-bench {distinct(r.harness_version for r in records)}".rstrip()
+    commit = distinct(r.harness_commit for r in records)
+    by = f"{harness} at {commit}" if commit else harness
+    return f"{', '.join(parts)}. {by}, protocol {records[0].protocol}."
+
+
+def _worked(record: Record) -> bool:
+    return record.status in ("ok", "unstable")
+
+
+def _word(status: Status) -> str:
+    return "no figure" if status == "ok" else status
+
+
+def _shape(r: Record) -> Shape:
+    return Shape(r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim, r.dtype, r.device)

@@ -1,0 +1,1 @@
+"""Published tables compared with measured rows."""

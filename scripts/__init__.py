@@ -1,0 +1,1 @@
+"""Generators and checks: what makes or verifies files of the repository."""

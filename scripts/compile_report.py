@@ -1,0 +1,181 @@
+"""Compile the Triton kernels for real GPUs without one and print what each variant takes.
+
+Run as a script, without TRITON_INTERPRET: `python compile_report.py --arch 90 --dtype bf16 --dims 128x128`.
+One line a variant: kernel arch dtype head_dim value_dim shared_bytes registers spill_bytes waits/products
+seconds config. Where registers are short in one part of a kernel, the compiler lets each of its products
+(wgmma) wait for the one before, which can cost half of the speed.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
+
+from lightning_kernels.gateloop import gateloop_kernel as gateloop
+from lightning_kernels.lightning1 import lightning1_kernel as lightning1
+from lightning_kernels.lightning2 import portable as lightning2
+from lightning_kernels.lightning2 import tiles as _config
+from lightning_kernels.norm import norm_kernel as norm
+from lightning_kernels.step import step_kernel as step
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
+KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop")
+FEATURES = ("decay", "reverse", "initial", "final", "packed", "few", "long", "ahead")
+STEP_STATES = 64 * 32
+"""Batch times heads of the step kernel, which chooses its tiles by them."""
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def variant(name, arch, dtype, head_dim, value_dim, features):
+    """Return the kernel, its constants, its options, the types of arguments that differ, and its config."""
+    constants = {"D": head_dim, "E": value_dim, "HAS_DECAY": "decay" in features}
+    if name == "step":
+        block_e = step.step_block_e(STEP_STATES, head_dim, value_dim)
+        constants |= {"BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_E": block_e}
+        options, types = {"num_warps": step._WARPS}, {"state_ptr": "*fp32", "scale": "fp32"}
+        return step.attention_step_kernel, constants, options, types, f"block_e={block_e} warps={step._WARPS}"
+    if name == "hopper":
+        return hopper_variant(head_dim, value_dim, features)
+    if name == "norm":  # of contiguous rows of head_dim elements; `reverse` is its backward pass
+        rows, block, warps = norm.norm_tile(head_dim)
+        constants = {"D": head_dim, "ROWS": rows, "BLOCK_D": block, "ONE_DIM": True}
+        kernel = norm.norm_backward_kernel if "reverse" in features else norm.norm_forward_kernel
+        return kernel, constants, {"num_warps": warps}, {"eps": "fp32"}, f"rows={rows} warps={warps}"
+    if name == "gateloop":  # complex gates on head_dim channels; `reverse` is the gradient of a tile
+        block = min(gateloop._CHANNELS[True], head_dim)
+        constants = {"T": gateloop._TOKENS, "C": block, "COMPLEX": True}
+        kernel = gateloop.gradient_kernel if "reverse" in features else gateloop.output_kernel
+        types = {"state_ptr": "*fp32", "grad_state_ptr": "*fp32"}
+        return kernel, constants, {"num_warps": gateloop._WARPS}, types, f"tokens={gateloop._TOKENS} {block=}"
+    constants["REVERSE"] = "reverse" in features
+    if name == "lightning1":
+        kernel, types = lightning1.quadratic_attention_kernel, {}
+        tiles = _config.lightning1_tiles(head_dim, value_dim, DTYPES[dtype])
+    else:
+        kernel = lightning2.linear_attention_kernel
+        types = {"initial_ptr": "*fp32", "final_ptr": "*fp32", "offsets_ptr": "*i32", "scale": "fp32"}
+        tiles = _config.lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
+        constants |= {
+            "HAS_INITIAL": "initial" in features, "HAS_FINAL": "final" in features,
+            "PACKED": "packed" in features, "PRECISION": tiles.precision,
+        }  # fmt: skip
+    constants |= {"BLOCK": tiles.block, "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e}
+    return kernel, constants, {"num_warps": tiles.warps, "num_stages": tiles.stages}, types, str(tiles)
+
+
+def hopper_variant(head_dim, value_dim, features):
+    """Return the same for the Hopper kernel: `reverse` is its backward pass, `few` few heads on an H200,
+    `long` many tokens, which TMA brings, and `ahead` a sequence in segments.
+    """
+    from triton.experimental.gluon.language import NVMMASharedLayout
+
+    from lightning_kernels.lightning2.hopper.kernel import linear_attention_kernel
+
+    backward = "reverse" in features
+    programs, elements = 16 if "few" in features else 128, 2**25 if "long" in features else 0
+    tiles = _config.hopper_tiles(head_dim, value_dim, backward, programs, 132, elements)
+    constants = {
+        "D": head_dim, "E": value_dim, "BLOCK_D": tiles.block_d, "TILES_E": tiles.tiles_e,
+        "COLUMNS": tiles.columns, "STAGES": tiles.stages, "COPIES": tiles.copies, "BACKWARD": backward,
+        "LOADER_REGISTERS": tiles.loader_registers, "OUTPUT_REGISTERS": tiles.output_registers,
+        "AHEAD": "ahead" in features,
+    }  # fmt: skip
+    absent = {
+        "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",
+        "offset_ptr": "packed", "g_ptr": "reverse", "dk_ptr": "reverse", "dv_ptr": "reverse",
+    }  # fmt: skip
+    constants |= {argument: None for argument, feature in absent.items() if feature not in features}
+    types = {"offset_ptr": "*i32", "initial_ptr": "*fp32", "grad_state_ptr": "*fp32", "final_ptr": "*fp32"}
+    for box, width in (("q_box", tiles.block_d), ("k_box", tiles.block_d), ("v_box", tiles.columns)):
+        if tiles.boxes:
+            layout = NVMMASharedLayout(min(128, 2 * width), 16, 4)
+            types[box] = f"tensordesc<DTYPE[1, 1, 64, {width}],{layout!r}>"
+        else:
+            constants[box] = None
+    options = {"num_warps": tiles.state_warps}
+    return linear_attention_kernel, constants, options, types | {"scale": "fp32"}, str(tiles)
+
+
+def compile_variant(name, arch, dtype, head_dim, value_dim, features):
+    """Compile as the launcher would specialise it and return what a line says from shared_bytes on."""
+    kernel, constants, options, types, config = variant(name, arch, dtype, head_dim, value_dim, features)
+    for flag, argument in (
+        ("HAS_DECAY", "slope_ptr"), ("HAS_INITIAL", "initial_ptr"), ("HAS_FINAL", "final_ptr"),
+        ("PACKED", "offsets_ptr"),
+    ):  # fmt: skip
+        if not constants.get(flag, True):
+            constants[argument] = None
+    signature, divisible = {}, {}
+    for index, argument in enumerate(kernel.arg_names):
+        if argument in constants:
+            signature[argument] = "constexpr"
+            continue
+        if argument.endswith("_box"):
+            signature[argument] = types[argument].replace("DTYPE", dtype)
+        elif argument == "slope_ptr":
+            signature[argument] = "*fp32"
+        elif argument.endswith("_ptr"):
+            signature[argument] = types.get(argument, "*" + dtype)
+        else:
+            signature[argument] = types.get(argument, "i32")
+        if argument.endswith("_ptr") or ("stride" in argument and head_dim % 16 == value_dim % 16 == 0):
+            divisible[(index,)] = [["tt.divisibility", 16]]
+    start = time.perf_counter()
+    source = source_type(name)(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    seconds = time.perf_counter() - start
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        usage = dump(cubin.name, "--dump-resource-usage")
+        code = dump(cubin.name, "-sass") if name == "hopper" else ""
+    registers = int(re.search(r"REG:(\d+)", usage)[1])
+    spill = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
+    waits = f"{code.count('WARPGROUP.DEPBAR')}/{code.count('HGMMA')}"
+    return compiled.metadata.shared, registers, spill, waits, f"{seconds:.1f}", config
+
+
+def source_type(name):
+    if name != "hopper":
+        return ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    return GluonASTSource
+
+
+def dump(cubin, what):
+    return subprocess.run([CUOBJDUMP, what, cubin], check=True, capture_output=True, text=True).stdout
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kernel", nargs="+", default=KERNELS[:3], choices=KERNELS)
+    parser.add_argument("--arch", nargs="+", type=int, default=[90, 80], choices=list(SHARED_LIMIT))
+    parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument("--dims", nargs="+", default=["64x64", "128x128", "256x256"])
+    parser.add_argument("--with", nargs="*", default=["decay"], choices=FEATURES, dest="features")
+    args = parser.parse_args()
+    for name in args.kernel:
+        for arch in args.arch:
+            for dtype in args.dtype:
+                for dims in args.dims:
+                    d, e = map(int, dims.split("x"))
+                    print(
+                        name, arch, dtype, d, e, *compile_variant(name, arch, dtype, d, e, args.features),
+                        flush=True,
+                    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

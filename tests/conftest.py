@@ -1,0 +1,73 @@
+"""Fixtures of the harness's tests: a desk, the command line in this process, pages in Chromium."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.support.desk import TOLD_TO_DISPLAYS, Desk, Ran, is_gone, until
+from tests.support.page_in_chromium import chromium, opened  # noqa: F401 (fixtures)
+
+# Where the test extra is not installed, on a borrowed GPU say, the other tests still run; in CI it must be.
+collect_ignore = (
+    []
+    if os.environ.get("CI") or find_spec("selenium")
+    else [
+        "lightning_bench/report/test_report_browser.py",
+        "lightning_bench/report/test_report_readers.py",
+    ]
+)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that started the tests in the background had them ignore Ctrl-C, and their children would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def lbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Runs ``lbench`` with these arguments in this process, as its console script does, on pipes."""
+    for name in TOLD_TO_DISPLAYS:
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str | Path) -> Ran:
+        from lightning_bench.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["lbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """One desk for the tests of a module that tell one story."""
+    return Desk(tmp_path_factory.mktemp("desk"))
+
+
+@pytest.fixture
+def new_desk(tmp_path: Path) -> Desk:
+    """A desk for one test."""
+    return Desk(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def sides() -> ModuleType:
+    """compare_sides.py: result files for `lbench compare`."""
+    return import_module("tests.support.compare_sides")
+
+
+@pytest.fixture(scope="session")
+def wait_gone() -> Callable[[int], None]:
+    """Waits until a process has ended."""
+    return lambda pid: until(lambda: is_gone(pid), f"process {pid} lives on")

@@ -1,0 +1,278 @@
+"""The harness on a real GPU: its timer, its memory figures, its isolation, and every provider's gate."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_bench.case import Case, Direction, Family, Metric, ProtocolName, Shape
+from lightning_bench.cli.shared.progress import QuietWatcher
+from lightning_bench.machine import describe_machine
+from lightning_bench.providers import describe, provider_names
+from lightning_bench.record import Record, ResultFile
+from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.sweep import run_sweep
+from lightning_bench.suite import Limits
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("default"),  # other libraries' warnings are not ours
+]
+
+LIMITS = Limits(time_limit_s=120, sample_limit_s=0.5, min_samples=10, max_samples=100)
+SHAPE = Shape(2, 4, 512, 128, 128, "bf16", "cuda")
+
+BAD_PROVIDERS = """
+import torch
+from lightning_bench.providers import Provider
+
+class Good(Provider):
+    name = label = "good"; family = "softmax"; package = "torch"; dtypes = ("bf16",)
+    def build(self, inputs):
+        return lambda: torch.nn.functional.scaled_dot_product_attention(
+            inputs.q, inputs.k, inputs.v, is_causal=True)
+
+class IllegalAddress(Good):
+    name = label = "illegal"
+    def build(self, inputs):
+        table = torch.zeros(4, device="cuda")
+        index = torch.full((1024,), 2**40, device="cuda")
+        return lambda: inputs.q * table.gather(0, index)[0]
+
+class Hang(Good):
+    name = label = "hang"
+    def build(self, inputs):
+        def fn():
+            for _ in range(1000):
+                torch.cuda._sleep(2**33)
+            return inputs.v
+        return fn
+
+class Greedy(Good):
+    name = label = "greedy"
+    def build(self, inputs):
+        return lambda: torch.empty(2**45, dtype=torch.int8, device="cuda")
+
+class Stale(Good):
+    name = label = "stale"
+    def build(self, inputs):
+        right = Good.build(self, inputs)
+        def fn():
+            o = torch.empty_like(inputs.v)
+            o[:, :, :-7] = right()[:, :, :-7]
+            return o
+        return fn
+"""
+
+
+def timer():
+    from lightning_bench.measure.device.timer import CudaTimer
+
+    return CudaTimer()
+
+
+def test_samples_are_cold() -> None:
+    x = torch.randn(4 * 2**20, device="cuda")  # 16 MiB: fits in the L2
+    y = torch.empty_like(x)
+
+    def copy() -> None:
+        y.copy_(x)
+
+    cold = float(np.median(timer().sample(copy, 30)))
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    copy()
+    start.record()
+    for _ in range(100):
+        copy()
+    end.record()
+    end.synchronize()
+    assert cold > 1.2 * start.elapsed_time(end) / 100
+
+
+def test_launch_cost_is_hidden() -> None:
+    x = torch.randn(4 * 2**20, device="cuda")
+
+    def quick() -> None:
+        x.mul_(1.0)
+
+    def slow_to_launch() -> None:
+        time.sleep(0.002)
+        x.mul_(1.0)
+
+    device = timer()
+    plain = float(np.median(device.sample(quick, 5)))
+    late = float(np.median(device.sample(slow_to_launch, 5)))
+    assert late < 1.5 * plain
+    assert device.call(slow_to_launch) > 2.0
+    assert not device.exposed(slow_to_launch)
+
+
+def test_a_call_that_synchronises_is_said_to_be_exposed() -> None:
+    x = torch.randn(1000, device="cuda")
+    device = timer()
+
+    def synchronises() -> float:
+        return float(x.sum())
+
+    assert len(device.sample(synchronises, 5)) == 5
+    assert device.exposed(synchronises)
+
+
+def test_samples_agree_with_known_work() -> None:
+    device = timer()
+    cycles = int(device._cycles_per_ms)
+    samples = device.sample(lambda: torch.cuda._sleep(3 * cycles), 10)
+    assert float(np.median(samples)) == pytest.approx(3.0, rel=0.05)
+
+
+def test_graph_replay_gives_the_same_numbers() -> None:
+    from lightning_bench.measure.device.timer import capture_graph
+
+    x = torch.randn(1024, device="cuda")
+    out = torch.empty_like(x)
+
+    def double() -> None:
+        torch.mul(x, 2.0, out=out)
+
+    replay = capture_graph(lambda: double)
+    x.fill_(3.0)
+    replay()
+    torch.testing.assert_close(out, torch.full_like(out, 6.0))
+
+
+def test_memory_is_exact() -> None:
+    from lightning_bench.measure.device.memory import MIB, CudaMeter
+
+    meter = CudaMeter()
+    held = torch.empty(int(8 * MIB), dtype=torch.int8, device="cuda")
+    before = meter.settle()
+
+    def call() -> torch.Tensor:
+        first = torch.empty(int(32 * MIB), dtype=torch.int8, device="cuda")
+        kept = torch.empty(int(16 * MIB), dtype=torch.int8, device="cuda")
+        del first
+        return kept
+
+    kept, peak = meter.measure(call)
+    assert peak.before == before >= held.numel()
+    assert peak.peak == int(48 * MIB)
+    assert peak.held == kept.numel() == int(16 * MIB)
+
+
+Run = Callable[..., dict[str, Record]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A sweep through worker processes; rows by ``provider/direction``."""
+
+    def sweep(
+        cases: list[Case],
+        metric: Metric = "speed",
+        limits: Limits = LIMITS,
+        protocol: ProtocolName = "lbench",
+        graph: bool = False,
+    ) -> dict[str, Record]:
+        plan = Plan("gpu", metric, protocol, limits, describe_machine("cuda"), "cuda", tuple(cases), graph)
+        with ResultFile(tmp_path / "rows.csv") as out:
+            summary = run_sweep(with_providers(plan), out, QuietWatcher())
+        return {f"{record.provider}/{record.direction}": record for record in summary.records}
+
+    return sweep
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Callable[[str], str]:
+    path = tmp_path / "bad.py"
+    path.write_text(BAD_PROVIDERS)
+    return lambda name: f"{path}:{name}"
+
+
+def test_the_culprit_alone_is_blamed(bad: Callable[[str], str], run: Run) -> None:
+    names = ("Good", "IllegalAddress", "Greedy", "Stale")
+    rows = run([Case(SHAPE, bad(name), "fwd") for name in names])
+    assert rows["good/fwd"].status in ("ok", "unstable")
+    assert rows["good/fwd"].median_ms
+    assert rows["illegal/fwd"].status == "crashed"
+    assert rows["greedy/fwd"].status == "oom"
+    assert rows["stale/fwd"].status == "wrong"
+
+
+def test_a_hanging_kernel_is_killed(bad: Callable[[str], str], run: Run) -> None:
+    limits = LIMITS.model_copy(update={"time_limit_s": 10.0})
+    rows = run([Case(SHAPE, bad("Hang"), "fwd"), Case(SHAPE, bad("Good"), "fwd")], limits=limits)
+    assert rows["hang/fwd"].status == "timeout"
+    assert rows["good/fwd"].status in ("ok", "unstable")
+
+
+ATTENTION: tuple[Family, ...] = ("linear_decay", "linear", "softmax", "softmax_full")
+SCANS: tuple[Family, ...] = ("gateloop", "gateloop_complex", "vq")
+LAYERS: tuple[Family, ...] = ("transnormer", "norm")
+# fla-core's systems, hundreds of configurations to compile, have test_fla_systems.py.
+SHAPES = {
+    ATTENTION: SHAPE,
+    SCANS: Shape(2, 4, 512, 64, 64, "bf16", "cuda"),
+    LAYERS: Shape(2, 1, 300, 256, 256, "bf16", "cuda"),
+}
+
+
+def _here(families: tuple[Family, ...]) -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    infos = [info for info in describe("cuda", deep=False) if not info.reason]
+    return [info.name for info in infos if info.family in families]
+
+
+def test_a_backward_pass_can_be_captured(run: Run) -> None:
+    directions: tuple[Direction, ...] = ("fwd", "bwd", "fwd_bwd")
+    rows = run([Case(SHAPE, "lightning2", direction) for direction in directions], graph=True)
+    for row in rows.values():
+        assert row.reason == ""
+        assert row.graph_ms is not None
+        assert row.graph_ms == pytest.approx(row.median_ms, rel=0.5)
+
+
+@pytest.mark.parametrize("metric", ["speed", "memory"])
+@pytest.mark.parametrize("families", list(SHAPES), ids=["attention", "scans", "layers"])
+def test_every_provider_that_is_here_works(families: tuple[Family, ...], metric: Metric, run: Run) -> None:
+    directions: tuple[Direction, ...] = ("fwd", "bwd", "fwd_bwd")
+    shape, names = SHAPES[families], _here(families)
+    assert names
+    rows = run([Case(shape, name, direction) for name in names for direction in directions], metric)
+    assert {key: row.reason for key, row in rows.items() if row.status not in ("ok", "unstable")} == {}
+    assert all(row.median_ms if metric == "speed" else row.extra_mib for row in rows.values())
+
+
+def test_a_compiled_provider_takes_many_shapes(run: Run) -> None:
+    directions: tuple[Direction, ...] = ("fwd", "bwd")
+    shapes = [Shape(2, 1, n, 256, 256, "bf16", "cuda") for n in range(64, 64 * 11, 64)]
+    cases = [Case(shape, "srmsnorm-compiled", direction) for shape in shapes for direction in directions]
+    last = run(cases).values()  # rows of the last shape, after more compilations than dynamo takes by itself
+    assert {row.reason for row in last if row.status not in ("ok", "unstable")} == set()
+
+
+# Published for n = 512 at batch 4, heads 32, head_dim 128, bf16 (lightning-attention README), in MiB.
+PUBLISHED: dict[tuple[str, Direction], float] = {
+    ("lightning-official", "fwd"): 64.000488,
+    ("lightning-official", "bwd"): 173.600488,
+    ("lightning2", "fwd"): 64.000488,
+    ("flash2", "fwd"): 64.250977,
+    ("flash2", "bwd"): 206.100977,
+    ("xformers", "fwd"): 64.250488,
+}
+
+
+def test_protocol_paper_gives_the_published_memory(run: Run) -> None:
+    shape = Shape(4, 32, 512, 128, 128, "bf16", "cuda")
+    expected = {key: mib for key, mib in PUBLISHED.items() if key[0] in _here(ATTENTION)}
+    rows = run([Case(shape, *key) for key in expected], "memory", protocol="paper")
+    measured = {(row.provider, row.direction): round(row.peak_mib or 0.0, 6) for row in rows.values()}
+    assert measured == expected
+
+
+def test_all_built_in_names_are_known_here() -> None:
+    assert {info.name for info in describe("cuda", deep=True)} == set(provider_names())

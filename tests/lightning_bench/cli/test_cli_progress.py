@@ -1,0 +1,106 @@
+"""The live display by itself: never wider than the terminal, and no guess without grounds."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lightning_bench.cli.shared.progress import (
+    LiveWatcher,
+    PlainWatcher,
+    QuietWatcher,
+    make_watcher,
+    record_line,
+)
+from lightning_bench.record import Record
+
+
+def record(status: Any = "ok", **changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "metric": "speed",
+        "protocol": "lbench",
+        "status": status,
+        "case_id": "lightning2-torch/fwd_bwd/b4-h32-n1048576-d128-e128-bf16-cuda",
+        "provider": "lightning2-torch",
+        "family": "linear_decay",
+        "direction": "fwd_bwd",
+        "dtype": "bf16",
+        "batch": 4,
+        "heads": 32,
+        "seq_len": 1048576,
+        "head_dim": 128,
+        "value_dim": 128,
+        "device": "cuda",
+    }
+    return Record(**(values | changes))
+
+
+ROWS = [
+    record("unavailable", reason="needs a CUDA device"),
+    record(median_ms=12.3456789),
+    record("crashed", reason="RuntimeError: " + "a long story " * 30),
+    record("wrong", reason="o is off by 1.0e-02 relative L2, the budget is 2.1e-06"),
+]
+
+
+def shown(width: int, rows: list[Record], total: int) -> str:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30, _environ={})
+    with LiveWatcher(console, "paper speed") as watcher:
+        watcher.started(total, [])
+        for row in rows:
+            watcher.entered(row.case_id, "warm-up")
+            watcher._live.refresh()
+            watcher.recorded(row)
+            watcher._live.refresh()
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def plain(raw: str) -> list[str]:
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw))
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_nothing_is_wider_than_the_terminal(width: int) -> None:
+    lines = plain(shown(width, ROWS, len(ROWS)))
+    assert max(map(len, lines)) <= width
+    for row in ROWS:  # one line a row, cut where it is too long
+        assert len([line for line in lines if line.startswith(f"{row.status} ")]) == 1
+
+
+def test_what_is_cut_says_so() -> None:
+    lines = plain(shown(80, ROWS, len(ROWS)))
+    (crashed,) = [line for line in lines if line.startswith("crashed ")]
+    assert crashed.endswith("…")
+
+
+def test_no_time_left_is_told_from_rows_that_took_none() -> None:
+    assert "left" not in shown(120, ROWS[:1], 100)
+    assert re.search(r"about \d+ (s|min) left", shown(120, ROWS[:2], 100))
+    assert "left" not in shown(120, ROWS[1:2], 1)
+
+
+def test_case_in_hand_is_gone_in_the_end() -> None:
+    lines = [line for line in plain(shown(120, ROWS, len(ROWS))) if line.strip()]
+    assert any(line.startswith("  warm-up: lightning2-torch/") for line in lines)
+    assert not lines[-1].startswith("  warm-up")
+    assert "4/4" in lines[-1]
+
+
+def test_a_line_a_row() -> None:
+    assert record_line(ROWS[1]).plain == f"ok          {ROWS[1].case_id}  12.3457 ms"
+    assert record_line(ROWS[0]).plain == f"unavailable {ROWS[0].case_id}  needs a CUDA device"
+    marked = record("crashed", reason="[bold]not markup[/bold] [red]")
+    assert record_line(marked).plain.endswith("[bold]not markup[/bold] [red]")
+
+
+def test_the_watcher_suits_the_stream() -> None:
+    pipe = Console(file=io.StringIO(), _environ={})
+    terminal = Console(file=io.StringIO(), force_terminal=True, _environ={})
+    assert type(make_watcher(pipe, "x", quiet=False)) is PlainWatcher
+    assert type(make_watcher(terminal, "x", quiet=False)) is LiveWatcher
+    assert type(make_watcher(terminal, "x", quiet=True)) is QuietWatcher

@@ -1,0 +1,192 @@
+"""Ceilings: measured on this CPU, kept with the machine's fingerprint, measured once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.families.work import Ceilings
+from lightning_bench.machine import Machine, describe_machine
+from lightning_bench.machine.ceiling_store import DeviceCeilings, as_row, keep, kept_path, read_kept
+from lightning_bench.measure.device.peaks import cpu_l2_bytes, measure_ceilings, measure_device
+
+Lbench = Callable[..., Any]
+
+SOME = DeviceCeilings(copy_gbps=4233.25, fp32_tflops=50.0, tf32_tflops=400.0, bf16_tflops=790.0, l2_mib=50.0)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return describe_machine("cpu")
+
+
+def test_the_pair_of_a_speed_row_on_this_cpu() -> None:
+    ceilings = measure_ceilings("cpu", "fp32")
+    assert 0.1 < ceilings.gbps < 2000
+    assert 1e-4 < ceilings.tflops < 50
+    assert ceilings.l2_bytes == 0
+
+
+def test_every_ceiling_of_this_cpu() -> None:
+    measured = measure_device("cpu")
+    cells = as_row(measured)
+    blank = {name for name, cell in cells.items() if not cell}
+    assert blank - {"l2_gbps", "l2_mib"} == {"tf32_tflops", "note"} - ({"note"} if measured.note else set())
+    assert ("l2_gbps" in blank) == ("l2_mib" in blank) == bool(measured.note)
+    for name in ("copy_gbps", "read_gbps", "write_gbps"):
+        assert 0.1 < float(cells[name]) < 2000
+    assert measured.launch_us is not None
+    assert 0.05 < measured.launch_us < 1000
+    assert measured.threads >= 1
+
+
+def test_fp32_is_held_against_tf32_where_there_is_any() -> None:
+    assert SOME.of("fp32") == Ceilings(4233.25, 400.0, 50 * 2**20)
+    assert replace(SOME, tf32_tflops=None).of("fp32").tflops == 50.0
+    assert SOME.of("bf16").tflops == 790.0
+    with pytest.raises(UsageError, match=r"no matmul rate is kept for fp16: run `lbench ceilings --fresh`"):
+        SOME.of("fp16")
+
+
+def test_kept_is_read_back_for_its_machine_alone(tmp_path: Path, machine: Machine) -> None:
+    path = tmp_path / "results" / "ceilings.csv"
+    assert read_kept(path, machine.id) is None
+    first = keep(path, SOME, machine)
+    other = replace(machine, driver="580")
+    keep(path, replace(SOME, copy_gbps=1.0), other)
+    assert read_kept(path, machine.id) == first
+    keep(path, replace(SOME, copy_gbps=4300.0), machine)
+    found = read_kept(path, machine.id)
+    assert found is not None
+    assert found.ceilings == replace(SOME, copy_gbps=4300.0)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["machine_id"] for row in rows] == [machine.id, other.id, machine.id]
+    assert {row["device_name"] for row in rows} == {machine.device_name}
+
+
+def test_a_cpu_has_ceilings_for_each_number_of_threads(
+    lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    path = tmp_path / "ceilings.csv"
+    for number in (threads, threads + 1):
+        keep(path, replace(SOME, threads=number, copy_gbps=float(number)), machine)
+    for number in (threads, threads + 1):
+        found = read_kept(path, machine.id, number)
+        assert found is not None
+        assert found.ceilings.copy_gbps == number
+    assert read_kept(path, machine.id, threads + 2) is None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 2)
+    ran = lbench("profile", "sdpa-math", "--device", "cpu", "--seq-len", "64", "--json")
+    assert f"ceilings.csv: two are measured on {threads + 2} threads" in ran.err
+
+
+def test_what_is_no_file_of_ceilings_is_refused_and_left(tmp_path: Path, machine: Machine) -> None:
+    path = tmp_path / "speed.csv"
+    path.write_text("case_id,median_ms\na,1\n")
+    for use in (lambda: read_kept(path, machine.id), lambda: keep(path, SOME, machine)):
+        with pytest.raises(UsageError, match=r"speed.csv is not a file of `lbench ceilings`"):
+            use()
+    assert path.read_text() == "case_id,median_ms\na,1\n"
+    keep(tmp_path / "mine.csv", SOME, machine)
+    text = (tmp_path / "mine.csv").read_text()
+    (tmp_path / "mine.csv").write_text(text.replace("4233.25", "many"))
+    with pytest.raises(UsageError, match=r"its row of .* is no row"):
+        read_kept(tmp_path / "mine.csv", machine.id)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LbenchError, match=r"cannot write .*; give another --out"):
+        keep(tmp_path / "file" / "ceilings.csv", SOME, machine)
+
+
+def test_the_kind_of_device_names_the_folder(machine: Machine) -> None:
+    assert kept_path(machine) == Path("results/cpu/ceilings.csv")
+
+
+@pytest.mark.parametrize(
+    ("files", "size"),
+    [
+        ({"index2": ("2", "1024K")}, 2**20),
+        ({"index0": ("1", "32K"), "index2": ("2", "2M"), "index3": ("3", "32M")}, 2**21),
+        ({"index0": ("1", "32K")}, 0),
+        ({"index2": ("2", "")}, 0),
+        ({}, 0),
+    ],
+)
+def test_the_l2_of_a_core(tmp_path: Path, files: dict[str, tuple[str, str]], size: int) -> None:
+    for name, (level, text) in files.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "level").write_text(level + "\n")
+        (tmp_path / name / "size").write_text(text + "\n")
+    assert cpu_l2_bytes(tmp_path) == size
+
+
+def test_the_command_measures_once(lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = lbench("ceilings", "--device", "cpu", "--json")
+    assert first.code == 0
+    assert first.err.startswith("measuring ")
+    again = lbench("ceilings", "--device", "cpu", "--json")
+    assert "--fresh measures again" in again.err
+    one, two = json.loads(first.out), json.loads(again.out)
+    assert one["time_utc"] == two["time_utc"]
+    assert two["kept"] == "results/cpu/ceilings.csv"
+    assert two["copy_gbps"] == pytest.approx(one["copy_gbps"], rel=1e-4)
+    screen = lbench("ceilings", "--device", "cpu")
+    assert " threads" in screen.out.splitlines()[0]
+    assert "copy_gbps" in screen.out
+    assert lbench("ceilings", "--device", "tpu").code == 2
+
+
+READS = """
+import numpy, torch
+from lightning_bench.measure.device.read_kernel import read_kernel
+source = torch.arange(5 * 16, dtype=torch.float32)
+sums = torch.empty(3 * 16)
+read_kernel[(3,)](source, sums, 5, 4, BLOCK=16)
+blocks = source.view(5, 16)
+wanted = torch.stack([sum(blocks[(p + 3 * t) % 5] for t in range(4)) for p in range(3)])
+assert torch.equal(sums.view(3, 16), wanted), sums
+"""
+
+
+def test_the_reading_kernel_reads_what_it_counts() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", READS], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_reading_kernel_goes_past_the_l1_in_sixteen_bytes_a_thread() -> None:
+    """As compiled for a Hopper GPU: 16-byte loads that are cached at the L2 alone."""
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from lightning_bench.measure.device.read_kernel import read_kernel
+names = dict(source_ptr="*fp32", sums_ptr="*fp32", blocks="i32", turns="i32", BLOCK="constexpr")
+source = ASTSource(read_kernel, names, {"BLOCK": 4096}, {(0,): [["tt.divisibility", 16]]})
+print(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    loads = [line for line in done.stdout.splitlines() if "ld.global" in line]
+    assert loads
+    assert all(".cg" in line and ".v4" in line for line in loads)

@@ -1,0 +1,249 @@
+"""``lbench report`` as it is typed: what it prints, writes and refuses, and that it needs no torch."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pytest
+
+from lightning_bench.record import Record, ResultFile
+from tests.support.paths import ROOT
+from tests.support.report_rows import STORY
+
+Lbench = Callable[..., Any]
+
+BASE = replace(STORY, case_id="a/fwd/n64", median_ms=1.0)
+FILE = (BASE, replace(BASE, provider="b", case_id="b/fwd/n64", median_ms=2.0))
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with results/here.csv."""
+    monkeypatch.chdir(tmp_path)
+    return save(Path("results/here.csv"), *FILE)
+
+
+def save(path: Path, *records: Record) -> Path:
+    with ResultFile(path) as file:
+        for record in records:
+            file.append(record)
+    return path
+
+
+def test_without_arguments_all_of_results_is_printed(results: Path, lbench: Lbench) -> None:
+    ran = lbench("report")
+    assert ran.code == 0
+    lines = [line.strip() for line in ran.out.splitlines()]
+    assert lines[0] == "story-speed_fwd-batch1-head2-qk_dim16-v_dim16-dtype_bf16  (ms, median of cold"
+    assert "64   1.0000   2.0000" in lines
+    assert "source: results/here.csv" in lines
+    assert "2 rows: 2 ok." in ran.err
+
+
+def test_out_gets_every_format(results: Path, lbench: Lbench) -> None:
+    ran = lbench("report", results, "--out", "reports/x")
+    assert (ran.code, ran.out) == (0, "")
+    assert sorted(path.name for path in Path("reports/x").iterdir()) == [
+        "index.html",
+        "tables.csv",
+        "tables.md",
+        "tables.tex",
+    ]
+    assert "wrote reports/x/tables.md" in ran.err
+    first = {path: path.read_bytes() for path in Path("reports/x").iterdir()}
+    lbench("report", results, "--out", "reports/x")
+    assert {path: path.read_bytes() for path in first} == first
+    # Its own CSV is no result, and a folder that holds both is read for the results.
+    assert lbench("report", ".").code == 0
+
+
+def test_out_of_some_formats_and_stdout_of_one(results: Path, lbench: Lbench) -> None:
+    assert lbench("report", results, "--out", "x", "--format", "tex,md").code == 0
+    assert sorted(path.name for path in Path("x").iterdir()) == ["tables.md", "tables.tex"]
+    assert lbench("report", results, "--format", "md").out == Path("x/tables.md").read_text()
+
+
+def test_quiet_leaves_the_data(results: Path, lbench: Lbench) -> None:
+    ran = lbench("report", results, "--format", "csv", "--quiet")
+    assert ran.err == ""
+    assert ran.out.count("\n") == 3
+
+
+def test_a_baseline_makes_a_speedup_table(results: Path, lbench: Lbench) -> None:
+    out = lbench("report", results, "--format", "md", "--baseline", "b").out
+    assert "| 64 | **2.00×** | 1.00× |" in out
+    assert "speedup" not in lbench("report", results, "--format", "md").out
+
+
+def test_mix_puts_machines_side_by_side(results: Path, lbench: Lbench) -> None:
+    other = save(Path("results/there.csv"), replace(BASE, machine_id="m2", device_name="M2", median_ms=3.0))
+    apart = lbench("report", "--format", "md").out
+    assert apart.count("## `") == 2
+    page = lbench("report", "--format", "html", "--mix").out
+    assert page.count('<section class="table"') == 1
+    assert "Columns of different suites, machines or protocols stand side by side" in page
+    mixed = lbench("report", "--format", "md", "--mix").out
+    assert mixed.count("## `") == 1
+    assert "| 64 | **1.0000** | 2.0000 | 3.0000 |" in mixed
+    assert "stand side by side, as --mix asked" in mixed
+    assert other.exists()
+
+
+def test_only_failed_rows_are_a_report_that_says_so(results: Path, lbench: Lbench) -> None:
+    failed = replace(BASE, status="oom", median_ms=None, reason="64 GiB too much")
+    out = lbench("report", save(Path("failed.csv"), failed), "--format", "md").out
+    assert "1 row: 1 oom.\n\nNo row here has a figure: the notes under each table say why." in out
+    assert "| 64 | OOM |" in out
+    assert "- a: oom at n = 64: 64 GiB too much" in out
+
+
+def test_older_columns_are_a_page_with_what_is_there(results: Path, lbench: Lbench) -> None:
+    with results.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [name for name in rows[0] if name not in ("machine_id", "ci_low_ms", "p20_ms", "harness_commit")]
+    with Path("old.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, kept, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    page = lbench("report", "old.csv", "--format", "html").out
+    assert page.startswith("<!doctype html>")
+    assert '<a href="#case-0">1.0000</a>' in page
+    assert "not known: these rows keep no interval" in page
+
+
+@pytest.mark.parametrize("more", [[], ["--out", "made", "--format", "html"]], ids=["temporary", "out"])
+def test_open_starts_the_browser_of_the_user(
+    results: Path, lbench: Lbench, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    browser = Path("browser.sh").resolve()
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {browser.parent}/shown\n')
+    browser.chmod(0o755)
+    code = "import os, sys\nfrom lightning_bench.cli import main\nsys.argv[1:1] = ['report']\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(results), "--open", *more],
+        env={**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(browser.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = Path(unquote(urlparse(Path("shown").read_text()).path))
+    assert shown.name == "index.html"
+    assert shown.read_text().startswith("<!doctype html>")
+    assert (shown.parent == Path("made").resolve()) == bool(more)
+
+
+def test_against_published_reads_the_published_tables_itself(results: Path, lbench: Lbench) -> None:
+    ran = lbench("report", results, "--against", "published", "--format", "md")
+    assert ran.code == 0
+    assert ran.out.count("## `") == 7
+    assert "164 published figures of attention, each beside what 2 rows measured here have" in ran.out
+    memory = lbench("report", results, "--against", "published", "--metric", "memory", "--format", "md").out
+    assert memory.count("## `") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.csv"], "nowhere.csv: there is no such file or folder"),
+        (["script.csv"], "script.csv is not a CSV that lbench wrote"),
+        (["empty.csv"], "empty.csv is empty"),
+        (["--metric", "sped"], "--metric 'sped' is not known; allowed: speed, ms"),
+        (["--metric", "memory"], "no row here is of --metric memory; the rows are of: speed"),
+        (["--metric", "gbps"], "none of the tables asked for has a figure in these rows"),
+        (["--baseline", "flash2"], "--baseline 'flash2' is in no row of speed here; allowed: a, b"),
+        (["--format", "gif"], "--format 'gif' is not known; allowed: md, tex, html, csv, png, svg, pdf"),
+        (["--format", "md,tex"], "stdout takes one --format; give --out for several"),
+        (["--out", "empty.csv"], "--out empty.csv is a file: give the name of a folder"),
+        (["--open", "--format", "md"], "--open shows the page alone: leave out --format, or give --out"),
+        (["--open", "--format", "md", "--out", "x"], "--open shows the page: add html to --format"),
+        (["script.csv", "--format", "html"], "script.csv is not a CSV that lbench wrote"),
+        (["empty.csv", "--format", "html"], "empty.csv is empty"),
+        (["--against", "mine"], "--against 'mine' is not known; allowed: published"),
+        (["--against", "published", "--mix"], "--baseline and --mix do not go with --against"),
+        (["--against", "published", "--metric", "check"], "allowed with --against: speed, memory"),
+    ],
+)
+def test_bad_usage_is_told_in_a_sentence(
+    results: Path, lbench: Lbench, arguments: list[str], message: str
+) -> None:
+    Path("script.csv").write_text("call,median\nx,1\n")
+    Path("empty.csv").write_text("")
+    ran = lbench("report", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_folder_without_results_is_told_what_was_left_out(results: Path, lbench: Lbench) -> None:
+    Path("other").mkdir()
+    Path("other/script.csv").write_text("call,median\nx,1\n")
+    ran = lbench("report", "other")
+    assert ran.code == 2
+    assert "no rows of lbench in other (other/script.csv is not a CSV that lbench wrote)" in ran.err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--format", "md,tex,html,csv"], ["--against", "published"], ["--metric", "ms", "--format", "tex,svg"]],
+    ids=["tables", "against", "plots"],
+)
+def test_it_needs_neither_torch_nor_what_torch_needs(tmp_path: Path, more: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from lightning_bench.cli import main\n"
+        f"sys.argv = ['lbench', 'report', 'results', '--out', {str(tmp_path)!r}, *{more!r}]\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    heavy = {{'torch', 'triton', 'pandas', {'' if 'svg' in more[-1] else 'numpy'!r}}}\n"
+        "    heavy &= {name.split('.')[0] for name in sys.modules}\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tables.tex").stat().st_size > 1000
+
+
+def test_ten_thousand_rows_take_a_moment(results: Path, lbench: Lbench) -> None:
+    path = Path("many.csv")
+    save(path, BASE)
+    head, row = path.read_text().splitlines()
+    rows = [row.replace("n64", f"n{n}").replace(",2,64,16,", f",2,{n},16,") for n in range(1, 10_001)]
+    path.write_text("\n".join([head, *rows]) + "\n")
+    out = lbench("report", path, "--format", "md").out
+    assert out.count("\n| ") == 10_002
+
+
+def test_plots_lie_beside_the_tables(results: Path, lbench: Lbench) -> None:
+    records = [replace(BASE, seq_len=n, case_id=f"{BASE.case_id}-{n}") for n in (64, 128)]
+    save("two.csv", *records)
+    ran = lbench("report", "two.csv", "--out", "page", "--format", "md,svg")
+    assert ran.code == 0
+    plots = sorted(path.name for path in Path("page/plots").iterdir())
+    assert [name.rsplit("-", 1)[1] for name in plots] == ["per_token.svg", "time.svg"]
+    assert "wrote 2 plots in page/plots" in ran.err
+    save("two.csv", *records, *(replace(r, machine_id="another") for r in records))
+    lbench("report", "two.csv", "--out", "pages", "--format", "svg")
+    assert len(list(Path("pages/plots").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "png"], "--format png needs --out"),
+        (["--against", "published", "--format", "md,pdf", "--out", "x"], "leave out --format pdf"),
+    ],
+)
+def test_plots_that_cannot_be(lbench: Lbench, results: Path, arguments: list[str], message: str) -> None:
+    ran = lbench("report", "results", *arguments)
+    assert ran.code == 2
+    assert message in ran.err

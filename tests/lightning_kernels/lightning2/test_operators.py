@@ -1,0 +1,291 @@
+"""The operators of `lightning_attn2` under opcheck, torch.compile, autocast and torch.func."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import lightning_kernels as lk
+from lightning_kernels.lightning2 import operator as _ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FORWARD = _ops.linear_attention
+BACKWARD = torch.ops.lightning_kernels.linear_attention_backward.default
+
+
+def operands(tools, bounds=None, layout="bhnd", kv_heads=1):
+    case = tools.make_case(
+        1, 2, kv_heads, 20, 16, 32, torch.float32, bounds=bounds, layout=layout, device=DEVICE
+    )
+    if layout == "bnhd":
+        case.q, case.k, case.v, case.do = (x.transpose(1, 2) for x in (case.q, case.k, case.v, case.do))
+    return case
+
+
+@pytest.mark.parametrize(
+    ("bounds", "layout", "kv_heads"),
+    [(None, "bhnd", 2), (None, "bnhd", 1), ([0, 3, 20], "bnhd", 2), ([0, 3, 20], "bhnd", 1)],
+)
+def test_opcheck(tools, bounds, layout, kv_heads):
+    case = operands(tools, bounds, layout, kv_heads)
+    q, k, v, state = (x.requires_grad_() for x in (case.q, case.k, case.v, case.initial_state))
+    torch.library.opcheck(FORWARD, (q, k, v, case.s, state, case.cu_seqlens, 0.5, True))
+    torch.library.opcheck(FORWARD, (q, k, v, None, None, case.cu_seqlens, 0.5, False))
+    q, k, v, state = (x.detach() for x in (q, k, v, state))
+    rest = (q, k, v, case.s, state, case.cu_seqlens, 0.5)
+    torch.library.opcheck(BACKWARD, (case.do, case.d_state, *rest, [True] * 4))
+    torch.library.opcheck(BACKWARD, (None, case.d_state, *rest, [False, False, False, True]))
+    torch.library.opcheck(BACKWARD, (case.do, None, *rest, [True, False, True, False]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("bounds", [None, [0, 3, 20]])
+def test_compile_without_a_break(tools, bounds, dynamic):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=bounds, layout="bnhd", device=DEVICE)
+
+    def layer(q, k, v, s, **options):
+        return lk.lightning_attn2(torch.tanh(q), k, v, s, **options)
+
+    expected = case.run(layer)
+    torch._dynamo.reset()
+    got = case.run(torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic))
+    for name, x in got.items():
+        assert torch.equal(x, expected[name]), name
+        strides = zip(x.shape, x.stride(), expected[name].stride(), strict=True)
+        assert all(count == 1 or here == there for count, here, there in strides), name
+
+
+@pytest.mark.parametrize("attention", [lk.lightning_attn2, lk.lightning_attn2_torch])
+def test_autocast(tools, attention):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    half = {name: getattr(case, name).half() for name in ("q", "k", "v", "do")}
+    given = case.q, case.k.half(), case.v, case.do
+    case.k = given[1]
+    with torch.autocast(DEVICE, dtype=torch.float16):
+        got = case.run(attention)
+        with pytest.raises(ValueError, match="floating"):
+            attention(case.q.int(), case.k.int(), case.v.int())
+    case.q, case.k, case.v, case.do = half["q"], half["k"], half["v"], half["do"]
+    expected = case.run(attention)
+    assert [got[name].dtype for name in ("o", "state")] == [torch.float16, torch.float32]
+    assert [got[name].dtype for name in ("dq", "dk", "dv")] == [torch.float32, torch.float16, torch.float32]
+    for name, x in got.items():
+        assert torch.equal(x.to(expected[name].dtype), expected[name]), name
+
+
+def test_autocast_that_is_off_does_not_mix_dtypes(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    with torch.autocast(DEVICE, enabled=False), pytest.raises(ValueError, match="one dtype"):
+        lk.lightning_attn2(case.q, case.k.half(), case.v)
+
+
+def test_inference_mode(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    expected = lk.lightning_attn2(case.q, case.k, case.v, case.s)
+    with torch.inference_mode():
+        assert torch.equal(lk.lightning_attn2(case.q.clone(), case.k, case.v, case.s), expected)
+
+
+def test_calls_without_gradients_are_the_same_calls(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    q, k, v = (x.requires_grad_() for x in (case.q, case.k, case.v))
+
+    def layer(q, k, v):
+        return lk.lightning_attn2(q, k, v, case.s)
+
+    expected = layer(q, k, v).detach()
+    with torch.no_grad():
+        o = layer(q, k, v)
+        assert not o.requires_grad
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(q, k, v)
+        graph = make_fx(layer)(q, k, v)
+        assert FORWARD in {node.target for node in graph.graph.nodes}
+        for got in (o, compiled, graph(q, k, v)):
+            assert torch.equal(got, expected)
+        with torch.autocast(DEVICE, dtype=torch.float16):
+            assert torch.equal(layer(q, k, v), layer(q.half(), k.half(), v.half()))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert layer(*(torch.empty(x.shape, device=DEVICE) for x in (q, k, v))).shape == expected.shape
+    assert torch.equal(o.add_(1.0), expected + 1.0)
+    (layer(q, k, v) * o).sum().backward()
+    assert q.grad is not None
+
+
+@pytest.mark.parametrize("bounds", [None, [0, 7, 20]])
+@pytest.mark.parametrize("wanted", ["o", "state", "both"])
+def test_the_way_past_the_dispatcher_gives_the_same(tools, monkeypatch, bounds, wanted):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=bounds, device=DEVICE)
+    state = torch.randn(1 if bounds is None else 2, 2, 16, 32, device=DEVICE)
+    results = []
+    for direct in (False, True):
+        monkeypatch.setattr(_ops, "_unobserved", lambda *_, direct=direct: direct)
+        leaves = [x.detach().clone().requires_grad_() for x in (case.q, case.k, case.v, state)]
+        o, final = lk.lightning_attn2(
+            *leaves[:3], case.s, initial_state=leaves[3], return_state=True, cu_seqlens=case.cu_seqlens
+        )
+        parts = {"o": (o,), "state": (final,), "both": (o, final)}[wanted]
+        sum(part.square().sum() for part in parts).backward()
+        with torch.no_grad():
+            alone = lk.lightning_attn2(*leaves[:3], case.s, cu_seqlens=case.cu_seqlens)
+        results.append([o, final, alone, *(leaf.grad for leaf in leaves)])
+    for one, two in zip(*results, strict=True):
+        assert (one is None) == (two is None)
+        assert one is None or torch.equal(one, two)
+
+
+@pytest.fixture
+def past_the_dispatcher(monkeypatch):
+    """Let calls go past the dispatcher, on a CPU too, and find no plan of another test."""
+    monkeypatch.setattr(_ops, "_unobserved", lambda _: True)
+    monkeypatch.setattr(_ops, "_plans", {})
+
+
+@pytest.fixture(params=["operator", "direct"])
+def either_way(request, monkeypatch):
+    monkeypatch.setattr(_ops, "_unobserved", lambda _: request.param == "direct")
+
+
+@pytest.mark.usefixtures("past_the_dispatcher")
+def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    q, k, v = case.q, case.k, case.v
+    expected = lk.lightning_attn2(q, k, v, case.s)
+    assert torch.equal(lk.lightning_attn2(q.clone(), k, v, case.s.clone()), expected)
+    assert len(_ops._plans) == 1
+    assert torch.equal(lk.lightning_attn2(q, k, v, case.s, return_state=True)[0], expected)
+    assert len(_ops._plans) == 2
+    with torch.no_grad():
+        assert torch.equal(lk.lightning_attn2(q, k, v, case.s.clone().requires_grad_()), expected)
+    with pytest.raises(NotImplementedError, match="gradient with respect to s"):
+        lk.lightning_attn2(q, k, v, case.s.clone().requires_grad_())
+    for wrong in (case.s[:1], case.s.int()):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="s must"):
+                lk.lightning_attn2(q, k, v, wrong)
+    assert len(_ops._plans) == 2
+
+
+def test_what_is_no_values_in_memory_has_no_plan():
+    x = torch.randn(2, 3)
+    assert _ops._alike(x, None) == _ops._alike(torch.nn.Parameter(x.clone()), None) is not None
+    assert _ops._alike(x[:0]) is not None
+    stands_for_others = torch._neg_view(x), torch.complex(x, x).conj().imag, torch._efficientzerotensor((2,))
+    for other in (*stands_for_others, FakeTensorMode().from_tensor(x)):
+        assert _ops._alike(x, other) is None
+
+
+@pytest.mark.usefixtures("either_way")
+def test_views_that_are_negated_when_read(tools):
+    """As autograd makes them of complex numbers: entering as a state, as a slope and as a gradient."""
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    k = case.k.detach().requires_grad_()
+    weight = torch.randn(1, 2, 16, 32, dtype=torch.complex64, device=DEVICE)
+
+    def gradient(attention, k):
+        _, state = attention(case.q.to(k.dtype), k, case.v.to(k.dtype), case.s, return_state=True)
+        z = torch.complex(torch.zeros_like(state), state)
+        (grad,) = torch.autograd.grad((z.conj() * weight).real.sum(), k)
+        return grad
+
+    expected = gradient(lk.reference_attention, case.k.detach().double().requires_grad_())
+    assert tools.relative_l2(gradient(lk.lightning_attn2, k), expected) <= 2e-6
+    state = torch.complex(weight.real, weight.imag).conj().imag
+    for s in (case.s, torch.complex(case.s, -case.s).conj().imag):
+        o = lk.lightning_attn2(case.q, case.k, case.v, s, initial_state=state)
+        expected = lk.lightning_attn2(case.q, case.k, case.v, case.s, initial_state=-weight.imag.contiguous())
+        assert torch.equal(o, expected)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_several_gradients_at_once(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    q = case.q.detach().requires_grad_()
+    o = lk.lightning_attn2(q, case.k, case.v, case.s)
+    several = torch.stack([case.do, 2 * case.do])
+    (got,) = torch.autograd.grad(o, q, several, is_grads_batched=True, retain_graph=True)
+    (one,) = torch.autograd.grad(o, q, case.do)
+    assert torch.equal(got, torch.stack([one, 2 * one]))
+
+
+@pytest.mark.usefixtures("past_the_dispatcher")
+def test_a_scale_that_is_an_int(tools, monkeypatch):
+    """It is a float to the kernel, which is compiled for the type of what it is given first."""
+    seen = []
+
+    class Spy:
+        @staticmethod
+        def forward(q, k, v, slopes, initial_state, offsets, scale, return_state):
+            seen.append(scale)
+            return q, None
+
+    monkeypatch.setattr(_ops, "_implementation", lambda *_: Spy)
+    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
+    for scale in (1, True, 0.5):
+        lk.lightning_attn2(q, k, v, scale=scale)
+    assert [(type(scale), scale) for scale in seen] == [(float, 1.0), (float, 1.0), (float, 0.5)]
+
+
+@pytest.mark.usefixtures("past_the_dispatcher")
+def test_plans_of_many_lengths_are_not_kept_for_ever(tools, monkeypatch):
+    monkeypatch.setattr(_ops, "_MOST_PLANS", 4)
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    whole = lk.lightning_attn2(case.q, case.k, case.v, case.s)
+    for n in range(1, 20):
+        o = lk.lightning_attn2(*(x[:, :, :n].contiguous() for x in (case.q, case.k, case.v)), case.s)
+        assert tools.relative_l2(o, whole[:, :, :n]) <= 2e-6
+        assert len(_ops._plans) <= 4
+
+
+def test_forward_mode_is_refused(tools):
+    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        torch.func.jvp(lambda x: lk.lightning_attn2(x, k, v), (q,), (torch.ones_like(q),))
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
+        lk.lightning_attn2(forward_ad.make_dual(q, torch.ones_like(q)), k, v)
+
+
+@pytest.mark.filterwarnings("ignore:.*batching rule.*")
+def test_vmap_without_gradients(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    with torch.no_grad():
+        expected = torch.stack([lk.lightning_attn2(q, case.k, case.v) for q in (case.q, 2 * case.q)])
+        got = torch.vmap(lambda q: lk.lightning_attn2(q, case.k, case.v))(torch.stack((case.q, 2 * case.q)))
+    assert torch.equal(got, expected)
+
+
+def test_meta_tensors_have_shapes(tools):
+    q, k, v = (torch.empty(2, 5, h, 16, device="meta", dtype=torch.bfloat16) for h in (4, 2, 2))
+    o, state = lk.lightning_attn2(q, k, v, return_state=True, layout="bnhd")
+    assert (o.shape, o.dtype) == (q.shape, torch.bfloat16)
+    assert o.is_contiguous()
+    assert (state.shape, state.dtype) == ((2, 4, 16, 16), torch.float32)
+
+
+def test_a_module_is_exported(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+
+    class Layer(torch.nn.Module):
+        def forward(self, q, k, v):
+            return lk.lightning_attn2(q, k, v, case.s)
+
+    exported = torch.export.export(Layer(), (case.q, case.k, case.v)).module()
+    expected = lk.lightning_attn2(case.q, case.k, case.v, case.s)
+    assert torch.equal(exported(case.q, case.k, case.v), expected)
+
+
+@pytest.mark.parametrize("attention", [lk.lightning_attn2, lk.lightning_attn2_torch])
+def test_autocast_is_off_where_there_is_none(attention):
+    x = torch.empty(1, 2, 5, 16, device="meta")
+    assert attention(x, x, x).shape == x.shape
+    with pytest.raises(ValueError, match="one dtype"):
+        attention(x, x.half(), x)
+
+
+def test_slopes_of_any_dtype_and_stride(tools):
+    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    s = torch.tensor([0.5, 0.125], device=DEVICE)
+    expected = lk.lightning_attn2(case.q, case.k, case.v, s)
+    for other in (s.half(), s.double(), s.repeat_interleave(2)[::2], s.reshape(2, 1, 1)):
+        assert torch.equal(lk.lightning_attn2(case.q, case.k, case.v, other), expected)

@@ -1,0 +1,230 @@
+"""The committed results on the H200 say what the README and the issue of their making claim of them."""
+
+import csv
+import itertools
+import subprocess
+import sys
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+
+from lightning_bench.record import Record, read_records
+from lightning_bench.suite import Overrides, expand, load_suite
+from scripts import kernel_targets
+from tests.support.paths import ROOT
+
+H200 = ROOT / "results" / "h200"
+LENGTHS = [512 * 2**i for i in range(7)]
+REACHED = attrgetter("reached")
+
+# README of OpenNLPLab/lightning-attention, its two memory tables, in MiB at n = 512. Every column grows in
+# proportion to n but for what does not depend on it: 512 bytes of slopes, and 512 of random-number state.
+SLOPES = 512 / 2**20
+PUBLISHED = {
+    ("lightning-official", "fwd"): (64.0, SLOPES),
+    ("lightning2", "fwd"): (64.0, SLOPES),
+    ("lightning-official", "bwd"): (173.6, SLOPES),
+    ("flash2", "fwd"): (64.25, 2 * SLOPES),
+    ("flash2", "bwd"): (206.1, 2 * SLOPES),
+    ("xformers", "fwd"): (64.25, SLOPES),
+}
+
+
+def rows(name: str) -> dict[tuple[str, str, int], Record]:
+    return {(r.provider, r.direction, r.seq_len): r for r in read_records(H200 / name)}
+
+
+@pytest.mark.parametrize(("provider", "direction"), PUBLISHED)
+def test_published_memory_is_reproduced_to_six_decimals(provider: str, direction: str) -> None:
+    growing, constant = PUBLISHED[provider, direction]
+    table = rows("paper-memory-published.csv")
+    for n in LENGTHS:
+        measured = table[provider, direction, n].peak_mib
+        assert measured is not None
+        assert f"{measured:.6f}" == f"{growing * n / 512 + constant:.6f}"
+
+
+def test_bundled_backward_needs_no_more_than_published() -> None:
+    table = rows("paper-memory-published.csv")
+    for n in LENGTHS:
+        measured = table["lightning2", "bwd", n].peak_mib
+        assert measured is not None
+        assert measured <= 173.6 * n / 512 + SLOPES + 5e-7
+
+
+@pytest.mark.parametrize("name", ["paper-speed.csv", "paper-memory.csv", "paper-memory-published.csv"])
+def test_every_case_of_the_suite_is_there_once_and_none_failed(name: str) -> None:
+    records = read_records(H200 / name)
+    assert len(records) == len({r.case_id for r in records}) == 196
+    assert {r.status for r in records} <= {"ok", "unstable", "oom"}
+    assert {r.provider for r in records if r.status == "oom"} <= {"sdpa-math"}
+    assert {r.device_name for r in records} == {"NVIDIA H200"}
+    # flash4's speed is of an earlier run on such a machine: results/h200/README.md.
+    own_run = [r for r in records if (r.provider, r.metric) != ("flash4", "speed")]
+    assert len({r.harness_commit for r in own_run}) == 1
+    assert all(r.harness_commit for r in records)
+
+
+@pytest.mark.parametrize("name", ["systems-speed.csv", "systems-memory.csv"])
+def test_every_system_has_its_rows_and_none_is_wrong(name: str) -> None:
+    """What did not run says why: two gradients that fla-core refuses to this triton, and what was absent."""
+    records = read_records(H200 / name)
+    wanted = {case.id for case in expand(load_suite("systems"), Overrides(), "cuda")}
+    assert len(records) == len(wanted)
+    assert {r.case_id for r in records} == wanted
+    missing = [r for r in records if r.status not in {"ok", "unstable"}]
+    assert {(r.provider, r.status) for r in missing} == {
+        ("flash4", "unavailable"),
+        ("fla-gla-fused-chunk", "unavailable"),
+        ("fla-mamba2-chunk", "crashed"),
+        ("fla-gated-delta-chunk", "crashed"),
+    }
+    assert all(r.reason for r in missing)
+    assert {r.direction for r in missing if r.status == "crashed"} == {"bwd"}
+
+
+def test_the_published_readme_of_fla_was_measured_whole() -> None:
+    records = read_records(H200 / "fla-readme-speed-published.csv")
+    providers = {"flash2", "flash2-full", "fla-retention-chunk", "fla-retention-fused-chunk"}
+    providers |= {"fla-based-parallel", "fla-based-fused-chunk", "lightning2", "lightning2-retention"}
+    lengths = {128 * 2**i for i in range(8)}
+    assert {(r.provider, r.seq_len) for r in records} == set(itertools.product(providers, lengths))
+    assert {(r.status, r.protocol, r.direction) for r in records} == {("ok", "paper", "fwd_bwd")}
+    assert {r.head_dim for r in records if "based" in r.provider} == {16}
+
+
+def test_the_median_agrees_with_nvbench_within_three_percent() -> None:
+    with (H200 / "nvbench-agreement.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 3
+    for row in table:
+        ratio = float(row["lbench_median_ms"]) / float(row["nvbench_median_ms"])
+        assert abs(ratio - 1) <= 0.03
+        assert float(row["ratio"]) == pytest.approx(ratio, abs=1e-4)
+
+
+def _markdown_rows(marker: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table that follows ``<!-- marker -->`` in the README."""
+    after = (ROOT / "README.md").read_text().split(f"<!-- {marker} -->\n", 1)[1].splitlines()
+    table = itertools.takewhile(lambda line: line.startswith("|"), after)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return cells[0], cells[2:]
+
+
+@pytest.mark.parametrize(
+    ("marker", "file", "direction", "figure", "decimals"),
+    [
+        ("paper-speed fwd", "paper-speed.csv", "fwd", "median_ms", 3),
+        ("paper-speed bwd", "paper-speed.csv", "bwd", "median_ms", 3),
+        ("paper-memory bwd", "paper-memory.csv", "bwd", "extra_mib", 0),
+    ],
+)
+def test_figures_in_the_readme_stand_in_the_csv(
+    marker: str, file: str, direction: str, figure: str, decimals: int
+) -> None:
+    header, body = _markdown_rows(marker)
+    table = rows(file)
+    assert len(body) == 7
+    for cells in body:
+        for provider, cell in zip(header[1:], cells[1:], strict=True):
+            record = table[provider.strip("`"), direction, int(cells[0])]
+            value = getattr(record, figure)
+            expected = record.status if value is None else f"{value:.{decimals}f}"
+            assert cell == expected + "*" * (record.status == "unstable")
+
+
+def test_the_norm_in_the_readme_stands_in_the_csv() -> None:
+    header, body = _markdown_rows("srmsnorm")
+    table = rows("srmsnorm-speed.csv")
+    assert [cells[0] for cells in body] == ["fwd", "bwd"]
+    for direction, *cells in body:
+        for provider, cell in zip(header[1:], cells, strict=True):
+            record = table[provider.strip("`"), direction, 32768]
+            assert cell == f"{record.floor_ratio:.2f}" + "*" * (record.status == "unstable")
+
+
+def test_parallelism_in_the_readme_stands_in_the_csv() -> None:
+    _, body = _markdown_rows("parallelism")
+    table = {
+        (r.batch * r.heads, r.seq_len, r.direction, r.provider): r.median_ms
+        for r in read_records(H200 / "parallelism-speed.csv")
+    }
+    assert len(body) == 6
+    for cells in body:
+        shape = int(cells[0]), int(cells[1])
+        columns = itertools.product(("fwd", "bwd"), ("lightning2", "fla-chunk", "lightning-official"))
+        for column, cell in zip(columns, cells[2:], strict=True):
+            assert cell == f"{table[*shape, *column]:.3f}"
+
+
+def test_bundled_kernels_stay_near_the_floor_and_ahead_of_their_peers() -> None:
+    """What README and kernels/NOTES.md claim of them, on the committed rows."""
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    table = rows("paper-speed.csv")
+    floors, ratios = [], []
+    for direction in ("fwd", "bwd"):
+        ours = [table["lightning2", direction, n] for n in LENGTHS if n >= 4096]
+        floors.append(f"{ours[-1].floor_ms:.3f}")
+        ratios.append(f"{max((r.median_ms or 0) / (r.floor_ms or 1) for r in ours):.2f}")
+    assert f"takes {' and '.join(floors)} ms at n = 32768" in readme
+    assert f"at most {ratios[0]} times the first and {ratios[1]} times the second" in readme
+    files = [H200 / f"{name}-speed.csv" for name in ("parallelism", "dims")]
+    assert {record.status for file in files for record in read_records(file)} == {"ok"}
+    ahead = [one for file in files for one in kernel_targets.findings_of(file)]
+    ahead = [one for one in ahead if one.target.startswith(kernel_targets.PEER)]
+    assert len(ahead) == 84
+    assert all(one.ok for one in ahead)
+    means = [f"{one.reached:.2f}" for one in kernel_targets.geometric_means(ahead)]
+    assert f"{means[0]} times forward and {means[1]} times backward by geometric mean" in readme
+    hardest = [min((one for one in ahead if one.target.endswith(d)), key=REACHED) for d in ("fwd", "bwd")]
+    assert all("/b4-h16-n512-d64-" in one.cell for one in hardest)
+    least = [f"{one.reached:.2f}" for one in hardest]
+    assert f"least at head_dim 64 and n = 512 ({least[0]} and {least[1]})" in readme
+
+
+def test_the_committed_rows_reach_what_the_kernels_must() -> None:
+    names = [f"{name}-speed.csv" for name in ("paper", "parallelism", "dims", "long", "head-dim-64")]
+    assert kernel_targets.main([str(H200 / name) for name in (*names, "kernels-memory.csv")]) == 0
+
+
+def test_bundled_kernels_allocate_their_results_alone() -> None:
+    records = read_records(H200 / "kernels-memory.csv")
+    assert len(records) == 36
+    for record in records:
+        assert record.extra_ratio is not None
+        assert record.extra_ratio <= 1.02
+
+
+COMMANDS = [
+    line.split("`")[1].split()
+    for line in (ROOT / "reports/README.md").read_text().splitlines()
+    if line.startswith("| ") and "`lbench report " in line
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[command.index("--out") + 1])
+def test_the_committed_report_is_what_its_command_makes(tmp_path: Path, command: list[str]) -> None:
+    """The commands that reports/README.md names, run anew: tables and pages are the same to the byte."""
+    command = list(command)
+    where, formats = command.index("--out") + 1, command.index("--format") + 1
+    committed, command[where] = ROOT / command[where], str(tmp_path)
+    command[formats] = command[formats].removesuffix(",svg")  # plots depend on the version of matplotlib
+    assert command[0] == "lbench"
+    subprocess.run([sys.executable, ROOT / "cli.py", *command[1:]], cwd=ROOT, check=True, timeout=120)
+    made = {path.name for path in tmp_path.iterdir()}
+    wanted = {"index.html" if name == "html" else f"tables.{name}" for name in command[formats].split(",")}
+    assert made - {"what-they-measured.md"} == wanted
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (committed / name).read_bytes()
+
+
+def test_the_commands_of_the_reports_make_all_that_is_committed() -> None:
+    assert len(COMMANDS) == 3
+    names = {path.relative_to(ROOT / "reports").as_posix() for path in (ROOT / "reports").rglob("*.*")}
+    tables = {f"{folder}/tables.{form}" for folder in ("h200", "published") for form in ("md", "tex", "csv")}
+    pages = {"h200/index.html", "published/index.html", "published/what-they-measured.md"}
+    plots = {name for name in names if name.startswith("h200/plots/")}
+    assert names == {"README.md"} | tables | pages | plots
+    assert len(plots) == 10
+    assert all((ROOT / "reports" / page).stat().st_size < 3_000_000 for page in pages)

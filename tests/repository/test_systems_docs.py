@@ -1,0 +1,93 @@
+"""docs/systems.md and the README's table of systems say what definitions, providers and the CSV say."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lightning_bench.case import FAMILIES
+from lightning_bench.families import QKV, definition
+from lightning_bench.providers import BUILT_IN, get_provider
+from lightning_bench.record import Record, read_records
+from scripts import systems_table
+from tests.support.paths import ROOT
+
+DOCS = (ROOT / "docs" / "systems.md").read_text()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_equation_and_paper_stands_there(family: str) -> None:
+    one = definition(family)  # type: ignore[arg-type]
+    link = f"[{one.paper}](https://arxiv.org/abs/{one.paper})"
+    assert f"| `{family}` | {one.equation} | {link} |" in DOCS
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_input_stands_there(family: str) -> None:
+    rows = re.findall(r"^\|([^|]*)\|([^|]*)\|([^|]*)\|[^|]*\|$", DOCS.split("## Inputs")[1], re.MULTILINE)
+    named: dict[str, dict[str, str]] = {}
+    current = ""
+    for label, inputs, axes in rows:
+        current = label.strip().strip("`") or current
+        for name in inputs.split(","):
+            named.setdefault(current, {})[name.strip().removeprefix("slopes ")] = axes.strip()
+    for name, spec in definition(family).inputs.items():  # type: ignore[arg-type]
+        if name in QKV:
+            continue
+        text = named[family][name]
+        wanted = f"{' '.join(spec.axes)}, {spec.dtype or 'case'}"
+        assert text in (wanted, "")
+
+
+def test_every_provider_of_a_system_stands_there() -> None:
+    plain = {"linear_decay", "linear", "softmax"}
+    for name in BUILT_IN:
+        if get_provider(name).family not in plain and not name.endswith("-torch"):
+            assert f"`{name}`" in DOCS
+
+
+def test_the_readme_has_the_table_that_the_script_makes() -> None:
+    readme = (ROOT / "README.md").read_text()
+    records = read_records(systems_table.RESULTS) if systems_table.RESULTS.exists() else []
+    assert systems_table.BEGIN + systems_table.table(records) + systems_table.END in readme
+
+
+def test_the_table_names_every_provider_of_the_suite() -> None:
+    from lightning_bench.suite import Overrides, expand, load_suite
+
+    listed = {name for names in systems_table.SYSTEMS.values() for name in names}
+    assert {case.provider for case in expand(load_suite("systems"), Overrides(), "cuda")} <= listed
+    shapes = {(c.shape.batch, c.shape.seq_len) for c in expand(load_suite("systems"), Overrides(), "cuda")}
+    assert shapes == set(systems_table.SHAPES)
+
+
+def record(**changes: object) -> Record:
+    given: dict[str, object] = {
+        "metric": "speed",
+        "protocol": "lbench",
+        "status": "ok",
+        "case_id": "fla-kda-chunk/bwd/b8-h16-n2048-d64-e64-bf16-cuda",
+        "provider": "fla-kda-chunk",
+        "family": "kda",
+        "direction": "bwd",
+        "dtype": "bf16",
+        "batch": 8,
+        "heads": 16,
+        "seq_len": 2048,
+        "head_dim": 64,
+        "value_dim": 64,
+        "device": "cuda",
+        "median_ms": 1.0,
+        "floor_ratio": 2.04,
+    }
+    return Record(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_cells_are_time_per_token_and_floor_or_the_status() -> None:
+    line = "| KDA | `fla-kda-chunk` | cuda | – | 61 ns, 2.0× | – | – |"
+    assert line in systems_table.table([record()])
+    assert systems_table.cell(record(status="unstable")) == "61 ns, 2.0×*"
+    assert systems_table.cell(record(status="wrong", median_ms=None)) == "wrong"
+    assert systems_table.cell(None) == "–"
+    assert "2.0×" not in systems_table.table([record(protocol="paper")])
