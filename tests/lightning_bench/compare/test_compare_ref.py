@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.paths import ROOT
+
 SUITE = """
 title = "Story"
 description = "For tests."
@@ -33,8 +35,6 @@ head_dim = 16
 """
 MINE = """
 import time
-from tests.support.paths import ROOT
-from tests.support.paths import ROOT
 from lightning_bench.providers import Inputs, Provider
 from mine_kernels import attention
 
