@@ -12,8 +12,7 @@ from typing import cast
 from lightning_bench.case import Direction, Family, Shape
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import min_flops
-from lightning_bench.record import Record
-from lightning_bench.report.collect import Row
+from lightning_bench.record import Record, Row
 from lightning_bench.report.tables.kinds import figure
 from lightning_bench.report.tables.paper_tables import title
 
