@@ -12,7 +12,7 @@ import pandas as pd
 from lightning_bench.record.read import read_rows
 from lightning_bench.record.row import STATUSES, Figure, Record, Row
 
-_STATUS = pd.CategoricalDtype(STATUSES)
+_STATUS = pd.CategoricalDtype(list(STATUSES))
 
 
 def load(paths: Sequence[str | Path], *, set_aside: bool = False) -> pd.DataFrame:
