@@ -115,9 +115,8 @@ def _both(folder: Path, side: str, metrics: Sequence[Metric]) -> Side:
     sides = [
         read_side(folder / f"{side}{'' if metric == metrics[0] else f'-{metric}'}.csv") for metric in metrics
     ]
-    return Side(
-        side, [run for one in sides for run in one.runs], [text for one in sides for text in one.said]
-    )
+    runs = [run for part in sides for run in part.runs]
+    return Side(side, runs, [remark for part in sides for remark in part.remarks])
 
 
 def _metrics(text: str) -> list[Metric]:

@@ -1,17 +1,16 @@
-"""DeviceCeilings: what this machine reached at its best, measured once and kept beside its results."""
+"""Ceilings of a machine: the best rates that it reached, measured once and kept beside its results."""
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, get_type_hints
 
 from lightning_bench.case import Dtype
-from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.errors import UsageError
 from lightning_bench.machine import Machine
+from lightning_bench.record.codec import Schema, csv_text, read_cells, replace_file
 
 Figure = float | None
 
@@ -75,75 +74,47 @@ def kept_path(machine: Machine, root: Path = Path("results")) -> Path:
 
 
 def read_kept(path: Path, machine_id: str, threads: int | None = None) -> Kept | None:
-    """The latest ceilings of this machine in the file, or None where it has none or is not there.
+    """Return the latest ceilings of this machine in the file, None if it has none or does not exist.
 
-    With ``threads`` those alone that were measured on so many. Raises UsageError for a file that is there
-    and is not one of ceilings.
+    With `threads` only those that were measured on so many. Raises UsageError if the file exists and is not
+    one of ceilings.
     """
     mine = [
-        row
-        for row in _rows(path)
-        if row["machine_id"] == machine_id and threads in (None, _whole(row.get("threads")))
+        cells
+        for cells in _cells(path)
+        if cells["machine_id"] == machine_id and threads in (None, _whole(cells.get("threads", "")))
     ]
     if not mine:
         return None
-    row = mine[-1]
+    cells = mine[-1]
     try:
-        values = {field.name: _parse(field.name, row.get(field.name, "")) for field in fields(DeviceCeilings)}
-        return Kept(DeviceCeilings(**values), machine_id, row["time_utc"])
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{path}: its row of {row['time_utc']} is no row ({error}); remove it") from None
+        return Kept(_SCHEMA.from_cells(cells), machine_id, cells["time_utc"])
+    except ValueError as error:
+        raise UsageError(f"{path}: its row of {cells['time_utc']} is no row ({error}); remove it") from None
 
 
 def keep(path: Path, ceilings: DeviceCeilings, machine: Machine) -> Kept:
-    """Add a row to the file, after those that are there. LbenchError where it cannot be written."""
+    """Add a row to the file, after its others. Raises LbenchError if it cannot be written."""
     kept = Kept(ceilings, machine.id, datetime.now(UTC).isoformat(timespec="seconds"))
     row = {**as_row(ceilings), **asdict(machine), "machine_id": kept.machine_id, "time_utc": kept.time_utc}
-    rows = [*_rows(path), row]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(row), restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    fresh = path.with_suffix(".csv.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text.getvalue(), encoding="utf-8", newline="\n")
-        fresh.replace(path)  # whole or not at all
-    except OSError as error:
-        raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error
+    replace_file(path, csv_text(list(row), [*_cells(path), row]))
     return kept
 
 
 def as_row(ceilings: DeviceCeilings) -> dict[str, str]:
-    """The figures as cells: floats to six digits, what is None blank."""
-    return {
-        name: "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-        for name, value in asdict(ceilings).items()
-    }
+    """Return the figures as cells: floats to six digits, None as a blank."""
+    return _SCHEMA.cells(ceilings)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path} ({error}); give another --out") from error
-    rows = list(csv.DictReader(io.StringIO(text)))
-    columns = set(rows[0]) if rows else set()
-    if not {"copy_gbps", "machine_id", "time_utc"} <= columns:
+def _cells(path: Path) -> list[dict[str, str]]:
+    rows = read_cells(path, advice="; give another --out")
+    if path.exists() and not (rows and {"copy_gbps", "machine_id", "time_utc"} <= set(rows[0])):
         raise UsageError(f"{path} is not a file of `lbench ceilings`; give another --out")
     return rows
 
 
-def _whole(cell: str | None) -> int | None:
-    return int(cell) if cell and cell.isdecimal() else None
+def _whole(cell: str) -> int | None:
+    return int(cell) if cell.isdecimal() else None
 
 
-def _parse(name: str, cell: str | None) -> Any:
-    text = cell or ""
-    if name == "note":
-        return text
-    if name == "threads":
-        return int(text or 0)
-    return float(text) if text else None
+_SCHEMA = Schema(DeviceCeilings, digits=6)
