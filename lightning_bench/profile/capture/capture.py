@@ -110,7 +110,7 @@ def take_profile(request: Request) -> Profile:
     roofline = _roofline(bench, device_ms)
     case, provider = request.case, bench.provider
     return Profile(
-        case_id=f"{provider.name}/{case.direction}/{case.shape}",
+        case_id=case.id_by(provider.name),
         provider=provider.name,
         label=provider.label,
         family=provider.family,
