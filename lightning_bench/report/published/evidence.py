@@ -11,8 +11,7 @@ from pathlib import Path
 from lightning_bench.case import Direction, Shape
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import Work
-from lightning_bench.record import Record
-from lightning_bench.report.collect import Row
+from lightning_bench.record import Record, Row
 from lightning_bench.report.tables.kinds import figure
 from lightning_bench.report.tables.paper_tables import title
 
