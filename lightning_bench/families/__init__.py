@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from lightning_bench.case import FAMILIES, Family
+from lightning_bench.case import FAMILIES
 from lightning_bench.errors import UsageError
 from lightning_bench.families.base import QKV, Definition, Problem, Spec
 
 __all__ = ["DEFINED", "QKV", "Definition", "Problem", "Spec", "definition"]
 
-DEFINED: dict[Family, str] = {
+DEFINED: dict[str, str] = {
     "linear_decay": "linear:LinearDecay",
     "linear": "linear:Linear",
     "softmax": "softmax:Softmax",
@@ -34,7 +34,7 @@ DEFINED: dict[Family, str] = {
 
 
 @cache
-def definition(family: Family) -> Definition:
+def definition(family: str) -> Definition:
     """The definition of a family. Raises UsageError for a name that this version does not know."""
     if family not in DEFINED:
         raise UsageError(f"this version knows no family {family!r}; families are {', '.join(FAMILIES)}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from lightning_bench.case import DTYPE_BYTES, Direction, Shape
+from lightning_bench.case import DTYPE_BYTES, Shape
 
 if TYPE_CHECKING:
     import torch
@@ -152,18 +152,8 @@ class Definition:
         """Keys that the oracle multiplies each query with, about: it decides how many pairs are checked."""
         return 256 + shape.head_dim
 
-    def read_bytes(self, shape: Shape, direction: Direction) -> int:
-        """Bytes that must be read: every input, and for a backward pass the gradient of the output."""
-        fwd = self._bytes(shape, list(self.inputs))
-        bwd = fwd + shape.output_bytes
-        return {"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[direction]
-
-    def write_bytes(self, shape: Shape, direction: Direction) -> int:
-        """Bytes that must be written: the output, the gradients, or both."""
-        fwd, bwd = shape.output_bytes, self._bytes(shape, self.gradients)
-        return {"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[direction]
-
-    def _bytes(self, shape: Shape, names: tuple[str, ...] | list[str]) -> int:
+    def bytes_of(self, shape: Shape, names: Iterable[str]) -> int:
+        """Return the bytes of these inputs, or of their gradients, which have the same sizes."""
         total = 0
         for name in names:
             spec = self.inputs[name]

@@ -11,10 +11,18 @@ from typing import Annotated, Any, get_type_hints
 
 from lightning_bench.case import Dtype
 from lightning_bench.errors import LbenchError, UsageError
-from lightning_bench.families.work import Ceilings
 from lightning_bench.machine import Machine
 
 Figure = float | None
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The ceilings of one dtype: copy bandwidth in GB/s, matmul rate in TFLOP/s, and the L2 in bytes."""
+
+    gbps: float
+    tflops: float
+    l2_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ DOCS = (ROOT / "docs" / "systems.md").read_text()
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_equation_and_paper_stands_there(family: str) -> None:
-    one = definition(family)  # type: ignore[arg-type]
+    one = definition(family)
     link = f"[{one.paper}](https://arxiv.org/abs/{one.paper})"
     assert f"| `{family}` | {one.equation} | {link} |" in DOCS
 
@@ -32,7 +32,7 @@ def test_every_input_stands_there(family: str) -> None:
         current = label.strip().strip("`") or current
         for name in inputs.split(","):
             named.setdefault(current, {})[name.strip().removeprefix("slopes ")] = axes.strip()
-    for name, spec in definition(family).inputs.items():  # type: ignore[arg-type]
+    for name, spec in definition(family).inputs.items():
         if name in QKV:
             continue
         text = named[family][name]

@@ -172,13 +172,15 @@ def _as_data(plan: Plan, path: Path, summary: Summary) -> dict[str, object]:
 
 
 def _show_plans(sink: Sink, plans: list[Plan]) -> None:
-    from lightning_bench.families.work import plan_bytes
+    from lightning_bench.families.work import Work
 
     rows = [
         {
             "suite": plan.suite,
             "case_id": plan.case_id(case),
-            "needs_mib": plan_bytes(plan.providers[case.provider].provider.family, case.shape, case.direction)
+            "needs_mib": Work.of(
+                plan.providers[case.provider].provider.family, case.shape, case.direction
+            ).plan_bytes
             / 2**20,
             "here": plan.providers[case.provider].unavailable or "yes",
         }

@@ -16,6 +16,7 @@ from lightning_bench.compare.formats.ci import junit, workflow_commands
 from lightning_bench.compare.formats.verdict_markdown import markdown
 from lightning_bench.compare.formats.verdict_text import interval_text
 from lightning_bench.compare.result import Cell, Comparison, Overall, accept, parse_allow, sort_cells
+from tests.support.patience import PATIENCE_S
 
 ODD = "pipe|<b>*x*/fwd/b1"
 
@@ -186,7 +187,12 @@ def test_twenty_thousand_cells_in_seconds_and_without_torch(sides: Any, tmp_path
         "time.process_time() - begin < 15, file=sys.stderr)"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     assert ran.stderr.splitlines()[-1] == "0 False False True True"
     assert ran.stdout.count('"verdict"') == rows

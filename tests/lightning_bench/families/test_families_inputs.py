@@ -11,7 +11,7 @@ import torch
 from lightning_bench.case import DTYPES, FAMILIES, Dtype, Family, Layout, Shape
 from lightning_bench.errors import UsageError
 from lightning_bench.families import QKV, definition
-from lightning_bench.families.work import min_bytes, min_flops, plan_bytes, read_bytes, write_bytes
+from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.check import Reference, choose_pairs
 from lightning_bench.measure.device.memory import CpuMeter, call_memory
@@ -26,9 +26,10 @@ SHAPE = Shape(2, 3, 70, 16, 8, "bf16", "cpu")
 
 def test_definitions_import_no_torch() -> None:
     code = (
-        "import sys; from lightning_bench.case import FAMILIES, Shape; from lightning_bench import roofline\n"
+        "import sys\nfrom lightning_bench.case import FAMILIES, Shape\n"
+        "from lightning_bench.families.work import Work\n"
         "s = Shape(1, 2, 64, 16, 16, 'bf16', 'cuda')\n"
-        "for f in FAMILIES: roofline.min_flops(f, s, 'bwd'); roofline.min_bytes(f, s, 'bwd')\n"
+        "for f in FAMILIES: Work.of(f, s, 'bwd').min_flops; Work.of(f, s, 'bwd').min_bytes\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -36,7 +37,7 @@ def test_definitions_import_no_torch() -> None:
 
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(UsageError, match="knows no family 'fast'; families are linear_decay, linear, "):
-        definition("fast")  # type: ignore[arg-type]
+        definition("fast")
 
 
 @pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
@@ -148,7 +149,7 @@ def test_memory_and_protocol_paper_take_the_gates_along(name: str) -> None:
     figures = call_memory(provider, inputs, "bwd", CpuMeter())
     extra = figures["extra_mib"]
     assert extra is not None
-    assert extra * 2**20 >= write_bytes(provider.family, inputs.shape, "bwd")
+    assert extra * 2**20 >= Work.of(provider.family, inputs.shape, "bwd").write_bytes
     for direction in ("fwd", "bwd", "fwd_bwd"):
         build_call(provider, inputs, direction)()
 
@@ -164,25 +165,25 @@ def test_bytes_count_every_input_and_gradient() -> None:
         if not set(QKV) <= set(definition(family).inputs):
             continue  # those are counted in test_families_layers.py
         more = extra.get(family, 0)
-        assert read_bytes(family, shape, "fwd") == qkv + more
-        assert write_bytes(family, shape, "fwd") == o
-        assert read_bytes(family, shape, "bwd") == qkv + more + o
-        assert write_bytes(family, shape, "bwd") == qkv + more
-        assert plan_bytes(family, shape, "bwd") == 2 * (qkv + more + o)
-        assert min_bytes(family, shape, "fwd_bwd") == 3 * (qkv + more) + 2 * o
+        assert Work.of(family, shape, "fwd").read_bytes == qkv + more
+        assert Work.of(family, shape, "fwd").write_bytes == o
+        assert Work.of(family, shape, "bwd").read_bytes == qkv + more + o
+        assert Work.of(family, shape, "bwd").write_bytes == qkv + more
+        assert Work.of(family, shape, "bwd").plan_bytes == 2 * (qkv + more + o)
+        assert Work.of(family, shape, "fwd_bwd").min_bytes == 3 * (qkv + more) + 2 * o
 
 
 def test_flops_by_hand() -> None:
     tokens, shape = 2 * 3 * 100, Shape(2, 3, 100, 16, 8, "bf16", "cuda")
     for family in ("retention", "gla", "rwkv6", "mamba2"):
-        assert min_flops(family, shape, "fwd") == tokens * 4 * 16 * 8
-        assert min_flops(family, shape, "bwd") == tokens * 12 * 16 * 8
+        assert Work.of(family, shape, "fwd").min_flops == tokens * 4 * 16 * 8
+        assert Work.of(family, shape, "bwd").min_flops == tokens * 12 * 16 * 8
     for family in ("gated_delta", "kda"):
-        assert min_flops(family, shape, "fwd") == tokens * 6 * 16 * 8
-        assert min_flops(family, shape, "bwd") == tokens * 16 * 16 * 8
-    assert min_flops("abc", shape, "fwd") == tokens * 4 * 64 * (16 + 8)
-    assert min_flops("softmax_full", shape, "bwd") == 2 * min_flops("softmax", shape, "bwd")
+        assert Work.of(family, shape, "fwd").min_flops == tokens * 6 * 16 * 8
+        assert Work.of(family, shape, "bwd").min_flops == tokens * 16 * 16 * 8
+    assert Work.of("abc", shape, "fwd").min_flops == tokens * 4 * 64 * (16 + 8)
+    assert Work.of("softmax_full", shape, "bwd").min_flops == 2 * Work.of("softmax", shape, "bwd").min_flops
     # Based: pairs of tokens while the sequence is short, then 1 + 16 + 136 features and the normaliser.
-    assert min_flops("based", shape, "fwd") == tokens * 100 * (16 + 8)
+    assert Work.of("based", shape, "fwd").min_flops == tokens * 100 * (16 + 8)
     long = Shape(1, 1, 100000, 16, 8, "bf16", "cuda")
-    assert min_flops("based", long, "fwd") == 100000 * 4 * 153 * 9
+    assert Work.of("based", long, "fwd").min_flops == 100000 * 4 * 153 * 9

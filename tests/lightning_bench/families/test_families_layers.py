@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_bench.case import Dtype, Family, Shape
 from lightning_bench.families import Problem, definition
-from lightning_bench.families.work import min_bytes
+from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.check import Reference
 from lightning_bench.measure.inputs import InputSet
@@ -194,13 +194,13 @@ def test_codes_are_the_nearest() -> None:
 def test_what_moves_at_least() -> None:
     shape = Shape(12, 1, 512, 2048, 2048, "bf16", "cuda")
     unit = 12 * 512 * 2048 * 2
-    assert min_bytes("norm", shape, "fwd") == 2 * unit
-    assert min_bytes("norm", shape, "bwd") == 3 * unit
-    assert min_bytes("gateloop", shape, "fwd") == 5 * unit
-    assert min_bytes("gateloop", shape, "bwd") == 9 * unit
+    assert Work.of("norm", shape, "fwd").min_bytes == 2 * unit
+    assert Work.of("norm", shape, "bwd").min_bytes == 3 * unit
+    assert Work.of("gateloop", shape, "fwd").min_bytes == 5 * unit
+    assert Work.of("gateloop", shape, "bwd").min_bytes == 9 * unit
     weights = 5 * 2048 * 2048 * 2
-    assert min_bytes("transnormer", shape, "fwd") == 2 * unit + weights
-    assert min_bytes("transnormer", shape, "bwd") == 3 * unit + 2 * weights
+    assert Work.of("transnormer", shape, "fwd").min_bytes == 2 * unit + weights
+    assert Work.of("transnormer", shape, "bwd").min_bytes == 3 * unit + 2 * weights
 
 
 def test_shapes_that_make_no_layer() -> None:

@@ -16,6 +16,7 @@ from lightning_bench.compare.noise import Noises, read_calibration, write_calibr
 from lightning_bench.compare.sides import read_side
 from lightning_bench.errors import LbenchError
 from lightning_bench.history.changes import change_points
+from tests.support.patience import PATIENCE_S
 
 FWD, BWD = "lightning2/fwd/b1", "lightning2/bwd/b1"
 
@@ -270,7 +271,7 @@ def test_calibrate_measures_this_machine(desk: Any) -> None:
     process = desk.start(
         "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%"
     )
-    _, said = process.communicate(timeout=300)  # twelve workers
+    _, said = process.communicate(timeout=PATIENCE_S)  # twelve workers
     assert process.returncode == 0, said
     (row,) = read_calibration(desk.folder / "x-calibration.csv")
     assert (row.pairs, row.device) == (6, "cpu")
