@@ -151,7 +151,7 @@ def _measured_sides(
 
 
 def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Side, Side]:
-    """Return two runs or two providers of one; UsageError for a wrong number of files or a missing provider."""
+    """Return two runs, or two providers of one; UsageError for wrong files or a missing provider."""
     from lightning_bench.compare.sides import read_side
 
     if against is not None:

@@ -105,7 +105,7 @@ def report(
 def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[FormatName], list[PlotFormat]]:
     """Return the formats of tables and of plots.
 
-    UsageError for an unknown format, for more than stdout can take, and for plots where none are document.
+    UsageError for an unknown format, for more than stdout can take, and for plots where none are made.
     """
     from lightning_bench.report.document import FORMATS, PLOT_FORMATS
 
