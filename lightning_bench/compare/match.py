@@ -80,7 +80,7 @@ def _by_case(runs: Iterable[Run]) -> dict[tuple[str, str], dict[_Place, list[Run
 
 
 def _blocks(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that count: of the latest version, those of a pass, and of others the last per file."""
+    """Return the runs of the latest version that count: one per pass, else the last of each file."""
     version = last_row(runs).record.provider_version
     kept: dict[object, Run] = {}
     for run in runs:

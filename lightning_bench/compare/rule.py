@@ -56,10 +56,11 @@ class Judged:
 
 
 def trimmed(blocks: Floats) -> Shift:
-    """Return the mean along the last axis without the highest and lowest fifth; se from the winsorised variance.
+    """Return the mean along the last axis without the highest and lowest fifth.
 
-    Tukey and McLaughlin, Less Vulnerable Confidence and Significance Procedures for Location Based on a
-    Single Sample, Sankhya A 25 (1963). One block gives an infinite se and no degrees of freedom.
+    The standard error is from the winsorised variance: Tukey and McLaughlin, Less Vulnerable Confidence and
+    Significance Procedures for Location Based on a Single Sample, Sankhya A 25 (1963). One block gives an
+    infinite standard error and no degrees of freedom.
     """
     count = blocks.shape[-1]
     cut = int(TRIM * count)
@@ -171,7 +172,10 @@ class Clear:
 
 
 def decide(shift: Shift, threshold: float) -> tuple[Clear, NDArray[np.bool_], tuple[Floats, Floats]]:
-    """Return p-values and SLOWER, which cells are SAME, and their intervals; comparisons along the first axes."""
+    """Return p-values and SLOWER, which cells are SAME, and their intervals.
+
+    The last axis holds the cells of a comparison, the first axes hold comparisons.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         t = np.where(shift.se > 0, shift.log_ratio / shift.se, np.sign(shift.log_ratio) * np.inf)
     t = np.where(np.isnan(t), 0.0, t)

@@ -58,7 +58,7 @@ class Side:
 
 @dataclass(frozen=True)
 class _Block:
-    """The samples of one line: median in ms, variance of its log over batches of turns, degrees of freedom."""
+    """Samples of one process: their median, ms, the variance of its log by batches, degrees of freedom."""
 
     median_ms: float
     variance: float
@@ -170,7 +170,8 @@ def _lines(path: Path) -> list[SampleLine]:
     for fault in file.faults:
         if not fault.torn:
             raise UsageError(
-                f"{path}, line {fault.number}: not samples of lbench ({fault.error!r}); mend or remove that line"
+                f"{path}, line {fault.number}: not samples of lbench ({fault.error!r}); "
+                "mend or remove that line"
             )
     return file.lines
 

@@ -26,7 +26,7 @@ class Ceilings:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCeilings:
-    """A row of ceilings.csv. A figure that could not be measured here is None."""
+    """One row of ceilings.csv. A figure that could not be measured is None."""
 
     copy_gbps: Annotated[float, "copy of a large tensor, bytes read and written, GB/s (10^9)"]
     read_gbps: Annotated[Figure, "reading a large tensor, GB/s"] = None
@@ -43,9 +43,9 @@ class DeviceCeilings:
     note: Annotated[str, "what could not be measured, and why"] = ""
 
     def of(self, dtype: Dtype) -> Ceilings:
-        """The pair that a case in this dtype is held against; fp32 may use TF32 where there is TF32.
+        """Return the ceilings of cases in this dtype; fp32 may use TF32 on devices that have it.
 
-        Raises UsageError where the matmul rate of this dtype is not known.
+        Raises UsageError if the matmul rate of this dtype was not measured.
         """
         fp32 = self.fp32_tflops if self.tf32_tflops is None else self.tf32_tflops
         tflops = {"fp32": fp32, "fp16": self.fp16_tflops, "bf16": self.bf16_tflops}[dtype]
@@ -56,12 +56,12 @@ class DeviceCeilings:
 
 _ANNOTATED = get_type_hints(DeviceCeilings, include_extras=True)
 MEANINGS: dict[str, str] = {name: hint.__metadata__[0] for name, hint in _ANNOTATED.items()}
-"""Every figure with its meaning and unit, in the order of the file."""
+"""Every figure in the order of the file, with its meaning and unit."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Ceilings with the fingerprint of their machine and when they were measured (UTC, ISO 8601)."""
+    """Ceilings with the fingerprint of their machine and the time of measuring (UTC, ISO 8601)."""
 
     ceilings: DeviceCeilings
     machine_id: str
@@ -69,7 +69,7 @@ class Kept:
 
 
 def kept_path(machine: Machine, root: Path = Path("results")) -> Path:
-    """Where the ceilings of this kind of device lie: ``results/h200/ceilings.csv``."""
+    """Return where the ceilings of this kind of device are kept: `results/h200/ceilings.csv`."""
     return root / machine.slug / "ceilings.csv"
 
 
