@@ -1,4 +1,4 @@
-"""Definition: what a family computes, from which inputs, and its least work. Importing this imports no torch."""
+"""Definition: what a family computes, from which inputs, and its least work. Does not import torch."""
 
 from __future__ import annotations
 

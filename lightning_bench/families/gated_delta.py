@@ -45,7 +45,7 @@ class GatedDelta(Definition):
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count three products per token and head: recall k's value, update the state, read it.
 
-        Backward, the states are computed again (two products) and each product has two for its gradients: eight.
+        Backward eight: the states are computed again (two), and each product has two for its gradients.
         """
         product = 2.0 * shape.batch * shape.heads * shape.seq_len * shape.head_dim * shape.value_dim
         return 3.0 * product, 8.0 * product

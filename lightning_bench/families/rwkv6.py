@@ -24,7 +24,7 @@ class Rwkv6(Definition):
     def make(self, draw: Draw) -> dict[str, Tensor]:
         """Return w and u in the ranges from which the official model is trained.
 
-        w = −exp(x), where x rises from −6 to −1 over the channels, plus normal / 2, which replaces the model's
+        w = −exp(x), where x rises from −6 to −1 over the channels, plus normal / 2 in place of the model's
         LoRA; u falls from 1 to 0 over the channels, plus noise.
         """
         channel = draw.steps("d") / max(1, draw.shape.head_dim - 1)
