@@ -36,7 +36,7 @@ class Based(Definition):
         return outputs[..., :-1] / outputs[..., -1:]
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Count the cheaper of the recurrence over 1 + d + d (d + 1) / 2 features and n²/2 pairs of tokens."""
+        """Count the cheaper of a recurrence over 1 + d + d (d + 1) / 2 features and n²/2 pairs of tokens."""
         tokens = shape.batch * shape.heads * shape.seq_len
         d, e = shape.head_dim, shape.value_dim
         features = 1 + d + d * (d + 1) // 2

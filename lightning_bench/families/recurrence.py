@@ -2,8 +2,8 @@
 
 They are written from the definitions and independently of every provider. A block starts from the state S of
 the previous block. Inside it, G is the cumulative sum of the log decays, and a product of decays from token j
-to token i is exp(G_i − G_j), split into one factor for each token. These factors stay within fp64 while |G| is
-below 700 in a block, so blocks are short unless there is no decay.
+to token i is exp(G_i − G_j), split into one factor for each token. These factors stay within fp64 while |G|
+is below 700 in a block, so blocks are short unless there is no decay.
 """
 
 from __future__ import annotations
