@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 has_storage: Callable[[Tensor], bool] = torch._C._has_storage
-"""Say whether a tensor has storage; a sparse tensor and a batch under autograd's own vmap have none."""
+"""Say whether a tensor has storage; an opaque tensor and a batch under autograd's own vmap have none."""
 
 below_autograd: Callable[[], AbstractContextManager[object]] = torch._C._AutoDispatchBelowAutograd
 """Return a context in which the dispatcher skips autograd: operators run without being recorded."""
