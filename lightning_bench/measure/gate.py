@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Case, Dtype, Family, Layout, Shape
-from lightning_bench.families import Problem, Spec, definition
+from lightning_bench.families import Problem, Spec, definition_of
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
 from lightning_bench.measure.job import CaseEnded, Enter, Figures
@@ -107,7 +107,7 @@ def solve(
     the others give their scale. With an `output_dtype` every result is rounded to it (gradients of fp32
     inputs to fp32), and so is the o that the softmax gradients start from.
     """
-    defined = definition(family)
+    defined = definition_of(family)
     tensors = defined.solve(problem, gradients=gradients, output_dtype=output_dtype)
 
     def rounded(name: str, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int
 
     If a gradient sums over the batch, they are all sequences of the first and the last head.
     """
-    defined = definition(family)
+    defined = definition_of(family)
     if defined.whole_heads:
         heads = dict.fromkeys((0, shape.heads - 1))
         return [(b, h) for h in heads for b in range(shape.batch)]
@@ -143,7 +143,7 @@ class Reference:
     def __init__(self, family: Family, inputs: InputSet, *, gradients: bool, seed: int) -> None:
         inputs = inputs.of(family)
         shape = inputs.shape
-        self.shape, self._defined = shape, definition(family)
+        self.shape, self._defined = shape, definition_of(family)
         self.pairs = choose_pairs(shape, family, seed)
         specs = self._defined.inputs
         given = inputs.inputs("bhnd")

@@ -18,6 +18,7 @@ from lightning_bench.measure.rounds import Task, take_turn, warm_up
 from lightning_bench.measure.sampling import StopRule, summarize
 from lightning_bench.measure.session import Session
 from lightning_bench.providers import load_error
+from lightning_bench.record import Status
 
 
 class NoGraphError(Exception):
@@ -84,7 +85,7 @@ def speed_outcome(
         gbps=work.min_bytes / times.median_ms / 1e6,
         floor_ratio=times.median_ms / floor,
     )
-    status = "unstable" if trouble else "ok"
+    status: Status = "unstable" if trouble else "ok"
     return Outcome(case, status, "; ".join([trouble, *notes] if trouble else notes), figures, samples)
 
 
