@@ -7,7 +7,7 @@ import gc
 import torch
 
 from lightning_bench.case import Device, Dtype
-from lightning_bench.machine.ceiling_store import Ceilings
+from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.measure.device.clocks import Clocks, make_clocks
 from lightning_bench.measure.device.memory import MIB, Meter, make_meter
 from lightning_bench.measure.device.peaks import measure_ceilings
