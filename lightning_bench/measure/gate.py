@@ -14,8 +14,9 @@ from torch import Tensor
 from lightning_bench.case import Case, Dtype, Family, Layout, Shape
 from lightning_bench.families import Problem, Spec, definition_of
 from lightning_bench.measure.calls import DirectionCall, direction_call
-from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
+from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Enter, Figures
+from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Provider
 
 TENSORS = ("o", "dq", "dk", "dv")
@@ -75,7 +76,7 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     enter(case.id, "check")
     if changed := [name for name, total in after.items() if total != before[name]]:
         raise InputsChangedError("wrong", f"it changes its inputs: {', '.join(changed)}")
-    dtype = TORCH_DTYPES[case.shape.dtype]
+    dtype = torch_dtype(case.shape.dtype)
     given = inputs.inputs(provider.layout)
     wanted = {"o": dtype, **{f"d{name}": given[name].dtype for name in inputs.gradients}}
     if odd := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != wanted[name]]:
@@ -183,7 +184,7 @@ class Reference:
             wanted = self._defined.inputs[name].dtype
             if wanted != "int64":
                 moved[name] = rounded(x, _ROUNDING[wanted or self.shape.dtype])
-        dtype = TORCH_DTYPES[self.shape.dtype]
+        dtype = torch_dtype(self.shape.dtype)
         answers = solve(family, first.replaced(moved), gradients=len(solved) > 1, output_dtype=dtype)
 
         def budget(name: str, answer: Tensor) -> float:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_bench.case import Dtype, Family, Layout, Shape
+from lightning_bench.case import Family, Layout, Shape
 from lightning_bench.families import QKV, Spec, definition_of
 from lightning_bench.families.draw import Draw
+from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Inputs
-
-TORCH_DTYPES: dict[Dtype, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 
 
 def decay_slopes(heads: int) -> Tensor:
@@ -44,7 +39,7 @@ class InputSet:
     def __init__(self, shape: Shape, seed: int) -> None:
         self.shape = shape
         generator = torch.Generator(device=shape.device).manual_seed(seed)
-        dtype = TORCH_DTYPES[shape.dtype]
+        dtype = torch_dtype(shape.dtype)
 
         def normal(dim: int) -> Tensor:
             size = (shape.batch, shape.heads, shape.seq_len, dim)
@@ -109,7 +104,7 @@ class _FamilyInputs(InputSet):
         for name, tensor in drawn.items():
             if name != "decay":
                 wanted = inputs[name].dtype or shape.dtype
-                dtype = torch.int64 if wanted == "int64" else TORCH_DTYPES[wanted]
+                dtype = torch.int64 if wanted == "int64" else torch_dtype(wanted)
                 self._made[name] = tensor.to(dtype).contiguous()
         self.shape, self.do = shape, common.do
         self.q, self.k, self.v = (self._made.get(name, getattr(common, name)) for name in ("q", "k", "v"))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_bench.case import Device, Dtype
 from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings
-from lightning_bench.measure.inputs import TORCH_DTYPES
+from lightning_bench.providers.dtypes import torch_dtype
 
 Call = Callable[[], object]
 
@@ -38,7 +38,7 @@ def measure_ceilings(device: Device, dtype: Dtype) -> Ceilings:
     """Measure the two ceilings that a speed row is compared with, in its own run."""
     return Ceilings(
         gbps=_copy_gbps(device),
-        tflops=_matmul_tflops(device, TORCH_DTYPES[dtype], tf32=True),
+        tflops=_matmul_tflops(device, torch_dtype(dtype), tf32=True),
         l2_bytes=_l2_bytes(device) if device == "cuda" else 0,
     )
 
