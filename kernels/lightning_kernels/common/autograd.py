@@ -43,11 +43,11 @@ class _DecayAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
         """Save the tensors of the call and run its forward pass."""
-        call = Call(*arguments[:-2])
-        ctx.save_for_backward(*call[:6])
+        *fields, forward, ctx.run_backward = arguments
+        call = Call(*fields)
+        q, k, v, slopes, initial_state, bounds, ctx.scale, ctx.return_state = fields
+        ctx.save_for_backward(q, k, v, slopes, initial_state, bounds)
         ctx.set_materialize_grads(False)
-        ctx.scale, ctx.return_state = call.scale, call.return_state
-        forward, ctx.run_backward = arguments[-2:]
         return forward(call)  # type: ignore[no-any-return]
 
     @staticmethod
