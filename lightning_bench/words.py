@@ -1,8 +1,17 @@
-"""How many there are of a thing, in words."""
+"""Words that several rooms print: counted nouns and directions."""
 
 from __future__ import annotations
 
+from lightning_bench.case import Direction
+
+DIRECTION_WORDS: dict[Direction, str] = {
+    "fwd": "forward",
+    "bwd": "backward",
+    "fwd_bwd": "forward and backward",
+}
+"""What each direction measures, in words."""
+
 
 def counted(count: int, noun: str) -> str:
-    """``1 row``, ``2 rows``: for nouns whose plural is an s more."""
+    """Return `1 row` or `2 rows`, for nouns that form their plural with an s."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

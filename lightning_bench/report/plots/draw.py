@@ -19,24 +19,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lightning_bench.record import Record
+from lightning_bench.record import Record, Row
+from lightning_bench.report.collect import frame_of, rows_by
 from lightning_bench.report.plots.heat import heat_map
 from lightning_bench.report.plots.plot_rows import (
-    DIMS,
     SHARED,
     caption,
     check_same,
-    groups_by,
     heading,
-    intensity,
-    least_mib,
-    least_ms,
     lengths_text,
-    memory_mib,
     names_of,
     of_one,
     status_notes,
-    time_ms,
     together_notes,
 )
 from lightning_bench.report.plots.strokes import Stroke, strokes
@@ -48,7 +42,8 @@ from lightning_bench.report.plots.style import (
     length_axis,
     value_axis,
 )
-from lightning_bench.report.tables.paper_tables import title
+from lightning_bench.report.tables.figures import copy_floor_ms, intensity, io_mib, memory_mib, time_ms, title
+from lightning_bench.report.tables.groups import group
 
 Format = Literal["png", "svg", "pdf"]
 
@@ -65,7 +60,7 @@ def time_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | Non
         f"{what} time (ms)",
         time_ms,
         band=lambda r: (r.p20_ms, r.p80_ms),
-        reference=("least bytes at copy bandwidth", least_ms),
+        reference=("least bytes at copy bandwidth", copy_floor_ms),
     )
 
 
@@ -81,7 +76,7 @@ def per_token_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure 
         "time per token (ns)",
         lambda r: ns(r, time_ms(r)),
         band=lambda r: (ns(r, r.p20_ms), ns(r, r.p80_ms)),
-        reference=("least bytes at copy bandwidth", lambda r: ns(r, least_ms(r))),
+        reference=("least bytes at copy bandwidth", lambda r: ns(r, copy_floor_ms(r))),
     )
 
 
@@ -120,7 +115,7 @@ def memory_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | N
         look,
         "peak memory, inputs included (MiB)" if paper else "memory that the call adds (MiB)",
         memory_mib,
-        reference=("inputs and outputs (ideal)", least_mib)
+        reference=("inputs and outputs (ideal)", io_mib)
         if paper
         else ("outputs alone (ideal)", lambda r: r.ideal_mib),
     )
@@ -192,35 +187,37 @@ def save_plot(figure: Figure, stem: str | Path, formats: Sequence[Format], *, ti
 
 
 def plot_set(
-    records: Iterable[Record],
+    rows: Iterable[Row],
     formats: Sequence[Format],
     folder: str | Path,
     baseline: str | None = None,
     *,
     look: Look = COLUMN,
 ) -> list[Path]:
-    """Write every plot that the records can fill into ``folder`` and return the files, in their order.
+    """Write every plot that the rows can fill into `folder` and return the files, in their order.
 
-    The records are of one machine and protocol, else ValueError. Files are named after the table
-    (``…-dtype_bf16-time.svg``); the heat maps, which are of several tables, without the dims.
+    The rows are of one machine and protocol, else ValueError. Files are named after the table
+    (`…-dtype_bf16-time.svg`); the heat maps, which are of several tables, without the dims.
     """
-    records = list(records)
-    check_same(records, ("machine_id", "protocol"))
+    rows = list(rows)
+    check_same([row.record for row in rows], ("machine_id", "protocol"))
     figures: list[tuple[str, Figure | None]] = []
-    for group in groups_by(records, (*SHARED, *DIMS)):
-        name = title(group[0])
-        if group[0].metric == "memory":
-            figures.append((f"{name}-memory", memory_plot(group, look=look)))
-        elif group[0].metric == "speed":
-            figures.append((f"{name}-time", time_plot(group, look=look)))
+    for table in group(rows):
+        records = [row.record for row in table.rows]
+        name = title(records[0])
+        if records[0].metric == "memory":
+            figures.append((f"{name}-memory", memory_plot(records, look=look)))
+        elif records[0].metric == "speed":
+            figures.append((f"{name}-time", time_plot(records, look=look)))
             if baseline is not None:
-                figures.append((f"{name}-speedup", speedup_plot(group, baseline, look=look)))
-            figures.append((f"{name}-per_token", per_token_plot(group, look=look)))
-            figures.append((f"{name}-roofline", roofline_plot(group, look=look)))
-    for group in groups_by([r for r in records if r.metric == "speed"], SHARED):
-        name = re.sub(r"-qk_dim\d+-v_dim\d+", "", title(group[0]))
-        figures.append((f"{name}-heat_floor", heat_map(group, look=look)))
-        figures.append((f"{name}-heat_ms", heat_map(group, value="ms", look=look)))
+                figures.append((f"{name}-speedup", speedup_plot(records, baseline, look=look)))
+            figures.append((f"{name}-per_token", per_token_plot(records, look=look)))
+            figures.append((f"{name}-roofline", roofline_plot(records, look=look)))
+    for tables in rows_by(frame_of(row for row in rows if row.record.metric == "speed"), SHARED).values():
+        records = [row.record for row in tables]
+        name = re.sub(r"-qk_dim\d+-v_dim\d+", "", title(records[0]))
+        figures.append((f"{name}-heat_floor", heat_map(records, look=look)))
+        figures.append((f"{name}-heat_ms", heat_map(records, value="ms", look=look)))
     paths: list[Path] = []
     for name, figure in figures:
         if figure is not None:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lightning_bench.record import Record
-from lightning_bench.report.plots.plot_rows import caption, heading, names_of, of_one, status_notes, time_ms
+from lightning_bench.report.plots.plot_rows import caption, heading, names_of, of_one, status_notes
 from lightning_bench.report.plots.style import COLUMN, TEXT_PT, Look, Sheet, house_style, n_text, three_digits
+from lightning_bench.report.tables.figures import time_ms
 
 HeatValue = Literal["floor", "ms"]
 

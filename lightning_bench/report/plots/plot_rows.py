@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lightning_bench.case import Shape
-from lightning_bench.families.work import Work
 from lightning_bench.record import Record, Status
-from lightning_bench.report.tables.kinds import figure
+from lightning_bench.report.collect import DIMS, ORIGIN, SHAPE
 from lightning_bench.report.tables.origin import VERSIONS, distinct
+from lightning_bench.words import DIRECTION_WORDS
 
-SHARED = ("suite", "machine_id", "protocol", "metric", "device", "direction", "dtype", "batch", "heads")
-DIMS = ("head_dim", "value_dim")
+SHARED = tuple(column for column in (*ORIGIN, *SHAPE) if column not in DIMS)
+"""Columns that the rows of every plot agree in; those of a plot over n agree in `DIMS` too."""
 
 _NAME_WIDTH = 40
-_DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward and backward"}
 
 
 def of_one(records: Iterable[Record], *, dims: bool = False) -> list[Record]:
@@ -29,42 +27,6 @@ def check_same(records: Sequence[Record], columns: Iterable[str]) -> None:
     for column in columns:
         if len(found := sorted({str(getattr(r, column)) for r in records})) > 1:
             raise ValueError(f"one plot cannot hold rows of several {column}: {', '.join(found)}")
-
-
-def groups_by(records: Iterable[Record], columns: Sequence[str]) -> list[list[Record]]:
-    """Records that agree in the columns, in order of appearance."""
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(tuple(getattr(record, column) for column in columns), []).append(record)
-    return list(groups.values())
-
-
-def time_ms(record: Record) -> float | None:
-    """The row's time, None where it has none or must not show it."""
-    return figure(record) if record.metric == "speed" and _worked(record) else None
-
-
-def memory_mib(record: Record) -> float | None:
-    """The row's memory, None where it has none or must not show it."""
-    return figure(record) if record.metric == "memory" and _worked(record) else None
-
-
-def intensity(record: Record) -> float:
-    """Model operations for each byte of model traffic, FLOP/byte."""
-    work = _work(record)
-    return work.min_flops / work.min_bytes
-
-
-def least_ms(record: Record) -> float | None:
-    """What moving the least bytes takes at the copy bandwidth of the same run, in ms."""
-    if not record.ceiling_gbps:
-        return record.floor_ms
-    return _work(record).min_bytes / record.ceiling_gbps / 1e6
-
-
-def least_mib(record: Record) -> float:
-    """Inputs and outputs together, MiB."""
-    return _work(record).min_bytes / 2**20
 
 
 def names_of(records: Iterable[Record], *, labels: bool) -> dict[str, str]:
@@ -130,7 +92,7 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
     """What the plot is of, in words: suite, direction, shape and dtype."""
     r = records[0]
     parts = [r.suite] if r.suite else []
-    parts += [_DIRECTIONS[r.direction], f"batch {r.batch}", f"{r.heads} heads"]
+    parts += [DIRECTION_WORDS[r.direction], f"batch {r.batch}", f"{r.heads} heads"]
     if dims:
         parts.append(
             f"head dim {r.head_dim}" if r.head_dim == r.value_dim else f"head dim {r.head_dim}/{r.value_dim}"
@@ -141,8 +103,8 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
 def caption(records: Sequence[Record]) -> str:
     """Where and with what it was measured: device, versions, commit, protocol. A blank field is left out."""
     parts = [distinct(r.device_name for r in records) or records[0].device]
-    for name, version in (("compute capability", lambda r: r.capability), *VERSIONS):
-        if text := distinct(map(version, records)):
+    for name, column in {"compute capability": "capability", **VERSIONS}.items():
+        if text := distinct(getattr(r, column) for r in records):
             parts.append(f"{name} {text}")
     harness = f"lightning-bench {distinct(r.harness_version for r in records)}".rstrip()
     commit = distinct(r.harness_commit for r in records)
@@ -150,14 +112,5 @@ def caption(records: Sequence[Record]) -> str:
     return f"{', '.join(parts)}. {by}, protocol {records[0].protocol}."
 
 
-def _worked(record: Record) -> bool:
-    return record.status in ("ok", "unstable")
-
-
 def _word(status: Status) -> str:
     return "no figure" if status == "ok" else status
-
-
-def _work(r: Record) -> Work:
-    shape = Shape(r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim, r.dtype, r.device)
-    return Work.of(r.family, shape, r.direction)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, ResultFile, Row
-from lightning_bench.report.collect import collect, group, latest_rows
+from lightning_bench.report.collect import collect, latest_rows
+from lightning_bench.report.tables.groups import group
 from tests.support.report_rows import STORY
 
 BASE = replace(STORY, case_id="a/fwd/b1", median_ms=1.0)

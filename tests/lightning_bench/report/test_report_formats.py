@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_bench.record import Record, Row
-from lightning_bench.report.collect import group
 from lightning_bench.report.formats import latex as tex
 from lightning_bench.report.formats import markdown as md
 from lightning_bench.report.formats.export import HEADER, table_csv
 from lightning_bench.report.tables.grid import Grid, grids
+from lightning_bench.report.tables.groups import group
 from lightning_bench.report.tables.kinds import chosen_kinds
 from tests.support.report_rows import PAPER
 

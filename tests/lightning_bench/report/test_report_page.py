@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from lightning_bench.record import ResultFile, Row
 from lightning_bench.record.samples import samples_of
-from lightning_bench.report.collect import group
 from lightning_bench.report.document import FORMATS, make_comparison, make_report
 from lightning_bench.report.page import page
 from lightning_bench.report.page.summary import Standing, crossings, standings
 from lightning_bench.report.tables.grid import grids
+from lightning_bench.report.tables.groups import group
 from tests.support.paths import ROOT
 from tests.support.report_rows import STORY
 
