@@ -23,9 +23,10 @@ test: $(STAMP) lint  ## Run what CI runs: lint, then every test
 fast: $(STAMP)  ## Run the tests without those marked slow or browser
 	$(PYTEST) -m 'not slow and not browser'
 
-lint: $(STAMP)  ## Check style, format and types
+lint: $(STAMP)  ## Check style, format, imports and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 format: $(STAMP)  ## Fix what ruff can fix

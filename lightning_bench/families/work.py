@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lightning_bench.case import Direction, Shape
-from lightning_bench.families import Definition, definition
+from lightning_bench.families import Definition, definition_of
 
 if TYPE_CHECKING:
-    from lightning_bench.machine.ceiling_store import Ceilings
+    from lightning_bench.machine.ceilings import Ceilings
 
 Bound = Literal["bytes", "flops"]
 Count = TypeVar("Count", int, float)
@@ -34,7 +34,7 @@ class Work:
     @classmethod
     def of(cls, family: str, shape: Shape, direction: Direction) -> Work:
         """Return the work of a family by its name. Raise UsageError if this version has no such family."""
-        return cls(definition(family), shape, direction)
+        return cls(definition_of(family), shape, direction)
 
     @property
     def read_bytes(self) -> int:

@@ -10,16 +10,17 @@ import torch
 
 from lightning_bench.case import DTYPES, FAMILIES, Dtype, Family, Layout, Shape
 from lightning_bench.errors import UsageError
-from lightning_bench.families import QKV, definition
+from lightning_bench.families import QKV, definition_of
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
-from lightning_bench.measure.check import Reference, choose_pairs
-from lightning_bench.measure.device.memory import CpuMeter, call_memory
+from lightning_bench.measure.device.memory import CpuMeter
+from lightning_bench.measure.gate import Reference, choose_pairs
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.memory_row import call_memory
 from lightning_bench.measure.paper import build_call
 from lightning_bench.providers import get_provider
 
-OWN = [family for family in FAMILIES if definition(family).own_inputs]
+OWN = [family for family in FAMILIES if definition_of(family).own_inputs]
 FORMS = ["gla-torch", "rwkv6-torch", "abc-torch", "mamba2-torch", "gated-delta-torch", "kda-torch"]
 SHAPE = Shape(2, 3, 70, 16, 8, "bf16", "cpu")
 
@@ -37,13 +38,13 @@ def test_definitions_import_no_torch() -> None:
 
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(UsageError, match="knows no family 'fast'; families are linear_decay, linear, "):
-        definition("fast")
+        definition_of("fast")
 
 
 @pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
 @pytest.mark.parametrize("family", OWN)
 def test_inputs_are_as_declared(family: Family, layout: Layout) -> None:
-    defined, common = definition(family), InputSet(SHAPE, 1)
+    defined, common = definition_of(family), InputSet(SHAPE, 1)
     inputs = common.of(family)
     given, plain = inputs.inputs(layout), inputs.inputs("bhnd")
     for name, spec in defined.inputs.items():
@@ -67,7 +68,7 @@ def test_inputs_are_seeded_and_of_no_other_family(family: Family) -> None:
     for one in OWN:  # in another order
         first.of(one)
     a, b, c = (made.of(family).inputs("bhnd") for made in (first, again, other))
-    for name in definition(family).inputs:
+    for name in definition_of(family).inputs:
         assert torch.equal(a[name], b[name])
         assert not torch.equal(a[name], c[name])
 
@@ -117,7 +118,7 @@ def test_the_gate_passes_what_is_right_and_names_the_gate_that_is_wrong(name: st
     inputs = InputSet(Shape(2, 3, 70, 16, 8, dtype, "cpu"), 0)
     reference = Reference(provider.family, inputs, gradients=True, seed=0)
     got = direction_call(provider, inputs, "bwd").tensors()
-    assert list(got) == ["o", *(f"d{x}" for x in definition(provider.family).gradients)]
+    assert list(got) == ["o", *(f"d{x}" for x in definition_of(provider.family).gradients)]
     verdict = reference.judge(got, "bhnd")
     assert verdict.failure is None
     assert list(verdict.errors) == list(got)
@@ -146,10 +147,8 @@ def test_a_gradient_that_sums_over_the_batch_is_checked_over_whole_heads() -> No
 @pytest.mark.parametrize("name", FORMS)
 def test_memory_and_protocol_paper_take_the_gates_along(name: str) -> None:
     provider, inputs = get_provider(name), InputSet(Shape(1, 2, 20, 8, 8, "fp32", "cpu"), 0)
-    figures = call_memory(provider, inputs, "bwd", CpuMeter())
-    extra = figures["extra_mib"]
-    assert extra is not None
-    assert extra * 2**20 >= Work.of(provider.family, inputs.shape, "bwd").write_bytes
+    memory = call_memory(provider, inputs, "bwd", CpuMeter())
+    assert memory.extra_mib * 2**20 >= Work.of(provider.family, inputs.shape, "bwd").write_bytes
     for direction in ("fwd", "bwd", "fwd_bwd"):
         build_call(provider, inputs, direction)()
 
@@ -162,7 +161,7 @@ def test_bytes_count_every_input_and_gradient() -> None:
     extra |= {"mamba2": tokens * 4, "gated_delta": tokens * 6, "kda": tokens * (4 * 16 + 2)}
     extra |= {"gateloop": tokens * 2 * 16, "gateloop_complex": tokens * 2 * 32}
     for family in FAMILIES:
-        if not set(QKV) <= set(definition(family).inputs):
+        if not set(QKV) <= set(definition_of(family).inputs):
             continue  # those are counted in test_families_layers.py
         more = extra.get(family, 0)
         assert Work.of(family, shape, "fwd").read_bytes == qkv + more

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Dtype, Family, Shape
-from lightning_bench.families import Problem, definition
+from lightning_bench.families import Problem, definition_of
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
-from lightning_bench.measure.check import Reference
+from lightning_bench.measure.gate import Reference, solve
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.oracle import solve
 from lightning_bench.providers import get_provider
 from lightning_bench.systems.vq_attention import vq_attention
 
@@ -42,7 +41,7 @@ def problem(family: Family, shape: Shape) -> Problem:
     given = inputs.inputs("bhnd")
 
     def pairs(name: str, x: Tensor) -> Tensor:
-        axes = definition(family).inputs[name].axes if name in definition(family).inputs else "bh"
+        axes = definition_of(family).inputs[name].axes if name in definition_of(family).inputs else "bh"
         x = x.detach() if "b" in axes else x.detach().expand(shape.batch, *x.shape)
         return x.flatten(0, 1).double() if x.is_floating_point() else x.flatten(0, 1)
 
@@ -110,7 +109,7 @@ def test_the_oracle_is_the_definition(family: Family) -> None:
     form, shape = DEFINITIONS[family]
     p = problem(family, shape)
     got = solve(family, p, gradients=True)
-    names = definition(family).gradients
+    names = definition_of(family).gradients
     leaves = {name: p[name].clone().requires_grad_() for name in names}
     o = form(p.replaced(leaves))
     grads = torch.autograd.grad(o, list(leaves.values()), p.do)
@@ -123,10 +122,10 @@ def test_the_oracle_is_the_definition(family: Family) -> None:
 @pytest.mark.parametrize("family", ["gateloop", "gateloop_complex"])
 def test_gate_loop_in_finite_differences(family: Family) -> None:
     p = problem(family, Shape(1, 1, 4, 2, 2, "fp32", "cpu"))
-    names = definition(family).gradients
+    names = definition_of(family).gradients
 
     def output(*leaves: Tensor) -> Tensor:
-        return definition(family).output(p.replaced(dict(zip(names, leaves, strict=True))))
+        return definition_of(family).output(p.replaced(dict(zip(names, leaves, strict=True))))
 
     leaves = [p[name].clone().requires_grad_() for name in names]
     assert torch.autograd.gradcheck(output, leaves)

@@ -164,7 +164,7 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
         (["--format", "gif"], "--format 'gif' is not known; allowed: md, tex, html, csv, png, svg, pdf"),
         (["--format", "md,tex"], "stdout takes one --format; give --out for several"),
         (["--out", "empty.csv"], "--out empty.csv is a file: give the name of a folder"),
-        (["--open", "--format", "md"], "--open shows the page alone: leave out --format, or give --out"),
+        (["--open", "--format", "md"], "--open shows only the page: leave out --format, or give --out"),
         (["--open", "--format", "md", "--out", "x"], "--open shows the page: add html to --format"),
         (["script.csv", "--format", "html"], "script.csv is not a CSV that lbench wrote"),
         (["empty.csv", "--format", "html"], "empty.csv is empty"),

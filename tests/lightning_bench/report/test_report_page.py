@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.record import ResultFile, Row
@@ -143,6 +143,7 @@ def test_a_line_that_holds_no_samples_is_told(tmp_path: Path, line: str) -> None
     assert "x.samples.jsonl, line 2: no samples of lbench." in FORMATS["html"](made)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_text_stays_text(name: str, reason: str) -> None:
     hostile = f"{name}</script><!--"

@@ -8,9 +8,9 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 
-from lightning_bench.measure.device.clocks import NoClocks, Reading
+from lightning_bench.measure.device.clocks import ClockReading, NoClocks
+from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
-from lightning_bench.measure.speed import Task, run_rounds, warm_up
 
 MANY = StopRule(ci_percent=1.0, min_samples=200, max_samples=200, sample_limit_s=1e9)
 QUICK = StopRule(ci_percent=1.0, min_samples=20, max_samples=100, sample_limit_s=1e9)
@@ -40,6 +40,9 @@ class FakeTimer:
     def now(self) -> float:
         return self.seconds
 
+    def release(self) -> None:
+        pass
+
     def _run(self, fn: Callable[[], float]) -> float:
         ms = fn() / self._speed(self.seconds)
         self.seconds += ms / 1e3
@@ -50,9 +53,9 @@ class FakeClocks:
     def __init__(self) -> None:
         self.count = 0
 
-    def read(self) -> Reading:
+    def read(self) -> ClockReading:
         self.count += 1
-        return Reading(1000.0 + self.count, 300.0, 40.0, 0)
+        return ClockReading(1000.0 + self.count, 300.0, 40.0, 0)
 
 
 def scripted(*times: float, then: float) -> Callable[[], float]:

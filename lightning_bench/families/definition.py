@@ -1,12 +1,13 @@
-"""Definition: what a family computes, from which inputs, and what that costs at least. No torch at import."""
+"""Definition: what a family computes, from which inputs, and its least work. Does not import torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import DTYPE_BYTES, Shape
+from lightning_bench.families.spec import QKV, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -14,49 +15,16 @@ if TYPE_CHECKING:
 
     from lightning_bench.families.draw import Draw
 
-# Elements of q and v that one differentiation takes at once: 128 MiB of fp64, times what autograd keeps.
+# Elements of q and v in one differentiation: 128 MiB of fp64, and several times that for what autograd keeps.
 _ELEMENTS_AT_ONCE = 2**24
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One input tensor: ``axes`` in layout bhnd, its dtype, and whether a backward pass gives its gradient.
-
-    Axes are ``b`` batch, ``h`` heads, ``n`` seq_len, ``d`` head_dim, ``e`` value_dim and those of the
-    family's ``sizes``. ``h`` must be among them. Layout bnhd exchanges h and n where both are there.
-    ``dtype`` is None for the case's own.
-    """
-
-    axes: str
-    dtype: Literal["fp32", "int64"] | None = None
-    gradient: bool = True
-
-    def shape(self, shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Sizes in layout bhnd."""
-        known = {
-            "b": shape.batch,
-            "h": shape.heads,
-            "n": shape.seq_len,
-            "d": shape.head_dim,
-            "e": shape.value_dim,
-        }
-        return tuple({**known, **sizes}[axis] for axis in self.axes)
-
-    @property
-    def turns(self) -> bool:
-        """Whether layout bnhd holds it in another order."""
-        return "h" in self.axes and "n" in self.axes
-
-
-QKV: dict[str, Spec] = {"q": Spec("bhnd"), "k": Spec("bhnd"), "v": Spec("bhne")}
 
 
 @dataclass(frozen=True)
 class Problem:
     """Inputs of an oracle in fp64, for P pairs of (batch, head).
 
-    q, k [P, n, d]; v, do [P, n, e]; decay [P], the slopes s. ``more`` holds the family's other inputs, each
-    with P in front of the axes that remain without b and h: ``bhn`` is [P, n], ``hd`` [P, d].
+    q, k [P, n, d]; v, do [P, n, e]; decay [P], the slopes s. `more` holds the family's other inputs. In each
+    the axes b and h are replaced by P in front: `bhn` is [P, n], `hd` is [P, d].
     """
 
     q: Tensor
@@ -71,58 +39,62 @@ class Problem:
         return tensor
 
     def replaced(self, tensors: Mapping[str, Tensor]) -> Problem:
-        """The same problem with other tensors under these names."""
+        """Return the same problem with other tensors under these names."""
         own = {name: x for name, x in tensors.items() if name not in self.more}
         more = {name: tensors.get(name, x) for name, x in self.more.items()}
         return replace(self, **own, more=more)
 
     def part(self, pairs: slice) -> Problem:
-        """Some of its pairs."""
+        """Return the problem of some of the pairs."""
         names = ("q", "k", "v", "do", "decay", *self.more)
         return self.replaced({name: self[name][pairs] for name in names})
 
 
 class Definition:
-    """A family. Subclass, set the class attributes, write ``make``, ``output`` and ``flops``."""
+    """A family. A subclass sets the class attributes and implements `make`, `output` and `flops`."""
 
     equation: ClassVar[str]
-    """In one line, as docs/systems.md has it."""
+    """The definition in one line, as docs/systems.md has it."""
     paper: ClassVar[str]
-    """Where it is from: an arXiv number, or what else there is."""
+    """The source: an arXiv number."""
     inputs: ClassVar[Mapping[str, Spec]] = QKV
-    """What the operator reads, the slopes aside; gradients come in this order."""
+    """The inputs of the operator without the slopes; gradients come in this order."""
     sizes: ClassVar[Mapping[str, int]] = {}
-    """Lengths of axes that are the family's own."""
+    """Lengths of the axes that only this family has."""
     own_inputs: ClassVar[bool] = True
-    """Whether ``make`` changes or adds anything: False where q, k, v and the slopes of all serve."""
+    """Whether `make` changes or adds an input; False if the common q, k, v and slopes are enough."""
 
     @property
     def gradients(self) -> tuple[str, ...]:
-        """Names of the inputs whose gradients a backward pass gives."""
+        """Names of the inputs whose gradients a backward pass computes."""
         return tuple(name for name, spec in self.inputs.items() if spec.gradient)
 
     @property
     def whole_heads(self) -> bool:
-        """Whether a gradient sums over the batch, so that a head is checked with all its sequences."""
+        """Whether a gradient sums over the batch, so that the check of a head needs all its sequences."""
         return any("b" not in self.inputs[name].axes for name in self.gradients)
 
     def make(self, draw: Draw) -> dict[str, Tensor]:
-        """Realistic inputs in layout bhnd: those of ``inputs`` besides q, k, v, and what replaces these.
+        """Return realistic inputs in layout bhnd: those besides q, k and v, and replacements of q, k or v.
 
-        ``decay`` [heads] where the slopes are the family's own. Any float dtype: they are rounded afterwards.
+        `decay` [heads] is among them if the family has its own slopes. Any float dtype will do: the caller
+        rounds the tensors.
         """
         return {}
 
     def output(self, problem: Problem) -> Tensor:
-        """o [P, n, e] in fp64 from the definition, differentiable; gates were activated before."""
+        """Return o [P, n, e] in fp64 from the definition, differentiable; gates come activated.
+
+        Raise NotImplementedError if the family implements `solve` instead.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not implement output()")
 
     def solve(
         self, problem: Problem, *, gradients: bool, output_dtype: torch.dtype | None = None
     ) -> dict[str, Tensor]:
-        """``o``, and where asked for ``dNAME`` of every input with a gradient, [P, ...], in fp64.
+        """Return `o` and, if asked for, `dNAME` of every input that has a gradient, [P, ...], in fp64.
 
-        The gradients are those of ``output`` by autograd, in fp64. ``output_dtype`` matters only to a family
+        The gradients are those of `output` by autograd, in fp64. `output_dtype` matters only to a family
         whose gradients start from the rounded output.
         """
         import torch
@@ -145,11 +117,14 @@ class Definition:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Operations of the cheapest exact form, (forward, backward); a multiply-add counts as two."""
+        """Return the FLOPs of the cheapest exact form, (forward, backward); a multiply-add counts as two."""
         raise NotImplementedError(f"{type(self).__name__} does not implement flops()")
 
     def span(self, shape: Shape) -> int:
-        """Keys that the oracle multiplies each query with, about: it decides how many pairs are checked."""
+        """Return about how many keys the oracle multiplies each query with.
+
+        The number decides how many pairs of (batch, head) are checked.
+        """
         return 256 + shape.head_dim
 
     def bytes_of(self, shape: Shape, names: Iterable[str]) -> int:
@@ -165,9 +140,9 @@ class Definition:
 
 
 def recurrent_flops(shape: Shape, products: int) -> tuple[float, float]:
-    """Of a recurrence whose step takes ``products`` products of head_dim × value_dim.
+    """Return the FLOPs of a recurrence whose step has `products` products of head_dim × value_dim.
 
-    Backward each product has two for its gradients, and the state is made again: three times forward.
+    Backward, each product has two for its gradients and the state is computed again: three times forward.
     """
     tokens = shape.batch * shape.heads * shape.seq_len
     fwd = float(tokens * products * 2 * shape.head_dim * shape.value_dim)
