@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_bench.case import Direction
-
-DIRECTION_WORDS: dict[Direction, str] = {
+DIRECTION_WORDS: dict[str, str] = {
     "fwd": "forward",
     "bwd": "backward",
     "fwd_bwd": "forward and backward",

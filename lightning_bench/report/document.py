@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Row
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lightning_bench.report.published.prose import Finding
 
 FormatName = Literal["md", "tex", "html", "csv"]
-PlotFormat = Literal["png", "svg", "pdf"]
-PLOT_FORMATS: tuple[PlotFormat, ...] = get_args(PlotFormat)
 
 _LEGEND = "Bold: the best of its row. *: unstable, the figure is not to be relied on."
 

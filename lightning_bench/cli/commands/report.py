@@ -13,7 +13,8 @@ from lightning_bench.errors import LbenchError, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.report.document import FormatName, PlotFormat, Report
+    from lightning_bench.report.document import FormatName, Report
+    from lightning_bench.report.plots import PlotFormat
 
 
 def report(
@@ -106,7 +107,8 @@ def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[F
 
     UsageError for an unknown format, for more than stdout can take, and for plots where none are made.
     """
-    from lightning_bench.report.document import FORMATS, PLOT_FORMATS
+    from lightning_bench.report.document import FORMATS
+    from lightning_bench.report.plots import PLOT_FORMATS
 
     if text is None:
         return (list(FORMATS), ["png"] if plots else []) if out is not None else ([], [])
@@ -128,7 +130,7 @@ def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[F
 def _plot(document: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
     """Write the plots; if machines or protocols differ, each pair of them has its own folder."""
     from lightning_bench.report.collect import frame_of, rows_by
-    from lightning_bench.report.plots.draw import plot_set
+    from lightning_bench.report.plots.plot_files import plot_set
     from lightning_bench.report.tables.grid import DEFAULT_BASELINE
 
     # heads 0: a whole model's figure, which has no shape to plot against

@@ -20,16 +20,15 @@ from matplotlib.text import Text
 
 from lightning_bench.providers import BUILT_IN
 from lightning_bench.record import Record, read_records
-from lightning_bench.report.plots.draw import (
+from lightning_bench.report.plots.heat import heat_map
+from lightning_bench.report.plots.line_plots import (
     memory_plot,
     per_token_plot,
-    plot_set,
     roofline_plot,
-    save_plot,
     speedup_plot,
     time_plot,
 )
-from lightning_bench.report.plots.heat import heat_map
+from lightning_bench.report.plots.plot_files import plot_set, save_plot
 from lightning_bench.report.plots.strokes import strokes
 from lightning_bench.report.plots.style import COLUMN, WIDE, Look, n_text, number_text, ratio_text
 from tests.support.paths import ROOT
@@ -364,7 +363,7 @@ def test_plots_need_neither_torch_nor_pyplot(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from lightning_bench.record import read_rows\n"
-        "from lightning_bench.report.plots.draw import plot_set\n"
+        "from lightning_bench.report.plots.plot_files import plot_set\n"
         f"rows = read_rows([{str(H200 / 'long-speed.csv')!r}]).rows\n"
         f"print(len(plot_set(rows, ['svg'], {str(tmp_path)!r})))\n"
         "print([name for name in ('torch', 'triton', 'matplotlib.pyplot') if name in sys.modules])"
