@@ -1,4 +1,4 @@
-"""What plots take from records: who shares a plot, the number of a point, and the words around the axes."""
+"""What plots take from records: which share a plot, their names, and the words around the axes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ _NAME_WIDTH = 40
 
 
 def of_one(records: Iterable[Record], *, dims: bool = False) -> list[Record]:
-    """The last record of each cell; ValueError if they are not of one table (with ``dims``, of several)."""
+    """Return the last record of each cell.
+
+    Raises ValueError if they are not of one table or, with `dims`, differ in more than `DIMS`.
+    """
     records = [r for r in records if r.seq_len > 0 and r.heads > 0]  # a whole model's row states no shape
     check_same(records, SHARED if dims else (*SHARED, *DIMS))
     return list({(r.provider, r.seq_len, r.head_dim, r.value_dim): r for r in records}.values())
 
 
 def check_same(records: Sequence[Record], columns: Iterable[str]) -> None:
-    """ValueError if the records differ in one of the columns."""
+    """Raise ValueError if the records differ in one of the columns."""
     for column in columns:
         if len(found := sorted({str(getattr(r, column)) for r in records})) > 1:
             raise ValueError(f"one plot cannot hold rows of several {column}: {', '.join(found)}")
 
 
 def names_of(records: Iterable[Record], *, labels: bool) -> dict[str, str]:
-    """What each provider is called, in order of appearance: its name, or a label that no other has.
+    """Return what each provider is called, in order of appearance: its name, or a label that no other has.
 
     The front of a long one is cut off: a provider given by file has a path there.
     """
@@ -41,14 +44,14 @@ def names_of(records: Iterable[Record], *, labels: bool) -> dict[str, str]:
 
 
 def lengths_text(lengths: Iterable[int]) -> str:
-    """512, 1024: sequence lengths as tables write them."""
+    """Return sequence lengths as tables write them: 512, 1024."""
     return ", ".join(map(str, sorted(set(lengths))))
 
 
 def status_notes(
     records: Sequence[Record], names: Mapping[str, str], figure: Callable[[Record], float | None]
 ) -> list[str]:
-    """A sentence for each status that left cells out or asks for care, with who and at which lengths.
+    """Return a sentence on each status that left cells out or asks for care, with who and at which lengths.
 
     Providers that share a status at the same lengths share a clause; a status that holds everywhere has
     no lengths.
@@ -74,7 +77,7 @@ def status_notes(
 
 
 def together_notes(lines: Mapping[str, Mapping[int, float]], apart: float) -> list[str]:
-    """A sentence on lines (name to value by length) that nowhere differ by more than the factor ``apart``."""
+    """Return a sentence on lines (name to value by length) that nowhere differ by more than `apart` times."""
     groups: list[list[str]] = []
     for name, line in lines.items():
         for group in groups:
@@ -89,7 +92,7 @@ def together_notes(lines: Mapping[str, Mapping[int, float]], apart: float) -> li
 
 
 def heading(records: Sequence[Record], *, dims: bool = True) -> str:
-    """What the plot is of, in words: suite, direction, shape and dtype."""
+    """Return what the plot is of, in words: suite, direction, shape and dtype."""
     r = records[0]
     parts = [r.suite] if r.suite else []
     parts += [DIRECTION_WORDS[r.direction], f"batch {r.batch}", f"{r.heads} heads"]
@@ -101,7 +104,7 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
 
 
 def caption(records: Sequence[Record]) -> str:
-    """Where and with what it was measured: device, versions, commit, protocol. A blank field is left out."""
+    """Return where and with what it was measured: device, versions, commit, protocol; no blank fields."""
     parts = [distinct(r.device_name for r in records) or records[0].device]
     for name, column in {"compute capability": "capability", **VERSIONS}.items():
         if text := distinct(getattr(r, column) for r in records):

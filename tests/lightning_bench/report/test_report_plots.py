@@ -30,7 +30,7 @@ from lightning_bench.report.plots.line_plots import (
 )
 from lightning_bench.report.plots.plot_files import plot_set, save_plot
 from lightning_bench.report.plots.strokes import strokes
-from lightning_bench.report.plots.style import COLUMN, WIDE, Look, n_text, number_text, ratio_text
+from lightning_bench.report.plots.style import COLUMN, WIDE, Look, length_text, number_text, ratio_text
 from tests.support.paths import ROOT
 from tests.support.report_rows import PAPER, rows_of
 
@@ -261,7 +261,7 @@ def test_ticks_are_powers_of_two_in_words() -> None:
     figure = time_plot(row("a", n, float(n)) for n in (512, 1000, 131072))
     labels = [text.get_text() for text in drawn(figure).axes[0].get_xticklabels()]
     assert labels == ["512", "1K", "2K", "4K", "8K", "16K", "32K", "64K", "128K"]
-    assert [n_text(n) for n in (100, 1536, 3072, 2**20)] == ["100", "1536", "3K", "1M"]
+    assert [length_text(n) for n in (100, 1536, 3072, 2**20)] == ["100", "1536", "3K", "1M"]
     assert [number_text(x) for x in (0.01, 1.0, 10000.0)] == ["0.01", "1", "10,000"]
     assert [ratio_text(x) for x in (4.0, 1.0, 0.25)] == ["4×", "1×", "1/4×"]
 
