@@ -13,7 +13,7 @@ from lightning_bench.case import Direction, Shape
 from lightning_bench.families import Definition, definition_of
 
 if TYPE_CHECKING:
-    from lightning_bench.machine.ceiling_store import Ceilings
+    from lightning_bench.machine.ceilings import Ceilings
 
 Bound = Literal["bytes", "flops"]
 Count = TypeVar("Count", int, float)

@@ -13,7 +13,7 @@ import torch
 from lightning_bench.case import Case, Device, Dtype, Family
 from lightning_bench.errors import Unavailable
 from lightning_bench.families.work import Work
-from lightning_bench.machine.ceiling_store import Ceilings
+from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.measure import paper
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.check import TENSORS, Reference, poisoned

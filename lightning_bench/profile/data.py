@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lightning_bench.case import Case, Device, Direction, Dtype, Family, Shape
 from lightning_bench.families.work import Bound
-from lightning_bench.machine.ceiling_store import Ceilings
+from lightning_bench.machine.ceilings import Ceilings
 
 KernelKind = Literal["kernel", "memcpy", "memset", "op"]
 Mode = Literal["profile", "ncu", "proton"]

@@ -33,8 +33,8 @@ class BadRowError(ValueError):
 class Schema(Generic[RowT]):
     """The CSV columns of a dataclass with fields of `str`, `Literal`, `int`, `float` and optional numbers.
 
-    A blank cell is None in a column of optional numbers. Floats are written with `digits` significant
-    digits. `tidy` maps the name of a column and its parsed value to the value of the row.
+    A blank cell takes the default of its column. Floats are written with `digits` significant digits.
+    `tidy` maps the name of a column and its parsed value to the value of the row.
     """
 
     def __init__(
@@ -95,6 +95,8 @@ class Schema(Generic[RowT]):
         return self._rows(parsed, len(rows))
 
     def _value(self, name: str, cell: str) -> Any:
+        if not cell and self._defaults[name] is not MISSING:
+            return self._defaults[name]
         try:
             return self._tidy(name, self._parsers[name](cell))
         except ValueError as error:
@@ -180,8 +182,7 @@ def _parser(hint: Any) -> Parse:
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
     if kinds not in ([int], [float]):
         raise TypeError(f"no column has the type {hint}")
-    number: Parse = _whole if kinds == [int] else float
-    return number if kinds == [hint] else lambda cell: number(cell) if cell else None
+    return _whole if kinds == [int] else float
 
 
 def _one_of(allowed: Sequence[str]) -> Parse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import reduce
 from typing import Protocol, TypeVar
 
 from lightning_bench.record.row import Record, Row
@@ -43,11 +44,15 @@ def latest_by(rows: Iterable[RowT], key: Callable[[Record], KeyT]) -> dict[KeyT,
     kept: dict[KeyT, RowT] = {}
     for row in rows:
         name = key(row.record)
-        if name not in kept or kept[name].record.time_utc <= row.record.time_utc:
-            kept[name] = row
+        kept[name] = _later(kept.get(name, row), row)
     return kept
 
 
 def last_row(rows: Sequence[RowT]) -> RowT:
     """Return the latest of all rows, whatever their cases. `rows` must not be empty."""
-    return latest_by(rows, lambda _: "")[""]
+    return reduce(_later, rows)
+
+
+def _later(before: RowT, row: RowT) -> RowT:
+    """Return the later of two rows in order; of the same second, the second."""
+    return row if before.record.time_utc <= row.record.time_utc else before

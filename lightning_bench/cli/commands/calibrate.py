@@ -39,7 +39,7 @@ def calibrate(
 
     from lightning_bench.cli.shared.planner import Planner
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
-    from lightning_bench.compare.calibration import calibrate as noise_floor
+    from lightning_bench.compare.calibration import noise_floor
     from lightning_bench.compare.noise import SUFFIX, write_calibration
     from lightning_bench.compare.sides import read_side
 

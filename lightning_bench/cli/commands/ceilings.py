@@ -13,7 +13,7 @@ from lightning_bench.words import counted
 if TYPE_CHECKING:
     from lightning_bench.case import Device
     from lightning_bench.machine import Machine
-    from lightning_bench.machine.ceiling_store import DeviceCeilings
+    from lightning_bench.machine.ceilings import DeviceCeilings
 
 
 def ceilings(
@@ -30,7 +30,7 @@ def ceilings(
     from lightning_bench.cli.shared.device import resolve_device, threads_of
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine import describe_machine
-    from lightning_bench.machine.ceiling_store import MEANINGS, as_row, keep, kept_path, read_kept
+    from lightning_bench.machine.ceilings import MEANINGS, as_row, keep, kept_path, read_kept
 
     machine = describe_machine(resolve_device(device))
     path = out or kept_path(machine)

@@ -95,7 +95,7 @@ def compare(
 ) -> None:
     """Give every cell a verdict; exit code 0: nothing worse, 1: worse, 2: usage, 3: nothing compared."""
     from lightning_bench.cli.commands.compare_out import show
-    from lightning_bench.compare.judge import compare as judge
+    from lightning_bench.compare.judge import compare_sides
     from lightning_bench.compare.result import accept, parse_allow, parse_fail_on
 
     if output.as_json and shown.as_markdown:
@@ -118,7 +118,7 @@ def compare(
                 "axes, --device, --time-limit, --out and --kernels go with --ref: CSVs are measured already"
             )
         base, head = _sides(paths, axes.provider_names, against)
-    comparison = judge(
+    comparison = compare_sides(
         base,
         head,
         threshold=threshold,

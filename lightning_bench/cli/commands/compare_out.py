@@ -49,13 +49,13 @@ class Shown:
 def show(sink: Sink, comparison: Comparison, shown: Shown) -> None:
     """Print and write what was asked for; when GitHub runs this, also its annotations and step summary."""
     from lightning_bench.compare.formats import ci
-    from lightning_bench.compare.formats import verdict_markdown as markdown
+    from lightning_bench.compare.formats.verdict_markdown import comparison_markdown
     from lightning_bench.compare.result import as_data
 
     if sink.as_json:
         sink.data(as_data(comparison))
     elif shown.as_markdown:
-        print(markdown.markdown(comparison), end="")
+        print(comparison_markdown(comparison), end="")
     else:
         _table(sink, comparison, everything=shown.everything)
     if shown.junit is not None:
@@ -65,7 +65,7 @@ def show(sink: Sink, comparison: Comparison, shown: Shown) -> None:
         for line in ci.workflow_commands(comparison):
             print(line, file=sink.err.file)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        _write(Path(summary), markdown.markdown(comparison) + "\n", "a")
+        _write(Path(summary), comparison_markdown(comparison) + "\n", "a")
 
 
 def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:

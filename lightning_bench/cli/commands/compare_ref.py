@@ -125,9 +125,8 @@ def _read(folder: Path, name: str, metrics: Sequence[Metric]) -> Side:
     from lightning_bench.compare.sides import Side, read_side
 
     sides = [read_side(_csv(folder, name, metric, metrics)) for metric in metrics]
-    return Side(
-        name, [run for side in sides for run in side.runs], [text for side in sides for text in side.said]
-    )
+    runs = [run for side in sides for run in side.runs]
+    return Side(name, runs, [remark for side in sides for remark in side.remarks])
 
 
 def _metrics(text: str) -> list[Metric]:

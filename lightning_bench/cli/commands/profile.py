@@ -101,7 +101,7 @@ def profile(
     from lightning_bench.cli.shared.device import resolve_device, threads_of
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine import describe_machine
-    from lightning_bench.machine.ceiling_store import kept_path, read_kept
+    from lightning_bench.machine.ceilings import kept_path, read_kept
     from lightning_bench.profile.data import Request
     from lightning_bench.profile.parent.run import Options, profile_case
     from lightning_bench.profile.profile_export import as_data, write

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Device, Dtype
-from lightning_bench.machine.ceiling_store import Ceilings, DeviceCeilings
+from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings
 from lightning_bench.measure.inputs import TORCH_DTYPES
 
 Call = Callable[[], object]

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, record_function
 from lightning_bench.case import Device
 from lightning_bench.errors import LbenchError, Unavailable
 from lightning_bench.families.work import Work
-from lightning_bench.machine.ceiling_store import Ceilings
+from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.device.memory import MIB, call_memory, make_meter
 from lightning_bench.measure.device.peaks import measure_ceilings

@@ -6,7 +6,7 @@ import pytest
 
 from lightning_bench.case import DIRECTIONS, DTYPES, FAMILIES, Direction, Dtype, Family, Shape
 from lightning_bench.families.work import CEILING_TOLERANCE, Work
-from lightning_bench.machine.ceiling_store import Ceilings
+from lightning_bench.machine.ceilings import Ceilings
 
 PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]
 

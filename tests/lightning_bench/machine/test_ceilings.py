@@ -16,7 +16,7 @@ import pytest
 
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.machine import Machine, describe_machine
-from lightning_bench.machine.ceiling_store import Ceilings, DeviceCeilings, as_row, keep, kept_path, read_kept
+from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings, as_row, keep, kept_path, read_kept
 from lightning_bench.measure.device.peaks import cpu_l2_bytes, measure_ceilings, measure_device
 from tests.support.patience import PATIENCE_S
 

@@ -278,7 +278,7 @@ def test_ncu_is_looked_for_beside_the_path(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_kept_ceilings_are_used(tmp_path: Path) -> None:
-    from lightning_bench.machine.ceiling_store import DeviceCeilings, Kept
+    from lightning_bench.machine.ceilings import DeviceCeilings, Kept
 
     machine = describe_machine("cpu")
     kept = Kept(DeviceCeilings(copy_gbps=123.0, fp32_tflops=4.5), machine.id, "2026-11-21T00:00:00+00:00")
