@@ -61,7 +61,7 @@ def plan_of_tree(plan: Plan, root: Path, tree: Path, import_path: Path) -> Plan:
 
 
 def comparable(plan: Plan, root: Path) -> tuple[Plan, list[str]]:
-    """Return the plan with only the providers that the repository `root` holds, and the names of the others."""
+    """Return the plan with only the providers that the repository `root` holds, and the others' names."""
     ours = {
         spec
         for spec, planned in plan.providers.items()

@@ -49,7 +49,7 @@ class Plan:
         return self.metric, self.protocol, self.case_id(case), version, self.machine.id
 
     def split(self, records: Iterable[Record], *, retry: bool) -> tuple[list[Case], list[Record]]:
-        """Return (cases still to do, rows that stay). With `retry` rows that did not work are measured again."""
+        """Return (cases still to do, rows that stay). With `retry`, rows that failed are measured again."""
         rows = {record.key: record for record in records}
         pending: list[Case] = []
         standing: list[Record] = []
