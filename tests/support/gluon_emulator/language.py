@@ -145,11 +145,9 @@ def static_range(*bounds):
 def modules(machine) -> SimpleNamespace:
     """Return an emulated `triton`, whose attributes are the modules that kernels import."""
 
-    def allocate_shared_memory(dtype, shape, layout, value=None):
+    def allocate_shared_memory(dtype, shape, layout, value=None, name="shared memory"):
         barriers = isinstance(layout, Barriers.MBarrierLayout)
-        program = machine.program
-        found = allocate(program, dtype, shape, barriers, f"shared{len(program.allocations)}")
-        program.allocations.append(found)
+        found = allocate(machine.program, dtype, shape, barriers, name)
         if value is not None:
             yield from found.store(value)
         return found

@@ -7,6 +7,7 @@ import numpy as np
 from .arrays import BFLOAT16, FLOAT16, FLOAT32, INT32, Tile, as_tile, joined, rounded
 
 _PACKED = {"bf16x2": BFLOAT16, "f16x2": FLOAT16}
+_COMPARE = {"setp.ge.s32": np.greater_equal, "setp.gt.s32": np.greater}
 _SMALLEST = np.float32(2.0**-126)
 
 
@@ -44,8 +45,8 @@ def _instruction(name: str, x: list) -> np.ndarray:
     if packed:
         # The product of two such numbers is exact in fp32.
         return rounded(x[0] * x[1] + x[2], _PACKED[packed[2]])
-    if name == "setp.ge.s32":
-        return x[0] >= x[1]
+    if name in _COMPARE:
+        return _COMPARE[name](x[0], x[1])
     if name == "selp.f32":
         return np.where(x[2], x[0], x[1])
     raise NotImplementedError(f"PTX instruction {name}")

@@ -52,7 +52,6 @@ class Program:
         self.number, self.rng = number, rng
         self.main = self.current = Partition("main", warps)
         self.cells: list = []
-        self.allocations: list = []
         self.shared_bytes = 0
         self.barriers: list[Barrier] = []
         self.copies: list[Copy] = []
@@ -74,6 +73,16 @@ class Program:
             Hazard: for what a partition does wrong.
         """
         running = [Partition(name, warps, dict(self.main.clock), steps) for name, warps, steps in parts]
+        try:
+            self._take_turns(running)
+        finally:
+            for partition in running:
+                partition.steps.close()
+        while self.copies:
+            self._end_a_copy()
+        self.current = self.main
+
+    def _take_turns(self, running: list[Partition]) -> None:
         favourite = self.rng.choice([None, None, *running])
         turn = running[0]
         while running:
@@ -92,9 +101,6 @@ class Program:
                 turn = self.rng.choice(able)
             if not self._step(turn):
                 running.remove(turn)
-        while self.copies:
-            self._end_a_copy()
-        self.current = self.main
 
     def _step(self, partition: Partition) -> bool:
         """Let a partition go on until it synchronises; return whether it has more to do."""

@@ -134,6 +134,15 @@ class _Generators(ast.NodeTransformer):
             node.value = self.visit(node.value)
         return node
 
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign:
+        target, value = node.targets[0], node.value
+        if self._inside and isinstance(target, ast.Name) and isinstance(value, ast.Call):
+            if isinstance(value.func, ast.Attribute) and value.func.attr == "allocate_shared_memory":
+                # Reports name shared memory as the source does.
+                value.keywords.append(ast.keyword("name", ast.Constant(target.id)))
+        node.value = self.visit(value)
+        return node
+
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
         if not self._inside:

@@ -50,8 +50,8 @@ class Trial:
     """Whether the final state is returned and has a gradient."""
     grad_o: bool = True
     backward: bool = True
-    outlier: bool = False
-    """Whether the first token is 10⁴ times as large as the others."""
+    outlier: int | None = None
+    """A token whose kᵀv is 10⁴ times as large as that of others."""
     processors: int = 132
     wide: bool = False
     """Whether the wide kernel is taken where it can be, whatever the size of the call."""
@@ -155,9 +155,9 @@ class _Inputs:
         self.k = draw(trial.kv_heads, trial.head_dim, of_k)
         self.v = draw(trial.kv_heads, trial.value_dim, of_v)
         self.do = draw(trial.heads, trial.value_dim, of_do)
-        if trial.outlier and trial.n:
-            self.k[:, :, 0] *= 100
-            self.v[:, :, 0] *= 100
+        if trial.outlier is not None:
+            self.k[:, :, trial.outlier] *= 100
+            self.v[:, :, trial.outlier] *= 100
         count = trial.batch if trial.bounds is None else len(trial.bounds) - 1
         states = (count, trial.heads, trial.head_dim, trial.value_dim)
         self.initial = torch.randn(states, generator=generator) * size if trial.initial else None
