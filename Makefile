@@ -1,26 +1,40 @@
-# From a fresh clone: `make bench` measures what is there, `make test` is what CI runs.
-# Each sets up .venv first; an up-to-date .venv costs nothing.
+# From a fresh clone: `make bench` measures what is there, `make test` is what CI runs. `make help` lists the rest.
+# Each target sets up .venv first; an up-to-date .venv costs nothing.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests of one file share fixtures, so a file goes to one process; NPROC=0 runs everything in one process.
+NPROC ?= auto
+PYTEST := $(BIN)/pytest -n $(NPROC) --dist loadfile
 
-.PHONY: bench test lint reports clean
+.PHONY: help bench test fast lint format reports clean
 
-bench: $(STAMP)
+help:  ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+bench: $(STAMP)  ## Measure on this machine: suite `paper` on a GPU, `quick` on a CPU
 	$(BIN)/lbench speed
 
-test: $(STAMP) lint
-	$(BIN)/pytest
+test: $(STAMP) lint  ## Run what CI runs: lint, then every test
+	$(PYTEST)
 
-lint: $(STAMP)
+fast: $(STAMP)  ## Run the tests without those marked slow or browser
+	$(PYTEST) -m 'not slow and not browser'
+
+lint: $(STAMP)  ## Check style, format, imports and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
+format: $(STAMP)  ## Fix what ruff can fix
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
 # What is committed in reports/, from results/: the commands of reports/README.md, in their order.
-reports: $(STAMP)
+reports: $(STAMP)  ## Regenerate reports/ from results/
 	rm -rf reports/h200/plots
 	sed -n 's/.*`lbench \(report .*\)`.*/\1/p' reports/README.md | \
 	  while read -r command; do $(BIN)/lbench $$command --quiet || exit 1; done
@@ -32,5 +46,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $(STAMP)
 
-clean:
+clean:  ## Remove .venv and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -91,5 +91,13 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Stable and readable, for example ``lightning2/fwd/b4-h32-n512-d128-e128-bf16-cuda``."""
-        return f"{self.provider}/{self.direction}/{self.shape}"
+        """Stable and readable, for example `lightning2/fwd/b4-h32-n512-d128-e128-bf16-cuda`."""
+        return self.id_by(self.provider)
+
+    def id_by(self, name: str) -> str:
+        """Return the id with `name` for the provider.
+
+        Rows and files know a provider from a file by its name, wherever the file lies, and not by the path
+        that `provider` holds.
+        """
+        return f"{name}/{self.direction}/{self.shape}"

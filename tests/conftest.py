@@ -23,6 +23,7 @@ collect_ignore = (
     else [
         "lightning_bench/report/test_report_browser.py",
         "lightning_bench/report/test_report_readers.py",
+        "repository/test_house.py",
     ]
 )
 

@@ -1,4 +1,4 @@
-"""The ``lbench`` command: one module a command; each parses, calls, and prints through one sink."""
+"""The `lbench` command: one module per command; each parses, calls, and prints through one sink."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> None:
-    """Run ``lbench``. Errors that a user can act on become one message and an exit code."""
+    """Run `lbench`. An error that a user can act on becomes one message and an exit code."""
     from lightning_bench.errors import LbenchError
 
     try:

@@ -1,4 +1,4 @@
-"""The Typer application: which module answers which command."""
+"""The Typer application: the commands, the functions behind them and their one-line helps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="An error's traceback is printed where LBENCH_TRACEBACK=1 is set.",
+    epilog="Set LBENCH_TRACEBACK=1 to see the traceback of an error.",
 )
 
 
@@ -41,20 +41,20 @@ def _top(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options that stand before a command."""
+    """Take the options that precede a command."""
 
 
 app.command("speed", help="Measure how long each case takes, correctness first.")(sweep)
 app.command("memory", help="Measure how much memory each case adds.")(sweep)
 app.command("check", help="Check each case against fp64, without timing it.")(sweep)
-app.command("report", help="Make the papers' tables, plots and a page of result CSVs.")(report)
+app.command("report", help="Make the papers' tables, plots and a page from result CSVs.")(report)
 app.command("compare", help="Say whether anything is slower, larger or broken, for CI.")(compare)
-app.command("calibrate", help="Measure this machine against itself: the noise that compare reckons with.")(
+app.command("calibrate", help="Measure this machine against itself: the noise that compare allows for.")(
     calibrate
 )
-app.command("history", help="Show one cell's figure over commits or dates, changes marked.")(history)
+app.command("history", help="Show one cell's figure over commits or dates and mark changes.")(history)
 app.command("suites", help="Show the bundled suites, or what one would run.")(suites)
-app.command("providers", help="Show each provider, and why it cannot run here where it cannot.")(providers)
-app.command("env", help="Show this machine as it goes into every row.")(env)
+app.command("providers", help="Show the providers, and why one cannot run here.")(providers)
+app.command("env", help="Show this machine as every row records it.")(env)
 app.command("ceilings", help="Measure what this device reaches at its best, once.")(ceilings)
 app.command("profile", help="Show where the time and the memory of one case go, and why.")(profile)

@@ -1,1 +1,1 @@
-"""Two sets of rows to verdicts: was anything slower, larger or broken? Reads files and imports no torch."""
+"""From two sets of rows to verdicts: is anything slower, larger or broken? Imports no torch."""

@@ -1,4 +1,4 @@
-"""From a kernel measured against itself to the noise floor of a machine. Pure functions of two sides."""
+"""From a kernel compared with itself to the noise floor of a machine. Pure functions of two sides."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class _Case:
     both: Floats
 
 
-def calibrate(base: Side, head: Side, *, threshold: float, pairs: int) -> list[Calibration]:
-    """The noise of every case that was measured in all passes, and how often the rule is wrong on it.
+def noise_floor(base: Side, head: Side, *, threshold: float, pairs: int) -> list[Calibration]:
+    """Return the noise of every case that was measured in all passes, and how often the rule is wrong on it.
 
-    The false-alarm rates are those of comparisons of ``pairs`` passes drawn at random from these, with the
-    sides of each pass exchanged at random, as nothing tells them apart: 4,000 draws of whole sweeps.
-    LbenchError where no case has enough passes.
+    The false-alarm rates are those of comparisons of `pairs` passes drawn at random from these, with the
+    sides of each pass exchanged at random, since they are equal: 4,000 draws of whole sweeps. `threshold` is
+    the relative change whose false alarms are counted. Raises LbenchError if no case has enough passes.
     """
-    cases = {name: made for name, runs in _by_case(base, head).items() if (made := _case(*runs)) is not None}
+    cases = {name: case for name, runs in _by_case(base, head).items() if (case := _case(*runs)) is not None}
     if not cases:
         raise LbenchError(
             f"no case was measured in at least {FEWEST_PAIRS} passes: nothing is calibrated; "
@@ -42,10 +42,10 @@ def calibrate(base: Side, head: Side, *, threshold: float, pairs: int) -> list[C
     whole = {name: case for name, case in cases.items() if len(case.differences) == most}
     drawn = min(pairs, most)
     stacked = np.stack([case.differences for case in whole.values()])
-    alone, any_cell = _false_alarms(stacked, threshold, drawn)
+    of_case, any_case = _false_alarms(stacked, threshold, drawn)
     trimmed = rule.trimmed(stacked)
     pair_noise, pair_df = trimmed.se * math.sqrt(most / 2), float(trimmed.df[0])
-    # One process a side has no others by which a disturbed one is known: here these count.
+    # With one process per side a disturbed process cannot be told from others, so all count here.
     run_noise = np.maximum(
         np.sqrt(stacked.var(axis=1, ddof=1) / 2), [case.both.std(ddof=1) for case in whole.values()]
     )
@@ -71,8 +71,8 @@ def calibrate(base: Side, head: Side, *, threshold: float, pairs: int) -> list[C
                 resolution_percent=100 * math.expm1(float(resolution[index])),
                 resolution_two_runs_percent=100 * math.expm1(min(20.0, float(two_runs[index]))),
                 threshold_percent=100 * threshold,
-                false_alarm_rate=float(alone[index]),
-                sweep_false_alarm_rate=any_cell,
+                false_alarm_rate=float(of_case[index]),
+                sweep_false_alarm_rate=any_case,
                 provider_version=record.provider_version,
                 device_name=record.device_name,
                 harness_commit=record.harness_commit,
@@ -84,10 +84,10 @@ def calibrate(base: Side, head: Side, *, threshold: float, pairs: int) -> list[C
 
 def _by_case(base: Side, head: Side) -> dict[str, tuple[list[Run], list[Run]]]:
     cases: dict[str, tuple[list[Run], list[Run]]] = {}
-    for place, side in enumerate((base, head)):
+    for index, side in enumerate((base, head)):
         for run in side.runs:
             if run.log_ms is not None and run.pair:
-                cases.setdefault(run.record.case_id, ([], []))[place].append(run)
+                cases.setdefault(run.record.case_id, ([], []))[index].append(run)
     return cases
 
 
@@ -102,7 +102,10 @@ def _case(base: list[Run], head: list[Run]) -> _Case | None:
 
 
 def _false_alarms(differences: Floats, threshold: float, pairs: int) -> tuple[Floats, float]:
-    """Shares of draws that call SLOWER each case [cases], and any. ``differences`` is [cases, passes]."""
+    """Return the shares of draws that call SLOWER each case [cases], and any case.
+
+    `differences` are logs with the shape [cases, passes].
+    """
     rng = np.random.default_rng(0)
     passes = differences.shape[1]
     wrong = np.zeros(len(differences))

@@ -12,12 +12,12 @@ import numpy as np
 from lightning_bench.compare import rule
 from lightning_bench.compare.match import Versus, match
 from lightning_bench.compare.noise import Noise, Noises, assumed
-from lightning_bench.compare.result import WORSE, Cell, Comparison, Overall, Verdict, sort_cells
+from lightning_bench.compare.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
 from lightning_bench.compare.rule import Floats, Shift
 from lightning_bench.compare.sides import Run, Side
 
 
-def compare(
+def compare_sides(
     base: Side,
     head: Side,
     *,
@@ -26,10 +26,14 @@ def compare(
     across_machines: bool = False,
     fail_on: frozenset[Verdict] = WORSE,
 ) -> Comparison:
-    """Judge every cell of both sides. ``threshold`` is the relative change that counts, 0.03 for 3 %."""
+    """Judge every cell of both sides.
+
+    `threshold` is the relative change that counts, 0.03 for 3 %. Without `noises`, the noise between
+    processes is assumed where one process per side leaves it unknown.
+    """
     matched = match(base.runs, head.runs, across_machines=across_machines)
     judged = _Judged(matched.timed, noises or Noises([]), threshold)
-    remarks = list(dict.fromkeys([*base.said, *head.said, *judged.remarks]))
+    remarks = list(dict.fromkeys([*base.remarks, *head.remarks, *judged.remarks]))
     if matched.neither:
         counts = ", ".join(f"{n} {status}" for status, n in Counter(matched.neither).items())
         remarks.append(f"{len(matched.neither)} cells have a figure on neither side ({counts})")
@@ -50,7 +54,7 @@ def compare(
 
 
 def one_provider(side: Side, provider: str, name: str | None = None) -> Side:
-    """The runs of one provider; with ``name`` under that name, so that two providers' cells match."""
+    """Return the runs of one provider; with `name` under that name, so that two providers' cells match."""
 
     def renamed(run: Run) -> Run:
         r = run.record
@@ -60,19 +64,19 @@ def one_provider(side: Side, provider: str, name: str | None = None) -> Side:
         )
 
     runs = [run for run in side.runs if run.record.provider == provider]
-    return Side(provider, runs if name is None else [renamed(run) for run in runs], side.said)
+    return Side(provider, runs if name is None else [renamed(run) for run in runs], side.remarks)
 
 
 class _Judged:
-    """Timed cells with their verdicts, in the order given."""
+    """Timed cells with their verdicts, in the order given, ratios over all, and remarks on the noise."""
 
     def __init__(self, timed: Sequence[Versus], noises: Noises, threshold: float) -> None:
-        self.cells: list[Cell] = []
+        self.cells: list[ComparedCell] = []
         self.overall: list[Overall] = []
         self.remarks: list[str] = []
         if not timed:
             return
-        self._noises = [(_noise(noises, one.base), _noise(noises, one.head)) for one in timed]
+        self._noises = [(_noise(noises, versus.base), _noise(noises, versus.head)) for versus in timed]
         self._timed = timed
         count = len(timed)
         self._shift = Shift(np.zeros(count), np.zeros(count), np.zeros(count))
@@ -80,50 +84,50 @@ class _Judged:
         self._sources = [""] * count
         self._estimate()
         result = rule.judge(self._shift, threshold)
-        for index, one in enumerate(timed):
+        for index, versus in enumerate(timed):
             log_ratio = float(self._shift.log_ratio[index])
             self.cells.append(
                 replace(
-                    one.cell,
+                    versus.cell,
                     verdict=self._verdict(index, result.verdicts[index]),
-                    base=_geometric(one.base),
-                    head=_geometric(one.head),
+                    base=_geometric(versus.base),
+                    head=_geometric(versus.head),
                     unit="ms",
                     ratio=math.exp(log_ratio),
                     low=_exp(float(result.low[index])),
                     high=_exp(float(result.high[index])),
                     p=float(result.p[index]),
                     resolution=_exp(float(result.resolution[index]), less=1.0),
-                    base_blocks=len(one.base),
-                    head_blocks=len(one.head),
+                    base_blocks=len(versus.base),
+                    head_blocks=len(versus.head),
                     paired=index in self._pairs,
                     noise=self._sources[index],
                 )
             )
-        self._over_all()
-        self._say(threshold, result.resolution)
+        self._average()
+        self._remark(threshold, result.resolution)
 
     def _verdict(self, index: int, verdict: Verdict) -> Verdict:
-        """That of the rule; an `unstable` row makes nothing clear where the noise is but assumed."""
-        one = self._timed[index]
-        unstable = any(run.record.status == "unstable" for run in (*one.base, *one.head))
+        """Return the rule's verdict, but AMBIGUOUS for an unstable row whose noise is only assumed."""
+        versus = self._timed[index]
+        unstable = any(run.record.status == "unstable" for run in (*versus.base, *versus.head))
         return "AMBIGUOUS" if unstable and self._sources[index] == "assumed" else verdict
 
     def _estimate(self) -> None:
-        """The shift of every cell; cells with as many blocks are worked out together."""
+        """Estimate the shift of every cell; cells with equal numbers of blocks are computed together."""
         groups: defaultdict[tuple[bool, int, int], list[int]] = defaultdict(list)
-        for index, one in enumerate(self._timed):
-            ours = {run.pair: run.log_ms for run in one.base if run.pair and run.log_ms is not None}
+        for index, versus in enumerate(self._timed):
+            ours = {run.pair: run.log_ms for run in versus.base if run.pair and run.log_ms is not None}
             pairs = {
                 run.pair: run.log_ms - ours[run.pair]
-                for run in one.head
+                for run in versus.head
                 if run.pair in ours and run.log_ms is not None
             }
             if len(pairs) > 1:
                 self._pairs[index] = pairs
                 groups[True, len(pairs), len(pairs)].append(index)
             else:
-                groups[False, len(one.base), len(one.head)].append(index)
+                groups[False, len(versus.base), len(versus.head)].append(index)
         for (paired, _, _), members in groups.items():
             if paired:
                 shift = self._paired(members)
@@ -162,8 +166,8 @@ class _Judged:
         df = np.square(total) / (np.square(within) / within_df + np.square(outside) / _df(between))
         return Shift(own.log_ratio, np.sqrt(total), df)
 
-    def _over_all(self) -> None:
-        """Geometric means; cells of one pass move together, so the pass and not the cell is the unit."""
+    def _average(self) -> None:
+        """Take geometric means; cells of one pass move together, so the pass and not the cell is the unit."""
         groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for index, cell in enumerate(self.cells):
             groups[cell.family, cell.direction].append(index)
@@ -171,7 +175,7 @@ class _Judged:
             mean = float(self._shift.log_ratio[members].mean())
             shared = self._shared_pairs(members)
             if shared is None:
-                # The bound for cells that move together wholly; independent ones would be known better.
+                # The bound for cells that move together wholly: that of independent cells would be narrower.
                 own = Shift(
                     np.array([mean]),
                     np.array([self._shift.se[members].mean()]),
@@ -192,7 +196,7 @@ class _Judged:
             )
 
     def _shared_pairs(self, members: list[int]) -> Floats | None:
-        """Mean over the cells of each pass, where all cells have the same passes."""
+        """Return the mean over the cells of each pass, None unless all cells have the same passes."""
         if any(i not in self._pairs for i in members):
             return None
         names = list(self._pairs[members[0]])
@@ -201,10 +205,10 @@ class _Judged:
         means: Floats = np.array([list(self._pairs[i].values()) for i in members]).mean(axis=0)
         return means
 
-    def _say(self, threshold: float, resolution: Floats) -> None:
+    def _remark(self, threshold: float, resolution: Floats) -> None:
         kinds = Counter(source.rpartition(", ")[2] for source in self._sources)
         if kinds["assumed"]:
-            levels = {one.base[-1].record.device for one in self._timed}
+            levels = {versus.base[-1].record.device for versus in self._timed}
             stated = ", ".join(f"{100 * assumed(device).run:g} % on {device}" for device in sorted(levels))
             self.remarks.append(
                 f"{kinds['assumed']} cells have one process a side, and the noise between processes is "
@@ -233,7 +237,7 @@ def _noise(noises: Noises, runs: Sequence[Run]) -> Noise | None:
 
 
 def _together(base: Noise | None, head: Noise | None) -> Noise | None:
-    """The noise of one process, on average of both sides."""
+    """Return the noise of one process, averaged over both sides; None unless both are known."""
     if base is None or head is None or base == head:
         return head if base == head else None
     pair, run = (math.hypot(*both) / math.sqrt(2) for both in ((base.pair, head.pair), (base.run, head.run)))
@@ -242,7 +246,7 @@ def _together(base: Noise | None, head: Noise | None) -> Noise | None:
 
 
 def _source(noise: Noise | None, members: Sequence[int]) -> str:
-    """With no other cell to tell today's noise by, what was measured stands alone (``with_prior``)."""
+    """Name the source of the noise: without other cells a calibration is not used (see `with_prior`)."""
     return f"measured, {noise.source}" if noise and len(members) > 1 else "measured"
 
 
@@ -251,11 +255,11 @@ def _df(noises: Iterable[Noise | None]) -> Floats:
 
 
 def _geometric(runs: Sequence[Run]) -> float:
-    """Of the blocks' figures without the highest and lowest fifth, as the rule takes them."""
+    """Return the geometric mean figure, ms, without the highest and lowest fifth, as the rule takes it."""
     logs = [run.log_ms or 0.0 for run in runs]
     return math.exp(logs[0] if len(logs) == 1 else float(rule.trimmed(np.array(logs)).log_ratio))
 
 
 def _exp(value: float, *, less: float = 0.0) -> float | None:
-    """None where it is beyond all bounds, which JSON does not know."""
+    """Return e to the `value`, minus `less`; None beyond all bounds, which JSON cannot hold."""
     return math.exp(value) - less if math.isfinite(value) and value < 700 else None

@@ -1,15 +1,14 @@
-"""Which rows belong to one cell, and what can be said of it without statistics."""
+"""Which rows belong to one cell, and the verdicts that need no statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lightning_bench.compare.result import Cell, Verdict
+from lightning_bench.compare.result import ComparedCell, Verdict
 from lightning_bench.compare.sides import Run
-from lightning_bench.record import FAILED, Record
+from lightning_bench.record import FAILED, Record, last_row
 
-WORKS = frozenset({"ok", "unstable"})
 MEMORY_LIMIT = 1.005
 """Allocations are deterministic: growth beyond this ratio is a change."""
 
@@ -19,9 +18,9 @@ _VERSIONS = ("protocol", "device_name", "driver", "cuda", "torch", "triton", "py
 
 @dataclass(frozen=True)
 class Versus:
-    """The blocks of one cell on both sides, for the rule to judge; ``cell`` lacks its verdict still."""
+    """The blocks of one cell on both sides, for the rule to judge; `cell` has no verdict yet."""
 
-    cell: Cell
+    cell: ComparedCell
     base: list[Run]
     head: list[Run]
 
@@ -30,10 +29,10 @@ class Versus:
 class Matched:
     """Cells that need no rule, cells that do, and the statuses of those with a figure on neither side.
 
-    ``elsewhere`` counts cells that were compared on one machine, while one side has rows of another too.
+    `elsewhere` counts cells that were compared on one machine while one side has rows of another too.
     """
 
-    settled: list[Cell] = field(default_factory=list)
+    settled: list[ComparedCell] = field(default_factory=list)
     timed: list[Versus] = field(default_factory=list)
     neither: list[str] = field(default_factory=list)
     elsewhere: int = 0
@@ -42,8 +41,8 @@ class Matched:
 def match(base: Iterable[Run], head: Iterable[Run], *, across_machines: bool = False) -> Matched:
     """Pair the cells of both sides by metric and case, on one machine and by one protocol.
 
-    With ``across_machines`` machines and versions may differ; protocols never may. A protocol that one side
-    alone has of a case is a cell of its own.
+    With `across_machines` machines and versions may differ; protocols never may. A protocol that only one
+    side has of a case is a separate cell.
     """
     sides = (_by_case(base), _by_case(head))
     matched = Matched()
@@ -64,10 +63,10 @@ def match(base: Iterable[Run], head: Iterable[Run], *, across_machines: bool = F
         for base_runs, head_runs in pairs:
             _settle(matched, base_runs, head_runs, across_machines=across_machines)
         protocols = {runs[0].record.protocol for runs, _ in pairs}
-        for side, base_alone in ((ours, True), (theirs, False)):
+        for side, is_base in ((ours, True), (theirs, False)):
             for protocol in dict.fromkeys(place[0] for place in side if place[0] not in protocols):
-                alone = [run for place, runs in side.items() if place[0] == protocol for run in runs]
-                _one_sided(matched, alone, base_alone)
+                runs = [run for place, of_place in side.items() if place[0] == protocol for run in of_place]
+                _one_sided(matched, runs, is_base)
     return matched
 
 
@@ -80,14 +79,9 @@ def _by_case(runs: Iterable[Run]) -> dict[tuple[str, str], dict[_Place, list[Run
     return cases
 
 
-def _last(runs: Sequence[Run]) -> Run:
-    """The latest; of those of one second the one that comes last."""
-    return max(enumerate(runs), key=lambda one: (one[1].record.time_utc, one[0]))[1]
-
-
 def _blocks(runs: Sequence[Run]) -> list[Run]:
-    """Runs that count: of the latest version, those of a pass, and the last of each file besides."""
-    version = _last(runs).record.provider_version
+    """Return the runs of the latest version that count: one per pass, else the last of each file."""
+    version = last_row(runs).record.provider_version
     kept: dict[object, Run] = {}
     for run in runs:
         if run.record.provider_version == version and run.log_ms is not None:
@@ -96,26 +90,26 @@ def _blocks(runs: Sequence[Run]) -> list[Run]:
 
 
 def _end(runs: Sequence[Run]) -> tuple[Record, str]:
-    """The last row, or of several files that of one which ended in a row that did not work; and how."""
-    last = _last(runs).record
+    """Return the last row, and how it ended; of several files, that of one whose last row did not work."""
+    last = last_row(runs).record
     files: dict[object, list[Run]] = {}
     for run in runs:
         if run.record.provider_version == last.provider_version:
             files.setdefault(run.source, []).append(run)
-    ends = [_last(each) for each in files.values()]
-    if failed := [run for run in ends if run.record.status not in WORKS]:
-        record = _last(failed).record
+    ends = [last_row(members) for members in files.values()]
+    if failed := [run for run in ends if not run.record.worked]:
+        record = last_row(failed).record
         often = f" (in {len(failed)} of {len(ends)} runs)" if len(ends) > 1 else ""
         return record, f"{_ending(record)}{often}"
     return last, _ending(last)
 
 
 def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machines: bool) -> None:
-    before = _last(base).record
+    before = last_row(base).record
     now, ended = _end(head)
     if before.harness_version != now.harness_version and not across_machines:
         matched.settled.append(_cell(now, "INCOMPARABLE", _differences(before, now)))
-    elif before.status in WORKS and now.status in WORKS:
+    elif before.worked and now.worked:
         if now.metric == "memory":
             matched.settled.append(_memory(before, now))
         elif now.metric == "check":
@@ -127,10 +121,10 @@ def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machin
                 note = "; ".join(filter(None, notes))
                 matched.timed.append(Versus(_cell(now, "AMBIGUOUS", note), base_blocks, head_blocks))
             else:
-                matched.settled.append(_without_figure(now, "time", had_one=bool(base_blocks)))
-    elif before.status in WORKS:
+                matched.settled.append(_without_figure(now, "time", in_base=bool(base_blocks)))
+    elif before.worked:
         matched.settled.append(_cell(now, "BROKEN", f"now {ended}"))
-    elif now.status in WORKS:
+    elif now.worked:
         fixed = before.status in FAILED | {"oom"}
         matched.settled.append(_cell(now, "FIXED" if fixed else "NEW", f"before {_ending(before)}"))
     else:
@@ -143,21 +137,22 @@ def _unstable(side: str, blocks: Sequence[Run]) -> str:
     return f"{side} unstable{often}: {found[-1]}" if found else ""
 
 
-def _without_figure(record: Record, figure: str, *, had_one: bool) -> Cell:
-    """A row that worked and has no figure: no pass where the base has one."""
-    return _cell(record, "BROKEN" if had_one else "INCOMPARABLE", f"a row that worked has no {figure}")
+def _without_figure(record: Record, figure: str, *, in_base: bool) -> ComparedCell:
+    """Return the cell of a row that worked and has no figure: BROKEN if the base has one."""
+    return _cell(record, "BROKEN" if in_base else "INCOMPARABLE", f"a row that worked has no {figure}")
 
 
 def _elsewhere(side: dict[_Place, list[Run]], compared: list[_Place]) -> bool:
-    return any(place not in compared and place[0] in {one[0] for one in compared} for place in side)
+    protocols = {protocol for protocol, _ in compared}
+    return any(place not in compared and place[0] in protocols for place in side)
 
 
-def _one_sided(matched: Matched, runs: Sequence[Run], base: bool) -> None:
-    record = _last(runs).record
-    if record.status in WORKS:
-        side = "head" if base else "base"
-        matched.settled.append(_cell(record, "MISSING" if base else "NEW", f"no row in {side}"))
-    elif not base and record.status in FAILED:
+def _one_sided(matched: Matched, runs: Sequence[Run], is_base: bool) -> None:
+    record = last_row(runs).record
+    if record.worked:
+        other = "head" if is_base else "base"
+        matched.settled.append(_cell(record, "MISSING" if is_base else "NEW", f"no row in {other}"))
+    elif not is_base and record.status in FAILED:
         matched.settled.append(_cell(record, "NEW", f"new, and {_ending(record)}"))
     else:
         matched.neither.append(record.status)
@@ -166,17 +161,19 @@ def _one_sided(matched: Matched, runs: Sequence[Run], base: bool) -> None:
 def _across(
     ours: dict[_Place, list[Run]], theirs: dict[_Place, list[Run]]
 ) -> tuple[list[Run], list[Run]] | None:
-    """The latest machine of each side, of a protocol that both have."""
+    """Return the runs of the latest machine of each side, by a protocol that both have."""
     for protocol in dict.fromkeys(place[0] for place in ours):
-        sides = [[runs for place, runs in one.items() if place[0] == protocol] for one in (ours, theirs)]
+        sides = [[runs for place, runs in side.items() if place[0] == protocol] for side in (ours, theirs)]
         if all(sides):
-            base, head = (max(one, key=lambda runs: _last(runs).record.time_utc) for one in sides)
+            base, head = (max(side, key=lambda runs: last_row(runs).record.time_utc) for side in sides)
             return base, head
     return None
 
 
-def _incomparable(ours: dict[_Place, list[Run]], theirs: dict[_Place, list[Run]]) -> Cell:
-    before, now = (_last([run for runs in side.values() for run in runs]).record for side in (ours, theirs))
+def _incomparable(ours: dict[_Place, list[Run]], theirs: dict[_Place, list[Run]]) -> ComparedCell:
+    before, now = (
+        last_row([run for runs in side.values() for run in runs]).record for side in (ours, theirs)
+    )
     return _cell(now, "INCOMPARABLE", _differences(before, now))
 
 
@@ -189,8 +186,8 @@ def _differences(before: Record, now: Record) -> str:
     return "; ".join(changed) or f"machine {before.machine_id} → {now.machine_id}"
 
 
-def _memory(before: Record, now: Record) -> Cell:
-    """Worst growth of what the call adds and of what it keeps; of protocol paper, the peak."""
+def _memory(before: Record, now: Record) -> ComparedCell:
+    """Judge the worst growth of what the call adds and of what it keeps; of protocol paper, of the peak."""
     names = ("extra_mib", "saved_mib") if now.protocol == "lbench" else ("peak_mib",)
     figures = [
         (name, old, new)
@@ -198,16 +195,16 @@ def _memory(before: Record, now: Record) -> Cell:
         if (old := getattr(before, name)) is not None and (new := getattr(now, name)) is not None
     ]
     if not figures:
-        had_one = any(getattr(before, name) is not None for name in names)
-        return _without_figure(now, "memory figure", had_one=had_one)
+        in_base = any(getattr(before, name) is not None for name in names)
+        return _without_figure(now, "memory figure", in_base=in_base)
 
     def growth(old: float, new: float) -> float:
         return new / old if old else (1.0 if not new else float("inf"))
 
-    name, old, new = max(figures, key=lambda one: growth(one[1], one[2]))
+    name, old, new = max(figures, key=lambda figure: growth(figure[1], figure[2]))
     verdict: Verdict = "GREW" if growth(old, new) > MEMORY_LIMIT else "SAME"
     if verdict == "SAME":
-        name, old, new = min(figures, key=lambda one: growth(one[1], one[2]))
+        name, old, new = min(figures, key=lambda figure: growth(figure[1], figure[2]))
         verdict = "SHRANK" if growth(old, new) < 1 / MEMORY_LIMIT else "SAME"
     if verdict == "SAME":
         name, old, new = figures[0]
@@ -225,8 +222,8 @@ def _ending(record: Record) -> str:
     return f"{record.status}: {record.reason}" if record.reason else record.status
 
 
-def _cell(record: Record, verdict: Verdict, detail: str) -> Cell:
-    return Cell(
+def _cell(record: Record, verdict: Verdict, detail: str) -> ComparedCell:
+    return ComparedCell(
         verdict=verdict,
         metric=record.metric,
         protocol=record.protocol,

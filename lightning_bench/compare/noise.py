@@ -1,28 +1,28 @@
-"""How much two processes differ that measure the same: from a calibration of this machine, or assumed."""
+"""The noise between processes that measure the same: from a calibration of this machine, or assumed."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_bench.errors import UsageError
+from lightning_bench.record.codec import Schema, csv_text, read_cells, replace_file
 
 SUFFIX = "-calibration.csv"
 
 ASSUMED: dict[str, float] = {"cuda": 0.01, "cpu": 0.05}
-"""Standard deviation of the log of a figure from process to process, by device, where none was measured."""
+"""Standard deviation of the log of a figure between processes, by device, if none was measured."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The noise floor of one case on one machine, as ``lbench calibrate`` measured it.
+    """The noise floor of one case on one machine, as `lbench calibrate` measured it.
 
-    Percentages are standard deviations of one process's figure: ``pair_noise_percent`` where two processes
-    are measured side by side, as a trimmed mean sees it, with ``pair_df`` degrees of freedom;
-    ``run_noise_percent`` over the whole calibration, disturbed processes too, with ``df``. The resolutions
-    are the changes that a comparison of all calibrated cases finds in 95 % of runs.
+    Percentages are standard deviations of one process's figure: `pair_noise_percent` if two processes are
+    measured side by side, as a trimmed mean sees it, with `pair_df` degrees of freedom;
+    `run_noise_percent` over the whole calibration, with disturbed processes, with `df`. The resolutions are
+    the changes that a comparison of all calibrated cases finds in 95 % of runs.
     """
 
     case_id: str
@@ -47,7 +47,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Noise:
-    """What the rule takes of a Calibration: log standard deviations, their degrees of freedom, the source."""
+    """The input of the rule: log standard deviations, their degrees of freedom, and their source."""
 
     pair: float
     run: float
@@ -57,12 +57,12 @@ class Noise:
 
 
 class Noises:
-    """Looks a case's noise up: its own calibration, else its machine's worst, else None."""
+    """The noise of cases: their own calibration, else their machine's worst, else None."""
 
     def __init__(self, rows: Iterable[Calibration]) -> None:
         self._own: dict[tuple[str, str], Calibration] = {}
         self._by_machine: dict[str, list[Calibration]] = {}
-        for row in sorted(rows, key=lambda one: one.time_utc):
+        for row in sorted(rows, key=lambda row: row.time_utc):
             self._own[row.machine_id, row.case_id] = row
         for row in self._own.values():
             self._by_machine.setdefault(row.machine_id, []).append(row)
@@ -71,7 +71,7 @@ class Noises:
         return bool(self._own)
 
     def of(self, machine_id: str, case_id: str) -> Noise | None:
-        """The calibrated noise; of a case that was not calibrated the worst of its machine's."""
+        """Return the calibrated noise; for a case that was not calibrated the worst of its machine's."""
         own = self._own.get((machine_id, case_id))
         if own is not None:
             pair, run = own.pair_noise_percent / 100, own.run_noise_percent / 100
@@ -79,54 +79,38 @@ class Noises:
         others = self._by_machine.get(machine_id)
         if not others:
             return None
-        worst = max(others, key=lambda one: one.run_noise_percent)
-        pair = max(one.pair_noise_percent for one in others)
+        worst = max(others, key=lambda row: row.run_noise_percent)
+        pair = max(row.pair_noise_percent for row in others)
         run = worst.run_noise_percent
         return Noise(pair / 100, run / 100, worst.df, worst.pair_df, "calibrated on other cases")
 
 
 def assumed(device: str) -> Noise:
-    """The stated default for one process a side."""
+    """Return the default for one process per side on this device."""
     return Noise(ASSUMED[device], ASSUMED[device], 1e9, 1e9, "assumed")
 
 
 def write_calibration(path: Path, rows: Sequence[Calibration]) -> None:
-    """Write the CSV; LbenchError's kin where that fails, and the old file stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    try:
-        with new.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Calibration)], lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                cells = asdict(row)
-                writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in cells.items()})
-        new.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}; give another --out") from error
+    """Replace the CSV by these rows. Raises LbenchError if that fails, and the old file stays."""
+    replace_file(path, csv_text(_SCHEMA.columns, map(_SCHEMA.cells, rows)))
 
 
 def read_calibration(path: Path) -> list[Calibration]:
-    """Raises UsageError where the file is not one that ``lbench calibrate`` wrote."""
-    kinds = {"int": int, "float": float, "str": str}
+    """Return the rows of a calibration. Raises UsageError if `lbench calibrate` did not write the file."""
+    if not path.exists():
+        raise UsageError(f"cannot read {path}: No such file or directory")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                Calibration(
-                    **{field.name: kinds[str(field.type)](row[field.name]) for field in fields(Calibration)}
-                )
-                for row in csv.DictReader(file)
-            ]
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"{path} is not a calibration of lbench ({error!r}); run `lbench calibrate`"
-        ) from None
+        return [_SCHEMA.from_cells(cells) for cells in read_cells(path)]
+    except ValueError as error:
+        raise UsageError(f"{path} is not a calibration of lbench ({error}); run `lbench calibrate`") from None
 
 
 def find_calibrations(beside: Iterable[Path]) -> list[Path]:
-    """Files of ``lbench calibrate`` in results/ here and in the folders of the inputs."""
+    """Return the files of `lbench calibrate` in results/ here and in the folders of the inputs `beside`."""
     folders = [path if path.is_dir() else path.parent for path in beside]
-    found = [*Path("results").rglob(f"*{SUFFIX}"), *(f for one in folders for f in one.glob(f"*{SUFFIX}"))]
+    found = list(Path("results").rglob(f"*{SUFFIX}"))
+    found += (file for folder in folders for file in folder.glob(f"*{SUFFIX}"))
     return list({path.resolve(): path for path in sorted(found)}.values())
+
+
+_SCHEMA = Schema(Calibration, digits=6)

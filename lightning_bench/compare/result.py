@@ -1,11 +1,11 @@
-"""What a comparison says: a verdict a cell, ratios over all, and whether that is good enough."""
+"""The result of a comparison: one verdict per cell, ratios over all, and whether that passes."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from lightning_bench.errors import LbenchError, UsageError
@@ -48,18 +48,18 @@ MEANINGS: dict[Verdict, str] = {
 
 
 class NothingComparedError(LbenchError):
-    """No cell could be held against another: that is no pass."""
+    """No cell of one side could be compared with the other's, which is not a pass."""
 
     exit_code = 3
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparedCell:
     """One case on both sides. Ratios are head / base: above 1 is slower or larger.
 
-    ``low`` and ``high`` bound the ratio with 99 % confidence; ``p`` is adjusted for the number of cells;
-    ``resolution`` is the smallest ratio, less one, that this comparison finds in 95 % of runs; ``noise``
-    says where the noise between processes comes from: measured, calibrated or assumed.
+    `low` and `high` bound the ratio with 99 % confidence; `p` is adjusted for the number of cells;
+    `resolution` is the smallest ratio, less one, that this comparison finds in 95 % of runs; `noise` is the
+    source of the noise between processes: measured, calibrated or assumed.
     """
 
     verdict: Verdict
@@ -99,41 +99,41 @@ class Overall:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that the outputs show."""
+    """Everything that the outputs show: names of both sides, cells, ratios over all and remarks."""
 
     base: str
     head: str
     threshold: float
-    cells: list[Cell]
+    cells: list[ComparedCell]
     overall: list[Overall]
     remarks: list[str] = field(default_factory=list)
     fail_on: frozenset[Verdict] = WORSE
 
     @property
     def counts(self) -> Counter[Verdict]:
-        """Cells by verdict."""
+        """The number of cells with each verdict."""
         return Counter(cell.verdict for cell in self.cells)
 
     @property
-    def failing(self) -> list[Cell]:
-        """Cells whose verdict counts and that nobody accepted."""
+    def failing(self) -> list[ComparedCell]:
+        """The cells whose verdict is in `fail_on` and that no `--allow` accepts."""
         return [cell for cell in self.cells if cell.verdict in self.fail_on and not cell.accepted]
 
     @property
     def compared(self) -> int:
-        """Cells that both sides have, on one machine and by one protocol."""
+        """The number of cells that both sides have, on one machine and by one protocol."""
         return sum(cell.verdict in _COMPARED for cell in self.cells)
 
     @property
     def exit_code(self) -> int:
-        """0: nothing worse; 1: worse; 3: nothing was compared."""
+        """The exit code: 0 if nothing is worse, 1 if something is, 3 if nothing was compared."""
         if not self.compared:
             return 3
         return 1 if self.failing else 0
 
     @property
     def headline(self) -> str:
-        """The verdict over all in one sentence."""
+        """The verdict over all cells in one sentence."""
         if not self.compared:
             return "Nothing was compared"
         counts = Counter(cell.verdict for cell in self.failing)
@@ -145,11 +145,11 @@ class Comparison:
         return f"Worse: {words} of {counted(len(self.cells), 'cell')}"
 
 
-def sort_cells(cells: Iterable[Cell]) -> list[Cell]:
-    """Worst verdict first, within one the largest change first, then as they came."""
+def sort_cells(cells: Iterable[ComparedCell]) -> list[ComparedCell]:
+    """Sort cells by verdict, the worst first, then by size of the change, then as they came."""
     rank = {verdict: index for index, verdict in enumerate(VERDICTS)}
 
-    def size(cell: Cell) -> float:
+    def size(cell: ComparedCell) -> float:
         ratio = cell.ratio or 1.0
         return -max(ratio, 1 / ratio) if ratio > 0 else 0.0
 
@@ -157,7 +157,7 @@ def sort_cells(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def parse_fail_on(text: str | None) -> frozenset[Verdict]:
-    """``SLOWER,AMBIGUOUS``; UsageError for a word that is no verdict."""
+    """Parse `--fail-on`, such as `SLOWER,AMBIGUOUS`. Raises UsageError for a word that is no verdict."""
     if text is None:
         return WORSE
     names = {part.strip().upper() for part in text.split(",") if part.strip()}
@@ -169,7 +169,7 @@ def parse_fail_on(text: str | None) -> frozenset[Verdict]:
 
 
 def parse_allow(texts: Sequence[str]) -> dict[str, str]:
-    """``PATTERN=REASON`` by pattern; UsageError where there is no reason."""
+    """Parse `--allow`, `PATTERN=REASON`, to reasons by pattern. Raises UsageError if there is no reason."""
     allowed = {}
     for text in texts:
         pattern, _, reason = text.partition("=")
@@ -183,29 +183,32 @@ def parse_allow(texts: Sequence[str]) -> dict[str, str]:
 
 
 def accept(comparison: Comparison, allowed: dict[str, str]) -> Comparison:
-    """The comparison with the reason of the first pattern that fits each worse cell.
+    """Return the comparison with the reason of the first pattern that matches each worse cell.
 
-    A pattern is of a case_id, and then accepts whatever is worse there, or of ``VERDICT:case_id``.
+    A pattern matches a case_id, and then accepts all that is worse there, or `VERDICT:case_id`. A remark
+    names each pattern that matches nothing.
     """
     used: set[str] = set()
 
-    def accepted(cell: Cell) -> Cell:
+    def accepted(cell: ComparedCell) -> ComparedCell:
         if cell.verdict not in comparison.fail_on:
             return cell
         names = (cell.case_id, f"{cell.verdict}:{cell.case_id}")
-        fits = [one for one in allowed if any(fnmatch.fnmatchcase(name, one) for name in names)]
+        fits = [pattern for pattern in allowed if any(fnmatch.fnmatchcase(name, pattern) for name in names)]
         used.update(fits)
         return replace(cell, accepted=allowed[fits[0]]) if fits else cell
 
     cells = [accepted(cell) for cell in comparison.cells]
-    idle = [f"--allow {one!r} matches nothing that is worse: remove it" for one in allowed if one not in used]
+    idle = [
+        f"--allow {pattern!r} matches nothing that is worse: remove it"
+        for pattern in allowed
+        if pattern not in used
+    ]
     return replace(comparison, cells=cells, remarks=[*comparison.remarks, *idle])
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
-    """For ``--json``."""
-    from dataclasses import asdict
-
+    """Return what `--json` prints."""
     return {
         "base": comparison.base,
         "head": comparison.head,
@@ -213,7 +216,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         "exit_code": comparison.exit_code,
         "headline": comparison.headline,
         "counts": dict(comparison.counts),
-        "overall": [asdict(one) for one in comparison.overall],
+        "overall": [asdict(overall) for overall in comparison.overall],
         "remarks": comparison.remarks,
         "cells": [asdict(cell) for cell in comparison.cells],
     }

@@ -1,9 +1,9 @@
-"""The rule of a verdict: what blocks of samples say about a ratio of times. Pure functions of arrays.
+"""The rule behind a verdict: from blocks of samples to a ratio of times. Pure functions of arrays.
 
 A block is what one process measured of one case in one go; its figure is the log of the median of its
 samples. Samples within a process share its memory layout, its clocks and its neighbours, so the block and
 not the sample is the unit (Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013).
-docs/compare.md states the rule whole.
+docs/compare.md states the whole rule.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRIM = 0.2
 """Share of blocks left out at either end: what Wilcox (Introduction to Robust Estimation) recommends."""
 _TAIL = 0.9
 """Share of h - 1 degrees of freedom that a trimmed mean gets: far out, where the correction for many cells
-looks, its t has heavier tails than Student's with h - 1 (by simulation, tests/lightning_bench)."""
+looks, its t has heavier tails than Student's with h - 1 (by simulation, tests/lightning_bench/compare)."""
 KNOWN = 1e9
 """Degrees of freedom of a noise that is taken as given."""
 _POWER = 0.95
@@ -33,7 +33,7 @@ _POWER = 0.95
 
 @dataclass(frozen=True)
 class Shift:
-    """Estimates of log(head / base), one an entry: the value, its standard error, degrees of freedom."""
+    """Estimates of log(head / base), one per entry: the value, its standard error, degrees of freedom."""
 
     log_ratio: Floats
     se: Floats
@@ -42,10 +42,10 @@ class Shift:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the rule says of each entry of a Shift.
+    """The verdict of each entry of a Shift.
 
-    ``low`` and ``high`` bound the log ratio with 99 % confidence, each cell by itself; ``p`` is adjusted for
-    the number of cells (Holm); ``resolution`` is the log ratio that would be found in 95 % of comparisons.
+    `low` and `high` bound the log ratio with 99 % confidence, each cell by itself; `p` is adjusted for the
+    number of cells (Holm); `resolution` is the log ratio that would be found in 95 % of comparisons.
     """
 
     verdicts: list[TimeVerdict]
@@ -56,10 +56,11 @@ class Judged:
 
 
 def trimmed(blocks: Floats) -> Shift:
-    """Mean along the last axis without the highest and lowest fifth; se from the winsorised variance.
+    """Return the mean along the last axis without the highest and lowest fifth.
 
-    Tukey and McLaughlin, Less Vulnerable Confidence and Significance Procedures for Location Based on a
-    Single Sample, Sankhya A 25 (1963). One block gives an infinite se and no degrees of freedom.
+    The standard error is from the winsorised variance: Tukey and McLaughlin, Less Vulnerable Confidence and
+    Significance Procedures for Location Based on a Single Sample, Sankhya A 25 (1963). One block gives an
+    infinite standard error and no degrees of freedom.
     """
     count = blocks.shape[-1]
     cut = int(TRIM * count)
@@ -75,14 +76,14 @@ def trimmed(blocks: Floats) -> Shift:
 
 
 def with_prior(own: Shift, prior_variance: Floats, prior_df: Floats) -> Shift:
-    """Never less noise than was measured here, nor than this and the calibrated noise together.
+    """Pool own noise with the calibrated one; the result is never below the own noise.
 
     Variances of the estimate are pooled, weighted by their degrees of freedom, as a moderated t statistic
     does (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004). The calibration is scaled up by how much noisier
     the other cells of the last axis are today, and counts for no more degrees of freedom than these have
-    to tell that; a cell whose own noise is still larger keeps its own, and one without others has its own
-    alone. So a calibration from a quiet day does not make a noisy day's differences clear. ``prior_df`` 0:
-    none. A cell without noise of its own takes the calibration as it is.
+    to tell that; a cell whose own noise is still larger keeps its own, and so does one without others. So a
+    calibration from a quiet day does not make a noisy day's differences clear. `prior_df` 0 means no
+    calibration. A cell without noise of its own takes the calibration as it is.
     """
     has_own = own.df > 0
     own_variance = np.where(has_own, np.square(own.se), 0.0)
@@ -104,7 +105,7 @@ def with_prior(own: Shift, prior_variance: Floats, prior_df: Floats) -> Shift:
 
 
 def _median_of_others(values: Floats) -> Floats:
-    """Of each entry the median of all others along the last axis; 1 where there are none."""
+    """Return for each entry the median of all others along the last axis; 1 if there are none."""
     left = values.shape[-1] - 1
     if not left:
         return np.ones_like(values)
@@ -119,7 +120,10 @@ def _median_of_others(values: Floats) -> Floats:
 
 
 def difference(head: Shift, base: Shift) -> Shift:
-    """Of two independent sides; degrees of freedom by Welch and Satterthwaite (Yuen for trimmed means)."""
+    """Return the shift of two independent sides.
+
+    Degrees of freedom by Welch and Satterthwaite (Yuen for trimmed means).
+    """
     ours, theirs = np.square(head.se), np.square(base.se)
     variance = ours + theirs
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -128,7 +132,7 @@ def difference(head: Shift, base: Shift) -> Shift:
 
 
 def holm(p: Floats) -> Floats:
-    """P-values adjusted so that the chance of any false one is kept (Holm, Scand. J. Stat. 6, 1979)."""
+    """Adjust p-values so that the chance of any false one is kept (Holm, Scand. J. Stat. 6, 1979)."""
     order = np.argsort(p, axis=-1)
     count = p.shape[-1]
     sorted_p = np.take_along_axis(p, order, axis=-1) * np.arange(count, 0, -1)
@@ -139,9 +143,9 @@ def holm(p: Floats) -> Floats:
 
 
 def judge(shift: Shift, threshold: float) -> Judged:
-    """Verdict of every cell of one comparison; the last axis holds its cells.
+    """Return the verdict of every cell of one comparison; the last axis holds its cells.
 
-    A change is called where it is clear after correction for the number of cells, and where the cell's own
+    A change is called if it is clear after correction for the number of cells, and if the cell's own
     interval does not lie wholly within the threshold. The estimate of such a cell is beyond half of it.
     """
     clear, within, interval = decide(shift, threshold)
@@ -168,7 +172,10 @@ class Clear:
 
 
 def decide(shift: Shift, threshold: float) -> tuple[Clear, NDArray[np.bool_], tuple[Floats, Floats]]:
-    """P-values and SLOWER, which cells are SAME, their intervals; comparisons along the first axes."""
+    """Return p-values and SLOWER, which cells are SAME, and their intervals.
+
+    The last axis holds the cells of a comparison, the first axes hold comparisons.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         t = np.where(shift.se > 0, shift.log_ratio / shift.se, np.sign(shift.log_ratio) * np.inf)
     t = np.where(np.isnan(t), 0.0, t)

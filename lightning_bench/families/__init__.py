@@ -5,39 +5,39 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from lightning_bench.case import FAMILIES, Family
+from lightning_bench.case import FAMILIES
 from lightning_bench.errors import UsageError
-from lightning_bench.families.base import QKV, Definition, Problem, Spec
+from lightning_bench.families.definition import Definition, Problem
+from lightning_bench.families.spec import QKV, Spec
 
-__all__ = ["DEFINED", "QKV", "Definition", "Problem", "Spec", "definition"]
+__all__ = ["DEFINED", "QKV", "Definition", "Problem", "Spec", "definition_of"]
 
-DEFINED: dict[Family, str] = {
-    "linear_decay": "linear:LinearDecay",
-    "linear": "linear:Linear",
-    "softmax": "softmax:Softmax",
-    "softmax_full": "softmax:SoftmaxFull",
-    "retention": "linear:Retention",
-    "gla": "gated:Gla",
-    "based": "based:Based",
-    "rwkv6": "gated:Rwkv6",
-    "abc": "slots:Abc",
-    "mamba2": "gated:Mamba2",
-    "gated_delta": "delta:GatedDelta",
-    "kda": "delta:Kda",
-    "gateloop": "gateloop:GateLoop",
-    "gateloop_complex": "gateloop:GateLoopComplex",
-    "vq": "vq:VqAttention",
-    "transnormer": "transnormer:TransNormer",
-    "norm": "norm:Norm",
+DEFINED: dict[str, str] = {
+    "linear_decay": "LinearDecay",
+    "linear": "Linear",
+    "softmax": "Softmax",
+    "softmax_full": "SoftmaxFull",
+    "retention": "Retention",
+    "gla": "Gla",
+    "based": "Based",
+    "rwkv6": "Rwkv6",
+    "abc": "Abc",
+    "mamba2": "Mamba2",
+    "gated_delta": "GatedDelta",
+    "kda": "Kda",
+    "gateloop": "GateLoop",
+    "gateloop_complex": "GateLoopComplex",
+    "vq": "VqAttention",
+    "transnormer": "TransNormer",
+    "norm": "Norm",
 }
-"""Each family of ``case.Family`` to ``module:Class``."""
+"""The class of each family of `case.Family`; it is in the module of the family's name in this folder."""
 
 
 @cache
-def definition(family: Family) -> Definition:
-    """The definition of a family. Raises UsageError for a name that this version does not know."""
+def definition_of(family: str) -> Definition:
+    """Return the definition of a family. Raise UsageError for a name that this version does not know."""
     if family not in DEFINED:
         raise UsageError(f"this version knows no family {family!r}; families are {', '.join(FAMILIES)}")
-    module, _, attribute = DEFINED[family].partition(":")
-    made: Definition = getattr(import_module(f"{__name__}.{module}"), attribute)()
-    return made
+    defined: Definition = getattr(import_module(f"{__name__}.{family}"), DEFINED[family])()
+    return defined

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_bench.case import Shape
-from lightning_bench.families.base import Definition, Problem
+from lightning_bench.families.definition import Definition, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ class Based(Definition):
     own_inputs = False
 
     def output(self, problem: Problem) -> Tensor:
-        """Linear attention of the features (1, q, q⊗q/√2), its normaliser being one more value."""
+        """Return linear attention of the features (1, q, q⊗q/√2); its normaliser is one more value."""
         import torch
 
         from lightning_bench.families.recurrence import gated
@@ -31,11 +31,12 @@ class Based(Definition):
             return torch.cat([torch.ones_like(x[..., :1]), x, squares], -1)
 
         ones = torch.ones_like(problem.v[..., :1])
-        both = gated(features(problem.q * root), features(problem.k * root), torch.cat([problem.v, ones], -1))
-        return both[..., :-1] / both[..., -1:]
+        values = torch.cat([problem.v, ones], -1)
+        outputs = gated(features(problem.q * root), features(problem.k * root), values)
+        return outputs[..., :-1] / outputs[..., -1:]
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """The cheaper of two: the recurrence over 1 + d + d (d + 1) / 2 features, or n²/2 pairs of tokens."""
+        """Count the cheaper of a recurrence over 1 + d + d (d + 1) / 2 features and n²/2 pairs of tokens."""
         tokens = shape.batch * shape.heads * shape.seq_len
         d, e = shape.head_dim, shape.value_dim
         features = 1 + d + d * (d + 1) // 2
@@ -44,5 +45,5 @@ class Based(Definition):
         return min(recurrent, pairs), min(3.0 * recurrent, 2.5 * pairs)
 
     def span(self, shape: Shape) -> int:
-        """A block of keys and the features of the state."""
+        """Return a block of keys and the features of the state."""
         return 256 + shape.head_dim * (shape.head_dim + 1)

@@ -7,20 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_bench.families.base import Problem
+from lightning_bench.families.definition import Problem
 
 _BLOCK = 256
-_SCORE_ELEMENTS = 2**26  # fp64 scores held at once by the softmax oracle: 512 MiB
+_SCORE_ELEMENTS = 2**26  # fp64 scores that the softmax oracle holds at once: 512 MiB
 
 
 def linear_attention(problem: Problem, decay: Tensor, scale: float, *, gradients: bool) -> dict[str, Tensor]:
-    """o = scale · linear attention with the slopes ``decay`` [P], and its gradients.
+    """Return `o` = scale · linear attention with the slopes `decay` [P], and if asked for `dq`, `dk`, `dv`.
 
-    The gradients are the same recurrence with other arguments (design of the backward pass in
-    Lightning Attention-2, arXiv 2401.04658, Algorithm 2).
+    All are [P, n, d] or [P, n, e] in fp64. The gradients are the same recurrence with other arguments
+    (Lightning Attention-2, arXiv 2401.04658, Algorithm 2).
     """
-    k, v, do = problem.k, problem.v, problem.do
-    q = problem.q
+    q, k, v, do = problem.q, problem.k, problem.v, problem.do
     tensors = {"o": scale * _linear(q, k, v, decay)}
     if gradients:
         tensors["dq"] = scale * _linear(do, v, k, decay)
@@ -32,7 +31,11 @@ def linear_attention(problem: Problem, decay: Tensor, scale: float, *, gradients
 def softmax_attention(
     problem: Problem, *, causal: bool, gradients: bool, output_dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """softmax(q kᵀ / √d, causal mask or not) v, and its gradients, a block of queries at a time."""
+    """Return `o` = softmax(q kᵀ / √d) v, causal or not, and if asked for `dq`, `dk`, `dv`.
+
+    All are [P, n, d] or [P, n, e] in fp64, computed a block of queries at a time. `o` is rounded to
+    `output_dtype`, and the gradients start from the rounded output, as those of a kernel do.
+    """
     q, k, v, do = problem.q, problem.k, problem.v, problem.do
     pairs, n, d = q.shape
     scale = 1.0 / math.sqrt(d)
@@ -60,7 +63,7 @@ def softmax_attention(
 
 
 def _linear(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
-    """o_t = q_t · Σ_{i ≤ t} λ^(t−i) k_iᵀ v_i with λ = exp(−decay), block by block."""
+    """Return o_t = q_t · Σ_{i ≤ t} λ^(t−i) k_iᵀ v_i with λ = exp(−decay), block by block."""
     pairs, n, _ = q.shape
     o = torch.empty(pairs, n, v.shape[2], dtype=q.dtype, device=q.device)
     state = torch.zeros(pairs, q.shape[2], v.shape[2], dtype=q.dtype, device=q.device)

@@ -1,11 +1,11 @@
-"""Softmax attention: causal, and without a mask."""
+"""Causal softmax attention."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Shape
-from lightning_bench.families.base import Definition, Problem
+from lightning_bench.families.definition import Definition, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class Softmax(Definition):
     def solve(
         self, problem: Problem, *, gradients: bool, output_dtype: torch.dtype | None = None
     ) -> dict[str, Tensor]:
-        """In closed form, a block of queries at a time; the gradients start from the rounded output."""
+        """Return the closed form, a block of queries at a time; gradients start from the rounded output."""
         import torch
 
         from lightning_bench.families.exact import softmax_attention
@@ -32,23 +32,11 @@ class Softmax(Definition):
         return softmax_attention(problem, causal=self.causal, gradients=gradients, output_dtype=to)
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Two products over n²/2 pairs; backward five (FlashAttention-2, arXiv 2307.08691, section 4.1)."""
+        """Count two products over n²/2 pairs; backward five (FlashAttention-2, arXiv 2307.08691, 4.1)."""
         tokens = shape.batch * shape.heads * shape.seq_len
         fwd = float(tokens * shape.seq_len * (shape.head_dim + shape.value_dim))
         return fwd, 2.5 * fwd
 
     def span(self, shape: Shape) -> int:
-        """Every key."""
+        """Return every key."""
         return shape.seq_len
-
-
-class SoftmaxFull(Softmax):
-    """Attention of every token to every other: what the flash-linear-attention README timed as flash."""
-
-    equation = "o_t = Σ_i softmax_i(d^(−1/2) q_t·k_i) v_i"
-    causal = False
-
-    def flops(self, shape: Shape) -> tuple[float, float]:
-        """Twice the pairs of the causal form."""
-        fwd, bwd = super().flops(shape)
-        return 2.0 * fwd, 2.0 * bwd

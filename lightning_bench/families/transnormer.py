@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Shape
-from lightning_bench.families.base import QKV, Definition, Problem, Spec
+from lightning_bench.families.definition import Definition, Problem
+from lightning_bench.families.spec import QKV, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,10 +20,10 @@ LAYER_HEAD_DIM = 64
 
 
 class TransNormer(Definition):
-    """The first layer of a model of one head_dim, which is the model's width: 1024 has 16 heads of 64.
+    """The first layer of a model whose width is the case's head_dim: a width of 1024 has 16 heads of 64.
 
-    x is v [b, 1, n, D]; ``projections`` are Wq, Wk, Wv, Wu [1, 4, D, D] and ``out`` is Wo [1, D, D], all as
-    torch's Linear has them, from outputs to inputs.
+    x is v [b, 1, n, D]. `projections` are Wq, Wk, Wv and Wu [1, 4, D, D], `out` is Wo [1, D, D]; each is
+    [outputs, inputs] as in torch's Linear.
     """
 
     equation = "O = (SRMSNorm(LA(silu(XWq), silu(XWk), XWv)) ⊙ XWu) Wo,  X = v, LA with λ = exp(−2^(−8i/H))"
@@ -35,14 +36,14 @@ class TransNormer(Definition):
     }
 
     def make(self, draw: Draw) -> dict[str, Tensor]:
-        """Weights normal / √D, which keeps the variance."""
+        """Return the weights, normal / √D, which keeps the variance."""
         width = float(draw.shape.head_dim)
         return {
             name: draw.normal(axes) * width**-0.5 for name, axes in (("projections", "hfed"), ("out", "hed"))
         }
 
     def output(self, problem: Problem) -> Tensor:
-        """The layer, its attention as a recurrence in blocks."""
+        """Return the layer's output, with its attention as a recurrence in blocks."""
         import torch
 
         from lightning_bench.families.recurrence import gated
@@ -58,11 +59,11 @@ class TransNormer(Definition):
         o = gated(q, k, v, -slopes.repeat(pairs)[:, None, None].expand(-1, n, 1))
         o = o.unflatten(0, (pairs, heads)).transpose(1, 2).flatten(2)
         o = o / (o.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-        result: Tensor = (o * u) @ problem["out"].mT
-        return result
+        output: Tensor = (o * u) @ problem["out"].mT
+        return output
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Five products with weights, backward twice that, and the attention, backward three times."""
+        """Count five products with weights, backward twice that, and the attention, backward three times."""
         tokens = shape.batch * shape.heads * shape.seq_len
         weights = tokens * 10.0 * shape.head_dim**2
         attention = tokens * 4.0 * shape.head_dim * LAYER_HEAD_DIM

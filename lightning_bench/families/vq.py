@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Shape
-from lightning_bench.families.base import QKV, Definition, Problem, Spec
+from lightning_bench.families.definition import Definition, Problem
+from lightning_bench.families.spec import QKV, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class VqAttention(Definition):
-    """Transformer-VQ's attention alone, without positional bias; the gradient of keys is the codebook's."""
+    """Transformer-VQ's attention only, without positional bias; gradients of keys go to the codebook."""
 
     equation = "o_t = Σ_{i≤t} softmax_i(d^(−1/2) q_t·C[z_i]) v_i"
     paper = "2309.16354"
@@ -30,7 +31,7 @@ class VqAttention(Definition):
     }
 
     def make(self, draw: Draw) -> dict[str, Tensor]:
-        """C normal, 512 codes as in the paper; z the nearest code of each of the normal keys."""
+        """Return C, 512 normal codes as in the paper, and z, the nearest code of each normal key."""
         codebook = draw.normal("hmd")
         closeness = draw.k.float() @ codebook.mT - 0.5 * codebook.square().sum(-1)[:, None]
         return {"codebook": codebook, "codes": closeness.argmax(-1)}
@@ -38,7 +39,7 @@ class VqAttention(Definition):
     def solve(
         self, problem: Problem, *, gradients: bool, output_dtype: torch.dtype | None = None
     ) -> dict[str, Tensor]:
-        """By the quadratic definition, the keys looked up; their gradients are summed into their codes."""
+        """Return the quadratic form with the keys looked up; their gradients are summed into their codes."""
         import torch
 
         from lightning_bench.families.exact import softmax_attention
@@ -53,11 +54,11 @@ class VqAttention(Definition):
         return tensors
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Two products with as many keys as there are codes, or tokens before where those are fewer."""
+        """Count two products with one key per code, or with n/2 keys if these are fewer."""
         keys = min(float(self.sizes["m"]), shape.seq_len / 2)
         fwd = 2.0 * shape.batch * shape.heads * shape.seq_len * keys * (shape.head_dim + shape.value_dim)
         return fwd, 2.5 * fwd
 
     def span(self, shape: Shape) -> int:
-        """Every key."""
+        """Return every key."""
         return shape.seq_len

@@ -1,4 +1,4 @@
-"""FLOP and byte models of attention, and what follows from them and a device's ceilings: floors, bounds.
+"""Work: what a case must move and compute at least, and what follows from a device's ceilings.
 
 The models count what any implementation must do, not what a given one does: inputs read once, outputs
 written once, and the arithmetic of the family's cheapest exact form. docs/roofline.md derives them.
@@ -7,94 +7,102 @@ written once, and the arithmetic of the family's cheapest exact form. docs/roofl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from lightning_bench.case import Direction, Family, Shape
-from lightning_bench.families import definition
+from lightning_bench.case import Direction, Shape
+from lightning_bench.families import Definition, definition_of
+
+if TYPE_CHECKING:
+    from lightning_bench.machine.ceilings import Ceilings
 
 Bound = Literal["bytes", "flops"]
+Count = TypeVar("Count", int, float)
 
-# A figure may beat the measured ceiling by this much before it is called impossible: clocks move by a few
+# A figure may exceed the measured ceiling by this factor before it is called impossible: clocks move by a few
 # per cent, and a kernel that mostly reads runs a little faster than the copy that measured the ceiling.
 CEILING_TOLERANCE = 1.15
 
 
 @dataclass(frozen=True)
-class Ceilings:
-    """What this device reached: copy bandwidth in GB/s, matmul rate in TFLOP/s, and its L2 in bytes."""
+class Work:
+    """The least work of one family at one shape in one direction."""
 
-    gbps: float
-    tflops: float
-    l2_bytes: int
+    definition: Definition
+    shape: Shape
+    direction: Direction
 
+    @classmethod
+    def of(cls, family: str, shape: Shape, direction: Direction) -> Work:
+        """Return the work of a family by its name. Raise UsageError if this version has no such family."""
+        return cls(definition_of(family), shape, direction)
 
-def read_bytes(family: Family, shape: Shape, direction: Direction) -> int:
-    """Bytes that must be read: q, k, v, the family's other inputs, and backward the output's gradient."""
-    return definition(family).read_bytes(shape, direction)
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that must be read: every input, and for a backward pass the gradient of the output too."""
+        fwd = self.definition.bytes_of(self.shape, self.definition.inputs)
+        return self._in_direction(fwd, fwd + self.shape.output_bytes)
 
+    @property
+    def write_bytes(self) -> int:
+        """Bytes that must be written: the output, the gradients of all inputs that have one, or both."""
+        return self._in_direction(self.shape.output_bytes, self._gradient_bytes)
 
-def write_bytes(family: Family, shape: Shape, direction: Direction) -> int:
-    """Bytes that must be written: the output, the gradients of all inputs that have one, or both."""
-    return definition(family).write_bytes(shape, direction)
+    @property
+    def min_bytes(self) -> int:
+        """Bytes that must cross device memory.
 
+        Without inputs beyond q, k and v these are 4 U forward and 7 U backward, where U is one
+        batch·heads·seq_len·head_dim tensor in the case's dtype and value_dim = head_dim.
+        """
+        return self.read_bytes + self.write_bytes
 
-def min_bytes(family: Family, shape: Shape, direction: Direction) -> int:
-    """Bytes that must cross device memory; without inputs beyond q, k, v 4 U forward and 7 U backward.
+    @property
+    def min_flops(self) -> float:
+        """Floating-point operations of the cheapest exact form; a multiply-add counts as two."""
+        return self._in_direction(*self.definition.flops(self.shape))
 
-    U is one batch·heads·seq_len·head_dim tensor in the case's dtype, where value_dim = head_dim.
-    """
-    return read_bytes(family, shape, direction) + write_bytes(family, shape, direction)
+    @property
+    def plan_bytes(self) -> int:
+        """Bytes of memory that a case needs at least: inputs, output and, backward, as much for gradients."""
+        inputs = self.definition.bytes_of(self.shape, self.definition.inputs)
+        held = inputs + self.shape.output_bytes
+        return held if self.direction == "fwd" else held + self.shape.output_bytes + self._gradient_bytes
 
+    def floor_ms(self, ceilings: Ceilings) -> float:
+        """Return the minimum time in ms: the maximum of what bytes and FLOPs take at their ceilings."""
+        return max(self._bytes_ms(ceilings), self._flops_ms(ceilings))
 
-def min_flops(family: Family, shape: Shape, direction: Direction) -> float:
-    """Floating-point operations of the cheapest exact form, as the family's definition counts them."""
-    fwd, bwd = definition(family).flops(shape)
-    return {"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[direction]
+    def bound_by(self, ceilings: Ceilings) -> Bound:
+        """Return which of the two sets the floor."""
+        return "bytes" if self._bytes_ms(ceilings) >= self._flops_ms(ceilings) else "flops"
 
+    def impossible(self, median_ms: float, ceilings: Ceilings) -> str | None:
+        """Return why a time cannot be true on this device, or None if it can.
 
-def floor_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
-    """The least time that the task can take: the longer of its bytes and its FLOPs at their ceilings."""
-    return max(_bytes_ms(family, shape, direction, ceilings), _flops_ms(family, shape, direction, ceilings))
-
-
-def bound_by(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> Bound:
-    """Which of the two makes the floor."""
-    bytes_ms = _bytes_ms(family, shape, direction, ceilings)
-    return "bytes" if bytes_ms >= _flops_ms(family, shape, direction, ceilings) else "flops"
-
-
-def _bytes_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
-    return min_bytes(family, shape, direction) / ceilings.gbps / 1e6
-
-
-def _flops_ms(family: Family, shape: Shape, direction: Direction, ceilings: Ceilings) -> float:
-    return min_flops(family, shape, direction) / ceilings.tflops / 1e9
-
-
-def impossible(
-    family: Family, shape: Shape, direction: Direction, median_ms: float, ceilings: Ceilings
-) -> str | None:
-    """Why a time cannot be true on this device, or None: it is below the floor by more than the tolerance.
-
-    Reads always cross device memory, because the L2 is flushed before each sample; writes may still sit
-    in the L2 when the clock stops, so as much of them as fits there is left out of the count.
-    """
-    if shape.device != "cuda":
+        A time is impossible if it implies a rate above a ceiling by more than CEILING_TOLERANCE. Reads always
+        cross device memory, because the L2 is flushed before each sample. Writes may still be in the L2 when
+        the clock stops, so those that fit there are not counted.
+        """
+        if self.shape.device != "cuda":
+            return None
+        must_move = self.read_bytes + max(0, self.write_bytes - ceilings.l2_bytes)
+        gbps, limit = must_move / median_ms / 1e6, ceilings.gbps
+        if gbps > limit * CEILING_TOLERANCE:
+            return f"{gbps:.0f} GB/s is above the {limit:.0f} GB/s that a copy reaches on this device"
+        tflops, limit = self.min_flops / median_ms / 1e9, ceilings.tflops
+        if tflops > limit * CEILING_TOLERANCE:
+            return f"{tflops:.0f} TFLOP/s is above the {limit:.0f} that a matmul reaches on this device"
         return None
-    written = write_bytes(family, shape, direction)
-    must_move = read_bytes(family, shape, direction) + max(0, written - ceilings.l2_bytes)
-    gbps = must_move / median_ms / 1e6
-    if gbps > ceilings.gbps * CEILING_TOLERANCE:
-        return f"{gbps:.0f} GB/s is above the {ceilings.gbps:.0f} GB/s that a copy reaches on this device"
-    tflops = min_flops(family, shape, direction) / median_ms / 1e9
-    if tflops > ceilings.tflops * CEILING_TOLERANCE:
-        return f"{tflops:.0f} TFLOP/s is above the {ceilings.tflops:.0f} that a matmul reaches on this device"
-    return None
 
+    @property
+    def _gradient_bytes(self) -> int:
+        return self.definition.bytes_of(self.shape, self.definition.gradients)
 
-def plan_bytes(family: Family, shape: Shape, direction: Direction) -> int:
-    """Bytes that a case needs at least: inputs, output, and for a backward pass as much for gradients."""
-    held = read_bytes(family, shape, "fwd") + write_bytes(family, shape, "fwd")
-    if direction == "fwd":
-        return held
-    return held + shape.output_bytes + write_bytes(family, shape, "bwd")
+    def _in_direction(self, fwd: Count, bwd: Count) -> Count:
+        return {"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[self.direction]
+
+    def _bytes_ms(self, ceilings: Ceilings) -> float:
+        return self.min_bytes / ceilings.gbps / 1e6
+
+    def _flops_ms(self, ceilings: Ceilings) -> float:
+        return self.min_flops / ceilings.tflops / 1e9

@@ -1,5 +1,6 @@
-"""The machine: what it is, its GPUs, its repository, and what it reaches at its best."""
+"""The machine: what it is, its GPU, its repository, and what it reaches at its best."""
 
-from lightning_bench.machine.describe import Machine, describe_machine, detect_device, harness_commit
+from lightning_bench.machine.describe import Machine, describe_machine, detect_device
+from lightning_bench.machine.git import harness_commit
 
 __all__ = ["Machine", "describe_machine", "detect_device", "harness_commit"]

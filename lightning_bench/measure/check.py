@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Dtype, Family, Layout, Shape
-from lightning_bench.families import Spec, definition
+from lightning_bench.families import Spec, definition_of
 from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
 from lightning_bench.measure.oracle import Problem, solve
 
@@ -48,7 +48,7 @@ def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int
 
     Where a gradient sums over the batch, all sequences of the first and the last head.
     """
-    defined = definition(family)
+    defined = definition_of(family)
     if defined.whole_heads:
         heads = dict.fromkeys((0, shape.heads - 1))
         return [(b, h) for h in heads for b in range(shape.batch)]
@@ -68,7 +68,7 @@ class Reference:
     def __init__(self, family: Family, inputs: InputSet, *, gradients: bool, seed: int) -> None:
         inputs = inputs.of(family)
         shape = inputs.shape
-        self.shape, self._defined = shape, definition(family)
+        self.shape, self._defined = shape, definition_of(family)
         self.pairs = choose_pairs(shape, family, seed)
         specs = self._defined.inputs
         given = inputs.inputs("bhnd")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Dtype, Family, Layout, Shape
-from lightning_bench.families import QKV, Spec, definition
+from lightning_bench.families import QKV, Spec, definition_of
 from lightning_bench.families.draw import Draw
 from lightning_bench.providers.registry.base import Inputs
 
@@ -61,7 +61,7 @@ class InputSet:
 
     def of(self, family: Family) -> InputSet:
         """The inputs of a family: these where it has none of its own, else made once and kept."""
-        if not definition(family).own_inputs:
+        if not definition_of(family).own_inputs:
             return self
         if family not in self._families:
             self._families[family] = _FamilyInputs(self, family, self._seed)
@@ -100,7 +100,7 @@ class _FamilyInputs(InputSet):
     """What one family makes of the common inputs and adds to them."""
 
     def __init__(self, common: InputSet, family: Family, seed: int) -> None:
-        self._common, self._definition = common, definition(family)
+        self._common, self._definition = common, definition_of(family)
         shape, inputs = common.shape, self._definition.inputs
         draw = Draw(family, shape, seed, dict(self._definition.sizes), common.q, common.k, common.v)
         made = self._definition.make(draw)

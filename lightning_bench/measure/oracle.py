@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Family
-from lightning_bench.families import Problem, definition
+from lightning_bench.families import Problem, definition_of
 
 __all__ = ["Problem", "solve"]
 
@@ -24,7 +24,7 @@ def solve(
     say so in their equation. With an ``output_dtype`` every result is rounded to it (gradients of fp32
     inputs to fp32), and so is the o that the softmax gradients start from.
     """
-    defined = definition(family)
+    defined = definition_of(family)
     tensors = defined.solve(problem, gradients=gradients, output_dtype=output_dtype)
 
     def rounded(name: str, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Direction
-from lightning_bench.families import QKV, Spec, definition
+from lightning_bench.families import QKV, Spec, definition_of
 from lightning_bench.measure.device.memory import MIB
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.providers.registry.base import Inputs, Provider
@@ -37,7 +37,7 @@ def build_call(provider: Provider, inputs: InputSet, direction: Direction) -> Ca
     inputs = inputs.of(provider.family)
     decay = inputs.decay.clone()
     transposed = provider.layout == "bnhd"
-    specs = definition(provider.family).inputs
+    specs = definition_of(provider.family).inputs
 
     def view(x: Tensor, spec: Spec = QKV["q"]) -> Tensor:
         return x.transpose(spec.axes.index("h"), spec.axes.index("n")) if transposed and spec.turns else x

@@ -12,14 +12,8 @@ import torch
 
 from lightning_bench.case import Case, Device, Dtype, Family
 from lightning_bench.errors import Unavailable
-from lightning_bench.families.work import (
-    Ceilings,
-    floor_ms,
-    impossible,
-    min_bytes,
-    min_flops,
-    write_bytes,
-)
+from lightning_bench.families.work import Work
+from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.measure import paper
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.check import TENSORS, Reference, poisoned
@@ -226,9 +220,8 @@ class _JobRun:
         figures = summarize(task.sampler.samples)
         clocks = summarize_clocks(task.readings)
         ceilings = self.session.ceilings(shape.dtype)
-        family = gated.provider.family
-        flops, moved = (f(family, shape, case.direction) for f in (min_flops, min_bytes))
-        floor = floor_ms(family, shape, case.direction, ceilings)
+        work = Work.of(gated.provider.family, shape, case.direction)
+        flops, moved, floor = work.min_flops, work.min_bytes, work.floor_ms(ceilings)
         evidence: dict[str, Any] = {
             "model_flops": flops,
             "model_bytes": moved,
@@ -247,7 +240,7 @@ class _JobRun:
             "call_ms": task.call_samples,
             "clocks": [asdict(reading) for reading in task.readings],
         }
-        if reason := impossible(family, shape, case.direction, figures.median_ms, ceilings):
+        if reason := work.impossible(figures.median_ms, ceilings):
             return Outcome(case, "wrong", "impossible: " + reason, evidence, samples)
         notes = []
         if self.session._timer.exposed(gated.call.fn):
@@ -310,7 +303,7 @@ class _JobRun:
     def _memory_figures(self, case: Case, provider: Provider) -> dict[str, Any]:
         meter = self.session._meter
         shape, direction = case.shape, case.direction
-        ideal = write_bytes(provider.family, shape, direction) / memory.MIB
+        ideal = Work.of(provider.family, shape, direction).write_bytes / memory.MIB
         if self.job.protocol == "paper":
             if self.session.device != "cuda":
                 raise _Ended("unsupported", "protocol paper reads CUDA's allocator: needs a CUDA device")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lightning_bench.measure.device.clocks import Clocks, Reading
+from lightning_bench.measure.device.clocks import ClockReading, Clocks
 from lightning_bench.measure.device.timer import Call, Timer
 from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule
 
@@ -33,7 +33,7 @@ class Task:
     fn: Call
     sampler: Sampler
     turns: list[int] = field(default_factory=list)
-    readings: list[Reading] = field(default_factory=list)
+    readings: list[ClockReading] = field(default_factory=list)
     call_samples: list[float] = field(default_factory=list)
     estimate_ms: float = 0.0
 

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lightning_bench.case import Case, Device, Direction, Dtype, Family, Shape
-from lightning_bench.families.work import Bound, Ceilings
+from lightning_bench.families.work import Bound
+from lightning_bench.machine.ceilings import Ceilings
 
 KernelKind = Literal["kernel", "memcpy", "memset", "op"]
 Mode = Literal["profile", "ncu", "proton"]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.errors import UsageError
 from lightning_bench.profile.data import Profile
+from lightning_bench.record.codec import csv_text, read_cells, replace_file
 
 _KEY = ("case_id", "machine_id")
 _SHAPE = ("provider", "direction", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim", "device")
@@ -53,7 +52,7 @@ def write(profiles: Iterable[Profile], folder: Path) -> list[Path]:
     written = []
     for profile in profiles:
         path = folder / f"{profile.case_id.replace('/', '_')}.json"
-        _replace(path, json.dumps(as_data(profile), indent=1, ensure_ascii=False) + "\n")
+        replace_file(path, json.dumps(as_data(profile), indent=1, ensure_ascii=False) + "\n")
         written.append(path)
     for name, rows_of in (("calls", call_rows), ("kernels", kernel_rows), ("tensors", tensor_rows)):
         path = folder / f"{name}.csv"
@@ -161,44 +160,16 @@ def _by(sizes: Sequence[int] | None) -> str:
 
 
 def _merge(path: Path, rows: list[dict[str, Any]], profiles: Sequence[Profile]) -> None:
-    """Put the rows where those of the same cases were, after all others."""
+    """Replace the rows of the same cases in the file; the new rows come last."""
     replaced = {tuple(_key(profile).values()) for profile in profiles}
     old = [row for row in _read(path) if tuple(row[name] for name in _KEY) not in replaced]
     columns = list(dict.fromkeys([*(rows or [{}])[0], *(old or [{}])[0]]))
-    if not columns:
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in [*old, *rows]:
-        writer.writerow({name: _cell(row.get(name)) for name in columns})
-    _replace(path, text.getvalue())
+    if columns:
+        replace_file(path, csv_text(columns, [*old, *rows]))
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path} ({error}); give another --out") from error
+    rows = read_cells(path, advice="; give another --out")
     if rows and not set(_KEY) <= set(rows[0]):
         raise UsageError(f"{path} is not a file of `lbench profile`; give another --out")
     return rows
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else value
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the file whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8", newline="\n")
-        fresh.replace(path)
-    except OSError as error:
-        raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error

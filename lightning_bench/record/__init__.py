@@ -1,27 +1,28 @@
-"""Result files: the row, the file that a sweep appends to, and the reading of such files."""
+"""Result files: the row, the file that a sweep appends to, and the reading of such files.
 
-from lightning_bench.record.row import (
-    COLUMNS,
-    FAILED,
-    SAMPLES_KEY,
-    STATUSES,
-    Record,
-    ResultFile,
-    Status,
-    latest,
-    merge,
-    read_records,
-)
+`lightning_bench.record.frame` loads them into one pandas DataFrame; it is not imported here.
+"""
+
+from lightning_bench.record.file import ResultFile
+from lightning_bench.record.latest import case_key, last_row, latest, latest_by, suite_case_key
+from lightning_bench.record.read import merge, read_records, read_rows
+from lightning_bench.record.row import COLUMNS, FAILED, STATUSES, WORKED, Record, Row, Status
 
 __all__ = [
     "COLUMNS",
     "FAILED",
-    "SAMPLES_KEY",
     "STATUSES",
+    "WORKED",
     "Record",
     "ResultFile",
+    "Row",
     "Status",
+    "case_key",
+    "last_row",
     "latest",
+    "latest_by",
     "merge",
     "read_records",
+    "read_rows",
+    "suite_case_key",
 ]

@@ -9,7 +9,7 @@ from lightning_bench.errors import UsageError
 
 
 def refuse_target(path: Path) -> None:
-    """UsageError where ``path`` cannot become a CSV; its folder is made."""
+    """UsageError where `path` cannot become a CSV; its folder is made."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{path} is not a file: give the name of a .csv file")
     if path.suffix != ".csv":

@@ -1,68 +1,130 @@
-"""The samples behind rows: what a sweep kept in ``NAME.samples.jsonl`` beside its CSV."""
+"""Sidecars: the samples behind the rows of a result file, in `NAME.samples.jsonl` beside its CSV."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lightning_bench.record import SAMPLES_KEY
-from lightning_bench.report.collect import Row
+from lightning_bench.record.row import KEY, Key, Record, Row
 
 TIMES = ("samples_ms", "call_ms", "graph_ms")
 """Lists of times that a line may have, ms: cold samples, what an eager caller waits, CUDA-graph replays."""
 
 _READINGS = ("sm_clock_mhz", "power_w")
+_IDENTITY = ("case_id", "metric", "protocol", "provider_version", "machine_id")  # KEY in the order of a line
 
 Samples = dict[str, list[float]]
 
 
-def read_samples(rows: Iterable[Row]) -> tuple[dict[Row, Samples], list[str]]:
-    """The samples of each row that has some, and a sentence for each line that could not be read.
+@dataclass(frozen=True)
+class SampleLine:
+    """What a sweep kept of one measured row; `key` is that of its record.
 
-    Of a case that was measured twice the last line counts, as its row does. Beside ``TIMES`` there are
-    ``sm_clock_mhz`` and ``power_w``, read between the samples.
+    `samples` has those of `TIMES` that were taken, ms, and `sm_clock_mhz` and `power_w` as read between
+    them. `turns` are the numbers of cold samples taken in one go, None in files that do not record them.
+    `pair` names the pass in which two sides were measured side by side, "" if there was none.
+    """
+
+    key: Key
+    samples: Samples
+    turns: list[int] | None
+    pair: str
+
+
+@dataclass(frozen=True)
+class SampleFault:
+    """A line that is no samples of lbench; `torn` if an interrupted write left it."""
+
+    number: int
+    error: Exception
+    torn: bool
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """The lines of a sidecar in order, and those that could not be read."""
+
+    lines: list[SampleLine] = field(default_factory=list)
+    faults: list[SampleFault] = field(default_factory=list)
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return where the samples of the rows of the CSV `path` are."""
+    return path.with_suffix(".samples.jsonl")
+
+
+def encode_samples(record: Record, samples: Mapping[str, Any]) -> bytes:
+    """Return the line of a record's samples: numbers to six digits, arrays as lists.
+
+    Raises ValueError if `samples` names what the record gives.
+    """
+    identity = {name: getattr(record, name) for name in _IDENTITY}
+    if clash := sorted(identity.keys() & samples.keys()):
+        raise ValueError(f"samples may not name {', '.join(clash)}: the record gives it")
+    text = json.dumps({**identity, **samples}, default=lambda array: array.tolist())
+    short = json.loads(
+        text, parse_float=lambda number: float(f"{float(number):.6g}"), parse_constant=lambda _: None
+    )
+    return json.dumps(short).encode() + b"\n"
+
+
+def read_samples(path: Path) -> SampleFile:
+    """Return the lines of a sidecar, none if it does not exist. Raises OSError if it cannot be read."""
+    found = SampleFile()
+    if not path.is_file():
+        return found
+    with path.open("rb") as file:
+        for number, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                found.lines.append(_line(json.loads(text)))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                found.faults.append(SampleFault(number, error, torn=not text.endswith(b"\n")))
+    return found
+
+
+def samples_of(rows: Iterable[Row]) -> tuple[dict[Row, Samples], list[str]]:
+    """Return the samples of each row that has some, and a sentence for each line that could not be read.
+
+    Of a case that was measured twice the last line counts, as its row does.
     """
     by_source: dict[str, list[Row]] = {}
     for row in rows:
         by_source.setdefault(row.source, []).append(row)
     found: dict[Row, Samples] = {}
-    said: list[str] = []
+    messages: list[str] = []
     for source, members in by_source.items():
-        path = Path(source).with_suffix(".samples.jsonl")
-        if path.is_file():
-            lines = _lines(path, said)
-            found |= {row: lines[key] for row in members if (key := _key(vars(row.record))) in lines}
-    return found, said
-
-
-def _lines(path: Path, said: list[str]) -> dict[tuple[Any, ...], Samples]:
-    lines: dict[tuple[Any, ...], Samples] = {}
-    shown = path.as_posix()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        said.append(f"{shown} cannot be read ({error}): its cells have no samples in the page")
-        return lines
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+        path = sidecar_path(Path(source))
         try:
-            entry = json.loads(line)
-            lines[_key(entry)] = _of_line(entry)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            said.append(f"{shown}, line {number}: no samples of lbench")
-    return lines
+            file = read_samples(path)
+        except OSError as error:
+            messages.append(
+                f"{path.as_posix()} cannot be read ({error}): its cells have no samples in the page"
+            )
+            continue
+        messages += (f"{path.as_posix()}, line {fault.number}: no samples of lbench" for fault in file.faults)
+        by_key = {line.key: line.samples for line in file.lines}
+        found |= {row: by_key[row.record.key] for row in members if row.record.key in by_key}
+    return found, messages
 
 
-def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(entry[name] for name in SAMPLES_KEY)
-
-
-def _of_line(entry: dict[str, Any]) -> Samples:
-    samples = {name: [float(x) for x in entry[name] if x is not None] for name in TIMES if name in entry}
+def _line(entry: dict[str, Any]) -> SampleLine:
+    samples = {name: _numbers(entry[name]) for name in TIMES if name in entry}
     readings = entry.get("clocks", [])
     for name in _READINGS:
-        samples[name] = [float(each[name]) for each in readings if each.get(name) is not None]
-    return {name: values for name, values in samples.items() if values}
+        samples[name] = _numbers(each.get(name) for each in readings)
+    turns = entry.get("turns")
+    return SampleLine(
+        key=cast(Key, tuple(entry[name] for name in KEY)),
+        samples={name: values for name, values in samples.items() if values},
+        turns=turns if isinstance(turns, list) else None,
+        pair=str(entry.get("pair", "")),
+    )
+
+
+def _numbers(values: Iterable[Any]) -> list[float]:
+    return [float(value) for value in values if value is not None]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lightning_bench.errors import UsageError
-from lightning_bench.report.collect import Collected, Row, collect, group, published_folder
+from lightning_bench.record import Row
+from lightning_bench.report.collect import Collected, collect, group, published_folder
 from lightning_bench.report.formats.export import table_csv
 from lightning_bench.report.formats.latex import latex
 from lightning_bench.report.formats.markdown import findings_markdown, markdown

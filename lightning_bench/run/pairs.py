@@ -14,12 +14,10 @@ from pathlib import Path
 from lightning_bench.case import Case
 from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
 from lightning_bench.providers.registry.files import is_file_spec, version_in
-from lightning_bench.record import Record, ResultFile
+from lightning_bench.record import ResultFile
 from lightning_bench.run.plan import Plan, PlannedProvider, by_shape
 from lightning_bench.run.supervisor import Supervisor
 from lightning_bench.run.sweep import Sweep, Watcher
-
-_WORKS = frozenset({"ok", "unstable"})
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def run_pairs(base: Tree, head: Tree, pairs: int, watcher: Watcher) -> None:
         finally:
             for side in sides:
                 side.supervisor.close()
-        done |= {record.case_id for side in sides for record in side.sweep.records if not _works(record)}
+        done |= {record.case_id for side in sides for record in side.sweep.records if not record.worked}
         names = [{side.tree.plan.case_id(case) for case in side.tree.plan.cases} for side in sides]
         done |= names[0] ^ names[1]  # what one tree alone has needs no second figure
 
@@ -113,7 +111,3 @@ class _Side:
         left = [case for case in cases if self.tree.plan.case_id(case) not in self._done]
         if left:
             self.sweep.shape(left)
-
-
-def _works(record: Record) -> bool:
-    return record.status in _WORKS

@@ -40,9 +40,8 @@ class Plan:
     providers: dict[str, PlannedProvider] = field(default_factory=dict)
 
     def case_id(self, case: Case) -> str:
-        """Id for rows: a provider from a file goes by its name, wherever the file lies."""
-        name = self.providers[case.provider].provider.name
-        return f"{name}/{case.direction}/{case.shape}"
+        """Return the id that the row of this case has, by the name of its provider."""
+        return case.id_by(self.providers[case.provider].provider.name)
 
     def key(self, case: Case) -> tuple[str, str, str, str, str]:
         """What the row of this case will be known by."""

@@ -14,10 +14,9 @@ from pathlib import Path
 import psutil
 
 from lightning_bench.errors import UsageError
+from lightning_bench.machine.git import run_git
 
 _PREFIX = "lbench-ref-"
-# Set by git for its hooks: they would point our questions at another repository.
-_GIT_REDIRECTS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 @dataclass(frozen=True)
@@ -93,16 +92,7 @@ def _remove(root: Path, folder: Path) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _GIT_REDIRECTS}
     try:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
+        return run_git(folder, *arguments)
     except OSError as error:
         raise UsageError(f"--ref needs git: {error.strerror}; install it") from error

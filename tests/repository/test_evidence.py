@@ -13,6 +13,7 @@ from lightning_bench.record import Record, read_records
 from lightning_bench.suite import Overrides, expand, load_suite
 from scripts import kernel_targets
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
 
 H200 = ROOT / "results" / "h200"
 LENGTHS = [512 * 2**i for i in range(7)]
@@ -211,7 +212,7 @@ def test_the_committed_report_is_what_its_command_makes(tmp_path: Path, command:
     committed, command[where] = ROOT / command[where], str(tmp_path)
     command[formats] = command[formats].removesuffix(",svg")  # plots depend on the version of matplotlib
     assert command[0] == "lbench"
-    subprocess.run([sys.executable, ROOT / "cli.py", *command[1:]], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, ROOT / "cli.py", *command[1:]], cwd=ROOT, check=True, timeout=PATIENCE_S)
     made = {path.name for path in tmp_path.iterdir()}
     wanted = {"index.html" if name == "html" else f"tables.{name}" for name in command[formats].split(",")}
     assert made - {"what-they-measured.md"} == wanted

@@ -15,6 +15,7 @@ import lightning_kernels
 from lightning_bench.record import read_records
 from lightning_bench.suite import bundled_suites
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
 
 README = (ROOT / "README.md").read_text()
 LIBRARY = [
@@ -41,7 +42,9 @@ def test_the_provider_and_the_suite_of_the_readme_run(tmp_path: Path) -> None:
         (["--out", "suite.csv"], {"lightning2-torch", "sdpa-math"}),
         (["--out", "mine.csv", "--provider", "mine.py:Mine"], {"mine"}),
     ):
-        done = subprocess.run([*command, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [*command, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
+        )
         assert done.returncode == 0, done.stderr
         records = read_records(tmp_path / extra[1])
         assert {r.provider for r in records} == names
@@ -67,7 +70,7 @@ def test_the_entry_point_of_the_readme_is_found(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     (csv,) = (tmp_path / "results" / "cpu").glob("*.csv")
@@ -94,7 +97,7 @@ def test_an_example_of_the_library_runs(code: str, tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
 
@@ -126,7 +129,7 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path) -> Non
         env={**os.environ, "BROWSER": "true %s"},  # what --open starts
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr if writes else done.stdout

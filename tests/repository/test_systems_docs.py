@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lightning_bench.case import FAMILIES
-from lightning_bench.families import QKV, definition
+from lightning_bench.families import QKV, definition_of
 from lightning_bench.providers import BUILT_IN, get_provider
 from lightning_bench.record import Record, read_records
 from scripts import systems_table
@@ -18,7 +18,7 @@ DOCS = (ROOT / "docs" / "systems.md").read_text()
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_equation_and_paper_stands_there(family: str) -> None:
-    one = definition(family)  # type: ignore[arg-type]
+    one = definition_of(family)
     link = f"[{one.paper}](https://arxiv.org/abs/{one.paper})"
     assert f"| `{family}` | {one.equation} | {link} |" in DOCS
 
@@ -32,7 +32,7 @@ def test_every_input_stands_there(family: str) -> None:
         current = label.strip().strip("`") or current
         for name in inputs.split(","):
             named.setdefault(current, {})[name.strip().removeprefix("slopes ")] = axes.strip()
-    for name, spec in definition(family).inputs.items():  # type: ignore[arg-type]
+    for name, spec in definition_of(family).inputs.items():
         if name in QKV:
             continue
         text = named[family][name]

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,9 @@ import typer
 
 from tests.support.paths import ROOT
 
-FILES = [
-    *sorted((ROOT / ".github" / "workflows").glob("*.yml")),
-    ROOT / "docs" / "ci.md",
-    ROOT / "docs" / "compare.md",
-]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+COMPARING = [path for path in WORKFLOWS if path.name.startswith("compare-")]
+FILES = [*COMPARING, ROOT / "docs" / "ci.md", ROOT / "docs" / "compare.md"]
 
 
 def calls(path: Path) -> list[list[str]]:
@@ -62,7 +61,7 @@ def jobs(path: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text())["jobs"])
 
 
-@pytest.mark.parametrize("path", FILES[:-2], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_the_workflows_name_what_is_there_and_the_shell_takes_their_scripts(path: Path) -> None:
     for job in jobs(path).values():
         there: set[str] = set()
@@ -70,19 +69,29 @@ def test_the_workflows_name_what_is_there_and_the_shell_takes_their_scripts(path
             assert ("run" in step) != ("uses" in step), step
             text = str(step)
             assert set(re.findall(r"steps\.(\w+)\.outputs", text)) <= there, text
-            assert set(re.findall(r"env\.(\w+)", text)) <= set(job["env"]), text
+            assert set(re.findall(r"env\.(\w+)", text)) <= set(job.get("env", ())), text
             there |= {step["id"]} if "id" in step else set()
             if "run" in step:
                 subprocess.run(["bash", "-n", "-c", step["run"]], check=True)
         kept = [step["with"]["path"] for step in job["steps"] if "cache/save" in step.get("uses", "")]
-        assert kept == [s["with"]["path"] for s in job["steps"] if "cache/restore" in s.get("uses", "")] != []
+        restored = [s["with"]["path"] for s in job["steps"] if "cache/restore" in s.get("uses", "")]
+        assert kept == restored
+        assert bool(kept) == (path in COMPARING)
     assert "pull_request_target" not in path.read_text()
+
+
+def test_every_python_that_the_package_names_is_tested() -> None:
+    matrix = jobs(ROOT / ".github" / "workflows" / "test.yml")["test"]["strategy"]["matrix"]["python"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">={matrix[0]}"
+    classified = re.findall(r"Python :: (3\.\d+)", str(project["classifiers"]))
+    assert matrix == classified == ["3.11", "3.12", "3.13"]
 
 
 def test_actionlint_has_nothing_to_say() -> None:
     if (program := shutil.which("actionlint")) is None:
         pytest.skip("actionlint is not installed")
-    subprocess.run([program, *map(str, FILES[:-2])], cwd=ROOT, check=True)
+    subprocess.run([program, *map(str, WORKFLOWS)], cwd=ROOT, check=True)
 
 
 class PullRequest:

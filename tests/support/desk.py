@@ -18,9 +18,9 @@ from lightning_bench.record import ResultFile, read_records
 from lightning_bench.run.plan import Plan, with_providers
 from lightning_bench.run.sweep import Summary, run_sweep
 from lightning_bench.suite import Overrides, expand, load_suite
+from tests.support.patience import PATIENCE_S
 
 ZOO = Path(__file__).with_name("zoo.py")
-PATIENCE_S = 60.0
 TOLD_TO_DISPLAYS = (
     "COLUMNS",
     "LINES",

@@ -14,9 +14,11 @@ import pytest
 
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.report.document import FORMATS, make_report
+from tests.support.patience import PATIENCE_S
 from tests.support.report_rows import PAPER
 
 Driver = Any
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BASE = replace(
     PAPER, suite="story", provider="ours", provider_version="1.0", device_name="NVIDIA H200", machine_id="m1"
 )
@@ -27,7 +29,8 @@ def chromium() -> Iterator[Driver]:
     """One browser for a module. In CI it must be there; elsewhere its tests are skipped without it."""
     webdriver = pytest.importorskip("selenium.webdriver")
     service = pytest.importorskip("selenium.webdriver.chrome.service")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
     if not program or not driver:
         told = "chromium and chromedriver are not installed: apt-get install chromium chromium-driver"
         if os.environ.get("CI"):
@@ -126,7 +129,7 @@ def head(page: Driver, name: str, at: int = 0) -> Any:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -1,98 +1,100 @@
-"""``lbench calibrate``: how much this machine differs from itself, for ``lbench compare`` to go by."""
+"""`lbench calibrate`: how much this machine differs from itself; `lbench compare` goes by it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lightning_bench.cli.shared import options
+from lightning_bench.cli.shared.axis_options import Axes
+from lightning_bench.cli.shared.common_options import Output, Running, parse_share
+from lightning_bench.cli.shared.option_groups import grouped
+from lightning_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.compare.noise import Calibration
 
 
+@grouped
 def calibrate(
+    *,
     suite: Annotated[
         str | None, typer.Argument(help="As for `lbench speed`. Default: paper on a GPU, quick on a CPU.")
     ] = None,
     pairs: Annotated[int, typer.Option(min=6, help="Passes, each with two fresh processes.")] = 24,
     threshold: Annotated[str, typer.Option(help="The change whose false alarms are counted.")] = "3%",
-    provider: options.ProviderOption = None,
-    seq_len: options.SeqLen = None,
-    head_dim: options.HeadDim = None,
-    value_dim: options.ValueDim = None,
-    dtype: options.DtypeOption = None,
-    batch: options.Batch = None,
-    heads: options.Heads = None,
-    direction: options.DirectionOption = None,
-    device: options.DeviceOption = None,
-    time_limit: options.TimeLimit = None,
+    axes: Axes,
+    running: Running,
     out: Annotated[
         Path | None,
         typer.Option(help="CSV to write. Default: results/DEVICE/SUITE-calibration.csv."),
     ] = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    output: Output,
 ) -> None:
     """Measure every case against itself, side by side in fresh processes, and write the noise floor."""
     import tempfile
     from dataclasses import asdict
 
-    from lightning_bench.cli.commands.compare import parse_share
-    from lightning_bench.cli.commands.compare_ref import plan_suite, run_two
-    from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.compare.calibration import calibrate as work_out
+    from lightning_bench.cli.shared.planner import Planner
+    from lightning_bench.cli.shared.side_by_side import run_side_by_side
+    from lightning_bench.compare.calibration import noise_floor
     from lightning_bench.compare.noise import SUFFIX, write_calibration
     from lightning_bench.compare.sides import read_side
-    from lightning_bench.errors import UsageError
 
-    limit = parse_share(threshold)
-    axes = (provider, seq_len, head_dim, value_dim, dtype, batch, heads, direction)
-    plan = plan_suite(suite, "speed", axes, device, time_limit)
+    limit = parse_share("--threshold", threshold)
+    planner = Planner("speed", axes, running)
+    plan = planner.plan(planner.load(suite))
     path = out or Path("results") / plan.machine.slug / f"{plan.suite}{SUFFIX}"
     if not path.name.endswith(SUFFIX):
         raise UsageError(f"--out {path} does not end with {SUFFIX}: lbench compare would not find it")
-    sink = Sink(as_json=as_json, quiet=quiet)
+    sink = output.sink()
     with tempfile.TemporaryDirectory(prefix="lbench-calibrate-") as folder:
         paths = [Path(folder) / "a.csv", Path(folder) / "b.csv"]
-        run_two(sink, [plan, plan], [None, None], paths, pairs)
-        rows = work_out(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=16)
+        run_side_by_side(sink, [plan, plan], [None, None], paths, pairs)
+        rows = noise_floor(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=16)
     write_calibration(path, rows)
-    if as_json:
+    if sink.as_json:
         sink.data([asdict(row) for row in rows])
     else:
-        sink.grid(
-            [
-                "noise",
-                "apart",
-                f"finds ({rows[0].resolution_pairs} pairs)",
-                "two runs",
-                "false alarms",
-                "case",
-            ],
-            [
-                [
-                    f"{row.pair_noise_percent:.2f} %",
-                    f"{row.run_noise_percent:.2f} %",
-                    _change(row.resolution_percent),
-                    _change(row.resolution_two_runs_percent),
-                    f"{100 * row.false_alarm_rate:.2f} %",
-                    row.case_id,
-                ]
-                for row in rows
-            ],
-        )
-    whole = rows[0].sweep_false_alarm_rate
+        _show(sink, rows)
     sink.say(
         "noise: standard deviation of one process's figure, sides measured in turns; apart: over the "
         "whole calibration; finds: the smallest change that is found in 95 % of runs"
     )
-    sink.say(f"at a threshold of {100 * limit:g} %, {100 * whole:.2f} % of sweeps raise a false SLOWER")
+    false_alarms = 100 * rows[0].sweep_false_alarm_rate
+    sink.say(f"at a threshold of {100 * limit:g} %, {false_alarms:.2f} % of sweeps raise a false SLOWER")
     coarse = sum(row.resolution_percent > 100 * limit for row in rows)
     if coarse:
         sink.say(f"{coarse} of {len(rows)} cases cannot resolve {100 * limit:g} % on this machine")
     if lost := len({case.id for case in plan.cases}) - len(rows):
         sink.say(f"{lost} cases of the suite are not calibrated: they have no figure in every pass")
     sink.say(f"calibration: {path}")
+
+
+def _show(sink: Sink, rows: list[Calibration]) -> None:
+    sink.grid(
+        [
+            "noise",
+            "apart",
+            f"finds ({rows[0].resolution_pairs} pairs)",
+            "two runs",
+            "false alarms",
+            "case",
+        ],
+        [
+            [
+                f"{row.pair_noise_percent:.2f} %",
+                f"{row.run_noise_percent:.2f} %",
+                _change(row.resolution_percent),
+                _change(row.resolution_two_runs_percent),
+                f"{100 * row.false_alarm_rate:.2f} %",
+                row.case_id,
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _change(percent: float) -> str:

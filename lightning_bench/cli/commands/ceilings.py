@@ -1,4 +1,4 @@
-"""``lbench ceilings``: what this device reaches at its best, measured once and kept."""
+"""`lbench ceilings`: what this device reaches at its best, measured once and kept."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lightning_bench.cli.shared import options
+from lightning_bench.cli.shared.common_options import DeviceOption, Json
 from lightning_bench.words import counted
 
 if TYPE_CHECKING:
     from lightning_bench.case import Device
     from lightning_bench.machine import Machine
-    from lightning_bench.machine.ceiling_store import DeviceCeilings
+    from lightning_bench.machine.ceilings import DeviceCeilings
 
 
 def ceilings(
-    device: options.DeviceOption = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure again; the rows that are there stay.")
-    ] = False,
+    device: DeviceOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again; earlier rows stay.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="CSV to keep them in. Default: results/DEVICE/ceilings.csv.")
     ] = None,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Measure bandwidths, matmul rates and the cost of a launch, unless this machine's are kept already."""
+    """Measure bandwidths, matmul rates and the cost of a launch, unless they are kept for this machine."""
     from dataclasses import asdict
 
     from lightning_bench.cli.shared.device import resolve_device, threads_of
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine import describe_machine
-    from lightning_bench.machine.ceiling_store import MEANINGS, as_row, keep, kept_path, read_kept
+    from lightning_bench.machine.ceilings import MEANINGS, as_row, keep, kept_path, read_kept
 
     machine = describe_machine(resolve_device(device))
     path = out or kept_path(machine)

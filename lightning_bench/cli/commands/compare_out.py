@@ -1,11 +1,15 @@
-"""How ``lbench compare`` shows a comparison: on the terminal, to files, and to GitHub."""
+"""How `lbench compare` shows a comparison: on the terminal, in files, and to GitHub."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from lightning_bench.cli.shared.common_options import OUTPUT_PANEL
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,28 +31,41 @@ _STYLES = {
 }
 
 
-def show(
-    sink: Sink, comparison: Comparison, *, everything: bool, as_markdown: bool, junit: Path | None
-) -> None:
-    """Print and write what was asked for; annotations and the step summary wherever GitHub runs this."""
+@dataclass(frozen=True)
+class Shown:
+    """Which cells are shown, and in which formats besides the terminal's table."""
+
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show SAME and AMBIGUOUS cells too.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Markdown for a pull request.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.", rich_help_panel=OUTPUT_PANEL)
+    ] = None
+
+
+def show(sink: Sink, comparison: Comparison, shown: Shown) -> None:
+    """Print and write what was asked for; when GitHub runs this, also its annotations and step summary."""
     from lightning_bench.compare.formats import ci
-    from lightning_bench.compare.formats import verdict_markdown as markdown
+    from lightning_bench.compare.formats.verdict_markdown import comparison_markdown
     from lightning_bench.compare.result import as_data
 
     if sink.as_json:
         sink.data(as_data(comparison))
-    elif as_markdown:
-        print(markdown.markdown(comparison), end="")
+    elif shown.as_markdown:
+        print(comparison_markdown(comparison), end="")
     else:
-        _table(sink, comparison, everything=everything)
-    if junit is not None:
-        _write(junit, ci.junit(comparison), "w")
-        sink.say(f"wrote {junit}")
+        _table(sink, comparison, everything=shown.everything)
+    if shown.junit is not None:
+        _write(shown.junit, ci.junit(comparison), "w")
+        sink.say(f"wrote {shown.junit}")
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in ci.workflow_commands(comparison):
             print(line, file=sink.err.file)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        _write(Path(summary), markdown.markdown(comparison) + "\n", "a")
+        _write(Path(summary), comparison_markdown(comparison) + "\n", "a")
 
 
 def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:

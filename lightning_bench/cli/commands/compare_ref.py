@@ -1,4 +1,4 @@
-"""``lbench compare --ref``: both commits' kernels measured on this machine, pass by pass."""
+"""`lbench compare --ref`: both commits' kernels measured on this machine, pass by pass."""
 
 from __future__ import annotations
 
@@ -7,45 +7,81 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
-from lightning_bench.case import Device, Metric
-from lightning_bench.cli.shared.planner import Planner, axis_overrides
+import typer
+
+from lightning_bench.case import Metric
+from lightning_bench.cli.shared.axis_options import Axes
+from lightning_bench.cli.shared.common_options import Running
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.compare.sides import Side
-    from lightning_bench.run.plan import Plan
     from lightning_bench.run.worktree import Checkout
+
+_REF_PANEL = "Measuring another commit (--ref)"
+
+
+@dataclass(frozen=True)
+class RefOptions:
+    """The commit to compare with, and how both are measured."""
+
+    ref: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GIT_REF",
+            help="Measure this commit against the working tree.",
+            rich_help_panel=_REF_PANEL,
+        ),
+    ] = None
+    pairs: Annotated[
+        int,
+        typer.Option(min=2, help="Passes, each with a fresh process per side.", rich_help_panel=_REF_PANEL),
+    ] = 16
+    metric: Annotated[str, typer.Option(help="speed,memory or one of them.", rich_help_panel=_REF_PANEL)] = (
+        "speed,memory"
+    )
+    kernels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the repository that goes first on the import path. Default: kernels, else src, "
+            "else the root.",
+            rich_help_panel=_REF_PANEL,
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for base.csv and head.csv of what --ref measures. Default: not kept.",
+            rich_help_panel=_REF_PANEL,
+        ),
+    ] = None
 
 
 def measure(
-    sink: Sink,
-    ref: str,
-    suite: str | None,
-    *,
-    axes: Sequence[Any],
-    device: str | None,
-    time_limit: float | None,
-    metrics: str,
-    pairs: int,
-    kernels: Path | None,
-    out: Path | None,
+    sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, running: Running
 ) -> tuple[Side, Side]:
-    """Check ``ref`` out, measure it and the working tree in turns, and read what was written."""
-    from dataclasses import replace
-
+    """Check the commit out, measure it and the working tree in turns, and return both sides' rows."""
+    from lightning_bench.cli.shared.planner import Planner
+    from lightning_bench.cli.shared.side_by_side import run_side_by_side
     from lightning_bench.run.pairs import comparable, plan_of_tree
     from lightning_bench.run.worktree import checked_out, working_tree
 
+    ref = str(commit.ref)
     tree = working_tree(Path.cwd())
-    wanted = _metrics(metrics)
+    metrics = _metrics(commit.metric)
     with ExitStack() as stack:
         stack.enter_context(_terminated_cleanly())
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbench-compare-")))
-        inside = _import_folder(tree, kernels)
+        folder = commit.out or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="lbench-compare-"))
+        )
+        inside = _import_folder(tree, commit.kernels)
         other = stack.enter_context(checked_out(tree, ref))
         sink.say(f"{tree.name} (this tree) against {other.name} ({ref})")
         if tree.dirty:
@@ -53,71 +89,44 @@ def measure(
         if not (other.root / inside).is_dir():
             raise UsageError(f"{ref} has no folder {inside}; give --kernels, a folder that both commits have")
         with _importable(tree.root / inside):
-            plans = [plan_suite(suite, metric, axes, device, time_limit) for metric in wanted]
+            planners = [Planner(metric, axes, running) for metric in metrics]
+            plans = [planner.plan(planner.load(suite)) for planner in planners]
         for plan in plans:
-            if not axes[0]:
+            if not axes.provider:
                 plan, left_out = comparable(plan, tree.root)
-                if left_out and plan.metric == wanted[0]:
+                if left_out and plan.metric == metrics[0]:
                     names = ", ".join(left_out)
                     sink.say(f"left out, since no commit changes them: {names} (--provider takes them)")
             if not plan.cases:
                 raise UsageError(
                     "no provider of the suite comes from this repository; name some by --provider"
                 )
-            sides = (
-                plan_of_tree(plan, tree.root, other.root, other.root / inside),
-                plan_of_tree(plan, tree.root, tree.root, tree.root / inside),
+            sides = (other, tree)
+            run_side_by_side(
+                sink,
+                [plan_of_tree(plan, tree.root, side.root, side.root / inside) for side in sides],
+                [side.root / inside for side in sides],
+                [_csv(folder, name, plan.metric, metrics) for name in ("base", "head")],
+                commit.pairs,
             )
-            ending = "" if plan.metric == wanted[0] else f"-{plan.metric}"
-            paths = [folder / f"{side}{ending}.csv" for side in ("base", "head")]
-            run_two(sink, sides, [other.root / inside, tree.root / inside], paths, pairs)
-        base, head = (_both(folder, side, wanted) for side in ("base", "head"))
-        if out is not None:
+        base, head = (_read(folder, name, metrics) for name in ("base", "head"))
+        if commit.out is not None:
             sink.say(f"results: {folder}")
         return replace(base, name=f"{ref} ({other.name})"), replace(head, name=f"this tree ({tree.name})")
 
 
-def plan_suite(
-    suite: str | None, metric: Metric, axes: Sequence[Any], device: str | None, time_limit: float | None
-) -> Plan:
-    """The plan of one suite, or of the default one, with the axes as typed."""
-    from lightning_bench.cli.shared.device import resolve_device
-    from lightning_bench.suite import default_suite, load_suite
-
-    chosen: Device | None = None if device is None else resolve_device(device)
-    name = suite or default_suite(chosen or resolve_device(None))
-    return Planner(metric, None, axis_overrides(*axes), chosen, time_limit, False).plan(load_suite(name))
+def _csv(folder: Path, name: str, metric: Metric, metrics: Sequence[Metric]) -> Path:
+    """Return the file of one side and metric; that of the first metric is named after the side only."""
+    return folder / f"{name}{'' if metric == metrics[0] else f'-{metric}'}.csv"
 
 
-def run_two(
-    sink: Sink, plans: Sequence[Plan], import_paths: Sequence[Path | None], paths: Sequence[Path], pairs: int
-) -> None:
-    """Measure two plans side by side into two files, begun anew."""
-    from lightning_bench.cli.shared.progress import make_watcher
-    from lightning_bench.record import ResultFile
-    from lightning_bench.run.pairs import Tree, run_pairs
-
-    with ExitStack() as stack:
-        trees = []
-        for plan, folder, path in zip(plans, import_paths, paths, strict=True):
-            file = stack.enter_context(ResultFile(path, fresh=True))
-            if file.moved:
-                sink.say(f"the earlier results are now {file.moved}")
-            trees.append(Tree(plan, folder, file))
-        name = f"{plans[0].suite} {plans[0].metric}"
-        watcher = stack.enter_context(make_watcher(sink.err, name, quiet=sink.quiet))
-        run_pairs(trees[0], trees[1], pairs, watcher)
-
-
-def _both(folder: Path, side: str, metrics: Sequence[Metric]) -> Side:
+def _read(folder: Path, name: str, metrics: Sequence[Metric]) -> Side:
+    """Return one side with the rows of all its metrics."""
     from lightning_bench.compare.sides import Side, read_side
 
-    sides = [
-        read_side(folder / f"{side}{'' if metric == metrics[0] else f'-{metric}'}.csv") for metric in metrics
-    ]
-    return Side(
-        side, [run for one in sides for run in one.runs], [text for one in sides for text in one.said]
-    )
+    sides = [read_side(_csv(folder, name, metric, metrics)) for metric in metrics]
+    runs = [run for side in sides for run in side.runs]
+    return Side(name, runs, [remark for side in sides for remark in side.remarks])
 
 
 def _metrics(text: str) -> list[Metric]:
@@ -128,7 +137,7 @@ def _metrics(text: str) -> list[Metric]:
 
 
 def _import_folder(tree: Checkout, given: Path | None) -> Path:
-    """Relative to the root of the repository."""
+    """Return the folder with the kernels, relative to the root of the repository."""
     if given is None:
         return next((Path(name) for name in ("kernels", "src") if (tree.root / name).is_dir()), Path("."))
     inside = (tree.root / given).resolve()
@@ -139,7 +148,10 @@ def _import_folder(tree: Checkout, given: Path | None) -> Path:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """For provider files that import their kernels at the top. Workers inherit the path as it is later."""
+    """Put a folder first on the import path, for provider files that import their kernels at the top.
+
+    Workers, which start later, inherit the path without it.
+    """
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -149,7 +161,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _terminated_cleanly() -> Iterator[None]:
-    """SIGTERM, as a cancelled CI job gets it, unwinds like an interrupt, so that the worktree goes."""
+    """Let SIGTERM, which a cancelled CI job gets, unwind like an interrupt: the worktree is removed."""
 
     def unwind(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

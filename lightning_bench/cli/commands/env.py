@@ -1,12 +1,12 @@
-"""``lbench env``: the machine as it goes into every row."""
+"""`lbench env`: the machine as every row records it."""
 
 from __future__ import annotations
 
-from lightning_bench.cli.shared import options
+from lightning_bench.cli.shared.common_options import DeviceOption, Json
 
 
-def env(device: options.DeviceOption = None, as_json: options.Json = False) -> None:
-    """Print the machine's fields, its fingerprint and the folder that its results go to."""
+def env(device: DeviceOption = None, as_json: Json = False) -> None:
+    """Print the machine's fields, its fingerprint and the folder for its results."""
     from dataclasses import asdict
 
     from lightning_bench.cli.shared.device import resolve_device

@@ -1,58 +1,80 @@
-"""``lbench profile``: where the time and the memory of a case go, and what that says."""
+"""`lbench profile`: where the time and the memory of a case go, and what that means."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lightning_bench.case import DIRECTIONS, DTYPES, Direction, Dtype
-from lightning_bench.cli.shared import options
+from lightning_bench.case import DIRECTIONS, DTYPES, Dtype
+from lightning_bench.cli.shared.common_options import Json, known
+from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import UsageError
 from lightning_bench.words import counted
 
 if TYPE_CHECKING:
     from lightning_bench.case import Device
 
-_CASE = "Case"
+_CASE_PANEL = "Case"
 _MOST_PROVIDERS = 2
-# The papers' shape, as suite paper has it; on a CPU one that takes no seconds.
-_DEFAULTS: dict[Device, tuple[int, int, int, int, Dtype]] = {
-    "cuda": (4, 32, 8192, 128, "bf16"),
-    "cpu": (1, 2, 512, 64, "fp32"),
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """One value per axis, None for the device's default."""
+
+    direction: Annotated[str, typer.Option(help="fwd, bwd or fwd_bwd.", rich_help_panel=_CASE_PANEL)] = "fwd"
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="fp32, fp16 or bf16. Default: bf16, fp32 on a CPU.", rich_help_panel=_CASE_PANEL),
+    ] = None
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Default: 4, 1 on a CPU.", rich_help_panel=_CASE_PANEL)
+    ] = None
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Default: 32, 2 on a CPU.", rich_help_panel=_CASE_PANEL)
+    ] = None
+    seq_len: Annotated[
+        int | None, typer.Option(min=1, help="Default: 8192, 512 on a CPU.", rich_help_panel=_CASE_PANEL)
+    ] = None
+    head_dim: Annotated[
+        int | None, typer.Option(min=1, help="Default: 128, 64 on a CPU.", rich_help_panel=_CASE_PANEL)
+    ] = None
+    value_dim: Annotated[
+        int | None, typer.Option(min=1, help="Default: as head_dim.", rich_help_panel=_CASE_PANEL)
+    ] = None
+    device: Annotated[
+        str | None,
+        typer.Option(help="cuda or cpu. Default: cuda if it works.", rich_help_panel=_CASE_PANEL),
+    ] = None
+
+
+@dataclass(frozen=True)
+class _DefaultCase:
+    batch: int
+    heads: int
+    seq_len: int
+    head_dim: int
+    dtype: Dtype
+
+
+# The papers' shape, as suite paper has it; on a CPU a shape that takes less than a second.
+_DEFAULTS: dict[Device, _DefaultCase] = {
+    "cuda": _DefaultCase(4, 32, 8192, 128, "bf16"),
+    "cpu": _DefaultCase(1, 2, 512, 64, "fp32"),
 }
 
 
+@grouped
 def profile(
+    *,
     providers: Annotated[
         list[str],
         typer.Argument(metavar="PROVIDER [PROVIDER]", help="Names from `lbench providers`, or file.py:NAME."),
     ],
-    direction: Annotated[str, typer.Option(help="fwd, bwd or fwd_bwd.", rich_help_panel=_CASE)] = "fwd",
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="fp32, fp16 or bf16. Default: bf16, fp32 on a CPU.", rich_help_panel=_CASE),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Default: 4, 1 on a CPU.", rich_help_panel=_CASE)
-    ] = None,
-    heads: Annotated[
-        int | None, typer.Option(min=1, help="Default: 32, 2 on a CPU.", rich_help_panel=_CASE)
-    ] = None,
-    seq_len: Annotated[
-        int | None, typer.Option(min=1, help="Default: 8192, 512 on a CPU.", rich_help_panel=_CASE)
-    ] = None,
-    head_dim: Annotated[
-        int | None, typer.Option(min=1, help="Default: 128, 64 on a CPU.", rich_help_panel=_CASE)
-    ] = None,
-    value_dim: Annotated[
-        int | None, typer.Option(min=1, help="Default: as head_dim.", rich_help_panel=_CASE)
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cuda or cpu. Default: cuda where it works.", rich_help_panel=_CASE),
-    ] = None,
+    case: CaseOptions,
     ncu: Annotated[
         bool,
         typer.Option("--ncu", help="Also under Nsight Compute: DRAM and L2 bytes, tensor cores, stalls."),
@@ -70,36 +92,39 @@ def profile(
         float, typer.Option(min=0.1, help="Seconds that each profiler may take before it is killed.")
     ] = 300.0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for a JSON a case, calls.csv, kernels.csv and tensors.csv.")
+        Path | None,
+        typer.Option(help="Folder for one JSON file per case, calls.csv, kernels.csv and tensors.csv."),
     ] = None,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Take one case apart; two providers are put side by side."""
+    """Show where the time and the memory of one case go; two providers are shown side by side."""
     from lightning_bench.cli.shared.device import resolve_device, threads_of
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine import describe_machine
-    from lightning_bench.machine.ceiling_store import kept_path, read_kept
+    from lightning_bench.machine.ceilings import kept_path, read_kept
     from lightning_bench.profile.data import Request
     from lightning_bench.profile.parent.run import Options, profile_case
     from lightning_bench.profile.profile_export import as_data, write
     from lightning_bench.profile.screen import show
 
     specs = _specs(providers)
-    _refuse(direction, dtype, trace, specs)
-    machine = describe_machine(resolve_device(device))
-    usual = _DEFAULTS[machine.device]
-    columns = head_dim or usual[3]
+    direction = known("--direction", case.direction, DIRECTIONS)
+    dtype = None if case.dtype is None else known("--dtype", case.dtype, DTYPES)
+    _check_trace(trace, specs)
+    machine = describe_machine(resolve_device(case.device))
+    default = _DEFAULTS[machine.device]
+    head_dim = case.head_dim or default.head_dim
     requests = [
         Request(
             mode="profile",
             provider=spec,
-            direction=cast(Direction, direction),
-            dtype=cast(Dtype, dtype or usual[4]),
-            batch=batch or usual[0],
-            heads=heads or usual[1],
-            seq_len=seq_len or usual[2],
-            head_dim=columns,
-            value_dim=value_dim or columns,
+            direction=direction,
+            dtype=dtype or default.dtype,
+            batch=case.batch or default.batch,
+            heads=case.heads or default.heads,
+            seq_len=case.seq_len or default.seq_len,
+            head_dim=head_dim,
+            value_dim=case.value_dim or head_dim,
             device=machine.device,
             calls=calls,
             trace="" if trace is None else str(trace.absolute()),
@@ -107,8 +132,7 @@ def profile(
         for spec in specs
     ]
     sink = Sink(as_json=as_json)
-    path = kept_path(machine)
-    threads = threads_of(machine.device)
+    path, threads = kept_path(machine), threads_of(machine.device)
     kept = read_kept(path, machine.id, threads)
     if kept is None:
         how_many = f" on {counted(threads, 'thread')}" if threads else ""
@@ -130,7 +154,7 @@ def profile(
 
 
 def _specs(providers: list[str]) -> tuple[str, ...]:
-    """Canonical specs. Raises UsageError for more than two, for one that is unknown or named twice."""
+    """Return canonical specs; UsageError for more than two, for an unknown one and for one named twice."""
     from lightning_bench.suite import parse_providers
 
     specs = parse_providers(",".join(providers), "PROVIDER")
@@ -141,11 +165,7 @@ def _specs(providers: list[str]) -> tuple[str, ...]:
     return specs
 
 
-def _refuse(direction: str, dtype: str | None, trace: Path | None, specs: tuple[str, ...]) -> None:
-    if direction not in DIRECTIONS:
-        raise UsageError(f"--direction {direction!r} is not known; allowed: {', '.join(DIRECTIONS)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"--dtype {dtype!r} is not known; allowed: {', '.join(DTYPES)}")
+def _check_trace(trace: Path | None, specs: tuple[str, ...]) -> None:
     if trace is not None and not trace.name.endswith((".json", ".json.gz")):
         raise UsageError(f"--trace {trace} ends with neither .json nor .json.gz")
     if trace is not None and len(specs) > 1:

@@ -1,4 +1,4 @@
-"""``lbench providers``: what can be measured, which library answers, and why it cannot run here."""
+"""`lbench providers`: what can be measured, the library behind it, and why it cannot run here."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from lightning_bench.cli.shared import options
+from lightning_bench.cli.shared.common_options import DeviceOption, Json
 
 
 def providers(
-    device: options.DeviceOption = None,
+    device: DeviceOption = None,
     load: Annotated[
         bool, typer.Option(help="Also import each library that is installed, to see whether it loads.")
     ] = True,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
     """List every provider, the built-in ones and those of installed plug-ins."""
     from dataclasses import asdict
@@ -24,7 +24,7 @@ def providers(
     from lightning_bench.machine import describe_machine
     from lightning_bench.providers import describe
 
-    machine = describe_machine(resolve_device(device))  # a device that is not here is an error
+    machine = describe_machine(resolve_device(device))  # an unavailable device is an error
     infos = describe(machine.device, deep=load)
     sink = Sink(as_json=as_json)
     if as_json:

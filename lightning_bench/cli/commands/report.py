@@ -1,4 +1,4 @@
-"""``lbench report``: result CSVs to tables, plots and a page; reads CSV alone and never imports torch."""
+"""`lbench report`: result CSVs to tables, plots and a page; reads only CSVs and never imports torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lightning_bench.cli.shared import options
+from lightning_bench.cli.shared.common_options import Quiet, Results
 from lightning_bench.errors import LbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    results: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="RESULTS", help="CSVs of lbench, or folders of them. Default: results."),
-    ] = None,
+    results: Results = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -44,19 +41,22 @@ def report(
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="PROVIDER", help="What speedups are against. Default: flash2 where it is."),
+        typer.Option(metavar="PROVIDER", help="What speedups are against. Default: flash2 if it has rows."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="published: the papers' tables, cell by cell, beside these rows.")
     ] = None,
     mix: Annotated[
-        bool, typer.Option("--mix", help="Let machines, protocols and suites share a table, which says so.")
+        bool,
+        typer.Option(
+            "--mix", help="Let machines, protocols and suites share a table, with a note that they do."
+        ),
     ] = False,
     show: Annotated[
         bool,
         typer.Option("--open", help="Open the page in the browser; without --out, from a temporary file."),
     ] = False,
-    quiet: options.Quiet = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make tables, plots and a page of results."""
     from lightning_bench.cli.shared.sink import Sink
@@ -65,14 +65,14 @@ def report(
 
     if show and out is None:
         if formats is not None:
-            raise UsageError("--open shows the page alone: leave out --format, or give --out")
+            raise UsageError("--open shows only the page: leave out --format, or give --out")
         out, formats = Path(mkdtemp(prefix="lbench-")), "html"
     chosen, pictures = _formats(formats, out, plots=against is None)
     if show and "html" not in chosen:
         raise UsageError("--open shows the page: add html to --format")
     paths = results or [Path("results")]
     if against is None:
-        made = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
+        document = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
     elif against != "published":
         raise UsageError(f"--against {against!r} is not known; allowed: published")
     elif baseline is not None or mix:
@@ -80,31 +80,32 @@ def report(
             "--baseline and --mix do not go with --against: its ratios are to what was published"
         )
     else:
-        made = make_comparison(paths, metrics=metric or ())
+        document = make_comparison(paths, metrics=metric or ())
     sink = Sink(quiet=quiet)
-    for sentence in made.said:
-        sink.say(f"left out: {sentence}")
+    for warning in document.said:
+        sink.say(f"left out: {warning}")
     if out is not None:
-        for path in _write(made, out, chosen):
+        for path in _write(document, out, chosen):
             sink.say(f"wrote {path}")
         if pictures:
-            sink.say(f"wrote {len(_plot(made, out / 'plots', pictures, baseline))} plots in {out / 'plots'}")
+            sink.say(
+                f"wrote {len(_plot(document, out / 'plots', pictures, baseline))} plots in {out / 'plots'}"
+            )
         if show:
             _open(out / "index.html", sink)
     elif chosen:
-        print(FORMATS[chosen[0]](made), end="")
+        print(FORMATS[chosen[0]](document), end="")
     else:
-        for remark in made.remarks:
+        for remark in document.remarks:
             sink.say(remark)
-        for grid in made.grids:
+        for grid in document.grids:
             sink.paper_table(as_table(grid))
 
 
 def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[FormatName], list[PlotFormat]]:
-    """Formats of tables and of plots.
+    """Return the formats of tables and of plots.
 
-    Raises UsageError for one that is not known, for more than stdout can take, and for plots that there are
-    not.
+    UsageError for an unknown format, for more than stdout can take, and for plots where none are made.
     """
     from lightning_bench.report.document import FORMATS, PLOT_FORMATS
 
@@ -121,18 +122,18 @@ def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[F
     if out is None and len(names) > 1:
         raise UsageError("stdout takes one --format; give --out for several")
     if pictures and not plots:
-        raise UsageError(f"--against makes tables alone: leave out --format {pictures[0]}")
+        raise UsageError(f"--against makes only tables: leave out --format {pictures[0]}")
     return [name for name in FORMATS if name in names], pictures
 
 
-def _plot(made: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
-    """Write the plots; where machines or protocols differ, each pair of them has a folder of its own."""
+def _plot(document: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
+    """Write the plots; if machines or protocols differ, each pair of them has its own folder."""
     from lightning_bench.report.plots.draw import plot_set
     from lightning_bench.report.plots.plot_rows import groups_by
     from lightning_bench.report.tables.grid import DEFAULT_BASELINE
 
     # heads 0: a whole model's figure, which has no shape to plot against
-    shaped = [row.record for row in made.rows if row.record.heads]
+    shaped = [row.record for row in document.rows if row.record.heads]
     groups = groups_by(shaped, ("machine_id", "protocol"))
     written = []
     for records in groups:
@@ -153,13 +154,13 @@ def _open(path: Path, sink: Sink) -> None:
         sink.say(f"no browser could be started: open {path} yourself")
 
 
-def _write(made: Report, out: Path, chosen: list[FormatName]) -> list[Path]:
+def _write(document: Report, out: Path, chosen: list[FormatName]) -> list[Path]:
     from lightning_bench.report.document import files_of
 
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: give the name of a folder")
     written = []
-    for name, text in files_of(made, chosen).items():
+    for name, text in files_of(document, chosen).items():
         path = out / name
         try:
             out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""``lbench suites``: what there is; ``lbench suites NAME``: what it would run."""
+"""`lbench suites`: the bundled suites; `lbench suites NAME`: the cases that it would run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from lightning_bench.cli.shared import options
+from lightning_bench.cli.shared.common_options import DeviceOption, Json
 
 
 def suites(
     name: Annotated[str | None, typer.Argument(help="A bundled suite, or a path ending in .toml.")] = None,
-    device: options.DeviceOption = None,
-    as_json: options.Json = False,
+    device: DeviceOption = None,
+    as_json: Json = False,
 ) -> None:
     """List the bundled suites, or the cases of one."""
     from lightning_bench.cli.shared.device import resolve_device
@@ -22,7 +22,7 @@ def suites(
     sink = Sink(as_json=as_json)
     chosen = resolve_device(device)
     if name is None:
-        loaded = [load_suite(each) for each in bundled_suites()]
+        loaded = [load_suite(bundled) for bundled in bundled_suites()]
         rows = [
             {
                 "name": suite.name,

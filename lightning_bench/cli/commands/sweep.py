@@ -1,17 +1,19 @@
-"""``lbench speed``, ``lbench memory`` and ``lbench check``: run suites to a CSV and a table."""
+"""`lbench speed`, `lbench memory` and `lbench check`: run suites to a CSV and a table."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from lightning_bench.case import Metric, ProtocolName
-from lightning_bench.cli.shared import options
-from lightning_bench.cli.shared.planner import Planner, axis_overrides
+from lightning_bench.cli.shared.axis_options import Axes
+from lightning_bench.cli.shared.common_options import OUTPUT_PANEL, RUNNING_PANEL, Output, Running, known
+from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,66 +22,97 @@ if TYPE_CHECKING:
     from lightning_bench.run.sweep import Summary
 
 
+@dataclass(frozen=True)
+class SweepOptions:
+    """How the cases are measured, and which of them are left to do."""
+
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="lbench (trusted) or paper (what the papers' scripts measured).",
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = None
+    graph: Annotated[
+        bool,
+        typer.Option(
+            "--graph", help="Also time CUDA-graph replay (speed only).", rich_help_panel=RUNNING_PANEL
+        ),
+    ] = False
+    retry: Annotated[
+        bool,
+        typer.Option(
+            "--retry",
+            help="Run again what failed or was unstable last time.",
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = False
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Start over; an existing file is set aside.", rich_help_panel=RUNNING_PANEL
+        ),
+    ] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the plan and run nothing.", rich_help_panel=RUNNING_PANEL),
+    ] = False
+
+
+@grouped
 def sweep(
+    *,
     context: typer.Context,
-    suites: options.Suites = None,
-    provider: options.ProviderOption = None,
-    seq_len: options.SeqLen = None,
-    head_dim: options.HeadDim = None,
-    value_dim: options.ValueDim = None,
-    dtype: options.DtypeOption = None,
-    batch: options.Batch = None,
-    heads: options.Heads = None,
-    direction: options.DirectionOption = None,
-    device: options.DeviceOption = None,
-    time_limit: options.TimeLimit = None,
-    protocol: options.ProtocolOption = None,
-    graph: options.Graph = False,
-    retry: options.Retry = False,
-    fresh: options.Fresh = False,
-    dry_run: options.DryRun = False,
-    out: options.Out = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SUITE",
+            help="Names from `lbench suites`, or paths ending in .toml. "
+            "Default: paper on a GPU, quick on a CPU.",
+        ),
+    ] = None,
+    axes: Axes,
+    running: Running,
+    how: SweepOptions,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV to append to. Default: results/DEVICE/SUITE-METRIC.csv.", rich_help_panel=OUTPUT_PANEL
+        ),
+    ] = None,
+    output: Output,
 ) -> None:
     """Measure every case of the suites, one row each."""
-    from lightning_bench.cli.shared.device import resolve_device
-    from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.suite import default_suite, load_suite
+    from lightning_bench.cli.shared.planner import Planner
 
     metric = cast(Metric, context.info_name)
-    if graph and metric != "speed":
-        raise UsageError("--graph goes with `lbench speed` alone")
-    if protocol is not None and protocol not in get_args(ProtocolName):
-        allowed = ", ".join(get_args(ProtocolName))
-        raise UsageError(f"--protocol {protocol!r} is not known; allowed: {allowed}")
-
-    overrides = axis_overrides(provider, seq_len, head_dim, value_dim, dtype, batch, heads, direction)
-    wanted = None if device is None else resolve_device(device)
-    names = suites or [default_suite(wanted or resolve_device(None))]
-    loaded = [load_suite(name) for name in names]
-    planner = Planner(metric, cast("ProtocolName | None", protocol), overrides, wanted, time_limit, graph)
+    if how.graph and metric != "speed":
+        raise UsageError("--graph goes only with `lbench speed`")
+    protocol = None if how.protocol is None else known("--protocol", how.protocol, get_args(ProtocolName))
+    planner = Planner(metric, axes, running, protocol=protocol, graph=how.graph)
+    loaded = [planner.load(name) for name in suites or (None,)]
     plans = [planner.plan(suite) for suite in loaded]
-    sink = Sink(as_json=as_json, quiet=quiet)
-    if dry_run:
+    sink = output.sink()
+    if how.dry_run:
         _show_plans(sink, plans)
         return
-    runs = [(plan, out or default_out(plan)) for plan in plans]
     started: set[Path] = set()
     failed = False
     results = []
-    for plan, path in runs:
-        summary = _run(sink, plan, path, fresh=fresh and path not in started, retry=retry)
+    for plan in plans:
+        path = out or default_out(plan)
+        summary = _run(sink, plan, path, fresh=how.fresh and path not in started, retry=how.retry)
         started.add(path)
         failed |= summary.failed
         results.append((plan, path, summary))
-    if as_json:
+    if sink.as_json:
         sink.data([_as_data(*result) for result in results])
     raise typer.Exit(1 if failed else 0)
 
 
 def default_out(plan: Plan) -> Path:
-    """results/DEVICE/SUITE-METRIC.csv; protocol paper has a file of its own, ending in -published."""
+    """Return `results/DEVICE/SUITE-METRIC.csv`; with protocol `paper` the name ends in `-published.csv`."""
     ending = "-published" if plan.protocol == "paper" else ""
     return Path("results") / plan.machine.slug / f"{plan.suite}-{plan.metric}{ending}.csv"
 
@@ -91,16 +124,17 @@ def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Sum
     from lightning_bench.run.sweep import run_sweep
 
     with ResultFile(path, fresh=fresh) as file:
-        for sentence in (file.repaired, file.moved and f"the earlier results are now {file.moved}"):
-            if sentence:
-                sink.say(str(sentence))
+        if file.repaired:
+            sink.say(file.repaired)
+        if file.moved:
+            sink.say(f"the earlier results are now {file.moved}")
         name = f"{plan.suite} {plan.metric}"
         try:
             with make_watcher(sink.err, name, quiet=sink.quiet) as watcher:
                 summary = run_sweep(plan, file, watcher, retry=retry)
         except KeyboardInterrupt:
-            again = shlex.join(["lbench", *(word for word in sys.argv[1:] if word != "--fresh")])
-            sink.err.print(f"interrupted; {path} is whole. To go on: {again}", soft_wrap=True, markup=False)
+            command = shlex.join(["lbench", *(word for word in sys.argv[1:] if word != "--fresh")])
+            sink.err.print(f"interrupted; {path} is whole. To go on: {command}", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
     if not sink.quiet and not sink.as_json:
         for table in paper_tables(summary.records):
@@ -114,9 +148,9 @@ def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Sum
 
 
 def _shares(summary: Summary) -> str:
-    """Where the time went, in whole per cent, what is next to nothing left out."""
+    """Return the phases' shares of the time in per cent, largest first, without those of at most 1 %."""
     shares = {phase: round(100 * part / summary.seconds) for phase, part in summary.phases.items()}
-    largest = sorted(shares.items(), key=lambda one: -one[1])
+    largest = sorted(shares.items(), key=lambda item: -item[1])
     parts = [f"{phase} {share} %" for phase, share in largest if share > 1]
     return ", ".join(parts) + f"; overhead {summary.overhead_percent:.0f} %"
 
@@ -138,13 +172,15 @@ def _as_data(plan: Plan, path: Path, summary: Summary) -> dict[str, object]:
 
 
 def _show_plans(sink: Sink, plans: list[Plan]) -> None:
-    from lightning_bench.families.work import plan_bytes
+    from lightning_bench.families.work import Work
 
     rows = [
         {
             "suite": plan.suite,
             "case_id": plan.case_id(case),
-            "needs_mib": plan_bytes(plan.providers[case.provider].provider.family, case.shape, case.direction)
+            "needs_mib": Work.of(
+                plan.providers[case.provider].provider.family, case.shape, case.direction
+            ).plan_bytes
             / 2**20,
             "here": plan.providers[case.provider].unavailable or "yes",
         }

@@ -1,24 +1,20 @@
-"""Which device a command speaks of."""
+"""The device that a command works on."""
 
 from __future__ import annotations
 
 from lightning_bench.case import DEVICES, Device
-from lightning_bench.errors import UsageError
+from lightning_bench.cli.shared.common_options import known
 
 
 def resolve_device(wanted: str | None) -> Device:
-    """The device named on the command line or by a suite, or the machine's own."""
+    """Return the device named by `--device`, else the machine's own; UsageError for an unknown name."""
     from lightning_bench.machine import detect_device
 
-    if wanted is None:
-        return detect_device()
-    if wanted not in DEVICES:
-        raise UsageError(f"--device {wanted!r} is not known; allowed: {', '.join(DEVICES)}")
-    return wanted
+    return detect_device() if wanted is None else known("--device", wanted, DEVICES)
 
 
 def threads_of(device: Device) -> int | None:
-    """Threads that torch uses, on which a CPU's ceilings depend; None on a GPU, where none do."""
+    """Return how many threads torch uses, which a CPU's ceilings depend on; None on a GPU."""
     if device == "cuda":
         return None
     import torch

@@ -1,66 +1,46 @@
-"""From the command line to a plan: axes that replace a suite's, and the plan of a suite on a device."""
+"""From the command line to plans: a suite, with the axes as typed, on a device of this machine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightning_bench.case import DIRECTIONS, DTYPES, Device, Metric, ProtocolName
+from lightning_bench.case import Device, Metric, ProtocolName
+from lightning_bench.cli.shared.axis_options import Axes
+from lightning_bench.cli.shared.common_options import Running
+from lightning_bench.cli.shared.device import resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lightning_bench.machine import Machine
     from lightning_bench.run.plan import Plan
-    from lightning_bench.suite import Overrides, Suite
-
-
-def axis_overrides(
-    provider: Sequence[str] | None = None,
-    seq_len: str | None = None,
-    head_dim: str | None = None,
-    value_dim: str | None = None,
-    dtype: str | None = None,
-    batch: str | None = None,
-    heads: str | None = None,
-    direction: str | None = None,
-) -> Overrides:
-    """The axes as typed; UsageError names the option that is wrong."""
-    from lightning_bench.suite import Overrides, parse_ints, parse_providers, parse_words
-
-    def lengths(text: str | None, option: str) -> tuple[int, ...] | None:
-        return None if text is None else parse_ints(text, option)
-
-    return Overrides(
-        providers=None if not provider else parse_providers(",".join(provider)),
-        seq_len=lengths(seq_len, "--seq-len"),
-        head_dim=lengths(head_dim, "--head-dim"),
-        value_dim=lengths(value_dim, "--value-dim"),
-        batch=lengths(batch, "--batch"),
-        heads=lengths(heads, "--heads"),
-        dtype=None if dtype is None else parse_words(dtype, DTYPES, "--dtype"),
-        direction=None if direction is None else parse_words(direction, DIRECTIONS, "--direction"),
-    )
+    from lightning_bench.suite import Suite
 
 
 class Planner:
-    """From a suite and the command line to a plan."""
+    """Plans suites for one command line; UsageError for an axis or a device that is wrong."""
 
     def __init__(
         self,
         metric: Metric,
-        protocol: ProtocolName | None,
-        overrides: Overrides,
-        device: Device | None,
-        time_limit: float | None,
-        graph: bool,
+        axes: Axes,
+        running: Running,
+        *,
+        protocol: ProtocolName | None = None,
+        graph: bool = False,
     ) -> None:
-        self.metric, self.protocol, self.overrides = metric, protocol, overrides
-        self.device, self.time_limit, self.graph = device, time_limit, graph
+        self.metric, self.protocol, self.graph = metric, protocol, graph
+        self.overrides = axes.overrides()
+        self.device = None if running.device is None else resolve_device(running.device)
+        self.time_limit = running.time_limit
         self._machines: dict[Device, Machine] = {}
 
+    def load(self, name: str | None) -> Suite:
+        """Return the suite of that name or path, or the default one of the device."""
+        from lightning_bench.suite import default_suite, load_suite
+
+        return load_suite(name or default_suite(self.device or resolve_device(None)))
+
     def plan(self, suite: Suite) -> Plan:
-        """Raises UsageError for a device that is not here and for axes that leave nothing to run."""
-        from lightning_bench.cli.shared.device import resolve_device
+        """Return the plan; UsageError for a device that is missing and for axes that leave nothing to run."""
         from lightning_bench.machine import describe_machine
         from lightning_bench.run.plan import Plan, with_providers
         from lightning_bench.suite import expand

@@ -1,4 +1,4 @@
-"""What is seen while a sweep runs: a live display on a terminal, plain lines elsewhere, or nothing."""
+"""What a sweep shows while it runs: a live display on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_bench.words import counted
 
 
 def record_line(record: Record) -> Text:
-    """One row as a line: status, case, figure, reason."""
+    """Return one row as a line: status, case, figure, reason."""
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{record.status:<11} ", style=STATUS_STYLES[record.status])
     line.append(record.case_id)
@@ -31,7 +31,7 @@ def record_line(record: Record) -> Text:
 
 
 class QuietWatcher:
-    """Sees everything and says nothing."""
+    """Shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -42,29 +42,29 @@ class QuietWatcher:
         return
 
     def started(self, total: int, standing: list[Record]) -> None:
-        """Nothing."""
+        """Ignore the number of cases."""
 
     def entered(self, case_id: str, phase: str) -> None:
-        """Nothing."""
+        """Ignore the current case."""
 
     def recorded(self, record: Record) -> None:
-        """Nothing."""
+        """Ignore the row."""
 
 
 class PlainWatcher(QuietWatcher):
-    """A line a row, for logs and pipes."""
+    """Prints one line per row, for logs and pipes."""
 
     def __init__(self, console: Console, name: str) -> None:
         self._console, self._name = console, name
         self._total = self._done = 0
 
     def started(self, total: int, standing: list[Record]) -> None:
-        """How much there is to do."""
+        """Print how many cases the sweep has, and how many of them have a row already."""
         self._total, self._done = total, len(standing)
         self._console.print(Text(_opening(self._name, total, len(standing))), soft_wrap=True)
 
     def recorded(self, record: Record) -> None:
-        """The row, with its place in the sweep."""
+        """Print the row with its place in the sweep."""
         self._done += 1
         line = Text(f"[{self._done}/{self._total}] ")
         line.append_text(record_line(record))
@@ -72,7 +72,7 @@ class PlainWatcher(QuietWatcher):
 
 
 class LiveWatcher(QuietWatcher):
-    """Rows scroll by as they are known; below them the sweep, the case in hand and the time left."""
+    """Lets rows scroll by; below them it shows the sweep, the current case and the time left."""
 
     def __init__(self, console: Console, name: str) -> None:
         self._console, self._name = console, name
@@ -85,7 +85,7 @@ class LiveWatcher(QuietWatcher):
             console=console,
         )
         self._task = self._progress.add_task(name, total=None, left="")
-        self._hand = ""
+        self._current = ""
         self._begin = time.monotonic()
         self._done = self._here = self._total = 0
         self._measured = False
@@ -98,26 +98,26 @@ class LiveWatcher(QuietWatcher):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hand = ""
+        self._current = ""
         self._live.stop()
 
     def started(self, total: int, standing: list[Record]) -> None:
-        """Set the scale; rows that stand already count as done."""
+        """Set the scale of the bar; rows of earlier runs count as done."""
         self._total, self._done = total, len(standing)
         self._progress.update(self._task, total=total, completed=self._done)
         if standing:
             self._console.print(Text(_opening(self._name, total, len(standing))), soft_wrap=True)
 
     def entered(self, case_id: str, phase: str) -> None:
-        """The case in hand."""
+        """Show the current case and its phase."""
         shared = "starting a worker" if phase == "start" else f"{phase} for all cases of the shape"
-        self._hand = f"{phase}: {case_id}" if case_id else shared
+        self._current = f"{phase}: {case_id}" if case_id else shared
 
     def recorded(self, record: Record) -> None:
-        """The row, and a new guess at the time left."""
+        """Print the row and estimate the time left anew from the rows of this run."""
         self._done += 1
         self._here += 1
-        self._measured |= record.status != "unavailable"  # which takes no time and so tells nothing of it
+        self._measured |= record.status != "unavailable"  # these take no time
         left = ""
         if self._measured and self._done < self._total:
             seconds = (time.monotonic() - self._begin) / self._here * (self._total - self._done)
@@ -128,7 +128,7 @@ class LiveWatcher(QuietWatcher):
     def _render(self) -> RichTable:
         grid = RichTable.grid()
         grid.add_row(self._progress)
-        grid.add_row(Text(f"  {self._hand}", style="dim", no_wrap=True, overflow="ellipsis"))
+        grid.add_row(Text(f"  {self._current}", style="dim", no_wrap=True, overflow="ellipsis"))
         return grid
 
 
@@ -146,7 +146,7 @@ def _duration(seconds: float) -> str:
 
 
 def make_watcher(console: Console, name: str, *, quiet: bool) -> QuietWatcher:
-    """The watcher that suits where the narration goes."""
+    """Return the watcher for a console: quiet, live on a terminal, else plain."""
     if quiet:
         return QuietWatcher()
     return LiveWatcher(console, name) if console.is_terminal else PlainWatcher(console, name)

@@ -28,7 +28,7 @@ STATUS_STYLES = {
 
 
 class Sink:
-    """Prints for people or, with ``as_json``, for programs; ``quiet`` leaves errors alone."""
+    """Prints for people or, with `as_json`, for programs; with `quiet` it narrates nothing but errors."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
@@ -36,30 +36,30 @@ class Sink:
         self.err = Console(stderr=True, highlight=False)
 
     def error(self, message: str) -> None:
-        """An error, whole, on stderr."""
+        """Print an error on stderr, uncut."""
         text = self._wrapped(f"lbench: {message}").removeprefix("lbench:")
         self.err.print(f"[bold red]lbench:[/]{escape(text)}", soft_wrap=True)
 
     def say(self, message: str) -> None:
-        """Narration on stderr."""
+        """Narrate on stderr."""
         if not self.quiet:
             self.err.print(escape(self._wrapped(message)), soft_wrap=True)
 
     def _wrapped(self, message: str) -> str:
-        """On a terminal, lines cut between words and never within a path; elsewhere the message as it is."""
+        """Cut lines for a terminal between words, never within a path; elsewhere leave the message."""
         if not self.err.is_terminal:
             return message
         wrapper = TextWrapper(self.err.width, break_long_words=False, break_on_hyphens=False)
         return "\n".join(wrapper.fill(line) for line in message.split("\n"))
 
     def data(self, value: Any) -> None:
-        """JSON on stdout."""
+        """Print JSON on stdout."""
         print(json.dumps(value, indent=2, ensure_ascii=False))
 
     def grid(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrapped: int = 1
     ) -> None:
-        """A listing on stdout; the last ``wrapped`` columns wrap, the others do not."""
+        """Print a listing on stdout; the last `wrapped` columns wrap, the others do not."""
         table = RichTable(title=title or None, box=None, title_justify="left", pad_edge=False)
         for index, header in enumerate(headers):
             table.add_column(header, no_wrap=index < len(headers) - wrapped, overflow="fold")
@@ -68,7 +68,7 @@ class Sink:
         self.out.print(table)
 
     def paper_table(self, table: Table) -> None:
-        """A table in the published shape, cut into as many parts as the width needs."""
+        """Print a table in the published shape, cut into as many parts as the width needs."""
         widths = [
             max(len(name), len(family), *(len(row[index]) for row in table.cells)) + 2
             for index, (name, family) in enumerate(zip(table.columns, table.families, strict=True))

@@ -1,1 +1,1 @@
-"""Verdicts to text, Markdown, JUnit and annotations."""
+"""Comparisons as text, Markdown, JUnit XML and GitHub annotations."""

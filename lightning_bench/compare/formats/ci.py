@@ -6,13 +6,13 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
 from lightning_bench.compare.formats.verdict_text import case_text, change_text, figure_text, interval_text
-from lightning_bench.compare.result import MEANINGS, UNSURE, Cell, Comparison
+from lightning_bench.compare.result import MEANINGS, UNSURE, ComparedCell, Comparison
 
-_MOST_ANNOTATIONS = 10  # GitHub shows ten of each level a step
+_MOST_ANNOTATIONS = 10  # GitHub shows ten of each level per step
 
 
 def junit(comparison: Comparison) -> str:
-    """One test case a cell: worse is a failure, undecided or accepted is skipped with the reason.
+    """Return JUnit XML with one test case per cell: worse fails, undecided or accepted is skipped.
 
     A comparison of nothing has one failing test case, since an empty suite would pass.
     """
@@ -44,7 +44,7 @@ def junit(comparison: Comparison) -> str:
 
 
 def workflow_commands(comparison: Comparison) -> Iterator[str]:
-    """Workflow commands: an error for what fails, most of all the headline; then warnings of remarks."""
+    """Yield GitHub workflow commands: the headline and the failing cells as errors, remarks as warnings."""
     if comparison.exit_code:
         yield f"::error title=lbench compare::{_data(comparison.headline)}"
     for cell in comparison.failing[: _MOST_ANNOTATIONS - 1]:
@@ -53,8 +53,8 @@ def workflow_commands(comparison: Comparison) -> Iterator[str]:
         yield f"::warning title=lbench compare::{_data(remark)}"
 
 
-def summary(cell: Cell) -> str:
-    """A cell in one line."""
+def summary(cell: ComparedCell) -> str:
+    """Return a cell in one line: verdict, change, interval, figures and case."""
     figures = " → ".join(filter(None, (figure_text(cell.base, cell.unit), figure_text(cell.head, cell.unit))))
     bounds = interval_text(cell)
     parts = [cell.verdict, change_text(cell), f"({bounds})" if bounds else "", figures, case_text(cell)]

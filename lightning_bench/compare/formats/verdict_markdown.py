@@ -1,11 +1,11 @@
-"""A comparison as Markdown for a pull request: the answer first, the details folded."""
+"""A comparison as Markdown for a pull request: the headline first, the details folded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from lightning_bench.compare.formats.verdict_text import HEADERS, counts_text, overall_lines, row
-from lightning_bench.compare.result import UNCHANGED, Cell, Comparison
+from lightning_bench.compare.result import UNCHANGED, ComparedCell, Comparison
 
 _ESCAPES = {ord(sign): f"&#{ord(sign)};" for sign in "&<>\\`*_[]|~#@"}
 
@@ -13,8 +13,8 @@ MOST_ROWS = 500
 """GitHub takes comments of 65,536 characters and step summaries of 1 MiB."""
 
 
-def markdown(comparison: Comparison) -> str:
-    """Headline and what is worse, then folded: other changes, all cells, remarks."""
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the headline and the cells that are worse, then folded: other changes, all cells, remarks."""
     failing = comparison.failing
     mark = {0: "✅", 1: "❌", 3: "⚠️"}[comparison.exit_code]
     parts = [
@@ -38,7 +38,7 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _folded(title: str, cells: list[Cell]) -> list[str]:
+def _folded(title: str, cells: list[ComparedCell]) -> list[str]:
     if not cells:
         return []
     body = _table(cells[:MOST_ROWS])
@@ -51,14 +51,14 @@ def _details(summary: str, body: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
-def _table(cells: Iterable[Cell]) -> str:
+def _table(cells: Iterable[ComparedCell]) -> str:
     lines = ["| " + " | ".join(HEADERS) + " |", "|---|---:|---:|---:|---:|---|"]
     lines += ["| " + " | ".join(_text(text) for text in row(cell)) + " |" for cell in cells]
     return "\n".join(lines)
 
 
 def _text(text: str) -> str:
-    """Text of a CSV or a person, so that it stays in its cell and makes no markup."""
+    """Escape text of a CSV or a user, so that it stays in its table cell and makes no markup."""
     return " ".join(text.split()).translate(_ESCAPES)
 
 

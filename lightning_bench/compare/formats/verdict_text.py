@@ -1,33 +1,27 @@
-"""A comparison as words: the cells of tables, and the lines above and below them."""
+"""A comparison in words: the cells of tables, and the lines above and below them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lightning_bench.compare.result import (
-    UNCHANGED,
-    VERDICTS,
-    Cell,
-    Comparison,
-    Overall,
-)
+from lightning_bench.compare.result import UNCHANGED, VERDICTS, ComparedCell, Comparison, Overall
 from lightning_bench.words import counted
 
 HEADERS = ("verdict", "change", "99 % interval", "base", "head", "case")
 
 
-def change_text(cell: Cell) -> str:
-    """``+3.1 %``, or "" where there is no ratio."""
+def change_text(cell: ComparedCell) -> str:
+    """Return the change as `+3.1 %`, or "" if there is no ratio."""
     return "" if cell.ratio is None else percent(cell.ratio)
 
 
 def percent(ratio: float) -> str:
-    """The change that a ratio is, signed; as a factor where it is beyond ten."""
+    """Return the change that a ratio means, signed, in per cent; as a factor from ten on."""
     return f"×{ratio:.3g}" if ratio >= 10 else f"{100 * (ratio - 1):+.1f} %"
 
 
-def interval_text(cell: Cell | Overall) -> str:
-    """``−0.4 … +1.2 %``, or "" where nothing bounds the ratio."""
+def interval_text(cell: ComparedCell | Overall) -> str:
+    """Return the interval as `-0.4 … +1.2 %`, or "" if the ratio has no bounds."""
     if cell.low is None or cell.high is None or cell.high == float("inf"):
         return ""
     high = percent(cell.high)
@@ -36,12 +30,12 @@ def interval_text(cell: Cell | Overall) -> str:
 
 
 def figure_text(value: float | None, unit: str) -> str:
-    """Four digits and the unit."""
+    """Return a figure with four digits and its unit, "" for None."""
     return "" if value is None else f"{value:.4g} {unit}"
 
 
-def case_text(cell: Cell) -> str:
-    """The case, what there is to say of it, and why it was accepted."""
+def case_text(cell: ComparedCell) -> str:
+    """Return the case, why it was accepted, and its details."""
     words = [cell.case_id if cell.metric == "speed" else f"{cell.case_id} ({cell.metric})"]
     if cell.accepted:
         words.append(f"accepted: {cell.accepted}")
@@ -50,8 +44,8 @@ def case_text(cell: Cell) -> str:
     return "  ".join(words)
 
 
-def row(cell: Cell) -> tuple[str, ...]:
-    """A line of a table, in the order of HEADERS."""
+def row(cell: ComparedCell) -> tuple[str, ...]:
+    """Return the cells of a table row, in the order of `HEADERS`."""
     return (
         cell.verdict,
         change_text(cell),
@@ -62,25 +56,24 @@ def row(cell: Cell) -> tuple[str, ...]:
     )
 
 
-def shown(comparison: Comparison, *, everything: bool) -> list[Cell]:
-    """The cells that changed or cannot be compared, or all of them."""
+def shown(comparison: Comparison, *, everything: bool) -> list[ComparedCell]:
+    """Return the cells that changed or cannot be compared, or with `everything` all of them."""
     hidden = frozenset() if everything else UNCHANGED - comparison.fail_on
     return [cell for cell in comparison.cells if cell.verdict not in hidden]
 
 
 def counts_text(comparison: Comparison) -> str:
-    """``1 SLOWER, 23 SAME``, worst first."""
+    """Return the number of cells of each verdict, worst first: `1 SLOWER, 23 SAME`."""
     counts = comparison.counts
-    return ", ".join(f"{counts[one]} {one}" for one in VERDICTS if counts[one]) or "no cells"
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]) or "no cells"
 
 
 def overall_lines(overall: Iterable[Overall]) -> list[str]:
-    """One line a family and direction."""
+    """Return one line per family and direction."""
     lines = []
-    for one in overall:
-        bounds = interval_text(one)
-        said = f", 99 % interval {bounds}" if bounds else ", known to no bound"
-        lines.append(
-            f"{one.family} {one.direction}: {percent(one.ratio)} over {counted(one.cells, 'cell')}{said}"
-        )
+    for mean in overall:
+        bounds = interval_text(mean)
+        interval = f", 99 % interval {bounds}" if bounds else ", known to no bound"
+        cells = counted(mean.cells, "cell")
+        lines.append(f"{mean.family} {mean.direction}: {percent(mean.ratio)} over {cells}{interval}")
     return lines

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+
+from lightning_bench.case import Device
+from lightning_bench.machine.gpu import Gpu, cuda_gpu, open_board
 
 # NVML clock event reasons. The power cap is the normal state of a busy GPU and is only recorded; the
 # others mean that the machine could not run as it should, and make a case unstable.
@@ -18,15 +20,15 @@ _UNSTABLE = {
     0x40: "hardware thermal slowdown",
     0x80: "power brake",
 }
-# A case did not run at one speed where more than a fifth of the readings beside it lie below this share of
-# their median. Single dips are the wake of a neighbour that drew more power; the samples' own interval and
-# drift show whether they mattered.
+# A case did not run at one speed if more than a fifth of its readings lie below this share of their median.
+# Single dips follow a neighbour that drew more power; the samples' own interval and drift show whether they
+# mattered.
 _CLOCK_FLOOR = 0.85
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One look at the device: MHz, W, °C and the NVML bit mask of clock event reasons."""
+class ClockReading:
+    """One reading of the sensors: MHz, W, °C and the NVML bit mask of clock event reasons."""
 
     sm_clock_mhz: float
     power_w: float
@@ -48,36 +50,31 @@ class ClockFigures:
 class Clocks(Protocol):
     """Where readings come from."""
 
-    def read(self) -> Reading | None:
-        """One reading, or None where the device has no such sensors."""
+    def read(self) -> ClockReading | None:
+        """Take one reading, or return None if the device has no such sensors."""
 
 
 class NoClocks:
-    """A CPU: nothing to read."""
+    """No sensors: a CPU, or a GPU that NVML does not answer for."""
 
     def read(self) -> None:
-        """Nothing."""
+        """Return None."""
         return
 
 
 class NvmlClocks:
-    """The first visible NVIDIA GPU."""
+    """The sensors of a GPU; those of the GPU that it is cut from for a MIG slice, which has none.
 
-    def __init__(self) -> None:
-        import pynvml
+    By default it is the GPU that CUDA calls 0 in this process, which is also the one that rows describe.
+    """
 
-        self._nvml: Any = pynvml
-        pynvml.nvmlInit()
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-        if visible.isdigit():
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(int(visible))
-        else:
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(visible.encode())
+    def __init__(self, gpu: Gpu | None = None) -> None:
+        self._nvml, self._handle = open_board(gpu or cuda_gpu())
 
-    def read(self) -> Reading:
-        """SM clock, power, temperature and reasons now."""
+    def read(self) -> ClockReading:
+        """Read SM clock, power, temperature and reasons now."""
         nvml, handle = self._nvml, self._handle
-        return Reading(
+        return ClockReading(
             sm_clock_mhz=float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
             temperature_c=float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
@@ -85,8 +82,8 @@ class NvmlClocks:
         )
 
 
-def summarize_clocks(readings: list[Reading]) -> ClockFigures:
-    """Medians and the union of reasons; ``trouble`` where the device throttled or changed its clock."""
+def summarize_clocks(readings: list[ClockReading]) -> ClockFigures:
+    """Return medians and the union of reasons; `trouble` says why the clock was not steady, if so."""
     if not readings:
         return ClockFigures(None, None, None, "", None)
     seen = 0
@@ -110,11 +107,13 @@ def summarize_clocks(readings: list[Reading]) -> ClockFigures:
     )
 
 
-def make_clocks(device: str) -> Clocks:
-    """NVML on a GPU, nothing on a CPU. Where NVML fails, the case is measured without readings."""
+def make_clocks(device: Device) -> Clocks:
+    """Return NVML's sensors of a GPU, or none: on a CPU, and where NVML fails."""
     if device != "cuda":
         return NoClocks()
     try:
-        return NvmlClocks()
+        clocks = NvmlClocks()
+        clocks.read()  # a virtual GPU may have a handle and no sensors
     except Exception:  # any NVML error: sensors are evidence beside the figure, not the figure
         return NoClocks()
+    return clocks

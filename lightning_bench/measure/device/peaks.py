@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Device, Dtype
-from lightning_bench.families.work import Ceilings
-from lightning_bench.machine.ceiling_store import DeviceCeilings
+from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings
 from lightning_bench.measure.inputs import TORCH_DTYPES
 
 Call = Callable[[], object]

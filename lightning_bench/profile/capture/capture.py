@@ -18,15 +18,8 @@ from torch.profiler import ProfilerActivity, record_function
 
 from lightning_bench.case import Device
 from lightning_bench.errors import LbenchError, Unavailable
-from lightning_bench.families.work import (
-    Ceilings,
-    bound_by,
-    floor_ms,
-    impossible,
-    min_bytes,
-    min_flops,
-    write_bytes,
-)
+from lightning_bench.families.work import Work
+from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.device.memory import MIB, call_memory, make_meter
 from lightning_bench.measure.device.peaks import measure_ceilings
@@ -110,7 +103,7 @@ def take_profile(request: Request) -> Profile:
     roofline = _roofline(bench, device_ms)
     case, provider = request.case, bench.provider
     return Profile(
-        case_id=f"{provider.name}/{case.direction}/{case.shape}",
+        case_id=case.id_by(provider.name),
         provider=provider.name,
         label=provider.label,
         family=provider.family,
@@ -233,7 +226,7 @@ def _memory(bench: Bench) -> Memory:
         del result
     return Memory(
         **figures,
-        ideal_mib=write_bytes(bench.provider.family, request.shape, request.direction) / MIB,
+        ideal_mib=Work.of(bench.provider.family, request.shape, request.direction).write_bytes / MIB,
         allocations=trace.allocations(events, cuda=bench.device == "cuda"),
         saved=_saved(bench) if request.direction != "fwd" else (),
     )
@@ -274,15 +267,15 @@ def _storage(tensor: Tensor) -> Any:
 
 
 def _roofline(bench: Bench, device_ms: float) -> Roofline:
-    request, shape, family = bench.request, bench.request.shape, bench.provider.family
+    request = bench.request
+    work = Work.of(bench.provider.family, request.shape, request.direction)
     if request.ceilings is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ceilings = measure_ceilings(bench.device, request.dtype)
     else:
         ceilings = Ceilings(*request.ceilings)
-    flops, moved = (f(family, shape, request.direction) for f in (min_flops, min_bytes))
-    floor = floor_ms(family, shape, request.direction, ceilings)
+    flops, moved, floor = work.min_flops, work.min_bytes, work.floor_ms(ceilings)
     return Roofline(
         model_flops=flops,
         model_bytes=moved,
@@ -290,11 +283,11 @@ def _roofline(bench: Bench, device_ms: float) -> Roofline:
         tflops=flops / device_ms / 1e9,
         floor_ms=floor,
         floor_ratio=device_ms / floor,
-        bound_by=bound_by(family, shape, request.direction, ceilings),
+        bound_by=work.bound_by(ceilings),
         ceiling_gbps=ceilings.gbps,
         ceiling_tflops=ceilings.tflops,
         ceilings_from="measured in this run",
-        impossible=impossible(family, shape, request.direction, device_ms, ceilings) or "",
+        impossible=work.impossible(device_ms, ceilings) or "",
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from lightning_bench.errors import LbenchError
 from lightning_bench.machine import Machine
-from lightning_bench.machine.ceiling_store import Kept
+from lightning_bench.machine.ceilings import Kept
 from lightning_bench.profile.data import Mode, Profile, Request
 from lightning_bench.profile.parent import counters, proton
 from lightning_bench.profile.readings import read

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lightning_bench.record.samples import read_samples
+from lightning_bench.record.samples import samples_of
 from lightning_bench.report.page import page_data as model
 from lightning_bench.report.page.summary import crossings, standings
 from lightning_bench.report.published.evidence import Finding
 
 if TYPE_CHECKING:
-    from lightning_bench.report.collect import Row
+    from lightning_bench.record import Row
     from lightning_bench.report.tables.grid import Grid
 
 _HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ def page(
     The same rows give the same bytes: no date is in them. Samples are read beside the CSVs.
     """
     sections, shown = model.sections_of(grids)
-    samples, unread = read_samples(shown)
+    samples, unread = samples_of(shown)
     script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "})();\n"
     style = _read("page.css")
     switched = {grid.kind for section in sections if len(section.grids) > 1 for grid in section.grids}

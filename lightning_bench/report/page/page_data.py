@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from lightning_bench.record import COLUMNS, Record
+from lightning_bench.record import COLUMNS, Record, Row
 from lightning_bench.record.samples import Samples
-from lightning_bench.report.collect import Row
 from lightning_bench.report.plots.strokes import strokes
 from lightning_bench.report.tables.grid import Grid
 from lightning_bench.report.tables.origin import VERSIONS, distinct

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lightning_bench.record import Record
-from lightning_bench.report.collect import Row
+from lightning_bench.record import Record, Row
 from lightning_bench.report.tables.kinds import figure
 from lightning_bench.report.tables.paper_tables import FIGURES
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import cast
 
-from lightning_bench.case import Family, Shape
-from lightning_bench.families.work import min_bytes, min_flops
+from lightning_bench.case import Shape
+from lightning_bench.families.work import Work
 from lightning_bench.record import Record, Status
 from lightning_bench.report.tables.kinds import figure
 from lightning_bench.report.tables.origin import VERSIONS, distinct
@@ -52,23 +51,20 @@ def memory_mib(record: Record) -> float | None:
 
 def intensity(record: Record) -> float:
     """Model operations for each byte of model traffic, FLOP/byte."""
-    shape = _shape(record)
-    family = cast(Family, record.family)
-    return min_flops(family, shape, record.direction) / min_bytes(family, shape, record.direction)
+    work = _work(record)
+    return work.min_flops / work.min_bytes
 
 
 def least_ms(record: Record) -> float | None:
     """What moving the least bytes takes at the copy bandwidth of the same run, in ms."""
     if not record.ceiling_gbps:
         return record.floor_ms
-    return (
-        min_bytes(cast(Family, record.family), _shape(record), record.direction) / record.ceiling_gbps / 1e6
-    )
+    return _work(record).min_bytes / record.ceiling_gbps / 1e6
 
 
 def least_mib(record: Record) -> float:
     """Inputs and outputs together, MiB."""
-    return min_bytes(cast(Family, record.family), _shape(record), record.direction) / 2**20
+    return _work(record).min_bytes / 2**20
 
 
 def names_of(records: Iterable[Record], *, labels: bool) -> dict[str, str]:
@@ -162,5 +158,6 @@ def _word(status: Status) -> str:
     return "no figure" if status == "ok" else status
 
 
-def _shape(r: Record) -> Shape:
-    return Shape(r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim, r.dtype, r.device)
+def _work(r: Record) -> Work:
+    shape = Shape(r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim, r.dtype, r.device)
+    return Work.of(r.family, shape, r.direction)

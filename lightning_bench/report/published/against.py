@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lightning_bench.record import Record
-from lightning_bench.report.collect import Group, Row, group
+from lightning_bench.record import Record, Row
+from lightning_bench.report.collect import Group, group
 from lightning_bench.report.tables.grid import Cell, Column, Grid, why_no_figure
 from lightning_bench.report.tables.kinds import figure, unit
 from lightning_bench.report.tables.origin import origin_lines

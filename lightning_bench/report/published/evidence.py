@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-from lightning_bench.case import Direction, Family, Shape
+from lightning_bench.case import Direction, Shape
 from lightning_bench.errors import UsageError
-from lightning_bench.families.work import min_flops
-from lightning_bench.record import Record
-from lightning_bench.report.collect import Row
+from lightning_bench.families.work import Work
+from lightning_bench.record import Record, Row
 from lightning_bench.report.tables.kinds import figure
 from lightning_bench.report.tables.paper_tables import title
 
@@ -144,7 +142,7 @@ def paper_peak_mib(record: Record) -> float:
 
 def model_tflops(record: Record, *, causal: bool) -> float:
     """What the row's time would mean in TFLOP/s, with the causal mask or without it: twice the pairs."""
-    flops = min_flops(cast(Family, record.family), shape_of(record), record.direction) * (1 if causal else 2)
+    flops = Work.of(record.family, shape_of(record), record.direction).min_flops * (1 if causal else 2)
     return flops / (ms(record) or float("inf")) / 1e9
 
 

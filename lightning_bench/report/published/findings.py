@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
-from lightning_bench.report.collect import Row
+from lightning_bench.record import Row
 from lightning_bench.report.plots.plot_rows import least_ms
 from lightning_bench.report.published.evidence import (
     FAULTS_COMMAND,

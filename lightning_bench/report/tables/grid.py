@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from lightning_bench.record import Record, Status
-from lightning_bench.report.collect import Group, Row
+from lightning_bench.record import Record, Row, Status
+from lightning_bench.report.collect import Group
 from lightning_bench.report.tables.kinds import Kind, default_kinds
 from lightning_bench.report.tables.origin import named, origin_lines
 from lightning_bench.report.tables.paper_tables import Table, short, status_notes, title

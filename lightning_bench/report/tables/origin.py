@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lightning_bench.record import Record
-from lightning_bench.report.collect import Row
+from lightning_bench.record import Record, Row
 
 VERSIONS: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("driver", lambda r: r.driver),

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from lightning_bench.record import Record
+from tests.support.patience import PATIENCE_S
 
 PLAIN_OUT = """\
 story-check_fwd-batch1-head2-qk_dim16-v_dim16-dtype_fp32  (worst relative L2 \n\
@@ -71,7 +72,7 @@ def on_terminal(desk: Any, width: int, *arguments: str) -> Screen:
         raw += chunk
     os.close(ours)
     text = raw.decode()
-    return Screen(process.wait(timeout=30), text, emulate(text, width))
+    return Screen(process.wait(timeout=PATIENCE_S), text, emulate(text, width))
 
 
 @pytest.fixture(scope="module")

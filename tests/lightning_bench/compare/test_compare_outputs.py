@@ -13,20 +13,23 @@ from typing import Any
 import pytest
 
 from lightning_bench.compare.formats.ci import junit, workflow_commands
-from lightning_bench.compare.formats.verdict_markdown import markdown
+from lightning_bench.compare.formats.verdict_markdown import comparison_markdown
 from lightning_bench.compare.formats.verdict_text import interval_text
-from lightning_bench.compare.result import Cell, Comparison, Overall, accept, parse_allow, sort_cells
+from lightning_bench.compare.result import ComparedCell, Comparison, Overall, accept, parse_allow, sort_cells
+from tests.support.patience import PATIENCE_S
 
 ODD = "pipe|<b>*x*/fwd/b1"
 
 
-def cell(verdict: Any, case: str = "lightning2/fwd/b1", **changes: Any) -> Cell:
+def cell(verdict: Any, case: str = "lightning2/fwd/b1", **changes: Any) -> ComparedCell:
     provider, direction, _ = case.rsplit("/", 2)
     given = {"ratio": 1.05, "low": 1.03, "high": 1.07, "base": 1.0, "head": 1.05, "unit": "ms"}
-    return Cell(verdict, "speed", "lbench", case, provider, "linear_decay", direction, **given | changes)
+    return ComparedCell(
+        verdict, "speed", "lbench", case, provider, "linear_decay", direction, **given | changes
+    )
 
 
-def comparison(*cells: Cell, **changes: Any) -> Comparison:
+def comparison(*cells: ComparedCell, **changes: Any) -> Comparison:
     overall = [Overall("linear_decay", "fwd", len(cells), 1.01, 0.99, 1.03)]
     return Comparison("main", "HEAD", 0.03, sort_cells(cells), overall, **changes)
 
@@ -55,7 +58,7 @@ def test_both_ends_of_an_interval_have_a_unit() -> None:
 
 
 def test_markdown_is_short_first_and_folds_the_rest() -> None:
-    text = markdown(MIXED)
+    text = comparison_markdown(MIXED)
     short, _, folded = text.partition("<details>")
     assert short.startswith("### ❌ lbench: Worse: 2 SLOWER, 1 BROKEN of 5 cells\n")
     assert short.count("| SLOWER |") == 2
@@ -70,7 +73,7 @@ def test_markdown_is_short_first_and_folds_the_rest() -> None:
 
 
 def test_markdown_of_many_cells_fits_what_github_takes() -> None:
-    text = markdown(comparison(*(cell("SLOWER", f"p{n}/fwd/1") for n in range(2000))))
+    text = comparison_markdown(comparison(*(cell("SLOWER", f"p{n}/fwd/1") for n in range(2000))))
     assert len(text.encode()) < 2**20
     assert "… and 1980 more below." in text
     assert "… and 1500 more: `--json` has them all." in text
@@ -186,7 +189,12 @@ def test_twenty_thousand_cells_in_seconds_and_without_torch(sides: Any, tmp_path
         "time.process_time() - begin < 15, file=sys.stderr)"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     assert ran.stderr.splitlines()[-1] == "0 False False True True"
     assert ran.stdout.count('"verdict"') == rows

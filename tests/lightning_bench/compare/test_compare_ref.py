@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
 
 SUITE = """
 title = "Story"
@@ -104,7 +105,7 @@ class Repository:
 
     def compare(self, *arguments: str, folder: Path | None = None) -> tuple[int, str, str]:
         process = self.start(*arguments, folder=folder)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert self.git("worktree", "list").count("\n") == 1, "the worktree was left behind"
         return process.returncode, out, err
 
@@ -181,7 +182,7 @@ def test_a_terminated_comparison_leaves_no_worktree(repository: Repository) -> N
             break
     assert repository.git("worktree", "list").count("\n") == 2
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 143
     assert repository.git("worktree", "list").count("\n") == 1
 

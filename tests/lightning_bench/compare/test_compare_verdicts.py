@@ -256,8 +256,7 @@ def test_samples_are_used_and_not_the_medians_alone(sides: Any, files: tuple[Pat
     assert (first.df, second.df) == (5, 5)
     assert second.variance > 20 * first.variance
     files[0].with_suffix(".samples.jsonl").unlink()
-    said = read_side(files[0]).said
-    assert said == [
+    assert read_side(files[0]).remarks == [
         f"{files[0]}: 2 of 2 rows lack their samples in base.samples.jsonl: their intervals stand in for them"
     ]
 
@@ -278,14 +277,14 @@ def test_lines_of_older_files_without_turns_and_torn_ones_are_read(
 
 
 def test_the_last_row_of_the_latest_version_counts(sides: Any, files: tuple[Path, Path]) -> None:
-    from lightning_bench.compare.judge import compare
+    from lightning_bench.compare.judge import compare_sides
 
     rng = np.random.default_rng(0)
     with ResultFile(files[0]) as file:
         for version, ms in (("1", 5.0), ("2", 3.0), ("2", 1.0)):
             sides.append(file, sides.row(FWD, provider_version=version), sides.samples_of(ms, rng))
     side = read_side(files[0])
-    (cell,) = compare(side, side, threshold=0.03).cells
+    (cell,) = compare_sides(side, side, threshold=0.03).cells
     assert cell.base == pytest.approx(1.0, rel=0.02)
     assert cell.base_blocks == 1
 

@@ -10,8 +10,8 @@ import torch
 
 from lightning_bench.case import DTYPES, FAMILIES, Dtype, Family, Layout, Shape
 from lightning_bench.errors import UsageError
-from lightning_bench.families import QKV, definition
-from lightning_bench.families.work import min_bytes, min_flops, plan_bytes, read_bytes, write_bytes
+from lightning_bench.families import QKV, definition_of
+from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.check import Reference, choose_pairs
 from lightning_bench.measure.device.memory import CpuMeter, call_memory
@@ -19,16 +19,17 @@ from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.paper import build_call
 from lightning_bench.providers import get_provider
 
-OWN = [family for family in FAMILIES if definition(family).own_inputs]
+OWN = [family for family in FAMILIES if definition_of(family).own_inputs]
 FORMS = ["gla-torch", "rwkv6-torch", "abc-torch", "mamba2-torch", "gated-delta-torch", "kda-torch"]
 SHAPE = Shape(2, 3, 70, 16, 8, "bf16", "cpu")
 
 
 def test_definitions_import_no_torch() -> None:
     code = (
-        "import sys; from lightning_bench.case import FAMILIES, Shape; from lightning_bench import roofline\n"
+        "import sys\nfrom lightning_bench.case import FAMILIES, Shape\n"
+        "from lightning_bench.families.work import Work\n"
         "s = Shape(1, 2, 64, 16, 16, 'bf16', 'cuda')\n"
-        "for f in FAMILIES: roofline.min_flops(f, s, 'bwd'); roofline.min_bytes(f, s, 'bwd')\n"
+        "for f in FAMILIES: Work.of(f, s, 'bwd').min_flops; Work.of(f, s, 'bwd').min_bytes\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -36,13 +37,13 @@ def test_definitions_import_no_torch() -> None:
 
 def test_an_unknown_family_is_named() -> None:
     with pytest.raises(UsageError, match="knows no family 'fast'; families are linear_decay, linear, "):
-        definition("fast")  # type: ignore[arg-type]
+        definition_of("fast")
 
 
 @pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
 @pytest.mark.parametrize("family", OWN)
 def test_inputs_are_as_declared(family: Family, layout: Layout) -> None:
-    defined, common = definition(family), InputSet(SHAPE, 1)
+    defined, common = definition_of(family), InputSet(SHAPE, 1)
     inputs = common.of(family)
     given, plain = inputs.inputs(layout), inputs.inputs("bhnd")
     for name, spec in defined.inputs.items():
@@ -66,7 +67,7 @@ def test_inputs_are_seeded_and_of_no_other_family(family: Family) -> None:
     for one in OWN:  # in another order
         first.of(one)
     a, b, c = (made.of(family).inputs("bhnd") for made in (first, again, other))
-    for name in definition(family).inputs:
+    for name in definition_of(family).inputs:
         assert torch.equal(a[name], b[name])
         assert not torch.equal(a[name], c[name])
 
@@ -116,7 +117,7 @@ def test_the_gate_passes_what_is_right_and_names_the_gate_that_is_wrong(name: st
     inputs = InputSet(Shape(2, 3, 70, 16, 8, dtype, "cpu"), 0)
     reference = Reference(provider.family, inputs, gradients=True, seed=0)
     got = direction_call(provider, inputs, "bwd").tensors()
-    assert list(got) == ["o", *(f"d{x}" for x in definition(provider.family).gradients)]
+    assert list(got) == ["o", *(f"d{x}" for x in definition_of(provider.family).gradients)]
     verdict = reference.judge(got, "bhnd")
     assert verdict.failure is None
     assert list(verdict.errors) == list(got)
@@ -148,7 +149,7 @@ def test_memory_and_protocol_paper_take_the_gates_along(name: str) -> None:
     figures = call_memory(provider, inputs, "bwd", CpuMeter())
     extra = figures["extra_mib"]
     assert extra is not None
-    assert extra * 2**20 >= write_bytes(provider.family, inputs.shape, "bwd")
+    assert extra * 2**20 >= Work.of(provider.family, inputs.shape, "bwd").write_bytes
     for direction in ("fwd", "bwd", "fwd_bwd"):
         build_call(provider, inputs, direction)()
 
@@ -161,28 +162,28 @@ def test_bytes_count_every_input_and_gradient() -> None:
     extra |= {"mamba2": tokens * 4, "gated_delta": tokens * 6, "kda": tokens * (4 * 16 + 2)}
     extra |= {"gateloop": tokens * 2 * 16, "gateloop_complex": tokens * 2 * 32}
     for family in FAMILIES:
-        if not set(QKV) <= set(definition(family).inputs):
+        if not set(QKV) <= set(definition_of(family).inputs):
             continue  # those are counted in test_families_layers.py
         more = extra.get(family, 0)
-        assert read_bytes(family, shape, "fwd") == qkv + more
-        assert write_bytes(family, shape, "fwd") == o
-        assert read_bytes(family, shape, "bwd") == qkv + more + o
-        assert write_bytes(family, shape, "bwd") == qkv + more
-        assert plan_bytes(family, shape, "bwd") == 2 * (qkv + more + o)
-        assert min_bytes(family, shape, "fwd_bwd") == 3 * (qkv + more) + 2 * o
+        assert Work.of(family, shape, "fwd").read_bytes == qkv + more
+        assert Work.of(family, shape, "fwd").write_bytes == o
+        assert Work.of(family, shape, "bwd").read_bytes == qkv + more + o
+        assert Work.of(family, shape, "bwd").write_bytes == qkv + more
+        assert Work.of(family, shape, "bwd").plan_bytes == 2 * (qkv + more + o)
+        assert Work.of(family, shape, "fwd_bwd").min_bytes == 3 * (qkv + more) + 2 * o
 
 
 def test_flops_by_hand() -> None:
     tokens, shape = 2 * 3 * 100, Shape(2, 3, 100, 16, 8, "bf16", "cuda")
     for family in ("retention", "gla", "rwkv6", "mamba2"):
-        assert min_flops(family, shape, "fwd") == tokens * 4 * 16 * 8
-        assert min_flops(family, shape, "bwd") == tokens * 12 * 16 * 8
+        assert Work.of(family, shape, "fwd").min_flops == tokens * 4 * 16 * 8
+        assert Work.of(family, shape, "bwd").min_flops == tokens * 12 * 16 * 8
     for family in ("gated_delta", "kda"):
-        assert min_flops(family, shape, "fwd") == tokens * 6 * 16 * 8
-        assert min_flops(family, shape, "bwd") == tokens * 16 * 16 * 8
-    assert min_flops("abc", shape, "fwd") == tokens * 4 * 64 * (16 + 8)
-    assert min_flops("softmax_full", shape, "bwd") == 2 * min_flops("softmax", shape, "bwd")
+        assert Work.of(family, shape, "fwd").min_flops == tokens * 6 * 16 * 8
+        assert Work.of(family, shape, "bwd").min_flops == tokens * 16 * 16 * 8
+    assert Work.of("abc", shape, "fwd").min_flops == tokens * 4 * 64 * (16 + 8)
+    assert Work.of("softmax_full", shape, "bwd").min_flops == 2 * Work.of("softmax", shape, "bwd").min_flops
     # Based: pairs of tokens while the sequence is short, then 1 + 16 + 136 features and the normaliser.
-    assert min_flops("based", shape, "fwd") == tokens * 100 * (16 + 8)
+    assert Work.of("based", shape, "fwd").min_flops == tokens * 100 * (16 + 8)
     long = Shape(1, 1, 100000, 16, 8, "bf16", "cuda")
-    assert min_flops("based", long, "fwd") == 100000 * 4 * 153 * 9
+    assert Work.of("based", long, "fwd").min_flops == 100000 * 4 * 153 * 9

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Dtype, Family, Shape
-from lightning_bench.families import Problem, definition
-from lightning_bench.families.work import min_bytes
+from lightning_bench.families import Problem, definition_of
+from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.check import Reference
 from lightning_bench.measure.inputs import InputSet
@@ -42,7 +42,7 @@ def problem(family: Family, shape: Shape) -> Problem:
     given = inputs.inputs("bhnd")
 
     def pairs(name: str, x: Tensor) -> Tensor:
-        axes = definition(family).inputs[name].axes if name in definition(family).inputs else "bh"
+        axes = definition_of(family).inputs[name].axes if name in definition_of(family).inputs else "bh"
         x = x.detach() if "b" in axes else x.detach().expand(shape.batch, *x.shape)
         return x.flatten(0, 1).double() if x.is_floating_point() else x.flatten(0, 1)
 
@@ -110,7 +110,7 @@ def test_the_oracle_is_the_definition(family: Family) -> None:
     form, shape = DEFINITIONS[family]
     p = problem(family, shape)
     got = solve(family, p, gradients=True)
-    names = definition(family).gradients
+    names = definition_of(family).gradients
     leaves = {name: p[name].clone().requires_grad_() for name in names}
     o = form(p.replaced(leaves))
     grads = torch.autograd.grad(o, list(leaves.values()), p.do)
@@ -123,10 +123,10 @@ def test_the_oracle_is_the_definition(family: Family) -> None:
 @pytest.mark.parametrize("family", ["gateloop", "gateloop_complex"])
 def test_gate_loop_in_finite_differences(family: Family) -> None:
     p = problem(family, Shape(1, 1, 4, 2, 2, "fp32", "cpu"))
-    names = definition(family).gradients
+    names = definition_of(family).gradients
 
     def output(*leaves: Tensor) -> Tensor:
-        return definition(family).output(p.replaced(dict(zip(names, leaves, strict=True))))
+        return definition_of(family).output(p.replaced(dict(zip(names, leaves, strict=True))))
 
     leaves = [p[name].clone().requires_grad_() for name in names]
     assert torch.autograd.gradcheck(output, leaves)
@@ -194,13 +194,13 @@ def test_codes_are_the_nearest() -> None:
 def test_what_moves_at_least() -> None:
     shape = Shape(12, 1, 512, 2048, 2048, "bf16", "cuda")
     unit = 12 * 512 * 2048 * 2
-    assert min_bytes("norm", shape, "fwd") == 2 * unit
-    assert min_bytes("norm", shape, "bwd") == 3 * unit
-    assert min_bytes("gateloop", shape, "fwd") == 5 * unit
-    assert min_bytes("gateloop", shape, "bwd") == 9 * unit
+    assert Work.of("norm", shape, "fwd").min_bytes == 2 * unit
+    assert Work.of("norm", shape, "bwd").min_bytes == 3 * unit
+    assert Work.of("gateloop", shape, "fwd").min_bytes == 5 * unit
+    assert Work.of("gateloop", shape, "bwd").min_bytes == 9 * unit
     weights = 5 * 2048 * 2048 * 2
-    assert min_bytes("transnormer", shape, "fwd") == 2 * unit + weights
-    assert min_bytes("transnormer", shape, "bwd") == 3 * unit + 2 * weights
+    assert Work.of("transnormer", shape, "fwd").min_bytes == 2 * unit + weights
+    assert Work.of("transnormer", shape, "bwd").min_bytes == 3 * unit + 2 * weights
 
 
 def test_shapes_that_make_no_layer() -> None:

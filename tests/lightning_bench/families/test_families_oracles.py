@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import FAMILIES, Family, Shape
-from lightning_bench.families import DEFINED, Problem, definition
+from lightning_bench.families import DEFINED, Problem, definition_of
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.oracle import solve
 from lightning_bench.providers import get_provider
@@ -25,13 +25,13 @@ FORMS: dict[Family, str] = {
     "kda": "kda-torch",
 }
 """A form that owes the oracle nothing: token by token or all pairs at once, where oracles go in blocks."""
-GATED = [family for family in FORMS if len(definition(family).inputs) > 3]
+GATED = [family for family in FORMS if len(definition_of(family).inputs) > 3]
 
 
 def problem(family: Family, n: int, d: int = 8, e: int = 6, seed: int = 0) -> Problem:
     """Realistic inputs in fp64, [pairs, n, ...], two pairs: two heads of one sequence."""
     inputs = InputSet(Shape(1, 2, n, d, e, "fp32", "cpu"), seed).of(family)
-    specs = definition(family).inputs
+    specs = definition_of(family).inputs
     more = {name: (x if "b" not in specs[name].axes else x[0]).double() for name, x in inputs.more.items()}
     q, k, v, do = (x[0].double() for x in (inputs.q, inputs.k, inputs.v, inputs.do))
     return Problem(q, k, v, do, inputs.decay.double(), more)
@@ -39,7 +39,7 @@ def problem(family: Family, n: int, d: int = 8, e: int = 6, seed: int = 0) -> Pr
 
 def form(family: Family, p: Problem) -> dict[str, Tensor]:
     """Output and gradients by autograd through the provider of that form, in fp64."""
-    defined = definition(family)
+    defined = definition_of(family)
     leaves = {name: p[name].clone().requires_grad_() for name in defined.gradients}
 
     def given(name: str) -> Tensor:
@@ -70,8 +70,8 @@ def test_every_family_is_defined_and_has_another_form() -> None:
     assert tuple(DEFINED) == FAMILIES
     assert {"linear_decay", "linear", "softmax"} | set(FORMS) <= set(FAMILIES)
     for family in FAMILIES:
-        assert definition(family).equation
-        assert definition(family).paper
+        assert definition_of(family).equation
+        assert definition_of(family).paper
 
 
 @pytest.mark.parametrize("family", FORMS)
@@ -85,7 +85,7 @@ def test_the_oracle_is_the_papers_form(family: Family, n: int) -> None:
 def test_pairs_in_parts_are_the_whole(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     p = problem(family, 70)
     whole = solve(family, p, gradients=True)
-    monkeypatch.setattr("lightning_bench.families.base._ELEMENTS_AT_ONCE", 1)
+    monkeypatch.setattr("lightning_bench.families.definition._ELEMENTS_AT_ONCE", 1)
     assert_close(solve(family, p, gradients=True), whole, 1e-14)
     assert_close(solve(family, p, gradients=False), {"o": whole["o"]}, 1e-14)
 
@@ -95,7 +95,7 @@ def test_gradients_of_gates_are_those_of_the_output(family: Family) -> None:
     """By central differences along a random direction of each input that has a gradient."""
     p = problem(family, 40)
     grads = solve(family, p, gradients=True)
-    for name in definition(family).gradients:
+    for name in definition_of(family).gradients:
         way = torch.randn(p[name].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
         def loss(step: float, name: str = name, way: Tensor = way) -> float:

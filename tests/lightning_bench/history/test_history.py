@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_bench.compare.calibration import calibrate
+from lightning_bench.compare.calibration import noise_floor
 from lightning_bench.compare.noise import Noises, read_calibration, write_calibration
 from lightning_bench.compare.sides import read_side
 from lightning_bench.errors import LbenchError
 from lightning_bench.history.changes import change_points
+from tests.support.patience import PATIENCE_S
 
 FWD, BWD = "lightning2/fwd/b1", "lightning2/bwd/b1"
 
@@ -134,7 +135,7 @@ def test_calibration_gives_back_the_noise_that_went_in(sides: Any, tmp_path: Pat
         sides.write(tmp_path / f"{name}.csv", cases, passes=200, noise=0.01, seed=seed)
         for seed, name in enumerate("ab")
     ]
-    rows = calibrate(read_side(paths[0]), read_side(paths[1]), threshold=0.03, pairs=16)
+    rows = noise_floor(read_side(paths[0]), read_side(paths[1]), threshold=0.03, pairs=16)
     assert [row.case_id for row in rows] == [FWD, BWD]
     for row in rows:
         assert row.pair_noise_percent == pytest.approx(1.0, abs=0.15)  # and the samples' own, 0.2
@@ -170,7 +171,7 @@ def test_a_calibration_beside_the_inputs_is_used_and_said(
         return cell["verdict"], cell["noise"]
 
     assert verdict() == ("AMBIGUOUS", "assumed")
-    rows = calibrate(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
+    rows = noise_floor(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
     write_calibration(tmp_path / "results" / "gpu" / "x-calibration.csv", rows)
     assert verdict() == ("SLOWER", "calibrated")
 
@@ -194,7 +195,7 @@ def test_one_disturbed_process_does_not_spoil_a_calibration_for_comparisons_in_p
                 ms = 90.0 if (name, number) == ("a", 7) else float(np.exp(rng.normal(0, 0.005)))
                 sides.append(file, sides.row(FWD), [ms] * 10, pair=f"p{number}")
     paths = [tmp_path / f"{name}.csv" for name in "ab"]
-    (row,) = calibrate(*(read_side(path) for path in paths), threshold=0.03, pairs=16)
+    (row,) = noise_floor(*(read_side(path) for path in paths), threshold=0.03, pairs=16)
     assert row.pair_noise_percent < 1.0
     assert row.run_noise_percent > 50, "one process a side may be such a one"
     assert (row.df, row.pair_df) == (23, pytest.approx(13.5))
@@ -212,7 +213,7 @@ def test_two_providers_of_one_run_have_each_its_own_calibration(
             sides.write(tmp_path / noisy / f"{n}.csv", {FWD: 1.0}, passes=24, noise=0.001, seed=i)
             for i, n in enumerate("ab")
         ]
-        (row,) = calibrate(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
+        (row,) = noise_floor(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
         noise = {FWD: 0.2, fla: 0.2} | {noisy: 5.0}
         rows = [replace(row, case_id=case, run_noise_percent=one) for case, one in noise.items()]
         write_calibration(tmp_path / f"{noisy[:3]}-calibration.csv", rows)
@@ -252,7 +253,7 @@ def test_an_unstable_row_is_known_no_better_than_its_interval_says(
     assert verdict() == "SLOWER"
     assert verdict(90.0, **unstable) == "AMBIGUOUS"
     pair = [sides.write(tmp_path / f"{n}.csv", {FWD: 1.0}, passes=24, seed=i) for i, n in enumerate("ab")]
-    rows = calibrate(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
+    rows = noise_floor(*(read_side(path) for path in pair), threshold=0.03, pairs=16)
     write_calibration(tmp_path / "calibration.csv", rows)
     known = ("--calibration", str(tmp_path / "calibration.csv"))
     assert verdict(1.6, *known, **unstable) == "AMBIGUOUS"
@@ -262,7 +263,7 @@ def test_an_unstable_row_is_known_no_better_than_its_interval_says(
 def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
     side = read_side(sides.write(tmp_path / "a.csv", {FWD: 1.0}, passes=3))
     with pytest.raises(LbenchError, match="at least 6 passes"):
-        calibrate(side, side, threshold=0.03, pairs=16)
+        noise_floor(side, side, threshold=0.03, pairs=16)
 
 
 def test_calibrate_measures_this_machine(desk: Any) -> None:
@@ -270,7 +271,7 @@ def test_calibrate_measures_this_machine(desk: Any) -> None:
     process = desk.start(
         "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%"
     )
-    _, said = process.communicate(timeout=300)  # twelve workers
+    _, said = process.communicate(timeout=PATIENCE_S)  # twelve workers
     assert process.returncode == 0, said
     (row,) = read_calibration(desk.folder / "x-calibration.csv")
     assert (row.pairs, row.device) == (6, "cpu")

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from lightning_bench.errors import LbenchError, UsageError
-from lightning_bench.families.work import Ceilings
 from lightning_bench.machine import Machine, describe_machine
-from lightning_bench.machine.ceiling_store import DeviceCeilings, as_row, keep, kept_path, read_kept
+from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings, as_row, keep, kept_path, read_kept
 from lightning_bench.measure.device.peaks import cpu_l2_bytes, measure_ceilings, measure_device
+from tests.support.patience import PATIENCE_S
 
 Lbench = Callable[..., Any]
 
@@ -166,7 +166,7 @@ assert torch.equal(sums.view(3, 16), wanted), sums
 def test_the_reading_kernel_reads_what_it_counts() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", READS], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", READS], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
 
@@ -184,7 +184,7 @@ print(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"])
 """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
     loads = [line for line in done.stdout.splitlines() if "ld.global" in line]

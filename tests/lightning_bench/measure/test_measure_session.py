@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lightning_bench.case import Case, Direction, Metric, ProtocolName, Shape
-from lightning_bench.families.work import impossible
+from lightning_bench.families.work import Work
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
 from lightning_bench.record import Record
@@ -159,9 +159,11 @@ def test_a_time_below_the_floor_is_wrong_and_not_given(
     measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No row of a CPU is judged so: here it is, as if these were the reads and writes of a GPU.
+    judge = Work.impossible
     monkeypatch.setattr(
-        "lightning_bench.measure.session.impossible",
-        lambda family, shape, *rest: impossible(family, replace(shape, device="cuda"), *rest),
+        Work,
+        "impossible",
+        lambda work, *rest: judge(replace(work, shape=replace(work.shape, device="cuda")), *rest),
     )
     quick = Session("cpu")
     quick._timer = FakeTimer(then=1e-7)  # type: ignore[assignment]

@@ -8,7 +8,7 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 
-from lightning_bench.measure.device.clocks import NoClocks, Reading
+from lightning_bench.measure.device.clocks import ClockReading, NoClocks
 from lightning_bench.measure.sampling import StopRule
 from lightning_bench.measure.speed import Task, run_rounds, warm_up
 
@@ -50,9 +50,9 @@ class FakeClocks:
     def __init__(self) -> None:
         self.count = 0
 
-    def read(self) -> Reading:
+    def read(self) -> ClockReading:
         self.count += 1
-        return Reading(1000.0 + self.count, 300.0, 40.0, 0)
+        return ClockReading(1000.0 + self.count, 300.0, 40.0, 0)
 
 
 def scripted(*times: float, then: float) -> Callable[[], float]:

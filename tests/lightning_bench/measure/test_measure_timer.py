@@ -8,17 +8,19 @@ import pytest
 
 from lightning_bench.measure.device.clocks import (
     ClockFigures,
+    ClockReading,
     NoClocks,
     NvmlClocks,
-    Reading,
     make_clocks,
     summarize_clocks,
 )
 from lightning_bench.measure.device.timer import CpuTimer, make_timer
 
 
-def reading(mhz: float = 1980.0, watts: float = 400.0, celsius: float = 50.0, reasons: int = 0) -> Reading:
-    return Reading(mhz, watts, celsius, reasons)
+def reading(
+    mhz: float = 1980.0, watts: float = 400.0, celsius: float = 50.0, reasons: int = 0
+) -> ClockReading:
+    return ClockReading(mhz, watts, celsius, reasons)
 
 
 def test_a_sleep_takes_at_least_its_time() -> None:

@@ -18,6 +18,7 @@ from lightning_bench.profile.data import Profile, Request
 from lightning_bench.profile.parent import run
 from lightning_bench.profile.parent.run import Options, profile_case
 from lightning_bench.record import COLUMNS
+from tests.support.patience import PATIENCE_S
 from tests.support.profile_zoo import gpu_profile, ncu_csv
 
 Lbench = Callable[..., Any]
@@ -62,7 +63,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert "no ceilings of this machine in results/cpu/ceilings.csv: two are measured on " in done.stderr
@@ -277,7 +278,7 @@ def test_ncu_is_looked_for_beside_the_path(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_kept_ceilings_are_used(tmp_path: Path) -> None:
-    from lightning_bench.machine.ceiling_store import DeviceCeilings, Kept
+    from lightning_bench.machine.ceilings import DeviceCeilings, Kept
 
     machine = describe_machine("cpu")
     kept = Kept(DeviceCeilings(copy_gbps=123.0, fp32_tflops=4.5), machine.id, "2026-11-21T00:00:00+00:00")

@@ -11,6 +11,7 @@ import pytest
 from lightning_bench.profile.capture.compiled import with_spills
 from lightning_bench.profile.capture.trace import PYTHON, allocations, cpu_operators, gpu_calls
 from lightning_bench.profile.data import CompiledKernel
+from tests.support.patience import PATIENCE_S
 from tests.support.profile_zoo import HOPPER, REDUCE, KinetoTrace, kernel
 
 
@@ -150,6 +151,6 @@ assert (one.registers, one.spills) == (None, None), one
 """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import torch
 
 from lightning_bench.case import DTYPES, Direction, Shape
 from lightning_bench.errors import Unavailable
-from lightning_bench.families import definition
+from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.check import Reference
 from lightning_bench.measure.inputs import InputSet
@@ -38,7 +38,7 @@ def fla(name: str) -> FlaFunction:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_input_of_the_family_is_passed(name: str) -> None:
     provider = fla(name)
-    wanted = set(definition(provider.family).inputs)
+    wanted = set(definition_of(provider.family).inputs)
     assert set(provider.parameters().values()) - {"decay"} == wanted
     shape = Shape(1, 2, 64, 16, 64, "bf16", "cuda")
     assert provider.unsupported(shape, "bwd") is None

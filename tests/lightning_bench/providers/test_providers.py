@@ -22,6 +22,7 @@ from lightning_bench.providers import (
 )
 from lightning_bench.providers.registry import packages
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
 
 ON_CPU = {"sdpa-flash", "sdpa-math", "sdpa-math-full"} | {x for x in BUILT_IN if x.endswith("-torch")}
 ON_CPU |= {"vq-blockwise", "vq-sdpa", "srmsnorm-eager"}
@@ -49,7 +50,7 @@ def test_import_is_light() -> None:
         "print(*sorted({'torch', 'pandas', 'triton', 'numpy', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     assert done.stdout.strip() == ""
 

@@ -11,6 +11,7 @@ import pytest
 from lightning_bench.errors import UsageError
 from lightning_bench.providers import canonical_spec, get_provider
 from lightning_bench.providers.registry.packages import installed_version
+from tests.support.patience import PATIENCE_S
 
 GOOD = """\
 import torch
@@ -85,7 +86,12 @@ def test_found_from_another_process(good: Path) -> None:
     )
     spec = canonical_spec(f"{good}:Mine")
     done = subprocess.run(
-        [sys.executable, "-c", code, spec], cwd="/", capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code, spec],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     assert done.stdout.strip() == "mine"
 

@@ -13,6 +13,7 @@ import pytest
 
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.record import COLUMNS, Record, ResultFile, read_records
+from tests.support.patience import PATIENCE_S
 
 PRELUDE = """
     import resource, signal, sys
@@ -61,7 +62,7 @@ def start(code: str, path: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate("\n", timeout=60)
+    output, errors = process.communicate("\n", timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     return output
 
@@ -106,7 +107,7 @@ class TestAppending:
             os.kill(os.getpid(), signal.SIGKILL)
         """
         process = start(code, path)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_S)
         assert process.returncode == -signal.SIGKILL
         with ResultFile(path) as file:
             assert file.records == [make("a")]

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_bench.errors import UsageError
-from lightning_bench.record import Record, ResultFile
-from lightning_bench.report.collect import Row, collect, group, latest_rows
+from lightning_bench.record import Record, ResultFile, Row
+from lightning_bench.report.collect import collect, group, latest_rows
 from tests.support.report_rows import STORY
 
 BASE = replace(STORY, case_id="a/fwd/b1", median_ms=1.0)

@@ -16,6 +16,7 @@ import pytest
 
 from lightning_bench.record import Record, ResultFile
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
 from tests.support.report_rows import STORY
 
 Lbench = Callable[..., Any]
@@ -132,7 +133,7 @@ def test_open_starts_the_browser_of_the_user(
         env={**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(browser.parent)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     shown = Path(unquote(urlparse(Path("shown").read_text()).path))
@@ -163,7 +164,7 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
         (["--format", "gif"], "--format 'gif' is not known; allowed: md, tex, html, csv, png, svg, pdf"),
         (["--format", "md,tex"], "stdout takes one --format; give --out for several"),
         (["--out", "empty.csv"], "--out empty.csv is a file: give the name of a folder"),
-        (["--open", "--format", "md"], "--open shows the page alone: leave out --format, or give --out"),
+        (["--open", "--format", "md"], "--open shows only the page: leave out --format, or give --out"),
         (["--open", "--format", "md", "--out", "x"], "--open shows the page: add html to --format"),
         (["script.csv", "--format", "html"], "script.csv is not a CSV that lbench wrote"),
         (["empty.csv", "--format", "html"], "empty.csv is empty"),
@@ -208,7 +209,9 @@ def test_it_needs_neither_torch_nor_what_torch_needs(tmp_path: Path, more: list[
         "    heavy &= {name.split('.')[0] for name in sys.modules}\n"
         "    assert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tables.tex").stat().st_size > 1000
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lightning_bench.errors import UsageError
-from lightning_bench.record import ResultFile
-from lightning_bench.report.collect import Row, collect, published_folder
+from lightning_bench.record import ResultFile, Row
+from lightning_bench.report.collect import collect, published_folder
 from lightning_bench.report.document import make_comparison
 from lightning_bench.report.formats.markdown import findings_markdown
 from lightning_bench.report.published.evidence import (

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_bench.record import Record
-from lightning_bench.report.collect import Row, group
+from lightning_bench.record import Record, Row
+from lightning_bench.report.collect import group
 from lightning_bench.report.formats import latex as tex
 from lightning_bench.report.formats import markdown as md
 from lightning_bench.report.formats.export import HEADER, table_csv

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_bench.errors import UsageError
-from lightning_bench.record import STATUSES, Record
-from lightning_bench.report.collect import Row, group
+from lightning_bench.record import STATUSES, Record, Row
+from lightning_bench.report.collect import group
 from lightning_bench.report.tables.grid import Grid, as_table, grids
 from lightning_bench.report.tables.kinds import KIND_NAMES, chosen_kinds
 from tests.support.report_rows import PAPER

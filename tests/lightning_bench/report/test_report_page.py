@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_bench.record import ResultFile
-from lightning_bench.record.samples import read_samples
-from lightning_bench.report.collect import Row, group
+from lightning_bench.record import ResultFile, Row
+from lightning_bench.record.samples import samples_of
+from lightning_bench.report.collect import group
 from lightning_bench.report.document import FORMATS, make_comparison, make_report
 from lightning_bench.report.page import page
 from lightning_bench.report.page.summary import Standing, crossings, standings
@@ -137,7 +137,7 @@ def test_a_line_that_holds_no_samples_is_told(tmp_path: Path, line: str) -> None
     with (tmp_path / "x.samples.jsonl").open("a") as file_:
         file_.write(f"{line}\n")
     made = make_report([tmp_path / "x.csv"])
-    samples, said = read_samples(made.rows)
+    samples, said = samples_of(made.rows)
     assert list(samples.values()) == [{"samples_ms": [1.0]}]
     assert said == [f"{(tmp_path / 'x.samples.jsonl').as_posix()}, line 2: no samples of lbench"]
     assert "x.samples.jsonl, line 2: no samples of lbench." in FORMATS["html"](made)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lightning_bench.record import Record
-from lightning_bench.report.collect import Row, collect, published_folder
+from lightning_bench.record import Record, Row
+from lightning_bench.report.collect import collect, published_folder
 from lightning_bench.report.published.against import against
 from lightning_bench.report.tables.grid import Grid
 from lightning_bench.report.tables.paper_tables import title

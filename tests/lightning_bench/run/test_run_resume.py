@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from lightning_bench.record import COLUMNS, read_records
+from tests.support.patience import PATIENCE_S
 
 CASES = [f"{name} {n}" for n in (64, 128, 256) for name in ("good", "waits-at-128")]
 
@@ -59,7 +60,7 @@ def story(desk: Any, command: list[str | Path], wait_gone: Callable[[int], None]
             stage("refused", desk.run(*command))
             assert process.poll() is None
         end(process)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_S)
         stage(name, subprocess.CompletedProcess(command, process.returncode, out, err), worker)
         wait_gone(worker)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Shape
-from lightning_bench.families.base import QKV, Definition, Problem, Spec
+from lightning_bench.families.definition import Definition, Problem
+from lightning_bench.families.spec import QKV, Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_bench.families.draw import Draw
+
 
 SLOTS = 64
 
@@ -19,18 +21,19 @@ class Abc(Definition):
     """Token i writes to slot m with weight exp(s_im): a slot is a softmax average of the tokens so far."""
 
     equation = (
-        "o_t = softmax_m(d^(−1/2) q_t·K_tm) V_t,  K_tm = Σ_{i≤t} exp(s_im) k_i / Σ_{i≤t} exp(s_im),  V alike"
+        "o_t = softmax_m(d^(−1/2) q_t·K_tm) V_t,  "
+        "K_tm = Σ_{i≤t} exp(s_im) k_i / Σ_{i≤t} exp(s_im),  V_tm of v_i"
     )
     paper = "2110.02488"
     inputs = QKV | {"s": Spec("bhnm")}
     sizes: ClassVar[dict[str, int]] = {"m": SLOTS}
 
     def make(self, draw: Draw) -> dict[str, Tensor]:
-        """s normal: the logits of the slots."""
+        """Return s, the logits of the slots: standard normal."""
         return {"s": draw.normal("bhnm")}
 
     def output(self, problem: Problem) -> Tensor:
-        """Two linear attentions, with the slots' weights as values and then as keys."""
+        """Return o from two linear attentions: the slots' weights are first the values, then the keys."""
         from lightning_bench.families.recurrence import gated
 
         s = problem["s"]
@@ -41,11 +44,11 @@ class Abc(Definition):
         return gated(scores.softmax(-1) / total, weight, problem.v)
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Two linear attentions of head_dim × slots and slots × value_dim; backward three times that."""
+        """Count two linear attentions, head_dim × slots and slots × value_dim; backward three times that."""
         tokens = shape.batch * shape.heads * shape.seq_len
         fwd = 4.0 * tokens * SLOTS * (shape.head_dim + shape.value_dim)
         return fwd, 3.0 * fwd
 
     def span(self, shape: Shape) -> int:
-        """Two passes over a block of keys and the slots."""
+        """Return two passes over a block of keys and the slots."""
         return 2 * (256 + SLOTS)

@@ -5,18 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lightning_bench.case import DIRECTIONS, DTYPES, FAMILIES, Direction, Dtype, Family, Shape
-from lightning_bench.families.work import (
-    CEILING_TOLERANCE,
-    Ceilings,
-    bound_by,
-    floor_ms,
-    impossible,
-    min_bytes,
-    min_flops,
-    plan_bytes,
-    read_bytes,
-    write_bytes,
-)
+from lightning_bench.families.work import CEILING_TOLERANCE, Work
+from lightning_bench.machine.ceilings import Ceilings
 
 PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]
 
@@ -29,19 +19,20 @@ H200 = Ceilings(gbps=4000.0, tflops=700.0, l2_bytes=50 * 2**20)
 
 @pytest.mark.parametrize(("direction", "read", "written"), [("fwd", 3, 1), ("bwd", 4, 3), ("fwd_bwd", 7, 4)])
 def test_bytes_in_tensors(direction: Direction, read: int, written: int) -> None:
-    assert read_bytes("linear", SHAPE, direction) == read * U
-    assert write_bytes("linear", SHAPE, direction) == written * U
-    assert min_bytes("linear", SHAPE, direction) == (read + written) * U
+    assert Work.of("linear", SHAPE, direction).read_bytes == read * U
+    assert Work.of("linear", SHAPE, direction).write_bytes == written * U
+    assert Work.of("linear", SHAPE, direction).min_bytes == (read + written) * U
 
 
 def test_bytes_where_value_dim_differs() -> None:
     qk, v = 2 * 3 * 100 * 16 * 4, 2 * 3 * 100 * 8 * 4
-    assert read_bytes("linear", NARROW, "fwd") == 2 * qk + v
-    assert write_bytes("linear", NARROW, "fwd") == v
-    assert read_bytes("linear", NARROW, "bwd") == 2 * qk + 2 * v
-    assert write_bytes("linear", NARROW, "bwd") == 2 * qk + v
-    assert min_bytes("linear", NARROW, "fwd_bwd") == min_bytes("linear", NARROW, "fwd") + min_bytes(
-        "linear", NARROW, "bwd"
+    assert Work.of("linear", NARROW, "fwd").read_bytes == 2 * qk + v
+    assert Work.of("linear", NARROW, "fwd").write_bytes == v
+    assert Work.of("linear", NARROW, "bwd").read_bytes == 2 * qk + 2 * v
+    assert Work.of("linear", NARROW, "bwd").write_bytes == 2 * qk + v
+    assert (
+        Work.of("linear", NARROW, "fwd_bwd").min_bytes
+        == Work.of("linear", NARROW, "fwd").min_bytes + Work.of("linear", NARROW, "bwd").min_bytes
     )
 
 
@@ -49,35 +40,35 @@ def test_bytes_where_value_dim_differs() -> None:
 def test_linear_flops_grow_with_the_length(family: Family) -> None:
     # For each token and head: k vᵀ onto the state and q times it, a multiplication and an addition each.
     fwd = 2 * 3 * 100 * (2 * 16 * 8 + 2 * 16 * 8)
-    assert min_flops(family, NARROW, "fwd") == fwd
-    assert min_flops(family, NARROW, "bwd") == 3 * fwd
-    assert min_flops(family, NARROW, "fwd_bwd") == 4 * fwd
+    assert Work.of(family, NARROW, "fwd").min_flops == fwd
+    assert Work.of(family, NARROW, "bwd").min_flops == 3 * fwd
+    assert Work.of(family, NARROW, "fwd_bwd").min_flops == 4 * fwd
 
 
 def test_softmax_flops_grow_with_its_square() -> None:
     # Two products over half of the n² pairs: 2·d for a score, 2·e for its value.
     fwd = 2 * 3 * (100 * 100 / 2) * (2 * 16 + 2 * 8)
-    assert min_flops("softmax", NARROW, "fwd") == fwd
-    assert min_flops("softmax", NARROW, "bwd") == 2.5 * fwd
-    assert min_flops("softmax", NARROW, "fwd_bwd") == 3.5 * fwd
+    assert Work.of("softmax", NARROW, "fwd").min_flops == fwd
+    assert Work.of("softmax", NARROW, "bwd").min_flops == 2.5 * fwd
+    assert Work.of("softmax", NARROW, "fwd_bwd").min_flops == 3.5 * fwd
     # FlashAttention-2's count, 4·n²·d·heads over 2 for the causal mask.
-    assert min_flops("softmax", SHAPE, "fwd") == 4 * 512**2 * 128 * 32 * 4 / 2
+    assert Work.of("softmax", SHAPE, "fwd").min_flops == 4 * 512**2 * 128 * 32 * 4 / 2
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_floor_is_the_longer_of_bytes_and_flops(family: Family, direction: Direction) -> None:
-    ms = floor_ms(family, SHAPE, direction, H200)
-    moving = min_bytes(family, SHAPE, direction) / 4000e9 * 1e3
-    computing = min_flops(family, SHAPE, direction) / 700e12 * 1e3
+    ms = Work.of(family, SHAPE, direction).floor_ms(H200)
+    moving = Work.of(family, SHAPE, direction).min_bytes / 4000e9 * 1e3
+    computing = Work.of(family, SHAPE, direction).min_flops / 700e12 * 1e3
     assert ms == pytest.approx(max(moving, computing))
-    assert bound_by(family, SHAPE, direction, H200) == ("bytes" if moving > computing else "flops")
+    assert Work.of(family, SHAPE, direction).bound_by(H200) == ("bytes" if moving > computing else "flops")
 
 
 def test_what_bounds_grows_with_the_length_for_softmax_alone() -> None:
     # Softmax: n/4 FLOPs a byte forward, and these two ceilings meet at 175.
     bounds = {
-        (family, n): bound_by(family, Shape(4, 32, n, 128, 128, "bf16", "cuda"), "fwd", H200)
+        (family, n): Work.of(family, Shape(4, 32, n, 128, 128, "bf16", "cuda"), "fwd").bound_by(H200)
         for family in PLAIN
         for n in (512, 1024, 65536)
     }
@@ -88,7 +79,7 @@ def test_what_bounds_grows_with_the_length_for_softmax_alone() -> None:
 
 def test_the_published_floor() -> None:
     # 4 U at 4.3 TB/s, as the table of H200 peers has it.
-    floor = floor_ms("linear_decay", SHAPE, "fwd", Ceilings(4300.0, 700.0, 0))
+    floor = Work.of("linear_decay", SHAPE, "fwd").floor_ms(Ceilings(4300.0, 700.0, 0))
     assert floor == pytest.approx(0.0156, abs=5e-5)
 
 
@@ -100,8 +91,8 @@ def edge_ms(must_move: float) -> float:
 def test_more_bandwidth_than_a_copy_is_impossible() -> None:
     large = Shape(4, 32, 8192, 128, 128, "bf16", "cuda")
     must_move = 3 * 16 * U + (16 * U - H200.l2_bytes)
-    assert impossible("linear", large, "fwd", edge_ms(must_move) * 1.001, H200) is None
-    reason = impossible("linear", large, "fwd", edge_ms(must_move) * 0.999, H200)
+    assert Work.of("linear", large, "fwd").impossible(edge_ms(must_move) * 1.001, H200) is None
+    reason = Work.of("linear", large, "fwd").impossible(edge_ms(must_move) * 0.999, H200)
     assert reason is not None
     assert reason.endswith("GB/s is above the 4000 GB/s that a copy reaches on this device")
     assert float(reason.split()[0]) == pytest.approx(4000 * CEILING_TOLERANCE, rel=0.01)
@@ -109,39 +100,41 @@ def test_more_bandwidth_than_a_copy_is_impossible() -> None:
 
 def test_writes_that_fit_in_the_l2_need_not_have_left() -> None:
     # The output of 16 MiB fits in 50: only the reads are counted, and never less than they.
-    assert impossible("linear", SHAPE, "fwd", edge_ms(3 * U) * 1.001, H200) is None
-    assert impossible("linear", SHAPE, "fwd", edge_ms(3 * U) * 0.999, H200) is not None
+    assert Work.of("linear", SHAPE, "fwd").impossible(edge_ms(3 * U) * 1.001, H200) is None
+    assert Work.of("linear", SHAPE, "fwd").impossible(edge_ms(3 * U) * 0.999, H200) is not None
     without = Ceilings(4000.0, 700.0, 0)
-    assert impossible("linear", SHAPE, "fwd", edge_ms(3 * U) * 1.001, without) is not None
-    assert impossible("linear", SHAPE, "fwd", edge_ms(4 * U) * 1.001, without) is None
+    assert Work.of("linear", SHAPE, "fwd").impossible(edge_ms(3 * U) * 1.001, without) is not None
+    assert Work.of("linear", SHAPE, "fwd").impossible(edge_ms(4 * U) * 1.001, without) is None
 
 
 def test_more_arithmetic_than_a_matmul_is_impossible() -> None:
     large = Shape(1, 16, 65536, 128, 128, "bf16", "cuda")
-    edge = min_flops("softmax", large, "fwd") / (700e12 * CEILING_TOLERANCE) * 1e3
-    assert impossible("softmax", large, "fwd", edge * 1.001, H200) is None
-    reason = impossible("softmax", large, "fwd", edge * 0.999, H200)
+    edge = Work.of("softmax", large, "fwd").min_flops / (700e12 * CEILING_TOLERANCE) * 1e3
+    assert Work.of("softmax", large, "fwd").impossible(edge * 1.001, H200) is None
+    reason = Work.of("softmax", large, "fwd").impossible(edge * 0.999, H200)
     assert reason is not None
     assert reason.endswith("TFLOP/s is above the 700 that a matmul reaches on this device")
-    assert impossible("linear", large, "fwd", edge * 0.999, H200) is None
+    assert Work.of("linear", large, "fwd").impossible(edge * 0.999, H200) is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_a_cpu_nothing_is_called_impossible(family: Family) -> None:
     # Its caches hold whole inputs.
     here = Shape(4, 32, 512, 128, 128, "fp32", "cpu")
-    assert impossible(family, here, "fwd", 1e-9, H200) is None
+    assert Work.of(family, here, "fwd").impossible(1e-9, H200) is None
 
 
 def test_what_a_case_must_hold() -> None:
-    assert plan_bytes("linear", SHAPE, "fwd") == 4 * U
+    assert Work.of("linear", SHAPE, "fwd").plan_bytes == 4 * U
     # Inputs, output, do and three gradients.
-    assert plan_bytes("linear", SHAPE, "bwd") == plan_bytes("linear", SHAPE, "fwd_bwd") == 8 * U
+    assert (
+        Work.of("linear", SHAPE, "bwd").plan_bytes == Work.of("linear", SHAPE, "fwd_bwd").plan_bytes == 8 * U
+    )
     qk, v = 2 * 3 * 100 * 16 * 4, 2 * 3 * 100 * 8 * 4
-    assert plan_bytes("linear", NARROW, "bwd") == 4 * qk + 4 * v
+    assert Work.of("linear", NARROW, "bwd").plan_bytes == 4 * qk + 4 * v
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_elements_have_the_size_of_their_dtype(dtype: Dtype) -> None:
     one = Shape(1, 1, 1, 1, 1, dtype, "cuda")
-    assert min_bytes("linear", one, "fwd") == 4 * (4 if dtype == "fp32" else 2)
+    assert Work.of("linear", one, "fwd").min_bytes == 4 * (4 if dtype == "fp32" else 2)

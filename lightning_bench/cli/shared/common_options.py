@@ -1,0 +1,81 @@
+"""Options that several commands share, alone and in groups, and the check of a word among those allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from lightning_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightning_bench.cli.shared.sink import Sink
+
+Word = TypeVar("Word", bound=str)
+
+AXES_PANEL = "Axes (each replaces the suite's)"
+RUNNING_PANEL = "Running"
+OUTPUT_PANEL = "Output"
+
+Results = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="RESULTS", help="CSVs of lbench, or folders of them. Default: results."),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cuda or cpu. Default: cuda if it works.", rich_help_panel=AXES_PANEL),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.", rich_help_panel=OUTPUT_PANEL)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, no tables.", rich_help_panel=OUTPUT_PANEL)
+]
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where cases run and how long each may take; None leaves both to the suite."""
+
+    device: DeviceOption = None
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="Seconds that one case may take before it is killed.", rich_help_panel=RUNNING_PANEL
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command prints: tables and narration, JSON, or nothing but its data."""
+
+    as_json: Json = False
+    quiet: Quiet = False
+
+    def sink(self) -> Sink:
+        """Return the sink that prints so."""
+        from lightning_bench.cli.shared.sink import Sink
+
+        return Sink(as_json=self.as_json, quiet=self.quiet)
+
+
+def known(option: str, value: str, allowed: Sequence[Word]) -> Word:
+    """Return `value` as one of the words allowed; UsageError names the option, the value and the words."""
+    for word in allowed:
+        if value == word:
+            return word
+    raise UsageError(f"{option} {value!r} is not known; allowed: {', '.join(allowed)}")
+
+
+def parse_share(option: str, text: str) -> float:
+    """Return `3%`, `3 %` or `0.03` as a share between 0 and 1, exclusive; UsageError for anything else."""
+    number = text.strip()
+    try:
+        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise UsageError(f"{option} {text!r} is no share of a time; allowed: such as 3% or 0.03")
+    return share

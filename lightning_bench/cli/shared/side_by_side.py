@@ -1,0 +1,35 @@
+"""Two plans measured in turns, as `lbench compare --ref` and `lbench calibrate` need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.run.plan import Plan
+
+
+def run_side_by_side(
+    sink: Sink, plans: Sequence[Plan], import_paths: Sequence[Path | None], paths: Sequence[Path], pairs: int
+) -> None:
+    """Measure two plans in `pairs` passes into two new files; an earlier file is set aside.
+
+    Each plan has a folder that goes first on its workers' import path, or None, and a CSV.
+    """
+    from lightning_bench.cli.shared.progress import make_watcher
+    from lightning_bench.record import ResultFile
+    from lightning_bench.run.pairs import Tree, run_pairs
+
+    with ExitStack() as stack:
+        trees = []
+        for plan, folder, path in zip(plans, import_paths, paths, strict=True):
+            file = stack.enter_context(ResultFile(path, fresh=True))
+            if file.moved:
+                sink.say(f"the earlier results are now {file.moved}")
+            trees.append(Tree(plan, folder, file))
+        name = f"{plans[0].suite} {plans[0].metric}"
+        watcher = stack.enter_context(make_watcher(sink.err, name, quiet=sink.quiet))
+        run_pairs(trees[0], trees[1], pairs, watcher)

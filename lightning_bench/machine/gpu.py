@@ -1,0 +1,237 @@
+"""The GPU that CUDA calls 0 in this process: found once, by UUID, for its row and for its clocks alike.
+
+Nothing else in lightning-bench reads CUDA_VISIBLE_DEVICES. NVML counts GPUs by the bus and hides none. CUDA
+counts those that the variable leaves, from the fastest one unless CUDA_DEVICE_ORDER says otherwise, and the
+slices of a GPU in MIG mode. So an index means one GPU to NVML and may mean another to CUDA; a UUID does not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightning_bench.errors import UsageError
+from lightning_bench.machine.software import why_no_cuda_build
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU or a MIG slice of one, as CUDA sees it, and the GPU whose sensors tell of it.
+
+    NVML gives neither clocks nor power of a MIG slice: `board_uuid` names the GPU that it is cut from, whose
+    clock all its slices share and whose power is that of all. It is `""` if no NVML device has the UUID that
+    torch gives; then there are no readings.
+    """
+
+    name: str
+    capability: str
+    driver: str
+    board_uuid: str
+
+
+def cuda_gpu() -> Gpu:
+    """Return the GPU that CUDA calls 0 in this process.
+
+    CUDA_VISIBLE_DEVICES decides where it can. torch is asked, and imported if need be, where CUDA is
+    initialized in this process already, among unlike GPUs whose order CUDA chooses, and for MIG slices.
+    Raises UsageError, with the reason, if there is no such GPU.
+    """
+    with _nvml() as nvml:
+        found = _find(nvml)
+        if isinstance(found, str):
+            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu")
+        if found.name and not _torch_is_on_a_gpu():
+            return found
+        return _told_by_torch(nvml, found)
+
+
+def why_no_gpu() -> str:
+    """Return why CUDA has no GPU in this process, or `""` if it has one. Never imports torch."""
+    with _nvml() as nvml:
+        found = _find(nvml)
+    return found if isinstance(found, str) else ""
+
+
+def open_board(gpu: Gpu) -> tuple[Any, Any]:
+    """Return NVML, initialized for the life of the process, and its handle of the GPU with the sensors.
+
+    Raises UsageError if that GPU is not known, ImportError or an NVML error if NVML does not work.
+    """
+    import pynvml
+
+    if not gpu.board_uuid:
+        raise UsageError(f"NVML knows no GPU by the UUID that torch gives for {gpu.name}")
+    pynvml.nvmlInit()
+    return pynvml, pynvml.nvmlDeviceGetHandleByUUID(gpu.board_uuid)
+
+
+@dataclass(frozen=True)
+class _Board:
+    """A physical GPU as NVML lists it; `slices` are the UUIDs of its MIG devices."""
+
+    handle: Any
+    name: str
+    uuid: str
+    sliced: bool
+    slices: tuple[str, ...]
+
+    def has(self, uuid: str) -> bool:
+        """Whether a UUID, with or without what stands before its digits, is this GPU's or a slice's."""
+        return _digits(uuid) in map(_digits, (self.uuid, *self.slices))
+
+
+def _find(nvml: Any) -> Gpu | str:
+    """Find CUDA's first GPU or say why there is none; its name is `""` where only torch can tell which."""
+    if isinstance(nvml, str):
+        return f"no NVIDIA driver answers here ({nvml})"
+    try:
+        boards = _boards(nvml)
+        if not boards:
+            return "the NVIDIA driver sees no GPU"
+        if reason := why_no_cuda_build():
+            return reason
+        chosen = _first_visible(boards)
+        if isinstance(chosen, str):
+            return chosen
+        driver = _text(nvml.nvmlSystemGetDriverVersion())
+        if chosen is None or chosen.sliced:
+            return Gpu(name="", capability="", driver=driver, board_uuid="")
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(chosen.handle)
+        return Gpu(chosen.name, f"{major}.{minor}", driver, chosen.uuid)
+    except nvml.NVMLError as error:
+        return f"the NVIDIA driver does not answer ({error})"
+
+
+def _first_visible(boards: list[_Board]) -> _Board | str | None:
+    """Return CUDA's first GPU, why there is none, or None where only torch can tell which it is."""
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    first = "0" if variable is None else _first_entry(variable)
+    if first.startswith("MIG-"):
+        return None
+    if first.startswith("GPU-"):
+        board = next((board for board in boards if board.uuid.startswith(first)), None)
+    else:
+        board = boards[int(first)] if first and int(first) < len(boards) else None
+        # CUDA counts from the fastest GPU unless told otherwise, NVML by the bus.
+        by_bus = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        if board and not by_bus and len({board.name for board in boards}) > 1:
+            return None
+    return board or f"CUDA_VISIBLE_DEVICES={variable!r} hides every GPU"
+
+
+def _first_entry(variable: str) -> str:
+    """Return the first GPU that the variable leaves: an index, `GPU-…` or `MIG-…`; `""` if it leaves none.
+
+    As CUDA reads it: the kind of the first entry is the kind of all, digits count up to the first other
+    character, the first entry that is not valid ends the list, and a repeated one empties it.
+    """
+    first, *more = (entry.strip() for entry in variable.split(","))
+    prefix = next((prefix for prefix in ("GPU-", "MIG-") if first.startswith(prefix)), "")
+    valid = re.compile(prefix + r"\S+" if prefix else r"\+?[0-9]+")
+    entries: list[str] = []
+    for entry in (first, *more):
+        match = valid.match(entry)
+        if match is None:
+            break
+        text = match[0] if prefix else str(int(match[0]))
+        if text in entries:
+            return ""
+        entries.append(text)
+    return entries[0] if entries else ""
+
+
+def _torch_is_on_a_gpu() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+def _told_by_torch(nvml: Any, gpu: Gpu) -> Gpu:
+    """Fill in what torch knows best: name and capability of its device 0, and which of NVML's it is."""
+    import torch
+
+    if not torch.cuda.is_available():
+        variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise UsageError(
+            f"no CUDA device: torch sees none (CUDA_VISIBLE_DEVICES is {variable!r}); "
+            "mend that, or choose the device cpu"
+        )
+    properties = torch.cuda.get_device_properties(0)
+    boards = _boards(nvml)
+    uuid = str(getattr(properties, "uuid", ""))
+    board = boards[0] if len(boards) == 1 else next((board for board in boards if board.has(uuid)), None)
+    return replace(
+        gpu,
+        name=torch.cuda.get_device_name(0),
+        capability=".".join(map(str, torch.cuda.get_device_capability(0))),
+        board_uuid=board.uuid if board else gpu.board_uuid,
+    )
+
+
+def _boards(nvml: Any) -> list[_Board]:
+    boards = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        sliced = _is_sliced(nvml, handle)
+        boards.append(
+            _Board(
+                handle,
+                _text(nvml.nvmlDeviceGetName(handle)),
+                _text(nvml.nvmlDeviceGetUUID(handle)),
+                sliced,
+                tuple(_slices(nvml, handle)) if sliced else (),
+            )
+        )
+    return boards
+
+
+def _is_sliced(nvml: Any, handle: Any) -> bool:
+    """Whether the GPU is in MIG mode, where CUDA sees a slice of it under a name of its own."""
+    try:
+        current, _pending = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError:  # most GPUs know no MIG
+        return False
+    return bool(current)
+
+
+def _slices(nvml: Any, handle: Any) -> Iterator[str]:
+    """Yield the UUIDs of the MIG devices of a GPU; places without one answer with an error."""
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            mig = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            yield _text(nvml.nvmlDeviceGetUUID(mig))
+        except nvml.NVMLError:
+            continue
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """Yield the NVML module, initialized, or the reason why it cannot be used."""
+    try:
+        import pynvml
+    except ImportError:
+        yield "the package nvidia-ml-py is not installed"
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        yield f"NVML: {error}"
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _digits(uuid: str) -> str:
+    """Return the UUID without `GPU-` or `MIG-`, which torch leaves out."""
+    return uuid.removeprefix("GPU-").removeprefix("MIG-").lower()
+
+
+def _text(value: str | bytes) -> str:
+    """Return text; NVML answers in str or, in old bindings, in bytes."""
+    return value.decode() if isinstance(value, bytes) else value

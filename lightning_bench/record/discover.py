@@ -1,0 +1,86 @@
+"""Which files are result files: named ones, those of a folder, and those that `--fresh` set aside."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from lightning_bench.errors import UsageError
+from lightning_bench.record.row import SCHEMA
+
+_SET_ASIDE = re.compile(r"\.\d{8}T\d{6,}Z\.csv$")
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Result files in order, each once; those of them that were `named` and not found in a folder.
+
+    `skipped` has a sentence for each CSV of a folder that is no result file.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    named: set[Path] = field(default_factory=set)
+    skipped: list[str] = field(default_factory=list)
+
+
+def result_files(paths: Sequence[str | Path], *, set_aside: bool = False) -> FoundFiles:
+    """Return the named files, and of folders all result files at any depth, sorted by path.
+
+    A folder's CSVs that a script wrote are left out, and those that `--fresh` set aside unless
+    `set_aside`. A named file is taken whatever it holds. Raises UsageError for a path that does not exist.
+    """
+    found = FoundFiles()
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if path.is_dir():
+            files = _of_folder(path, found.skipped, set_aside)
+        elif path.exists():
+            files = [path]
+            found.named.add(path)
+        else:
+            raise UsageError(f"{path}: there is no such file or folder; give a CSV that lbench wrote")
+        for file in files:
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                found.files.append(file)
+    return found
+
+
+def set_aside_path(path: Path, time: datetime) -> Path:
+    """Return where `--fresh` moves `path`: NAME.20261121T072500123456Z.csv; `time` is UTC."""
+    return path.with_suffix(f".{time:%Y%m%dT%H%M%S%fZ}.csv")
+
+
+def shown_path(path: Path) -> str:
+    """Return the path as a user would type it here: relative if below this folder, with / everywhere."""
+    full = Path(os.path.abspath(path))
+    here = Path.cwd()
+    return (full.relative_to(here) if full.is_relative_to(here) else full).as_posix()
+
+
+def _of_folder(folder: Path, skipped: list[str], set_aside: bool) -> list[Path]:
+    found = []
+    for path in sorted(folder.rglob("*.csv")):
+        if not path.is_file() or (_SET_ASIDE.search(path.name) and not set_aside):
+            continue
+        if why := _why_no_result_file(path):
+            skipped.append(f"{shown_path(path)} {why}")
+        else:
+            found.append(path)
+    return found
+
+
+def _why_no_result_file(path: Path) -> str:
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            header = next(csv.reader([file.readline()]), [])
+    except (OSError, csv.Error) as error:
+        return f"cannot be read ({error})"
+    if not header:
+        return "is empty"
+    return "" if set(header) >= set(SCHEMA.required) else "is not a CSV that lbench wrote"
