@@ -75,6 +75,7 @@ def fuzz(first: int, seconds: float, say: Callable[[str], None]) -> list[int]:
     spent = time.monotonic() - start
     say(
         f"seeds {first} to {seed - 1}: {len(failed)} failed, {(seed - first) / spent:.1f} trials per second, "
-        f"largest error {worst:.2f} of the budget; " + ", ".join(f"{k}: {v}" for k, v in sorted(paths.items()))
+        f"largest error {worst:.2f} of the budget; "
+        + ", ".join(f"{k}: {v}" for k, v in sorted(paths.items()))
     )
     return failed

@@ -233,6 +233,8 @@ def _worst_row(name: str, got: Tensor, expected: Tensor, energy: Tensor, dtype: 
     worst = float(over.max())
     if worst > 1:
         index = [int(i) for i in torch.unravel_index(over.argmax(), over.shape)]
-        raise WrongResult(f"row {index} of {name}: error {float(error[tuple(index)]):.3g}, "
-                          f"allowed {float(allowed[tuple(index)]):.3g}, {int((over > 1).sum())} rows wrong")
+        raise WrongResult(
+            f"row {index} of {name}: error {float(error[tuple(index)]):.3g}, "
+            f"allowed {float(allowed[tuple(index)]):.3g}, {int((over > 1).sum())} rows wrong"
+        )
     return worst
