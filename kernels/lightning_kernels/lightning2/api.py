@@ -121,7 +121,7 @@ def lightning2_config(
         tiles, _, segments = hopper_launch(
             head_dim, value_dim, backward, programs, seq_len, processors(device), elements
         )
-        return f"{tiles} segments={segments}"
+        return f"{tiles.config} segments={segments}"
     if shared_bytes is None:
         shared_bytes = shared_limit(device)
     return f"path=portable {lightning2_tiles(head_dim, value_dim, dtype, shared_bytes)}"

@@ -95,14 +95,11 @@ class _Launch:
         )
         self._tiles, self._grid = tiles, (walks * segments, 1, 1)
         self._counts = heads, heads // k.shape[1], n, segments
-        self._rest = (
-            *strides, d, e, tiles.block_d, tiles.tiles_e, tiles.columns, tiles.stages, tiles.copies, backward,
-            tiles.loader_registers, tiles.output_registers, segments > 1,
-        )  # fmt: skip
+        self._rest = (*strides, d, e, tiles, backward)
         # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
         self._key = (
-            device, q.dtype, d, e, tiles.columns, tiles.boxes, backward, segments > 1, slopes is None,
-            offsets is None, _alignment(initial), _alignment(grad_state), final is None, max(strides) < 2**31,
+            device, q.dtype, d, e, tiles, backward, slopes is None, offsets is None, _alignment(initial),
+            _alignment(grad_state), final is None, max(strides) < 2**31,
         )  # fmt: skip
         self._compiled: Callable[..., Any] | None = None
 
