@@ -1,7 +1,7 @@
 """Mistakes in the Hopper kernel that the emulator must find: each is one edit of its source.
 
 A mutant must fail in one of the same trials that the kernel itself passes. An edit whose text is no longer in
-the source fails with `StaleEdit`: write it anew for the code as it is.
+the source fails with `StaleEditError`: write it anew for the code as it is.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from tests.support.gluon_emulator.errors import Hazard, StaleEdit
+from tests.support.gluon_emulator.errors import HazardError, StaleEditError
 from tests.support.gluon_emulator.source import Edit
 from tests.support.gluon_emulator.trials import Trial, run
 
@@ -31,8 +31,8 @@ SHALLOW = Trial(n=1024, head_dim=256, value_dim=64, heads=1, kv_heads=1, slopes=
 
 TRIALS = {
     "pairs": PAIRS, "boxes": BOXES, "ahead": AHEAD, "deep": DEEP, "wide": WIDE, "ragged": RAGGED,
-    "grouped": GROUPED, "memory": MEMORY, "slow": SLOW, "packed": PACKED, "window": WINDOW, "one block": ONE_BLOCK, "shallow": SHALLOW,
-    "steep": replace(WIDE, slopes=(1e30, 0.3)),
+    "grouped": GROUPED, "memory": MEMORY, "slow": SLOW, "packed": PACKED, "window": WINDOW,
+    "one block": ONE_BLOCK, "shallow": SHALLOW, "steep": replace(WIDE, slopes=(1e30, 0.3)),
 }  # fmt: skip
 
 
@@ -57,7 +57,8 @@ WAITS = (
     mutant("loader overwrites a stage without waiting for `empty`", "pairs",
            ("rings", "mbarrier.wait(self.empty.index(stage), _parity(turn, self.stages) ^ 1)", "pass")),
     mutant("readers do not wait for `full`", "pairs",
-           ("rings", "mbarrier.wait(self.full.index(stage), _parity(turn, self.stages), pred=wanted)", "pass")),
+           ("rings", "mbarrier.wait(self.full.index(stage), _parity(turn, self.stages), pred=wanted)",
+                     "pass")),
     mutant("output does not wait for `ready`", "deep",
            ("rings", "mbarrier.wait(self.ready.index(place // self.together), "
                      "_parity(copy, self.copies), pred=wanted)", "pass")),
@@ -68,12 +69,14 @@ WAITS = (
     mutant("scores are used in flight", "ragged",
            ("output", "warpgroup_mma_wait(1, deps=[p])", "warpgroup_mma_wait(2, deps=[p])", 2)),
     mutant("the second product of a pair is not waited for", "pairs",
-           ("state", "warpgroup_mma_wait(0, deps=[state, gain])", "warpgroup_mma_wait(1, deps=[state, gain])")),
+           ("state", "warpgroup_mma_wait(0, deps=[state, gain])",
+                     "warpgroup_mma_wait(1, deps=[state, gain])")),
     mutant("output follows `full` where it must follow `ready`", "shallow",
            ("output", "state = states.tiles.index(states.wait(copy, wanted))\n",
                       "state = states.tiles.index(copy % states.copies)\n    ring.wait(turn, wanted)\n"),
            ("output", "    zero = gl.zeros([BLOCK, COLUMNS], gl.float32, tall)\n",
-                      "    states.wait(copy, wanted)\n    zero = gl.zeros([BLOCK, COLUMNS], gl.float32, tall)\n")),
+                      "    states.wait(copy, wanted)\n"
+                      "    zero = gl.zeros([BLOCK, COLUMNS], gl.float32, tall)\n")),
 )  # fmt: skip
 FENCES = (
     mutant("no fence before a copy of the state is announced", "ragged",
@@ -204,7 +207,8 @@ ROLES = (
     mutant("heads do not share k and v", "grouped", ("kernel", "kv_head = head // group", "kv_head = head")),
     mutant("dk and dv are not scaled", "ragged",
            ("kernel", "gl.where(is_dq, 1.0, scale)", "gl.where(is_dq, 1.0, 1.0)")),
-    mutant("dk and dv decay as dq does", "ragged", ("kernel", "gl.where(is_dq, 1, 0))", "gl.where(is_dq, 1, 1))")),
+    mutant("dk and dv decay as dq does", "ragged",
+           ("kernel", "gl.where(is_dq, 1, 0))", "gl.where(is_dq, 1, 1))")),
     mutant("packed sequences end at the end of all", "packed",
            ("kernel", "steps = gl.load(offset_ptr + sequence + 1) - begin",
                       "steps = gl.load(offset_ptr + sequence + 1)")),
@@ -227,13 +231,13 @@ def test_mutant_is_found(mutant):
         assert passes(mutant.trial, seed)
         try:
             run(TRIALS[mutant.trial], seed, mutant.edits)
-        except Hazard:
+        except HazardError:
             return
     pytest.fail(f"not found: {mutant.name}")
 
 
 def test_an_edit_that_no_longer_applies_fails():
-    with pytest.raises(StaleEdit, match="has 0 times, not 1"):
+    with pytest.raises(StaleEditError, match="has 0 times, not 1"):
         run(ONE_BLOCK, 1, [Edit("hopper/kernel.py", "what is not there", "")])
-    with pytest.raises(StaleEdit, match="not 1"):
+    with pytest.raises(StaleEditError, match="not 1"):
         run(ONE_BLOCK, 1, [Edit("hopper/kernel.py", "gl.where(", "gl.where(")])

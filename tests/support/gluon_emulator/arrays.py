@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import Hazard
+from .errors import HazardError
 from .scalars import Float, width
 
 
@@ -48,10 +48,10 @@ def fitting(values: np.ndarray, bits: int) -> np.ndarray:
     """Return the int64 array if its values fit `bits` bits.
 
     Raises:
-        Hazard: if one does not.
+        HazardError: if one does not.
     """
     if bits == 32 and values.size and (values.max() >= 2**31 or values.min() < -(2**31)):
-        raise Hazard("int32 overflow in a tile")
+        raise HazardError("int32 overflow in a tile")
     return values
 
 
@@ -77,7 +77,7 @@ class Tile:
             data = rounded(data.astype(np.float32), dtype)
         elif self.dtype.kind == "f":
             if not (np.abs(data) < 2.0 ** (dtype.bits - 1)).all():
-                raise Hazard(f"a float does not fit int{dtype.bits}")
+                raise HazardError(f"a float does not fit int{dtype.bits}")
             data = data.astype(np.int64)
         else:
             data = fitting(data.astype(np.int64), dtype.bits)

@@ -8,7 +8,7 @@ order of this one run.
 
 from collections.abc import Hashable
 
-from .errors import Hazard
+from .errors import HazardError
 
 Clock = dict[Hashable, int]
 
@@ -36,17 +36,17 @@ class Barrier:
     def init(self, count: int) -> None:
         """Set the number of arrivals of a phase."""
         if self.count:
-            raise Hazard(f"{self.name} is initialised twice")
+            raise HazardError(f"{self.name} is initialised twice")
         if count < 1:
-            raise Hazard(f"{self.name} is initialised with a count of {count}")
+            raise HazardError(f"{self.name} is initialised with a count of {count}")
         self.count = self.left = count
 
     def arrive(self, count: int, clock: Clock) -> None:
         """Count arrivals; the last one ends the phase unless bytes are expected."""
         if not self.count:
-            raise Hazard(f"{self.name} is not initialised")
+            raise HazardError(f"{self.name} is not initialised")
         if count > self.left:
-            raise Hazard(f"{self.name} takes {self.left} more arrivals in this phase, not {count}")
+            raise HazardError(f"{self.name} takes {self.left} more arrivals in this phase, not {count}")
         self.left -= count
         learn(self._arriving, clock)
         self._end()
@@ -60,7 +60,7 @@ class Barrier:
         self.bytes -= count
         learn(self._arriving, clock)
         if self.bytes < 0 and not self.left:
-            raise Hazard(f"{self.name} receives {-self.bytes} bytes more than it expects")
+            raise HazardError(f"{self.name} receives {-self.bytes} bytes more than it expects")
         self._end()
 
     def _end(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from .errors import Hazard
+from .errors import HazardError
 from .trials import Runner, Trial
 
 _DIMS = (
@@ -17,10 +17,10 @@ _DIMS = (
 _LENGTHS = (0, 1, 2, 63, 64, 65, 127, 128, 129, 191, 192, 193, 256, 257, 320)
 
 
-def draw(seed: int) -> Trial:
-    """Return the random trial of a seed."""
+def draw(seed: int, longest: int = 1100) -> Trial:
+    """Return the random trial of a seed, of at most `longest` tokens."""
     rng = random.Random(seed)
-    n = rng.choice((rng.choice(_LENGTHS), rng.randrange(1, 700), rng.randrange(300, 1100)))
+    n = min(longest, rng.choice((rng.choice(_LENGTHS), rng.randrange(1, 700), rng.randrange(300, 1100))))
     bounds = None
     if rng.random() < 0.35:
         cuts = [rng.choice((rng.randrange(n + 1), 0, n, n // 128 * 64)) for _ in range(rng.randrange(4))]
@@ -68,7 +68,7 @@ def fuzz(first: int, seconds: float, say: Callable[[str], None]) -> list[int]:
                 f"{', segments' if int(launch['segments']) > 1 else ''}"
                 for launch in outcome.launches
             )  # fmt: skip
-        except Hazard as hazard:
+        except HazardError as hazard:
             failed.append(seed)
             say(f"seed {seed}: {type(hazard).__name__}: {hazard}\n    {draw(seed)}")
         seed += 1

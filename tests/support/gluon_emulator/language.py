@@ -6,7 +6,7 @@ import numpy as np
 
 from . import arrays, memory, ptx
 from .arrays import FLOAT32, Tile, as_tile, joined
-from .errors import Hazard
+from .errors import HazardError
 from .launch import JitFunction
 from .memory import Pointer
 from .products import Products
@@ -48,18 +48,18 @@ def aggregate(cls):
     fields = set(cls.__annotations__)
     plain = cls.__init__
 
-    def __init__(self, *arguments, **more):
+    def construct(self, *arguments, **more):
         plain(self, *arguments, **more)
         missing = fields - set(vars(self))
         if missing:
             raise AttributeError(f"{cls.__name__} did not set {sorted(missing)}")
 
-    def __setattr__(self, name, value):
+    def set_field(self, name, value):
         if name not in fields:
             raise AttributeError(f"{cls.__name__} has no field {name}")
         object.__setattr__(self, name, value)
 
-    cls.__init__, cls.__setattr__ = __init__, __setattr__
+    cls.__init__, cls.__setattr__ = construct, set_field
     return cls
 
 
@@ -125,7 +125,7 @@ def full(shape, value, dtype, layout=None):
 def inline_asm_elementwise(asm, constraints, args, dtype, is_pure, pack):
     """Run inline assembly."""
     if len(constraints.split(",")) != len(args) + 1:
-        raise Hazard(f"constraints {constraints} for {len(args)} arguments")
+        raise HazardError(f"constraints {constraints} for {len(args)} arguments")
     if all(not isinstance(x, Tile) for x in args):
         return fp32(ptx.run(asm, args, dtype).data)
     return ptx.run(asm, args, dtype)

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import torch
 
-from .errors import Hazard
+from .errors import HazardError
 from .memory import Pointer, launch_argument
 from .schedule import Program
 from .transfers import Box
@@ -30,7 +30,7 @@ class Machine:
         """Run a kernel to its end.
 
         Raises:
-            Hazard: for what it does wrong.
+            HazardError: for what it does wrong.
         """
         bound = kernel.signature.bind(*arguments).arguments
         if len(bound) != len(kernel.signature.parameters):
@@ -131,7 +131,7 @@ class Compiled:
                 self._kernel.signature.parameters, self._compiled_for, self._variant(arguments), strict=True
             ):
                 if before != now and not _covers(before, now):
-                    raise Hazard(f"{name} is {now}, but the kernel was compiled for {before}")
+                    raise HazardError(f"{name} is {now}, but the kernel was compiled for {before}")
             self._kernel.machine.run(self._kernel, grid, arguments, self._warps)
 
         return launch

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from .arrays import BFLOAT16, FLOAT16, FLOAT32, INT32, INT64, Tile, rounded
-from .errors import Hazard
+from .errors import HazardError
 from .scalars import integer, scalar
 
 DTYPES = {
@@ -40,30 +40,30 @@ class Region:
         if offsets.size and (
             offsets.min() < 0 or offsets.max() >= self.values.size or not self.inside[offsets].all()
         ):
-            raise Hazard(f"{what} outside of {self.name}")
+            raise HazardError(f"{what} outside of {self.name}")
 
     def write(self, offsets: np.ndarray, values: np.ndarray) -> None:
         """Store elements of a tensor that the launch is to write."""
         if self.written is None:
-            raise Hazard(f"store to {self.name}, which is an input")
+            raise HazardError(f"store to {self.name}, which is an input")
         self.check(offsets, "store")
         self.values[offsets] = rounded(values, self.dtype)
         self.written[offsets] = True
         self.count += offsets.size
         if np.count_nonzero(self.written) != self.count:
-            raise Hazard(f"an element of {self.name} is written twice")
+            raise HazardError(f"an element of {self.name} is written twice")
 
     def finish(self) -> None:
         """Hand the values to the host's tensor.
 
         Raises:
-            Hazard: if an element was never written.
+            HazardError: if an element was never written.
         """
         if self.written is None:
             return
         missing = int(np.count_nonzero(self.inside & ~self.written))
         if missing:
-            raise Hazard(f"{missing} elements of {self.name} are never written")
+            raise HazardError(f"{missing} elements of {self.name} are never written")
         values = torch.from_numpy(self.values).to(self.tensor.dtype)
         self.tensor.copy_(values.as_strided(
             self.tensor.shape, self.tensor.stride(), self.tensor.storage_offset()

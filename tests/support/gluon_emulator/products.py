@@ -3,7 +3,7 @@
 import torch
 
 from .arrays import BFLOAT16, FLOAT16, FLOAT32, Tile, joined
-from .errors import Hazard
+from .errors import HazardError
 from .shared import Shared
 
 
@@ -14,7 +14,7 @@ class Accumulator:
         self.result, self.reads, self.done = result, reads, False
 
     def _refuse(self, *_):
-        raise Hazard("an accumulator is used before warpgroup_mma_wait has named it")
+        raise HazardError("an accumulator is used before warpgroup_mma_wait has named it")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _refuse
     __getitem__ = to = _refuse
@@ -41,14 +41,14 @@ class Products:
         yield
         partition = self._machine.program.current
         if partition.warps % 4:
-            raise Hazard(f"wgmma needs four warps each, {partition.name} has {partition.warps}")
+            raise HazardError(f"wgmma needs four warps each, {partition.name} has {partition.warps}")
         if isinstance(a, Accumulator):
             a._refuse()
         if not isinstance(b, Shared) or a.dtype is not b.dtype or a.dtype not in (FLOAT16, BFLOAT16):
-            raise Hazard("wgmma takes fp16 or bf16 operands of one dtype, the second in shared memory")
+            raise HazardError("wgmma takes fp16 or bf16 operands of one dtype, the second in shared memory")
         shape = [a.shape[0], b.shape[1]]
         if len(a.shape) != 2 or a.shape[1] != b.shape[0] or acc.shape != shape or acc.dtype is not FLOAT32:
-            raise Hazard(f"wgmma of {a.shape} and {b.shape} into {acc.shape}")
+            raise HazardError(f"wgmma of {a.shape} and {b.shape} into {acc.shape}")
         reads = [cell.read(partition, True) for x in (a, b) if isinstance(x, Shared) for cell in x.cells]
         origin = tuple(reads) if isinstance(a, Shared) else joined(a.reads, tuple(reads))
         values = _product(a.values if isinstance(a, Shared) else a.data, b.values)
@@ -69,7 +69,7 @@ class Products:
         """Wait until so many products are left in flight and return `deps`, the finished ones as tiles."""
         yield
         if not deps:
-            raise Hazard("warpgroup_mma_wait needs deps")
+            raise HazardError("warpgroup_mma_wait needs deps")
         _finish(self._machine.program.current, int(num_outstanding))
         results = tuple(x.result if isinstance(x, Accumulator) and x.done else x for x in deps)
         yield

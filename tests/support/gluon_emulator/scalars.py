@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .errors import Hazard
+from .errors import HazardError
 
 _BOUND = {32: 2**31, 64: 2**63}
 
 
 class Int32(int):
-    """A 32-bit integer; a result that does not fit raises `Hazard`."""
+    """A 32-bit integer; a result that does not fit raises `HazardError`."""
 
     __slots__ = ()
     bits = 32
@@ -53,10 +53,10 @@ def integer(value: int, bits: int) -> Int32:
     """Return an integer of `bits` bits.
 
     Raises:
-        Hazard: if it does not fit.
+        HazardError: if it does not fit.
     """
     if not -_BOUND[bits] <= value < _BOUND[bits]:
-        raise Hazard(f"int{bits} overflow: {value}")
+        raise HazardError(f"int{bits} overflow: {value}")
     return Int64(value) if bits == 64 else Int32(value)
 
 
@@ -71,7 +71,7 @@ def scalar(value, dtype):
         return fp32(value)
     if isinstance(value, float):
         if value != value or abs(value) >= _BOUND[dtype.bits]:
-            raise Hazard(f"float {value} does not fit int{dtype.bits}")
+            raise HazardError(f"float {value} does not fit int{dtype.bits}")
         value = int(value)
     return integer(value, dtype.bits)
 

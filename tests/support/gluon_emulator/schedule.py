@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from .barriers import Barrier, Clock, learn
-from .errors import Deadlock, Hazard
+from .errors import DeadlockError, HazardError
 
 
 @dataclass(eq=False)
@@ -69,8 +69,8 @@ class Program:
         """Run partitions (name, warps, steps) until all have ended.
 
         Raises:
-            Deadlock: if nobody can go on.
-            Hazard: for what a partition does wrong.
+            DeadlockError: if nobody can go on.
+            HazardError: for what a partition does wrong.
         """
         running = [Partition(name, warps, dict(self.main.clock), steps) for name, warps, steps in parts]
         try:
@@ -94,7 +94,7 @@ class Program:
                 waits = ", ".join(
                     f"{p.name} at {p.barrier.name} for parity {p.parity}" for p in running if p.barrier
                 )
-                raise Deadlock(f"program {self.number}: all wait: {waits}")
+                raise DeadlockError(f"program {self.number}: all wait: {waits}")
             if favourite in able and self.rng.random() < 0.8:
                 turn = favourite
             elif turn not in able or self.rng.random() >= self._stay:
@@ -112,7 +112,7 @@ class Program:
             wanted = next(partition.steps)
         except StopIteration:
             if partition.products:
-                raise Hazard(f"{partition.name} ends with a product in flight") from None
+                raise HazardError(f"{partition.name} ends with a product in flight") from None
             return False
         if wanted is not None:
             partition.barrier, partition.parity = wanted

@@ -10,7 +10,7 @@ import numpy as np
 
 from .arrays import DType, Tile, rounded
 from .barriers import Barrier, Clock
-from .errors import Hazard
+from .errors import HazardError
 
 
 class Read:
@@ -29,13 +29,13 @@ class Read:
         """Note that the read is a race."""
         self.fault = self.fault or f"{self.agent} reads {self.name} {fault}"
         if self.used:
-            raise Hazard(self.fault)
+            raise HazardError(self.fault)
 
     def use(self) -> None:
         """Note that a value that depends on the read is stored."""
         self.used = True
         if self.fault:
-            raise Hazard(self.fault)
+            raise HazardError(self.fault)
 
 
 class Cell:
@@ -54,9 +54,9 @@ class Cell:
         """Note that a partition starts to overwrite the tile."""
         who = partition.name
         if self.flying:
-            raise Hazard(f"{who} writes {self.name} while a copy to it is in flight")
+            raise HazardError(f"{who} writes {self.name} while a copy to it is in flight")
         if self.writer is not None and not knows(partition.clock, self.writer):
-            raise Hazard(f"{who} writes {self.name} without waiting for the write before")
+            raise HazardError(f"{who} writes {self.name} without waiting for the write before")
         for read in self.reads:
             if read.tick is None or not knows(partition.clock, (read.agent, read.tick)):
                 read.blame(f"while {who} may overwrite it")
@@ -104,7 +104,7 @@ class Shared:
     def index(self, i):
         """Return tile `i`, or barrier `i`."""
         if not 0 <= i < self.values.shape[0]:
-            raise Hazard(f"index {int(i)} of {self.values.shape[0]} tiles of {self.cells[0].name}")
+            raise HazardError(f"index {int(i)} of {self.values.shape[0]} tiles of {self.cells[0].name}")
         cell = self.cells[i]
         if isinstance(cell, Barrier):
             return cell
@@ -118,7 +118,7 @@ class Shared:
         """Return a view of another shape, with the elements in their order."""
         values = self.values.reshape([int(dim) for dim in shape])
         if not np.shares_memory(values, self.values):
-            raise Hazard("a reshape of shared memory would move elements")
+            raise HazardError("a reshape of shared memory would move elements")
         return Shared(self.program, self.cells, values, self.dtype)
 
     def load(self, layout=None):
@@ -134,9 +134,9 @@ class Shared:
         """Write the tiles from registers."""
         yield
         if value.shape != self.shape:
-            raise Hazard(f"store of {value.shape} to {self.cells[0].name} of {self.shape}")
+            raise HazardError(f"store of {value.shape} to {self.cells[0].name} of {self.shape}")
         if value.dtype is not self.dtype:
-            raise Hazard(f"store of {value.dtype.name} to {self.cells[0].name} of {self.dtype.name}")
+            raise HazardError(f"store of {value.dtype.name} to {self.cells[0].name} of {self.dtype.name}")
         for read in value.reads:
             read.use()
         partition = self.program.current
@@ -156,11 +156,8 @@ def allocate(program, dtype: DType, shape, barriers: bool, name: str) -> Shared:
     cells = tuple(Cell(f"{name}[{i}]" if count > 1 else name) for i in range(count))
     program.cells.extend(cells)
     program.shared_bytes += math.prod(shape) * dtype.bits // 8
-    if dtype.kind == "f":
-        values = np.full(shape, np.nan, np.float32)
-    else:
-        values = np.full(shape, -(2**31), np.int64)
-    return Shared(program, cells, values, dtype)
+    poison = np.full(shape, np.nan, np.float32)
+    return Shared(program, cells, poison if dtype.kind == "f" else np.full(shape, -(2**31)), dtype)
 
 
 def land(destination: Shared, values: np.ndarray, dtype: DType) -> None:

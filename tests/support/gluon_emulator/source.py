@@ -15,7 +15,7 @@ from types import CodeType, GeneratorType, ModuleType, SimpleNamespace
 
 import lightning_kernels
 
-from .errors import StaleEdit
+from .errors import StaleEditError
 from .language import modules
 from .launch import Machine
 from .scalars import kernel_range
@@ -76,11 +76,11 @@ class Source:
         if self._is_loaded(name) and fromlist:
             return self._load(name)
         if fromlist and any(self._is_loaded(f"{name}.{item}") for item in fromlist):
-            real = importlib.import_module(name)
-            return SimpleNamespace(**{
-                item: self._load(f"{name}.{item}") if self._is_loaded(f"{name}.{item}") else getattr(real, item)
-                for item in fromlist
-            })  # fmt: skip
+            found = SimpleNamespace(**vars(importlib.import_module(name)))
+            for item in fromlist:
+                if self._is_loaded(f"{name}.{item}"):
+                    setattr(found, item, self._load(f"{name}.{item}"))
+            return found
         return builtins.__import__(name, globals, locals, fromlist, level)
 
 
@@ -96,13 +96,13 @@ def edited_text(file: str, edits: Iterable[Edit]) -> str:
     """Return the text of a file of lightning2/ after edits.
 
     Raises:
-        StaleEdit: if one does not apply.
+        StaleEditError: if one does not apply.
     """
     text = (ROOT / "lightning2" / file).read_text(encoding="utf-8")
     for edit in edits:
         found = text.count(edit.old)
         if found != edit.count:
-            raise StaleEdit(f"{file} has {found} times, not {edit.count}: {edit.old!r}")
+            raise StaleEditError(f"{file} has {found} times, not {edit.count}: {edit.old!r}")
         text = text.replace(edit.old, edit.new)
     return text
 
@@ -136,8 +136,8 @@ class _Generators(ast.NodeTransformer):
 
     def visit_Assign(self, node: ast.Assign) -> ast.Assign:
         target, value = node.targets[0], node.value
-        if self._inside and isinstance(target, ast.Name) and isinstance(value, ast.Call):
-            if isinstance(value.func, ast.Attribute) and value.func.attr == "allocate_shared_memory":
+        match value:
+            case ast.Call(func=ast.Attribute(attr="allocate_shared_memory")) if isinstance(target, ast.Name):
                 # Reports name shared memory as the source does.
                 value.keywords.append(ast.keyword("name", ast.Constant(target.id)))
         node.value = self.visit(value)

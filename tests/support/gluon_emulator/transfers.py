@@ -4,7 +4,7 @@ import numpy as np
 
 from .arrays import BFLOAT16, FLOAT16
 from .barriers import Clock
-from .errors import Hazard
+from .errors import HazardError
 from .memory import Pointer, gather
 from .schedule import Copy
 from .shared import Shared, land
@@ -21,7 +21,7 @@ class AsyncCopies:
         program = self._machine.program
         partition = program.current
         if smem.shape != pointer.shape:
-            raise Hazard(f"copy of {pointer.shape} to {smem.cells[0].name} of {smem.shape}")
+            raise HazardError(f"copy of {pointer.shape} to {smem.cells[0].name} of {smem.shape}")
         values = gather(pointer, mask, 0.0)
         partition.issued += 1
         begin(smem, partition, ((partition.name, "copies"), partition.issued), generic=True)
@@ -63,10 +63,12 @@ class Boxes:
         program = self._machine.program
         partition = program.current
         if not barrier.fenced:
-            raise Hazard(f"TMA arrives at {barrier.name}, which no fence follows after its initialisation")
+            raise HazardError(
+                f"TMA arrives at {barrier.name}, which no fence follows after its initialisation"
+            )
         values = box.read([int(i) for i in coord])
         if list(values.shape) != result.shape:
-            raise Hazard(f"a box of {values.shape} for {result.cells[0].name} of {result.shape}")
+            raise HazardError(f"a box of {values.shape} for {result.cells[0].name} of {result.shape}")
         partition.issued += 1
         event = ((partition.name, "box", partition.issued % 64), partition.issued)
         begin(result, partition, event, generic=False)
@@ -100,9 +102,9 @@ class Barriers:
         """Wait until the phase of this parity has ended."""
         if pred:
             if phase not in (0, 1):
-                raise Hazard(f"a parity of {int(phase)}")
+                raise HazardError(f"a parity of {int(phase)}")
             if not barrier.count:
-                raise Hazard(f"{barrier.name} is not initialised")
+                raise HazardError(f"{barrier.name} is not initialised")
             yield barrier, int(phase)
         else:
             yield
@@ -140,9 +142,11 @@ class Box:
         self._start = region.tensor.storage_offset()
         size = region.dtype.bits // 8
         if descriptor.base.data_ptr() % 16 or any(step * size % 16 for step in self._strides[:-1]):
-            raise Hazard(f"TMA needs addresses and strides of {region.name} that are multiples of 16 bytes")
+            raise HazardError(
+                f"TMA needs addresses and strides of {region.name} that are multiples of 16 bytes"
+            )
         if self._strides[-1] != 1 or any(not 0 < step < 2**40 for step in self._strides):
-            raise Hazard(f"TMA cannot read strides {self._strides} of {region.name}")
+            raise HazardError(f"TMA cannot read strides {self._strides} of {region.name}")
         if region.dtype not in (FLOAT16, BFLOAT16):
             raise NotImplementedError(region.dtype.name)
 
@@ -153,7 +157,7 @@ class Box:
             zip(coord, self._block, self._shape, self._strides, strict=True)
         ):
             if not -(2**31) <= first < 2**31:
-                raise Hazard(f"a box begins at {first}")
+                raise HazardError(f"a box begins at {first}")
             along = [1] * len(coord)
             along[dim] = size
             index = np.arange(first, first + size).reshape(along)

@@ -1,7 +1,7 @@
-"""Trials: one call forward and one backward through the kernel's host code on an emulated device, against fp64.
+"""Trials: one call forward and one backward through the kernel's host code, on an emulated device.
 
-Every row of every result is judged by itself, by its error relative to the row or, where its terms cancel, to
-the root of the sum of their squares: an error over a whole tensor cannot see that some rows miss a term.
+Every row of every result is compared with fp64 by itself, relative to the row or, where its terms cancel,
+to the root of the sum of their squares: an error over a whole tensor cannot see that some rows miss a term.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import lightning_kernels as lk
 
-from .errors import Hazard
+from .errors import HazardError
 from .launch import Machine
 from .source import Edit, Source
 
@@ -23,7 +23,7 @@ _FLOOR = {torch.bfloat16: 0.0, torch.float16: 2.0**-23}
 """Absolute error of an element: below the normal numbers of fp16 rounding is absolute."""
 
 
-class WrongResult(Hazard):
+class WrongResultError(HazardError):
     """A row of a result is not what the definition says."""
 
 
@@ -55,6 +55,8 @@ class Trial:
     processors: int = 132
     wide: bool = False
     """Whether the wide kernel is taken where it can be, whatever the size of the call."""
+    segments: int | None = None
+    """Segments of a sequence; None leaves the choice to the host code."""
     boxes: bool = False
     """Whether TMA is taken where it can be, whatever the size of the call."""
 
@@ -74,7 +76,7 @@ def run(trial: Trial, seed: int, edits: Iterable[Edit] = ()) -> Outcome:
     """Run a trial; `seed` decides on values and on the schedule.
 
     Raises:
-        Hazard: for what the kernel does wrong; `WrongResult` for wrong values.
+        HazardError: for what the kernel does wrong; `WrongResultError` for wrong values.
     """
     return Runner(edits).run(trial, seed)
 
@@ -86,6 +88,7 @@ class Runner:
         self.machine = Machine()
         self.source = Source(self.machine, edits)
         self.host = self.source.module("hopper.host")
+        self._choose_segments = self.source.module("tiles").hopper_segments
 
     def run(self, trial: Trial, seed: int) -> Outcome:
         """Run a trial, as `run` does."""
@@ -95,6 +98,8 @@ class Runner:
         tiles = self.source.module("tiles")
         _replace(tiles, "_WIDE_FROM", 1 if trial.wide else 2**40)
         _replace(tiles, "_BOXES_FROM", 1 if trial.boxes else 2**40)
+        forced = trial.segments
+        _replace(tiles, "hopper_segments", self._choose_segments if forced is None else lambda *_: forced)
         _replace(self.host, "processors", lambda device: trial.processors)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -220,10 +225,10 @@ def _worst_row(name: str, got: Tensor, expected: Tensor, energy: Tensor, dtype: 
     """Return the largest error of a row over what is allowed.
 
     Raises:
-        WrongResult: if it is too large, or not a number.
+        WrongResultError: if it is too large, or not a number.
     """
     if got.shape != expected.shape:
-        raise WrongResult(f"{name} is {list(got.shape)}, not {list(expected.shape)}")
+        raise WrongResultError(f"{name} is {list(got.shape)}, not {list(expected.shape)}")
     if got.numel() == 0:
         return 0.0
     error = (got.double() - expected).norm(dim=-1)
@@ -233,7 +238,7 @@ def _worst_row(name: str, got: Tensor, expected: Tensor, energy: Tensor, dtype: 
     worst = float(over.max())
     if worst > 1:
         index = [int(i) for i in torch.unravel_index(over.argmax(), over.shape)]
-        raise WrongResult(
+        raise WrongResultError(
             f"row {index} of {name}: error {float(error[tuple(index)]):.3g}, "
             f"allowed {float(allowed[tuple(index)]):.3g}, {int((over > 1).sum())} rows wrong"
         )
