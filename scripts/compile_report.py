@@ -84,13 +84,9 @@ def hopper_variant(head_dim, value_dim, features):
 
     backward = "reverse" in features
     programs, elements = 16 if "few" in features else 128, 2**25 if "long" in features else 0
-    tiles = _config.hopper_tiles(head_dim, value_dim, backward, programs, 132, elements)
-    constants = {
-        "D": head_dim, "E": value_dim, "BLOCK_D": tiles.block_d, "TILES_E": tiles.tiles_e,
-        "COLUMNS": tiles.columns, "STAGES": tiles.stages, "COPIES": tiles.copies, "BACKWARD": backward,
-        "LOADER_REGISTERS": tiles.loader_registers, "OUTPUT_REGISTERS": tiles.output_registers,
-        "AHEAD": "ahead" in features,
-    }  # fmt: skip
+    ahead = "ahead" in features
+    tiles = _config.hopper_tiles(head_dim, value_dim, backward, programs, 132, elements, ahead)
+    constants = {"D": head_dim, "E": value_dim, "TILES": tiles, "BACKWARD": backward}
     absent = {
         "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",
         "offset_ptr": "packed", "g_ptr": "reverse", "dk_ptr": "reverse", "dv_ptr": "reverse",
@@ -104,7 +100,7 @@ def hopper_variant(head_dim, value_dim, features):
         else:
             constants[box] = None
     options = {"num_warps": tiles.state_warps}
-    return linear_attention_kernel, constants, options, types | {"scale": "fp32"}, str(tiles)
+    return linear_attention_kernel, constants, options, types | {"scale": "fp32"}, tiles.config
 
 
 def compile_variant(name, arch, dtype, head_dim, value_dim, features):

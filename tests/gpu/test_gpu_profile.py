@@ -12,7 +12,7 @@ from lightning_bench.errors import LbenchError
 from lightning_bench.machine import describe_machine
 from lightning_bench.measure.device.peaks import measure_ceilings, measure_device
 from lightning_bench.profile.data import Profile, Request
-from lightning_bench.profile.parent.run import Options, find_ncu, profile_case
+from lightning_bench.profile.parent.profilers import Options, find_ncu, profile_case
 
 pytestmark = [
     pytest.mark.gpu,

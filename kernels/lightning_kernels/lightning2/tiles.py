@@ -1,12 +1,16 @@
 """Tile sizes, warps and stages of the kernels: plain functions of dims and dtype, no autotuning."""
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import NamedTuple
 
 import torch
 
+HOPPER_BLOCK = 64
+"""Tokens of a block of the Hopper kernel."""
 LARGEST_SHARED_BYTES = 232448
 """Shared memory that one program may take on compute capability 9.0; 166912 on 8.0 and 101376 on 8.9."""
 
@@ -81,32 +85,49 @@ def _triton_has_gluon() -> bool:
     return (int(major), int(minor)) >= (3, 6)
 
 
-@dataclass(frozen=True, slots=True)
-class HopperTiles:
-    """How a launch of the Hopper kernel is cut up; a block has 64 tokens."""
+class HopperTiles(NamedTuple):
+    """How a launch of the Hopper kernel is cut up; a block has 64 tokens.
+
+    The kernel takes it whole, as one constant. Triton's caches of compiled kernels know a constant by its
+    text, so whatever the kernel reads of it is a field, not a property, and the text is that of all fields.
+    """
 
     block_d: int
+    """Columns of a tile of q and k: head_dim, padded."""
     columns: int
     """Columns of v of one program: 32, 64 or 128."""
     tiles_e: int
+    """Programs that share a head, each with its own columns of v."""
     stages: int
+    """Blocks in the ring of q, k and v."""
     copies: int
-    """Of the state in shared memory, for the output's warps to read; with 4, blocks go in pairs."""
+    """Copies of the state in shared memory, for the output's warps to read."""
     output_registers: int
+    """Registers of each thread of the output's warps, a multiple of 8."""
     loader_registers: int
-    state_warps: int = 4
-    """Warps that hold the state: 8 in the wide kernel, which takes head_dim 256 with 128 columns."""
     boxes: bool = False
-    """Whether TMA brings the tiles, rather than cp.async."""
+    """Whether TMA loads the tiles, rather than cp.async."""
+    wide: bool = False
+    """Whether it is the wide kernel, for head_dim 256 with 128 columns: eight warps hold the state."""
+    pairs: bool = False
+    """Whether the state's warps take two blocks per turn."""
+    early: bool = False
+    """Whether the state's warps read the next block's v before they write the state (see `state`)."""
+    ahead: bool = False
+    """Whether sequences are cut into segments, so that there are blocks to walk over before one."""
+    group: int = 1
+    """How many of these blocks share one decay of the state."""
 
     @property
-    def wide(self) -> bool:
-        """Whether it is the wide kernel."""
-        return self.state_warps == 8
+    def state_warps(self) -> int:
+        """Warps that hold the state: `num_warps` of the launch."""
+        return 8 if self.wide else 4
 
-    def __str__(self) -> str:
-        text = f"path=hopper block=64 columns={self.columns} stages={self.stages} split_e={self.tiles_e}"
-        return text + " load=tma" if self.boxes else text
+    @property
+    def config(self) -> str:
+        """The tiles as a CSV and `lightning2_config` name them."""
+        text = f"path=hopper block={HOPPER_BLOCK} columns={self.columns} stages={self.stages}"
+        return f"{text} split_e={self.tiles_e}" + (" load=tma" if self.boxes else "")
 
 
 _WIDE_FROM, _BOXES_FROM = 2**23, 2**25
@@ -114,57 +135,96 @@ _WIDE_FROM, _BOXES_FROM = 2**23, 2**25
 
 
 def hopper_tiles(
-    head_dim: int, value_dim: int, backward: bool, programs: int, processors: int, elements: int = 0
+    head_dim: int,
+    value_dim: int,
+    backward: bool,
+    programs: int,
+    processors: int,
+    elements: int = 0,
+    ahead: bool = False,
 ) -> HopperTiles:
     """Choose the tiles of the Hopper kernel; the roles of a backward pass share those of the larger dim.
 
-    A forward pass of so few `programs` (sequences times heads) that half of the multiprocessors would stand
-    idle gives each of them half of the columns: twice as many programs, each of which moves 3 tiles a block
+    A forward pass of so few `programs` (sequences times heads) that half of the multiprocessors would be
+    idle gives each of them half of the columns: twice as many programs, each of which moves 3 tiles per block
     instead of 4 and takes as much less time. It also loads by TMA, where it is long: `elements` is the size
-    of q, or 0 where TMA cannot read the tensors.
+    of q, or 0 where TMA cannot read the tensors. `ahead` says that sequences are cut into segments.
     """
     few = not backward and 2 * programs <= processors
     wide = not backward and 4 * programs > processors and elements >= _WIDE_FROM
-    return _hopper_tiles(head_dim, value_dim, backward, few, wide, few and elements >= _BOXES_FROM)
+    return _hopper_tiles(head_dim, value_dim, backward, few, wide, few and elements >= _BOXES_FROM, ahead)
 
 
 def hopper_launch(
     head_dim: int, value_dim: int, backward: bool, programs: int, seq_len: int, processors: int, elements: int
 ) -> tuple[HopperTiles, int, int]:
-    """Choose how a launch of the Hopper kernel is cut up: tiles, programs a segment, and segments.
+    """Choose how a launch of the Hopper kernel is cut up: tiles, programs per segment, and segments.
 
     `programs` are sequences times heads, `elements` as for `hopper_tiles`.
     """
     tiles = hopper_tiles(head_dim, value_dim, backward, programs, processors, elements)
     walks = programs * tiles.tiles_e * (3 if backward else 1)
-    return tiles, walks, hopper_segments(walks, seq_len, processors, tiles.wide)
+    segments = hopper_segments(walks, seq_len, processors, tiles.wide)
+    if segments > 1:
+        tiles = hopper_tiles(head_dim, value_dim, backward, programs, processors, elements, ahead=True)
+    return tiles, walks, segments
+
+
+_HOPPER_SHAPES = {
+    (64, 32): (8, 4, 200, 80),
+    (64, 64): (7, 4, 200, 80),
+    (64, 128): (5, 2, 200, 80),
+    (128, 64): (4, 2, 200, 80),
+    (128, 128): (4, 1, 200, 64),
+    (256, 64): (2, 2, 184, 96),
+    (256, 128): (2, 1, 136, 24),
+}
+"""Stages, copies, and registers of the output and of the loader, by block_d and columns."""
+_BOX_LOADER_REGISTERS = 24
 
 
 @cache
 def _hopper_tiles(
-    head_dim: int, value_dim: int, backward: bool, few: bool, wide: bool, boxes: bool
+    head_dim: int, value_dim: int, backward: bool, few: bool, wide: bool, boxes: bool, ahead: bool
 ) -> HopperTiles:
     key_dim = max(head_dim, value_dim) if backward else head_dim
     value_dim = max(head_dim, value_dim) if backward else value_dim
     block_d = max(64, _padded(key_dim))
-    if wide and block_d == 256 and value_dim > 64:
-        return HopperTiles(256, 128, -(-value_dim // 128), 2, 1, 136, 24, state_warps=8, boxes=True)
-    # The state takes block_d · columns / 128 registers a thread.
-    columns = 64 if value_dim <= 64 or block_d > 128 else 128
+    wide = wide and block_d == 256 and value_dim > 64
+    # The state takes block_d · columns / 128 registers per thread, and half of that in eight warps.
+    columns = 64 if value_dim <= 64 or (block_d > 128 and not wide) else 128
     if few and block_d <= columns:
         columns //= 2
-    stages, copies, output, loader = {
-        (64, 32): (8, 4, 200, 80),
-        (64, 64): (7, 4, 200, 80),
-        (64, 128): (5, 2, 200, 80),
-        (128, 64): (4, 2, 200, 80),
-        (128, 128): (4, 1, 200, 64),
-        (256, 64): (2, 2, 184, 96),
-    }[block_d, columns]
-    loader = 24 if boxes else loader
+    stages, copies, output, loader = _HOPPER_SHAPES[block_d, columns]
+    boxes = boxes or wide
     return HopperTiles(
-        block_d, columns, -(-value_dim // columns), stages, copies, output, loader, boxes=boxes
+        block_d,
+        columns,
+        -(-value_dim // columns),
+        stages,
+        copies,
+        output,
+        _BOX_LOADER_REGISTERS if boxes else loader,
+        boxes=boxes,
+        wide=wide,
+        pairs=copies == 4,
+        early=(block_d, columns) == (128, 128),
+        ahead=ahead,
+        # At head_dim 128 there is no shared memory left for the weights of more.
+        group=1 if not ahead else 2 if block_d == 128 else 4,
     )
+
+
+WINDOW = 20.8
+"""A token that is T tokens old counts for λ^T = e^(−sT). From T = WINDOW/s on that is less than 2⁻³⁰
+(30·ln 2 = 20.79), and a segment leaves it out: it walks over the last ⌈WINDOW/s⌉ tokens before it."""
+_LEAST_SLOPE = 2.0**-8
+"""The least of the usual slopes 2^(−8(i+1)/h), i < h, of any number h of heads."""
+WINDOW_BLOCKS = math.ceil(WINDOW / _LEAST_SLOPE / HOPPER_BLOCK)
+"""Blocks of that window at the least slope, 84. `hopper_segments` assumes as many before each segment: the
+slopes are on the device, which it would have to wait for. The kernel walks over what the slope needs."""
+SEGMENT_ALIGNED = 4
+"""A segment computes rows from a multiple of this many blocks on; a multiple of each `group`."""
 
 
 @cache
@@ -172,13 +232,13 @@ def hopper_segments(programs: int, seq_len: int, processors: int, wide: bool) ->
     """Choose into how many segments a sequence is cut, so that `programs` times as many fill the device.
 
     The programs of a processor run one after another, and each but the first of a sequence walks over up to
-    84 blocks of 64 tokens before it, at half the price: what the least slope of 8 or more heads needs. The
-    wide kernel, for which there are enough programs, has no registers for that.
+    WINDOW_BLOCKS blocks before it, at half the price: it reads half as much. The wide kernel, for which there
+    are enough programs, has no registers for that.
     """
     if wide:
         return 1
-    blocks = -(-seq_len // 64)
-    ahead = min(84, blocks) / 2
+    blocks = -(-seq_len // HOPPER_BLOCK)
+    ahead = min(WINDOW_BLOCKS, blocks) / 2
 
     def rounds(segments: int) -> float:
         return -(-programs * segments // processors) * (blocks + (segments - 1) * ahead) / segments

@@ -15,8 +15,8 @@ import pytest
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import describe_machine
 from lightning_bench.profile.data import Profile, Request
-from lightning_bench.profile.parent import run
-from lightning_bench.profile.parent.run import Options, profile_case
+from lightning_bench.profile.parent import profilers
+from lightning_bench.profile.parent.profilers import Options, profile_case
 from lightning_bench.record import COLUMNS
 from tests.support.patience import PATIENCE_S
 from tests.support.profile_zoo import gpu_profile, ncu_csv
@@ -38,7 +38,7 @@ class Bad(Provider):
 class Dies(Bad):
     name = label = "dies"
     def build(self, inputs):
-        print("last words", flush=True)
+        print("last output", flush=True)
         os.kill(os.getpid(), 11)
 
 class Hangs(Bad):
@@ -174,7 +174,7 @@ def test_bad_usage(
     ("provider", "limit", "message"),
     [
         ("Bad", 60, "RuntimeError: this kernel has no bottom"),
-        ("Dies", 60, "its process died of SIGSEGV; its last words: last words"),
+        ("Dies", 60, "its process died of SIGSEGV; its last output: last output"),
         ("Hangs", 4, "not done within 4 s, and killed; --time-limit gives it more"),
     ],
 )
@@ -243,8 +243,8 @@ def _ncu(folder: Path, script: str) -> str:
 def test_where_ncu_fails_the_rest_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, limit: float, note: str
 ) -> None:
-    monkeypatch.setattr(run, "find_ncu", lambda: _ncu(tmp_path, script))
-    work = run._Work(tmp_path, _request(), Options(time_limit_s=limit))
+    monkeypatch.setattr(profilers, "find_ncu", lambda: _ncu(tmp_path, script))
+    work = profilers._Processes(tmp_path, _request(), Options(time_limit_s=limit))
     told = work.add_counters(gpu_profile())
     assert told.notes[-1].startswith(note)
     assert told.model_copy(update={"notes": ()}) == gpu_profile()
@@ -258,8 +258,8 @@ def test_a_metric_that_this_gpu_lacks_costs_that_metric_alone(
         'if [ "$NAMED" ]; then echo "==ERROR== Failed to find metric lts__t" >"$LOG"; exit 1; fi\n'
         f'cat {tmp_path}/table >"$LOG"'
     )
-    monkeypatch.setattr(run, "find_ncu", lambda: _ncu(tmp_path, script))
-    told = run._Work(tmp_path, _request(), Options(time_limit_s=30)).add_counters(gpu_profile())
+    monkeypatch.setattr(profilers, "find_ncu", lambda: _ncu(tmp_path, script))
+    told = profilers._Processes(tmp_path, _request(), Options(time_limit_s=30)).add_counters(gpu_profile())
     assert told.notes == ()
     assert told.dram_bytes == 2**30
     assert told.traffic_ratio == 1.0
@@ -267,14 +267,14 @@ def test_a_metric_that_this_gpu_lacks_costs_that_metric_alone(
 
 def test_ncu_is_looked_for_beside_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(run, "_NCU_PLACES", (f"{tmp_path}/*/ncu",))
-    assert run.find_ncu() is None
-    told = run._Work(tmp_path, _request(), Options()).add_counters(gpu_profile())
+    monkeypatch.setattr(profilers, "_NCU_PLACES", (f"{tmp_path}/*/ncu",))
+    assert profilers.find_ncu() is None
+    told = profilers._Processes(tmp_path, _request(), Options()).add_counters(gpu_profile())
     assert told.notes == ("no counters: there is no ncu on PATH; install NVIDIA Nsight Compute",)
     for version in ("2024.1", "2025.3"):
         (tmp_path / version).mkdir()
         _ncu(tmp_path / version, "exit 0")
-    assert run.find_ncu() == f"{tmp_path}/2025.3/ncu"
+    assert profilers.find_ncu() == f"{tmp_path}/2025.3/ncu"
 
 
 def test_kept_ceilings_are_used(tmp_path: Path) -> None:

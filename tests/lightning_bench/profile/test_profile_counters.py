@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lightning_bench.profile.kernel_names import base_name
 from lightning_bench.profile.parent import counters, proton
 from tests.support.profile_zoo import HOPPER, METRICS, PROTON, REDUCE, kernel, ncu_csv
 
@@ -123,7 +124,7 @@ def test_counters_of_other_launches_stand_apart() -> None:
     ],
 )
 def test_bare_names(full: str, bare: str) -> None:
-    assert counters.base_name(full) == bare
+    assert base_name(full) == bare
 
 
 def test_the_tree_of_proton() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lightning_bench.profile.data import Counters, Kernel
-from lightning_bench.profile.occupancy import Gpu, occupancy_percent, with_occupancy
+from lightning_bench.profile.occupancy import GpuLimits, occupancy_percent, with_occupancy
 from lightning_bench.profile.parent import counters
 from tests.support.paths import ROOT
 from tests.support.profile_zoo import HOPPER, kernel
 
 PROFILES = sorted((ROOT / "results/h200/profile").glob("*.json"))
-H200 = Gpu(multiprocessors=132, warps=64, blocks=32, shared_bytes=233472, registers=65536)
+H200 = GpuLimits(multiprocessors=132, warps=64, blocks=32, shared_bytes=233472, registers=65536)
 
 
 def taken(path: Path) -> tuple[list[Kernel], list[Counters]]:
@@ -67,8 +67,8 @@ def test_what_bounds_the_warps(changes: dict[str, Any], percent: float | None) -
 
 
 def test_a_gpu_by_the_properties_that_torch_gives() -> None:
-    def gpu(major: int, minor: int) -> Gpu:
-        return Gpu.of(
+    def gpu(major: int, minor: int) -> GpuLimits:
+        return GpuLimits.of(
             SimpleNamespace(
                 multi_processor_count=132, max_threads_per_multi_processor=2048,
                 shared_memory_per_multiprocessor=233472, regs_per_multiprocessor=65536,

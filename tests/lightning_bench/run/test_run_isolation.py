@@ -18,7 +18,7 @@ ENDS = {
     "Good": ("ok", ""),
     "Sleeps": ("timeout", "not done within 2.5 s; it was killed in phase 'warm-up'"),
     "HoldsTheGil": ("timeout", "not done within 2.5 s"),
-    "Aborts": ("crashed", "the worker process died of SIGABRT; its last words: all is lost"),
+    "Aborts": ("crashed", "the worker process died of SIGABRT; its last output: all is lost"),
     "OsExits": ("crashed", "the worker process ended with exit code 0"),
     "Raises": ("crashed", "ZeroDivisionError: no luck today"),
     "SysExits": ("crashed", "SystemExit: enough"),

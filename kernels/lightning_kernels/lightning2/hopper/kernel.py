@@ -2,25 +2,38 @@
 
 One program walks one segment of one sequence for one head and up to 128 columns of v, in blocks of 64 tokens.
 A loader brings them into a ring in shared memory, the state's four warps, or eight, carry the state from
-block to block, and the output's four warps follow with the rows of o. They meet at mbarriers: `full` and
-`empty` for a stage of the ring, `ready` and `taken` for a copy of the state. Backward is the same walk in
-three roles, dk, dv and dq, at once: neighbouring programs take the roles of one head, so that dk and dv read
-the same tiles at about one time.
+block to block, and the output's four warps follow with the rows of o. They meet at the mbarriers of `rings`.
+Backward is the same walk in three roles, dk, dv and dq, at once: neighbouring programs take the roles of one
+head, so that dk and dv read the same tiles at about the same time.
 
 Few heads and a long sequence: each is cut into segments. The state that enters a segment needs only the last
-T = ⌈20.8 / s⌉ tokens before it (what is older counts for less than 2⁻³⁰), and the segment's own program walks
-over these first, without computing rows of o. Segments are so long that all take about the same time.
+T = ⌈WINDOW / s⌉ tokens before it (see `tiles.WINDOW`), and the segment's own program walks over these first,
+without computing rows of o. Segments are so long that all take about the same time.
 """
 
 import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from lightning_kernels.lightning2.hopper.loader import BLOCK, LOADER_WARPS, load, load_boxes
+from lightning_kernels.lightning2 import tiles as choice
+from lightning_kernels.lightning2.hopper.loader import LOADER_WARPS, load
 from lightning_kernels.lightning2.hopper.output import write_output
-from lightning_kernels.lightning2.hopper.state import ALIGNED, carry_state
+from lightning_kernels.lightning2.hopper.rings import (
+    BLOCK,
+    Bounds,
+    Boxes,
+    Decay,
+    Ends,
+    Ring,
+    Rows,
+    States,
+    Walk,
+)
+from lightning_kernels.lightning2.hopper.state import carry_state
 from lightning_kernels.lightning2.hopper.wide import write_wide_output
 
+ALIGNED = gl.constexpr(choice.SEGMENT_ALIGNED)
+WINDOW = gl.constexpr(choice.WINDOW)
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
@@ -37,7 +50,7 @@ def _segment(slope_ptr, steps, segment, segments):  # type: ignore[no-untyped-de
     if slope_ptr is not None:
         slope = gl.load(slope_ptr).to(gl.float32)
     blocks = gl.cdiv(steps, BLOCK)
-    warm = gl.minimum(20.8 / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
+    warm = gl.minimum(WINDOW / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
     warm = gl.cdiv(warm, ALIGNED) * ALIGNED
     # A block that is walked over reads half as much and takes about half the time of one that is computed.
     share = gl.cdiv(2 * blocks + (segments - 1) * warm, 2 * segments)
@@ -50,62 +63,23 @@ def _segment(slope_ptr, steps, segment, segments):  # type: ignore[no-untyped-de
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _write(  # type: ignore[no-untyped-def]
-    q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step, slope_ptr, scale_read, scale_scores,
-    offset, first, main, last, steps, value_dim, first_e, COLUMNS: gl.constexpr, STAGES: gl.constexpr,
-    COPIES: gl.constexpr, FULL_E: gl.constexpr, PAIR: gl.constexpr, WARPS: gl.constexpr,
-):  # fmt: skip
-    if WARPS == 8:
-        write_wide_output(
-            q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-            slope_ptr, scale_read, scale_scores, offset,
-            last, steps, value_dim, first_e, COLUMNS, STAGES, FULL_E,
-        )  # fmt: skip
+def _write(ring, states, rows, decay, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+    if TILES.wide:
+        write_wide_output(ring, states, rows, decay, walk, bounds, TILES)
     else:
-        write_output(
-            q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-            slope_ptr, scale_read, scale_scores, offset,
-            first, main, last, steps, value_dim, first_e, COLUMNS, STAGES, COPIES, FULL_E, PAIR,
-        )  # fmt: skip
+        write_output(ring, states, rows, decay, walk, bounds, TILES)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _load(  # type: ignore[no-untyped-def]
-    q_s, k_s, v_s, full, empty, q_box, k_box, v_box, sequence, head, kv_head,
-    q_ptr, k_ptr, v_ptr, q_step, k_step, v_step, first, main, last, steps, key_dim, value_dim, first_e,
-    BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, FULL_D: gl.constexpr,
-    FULL_E: gl.constexpr,
-):  # fmt: skip
-    if q_box is not None:
-        load_boxes(
-            q_s, k_s, v_s, full, empty, q_box, k_box, v_box, sequence, head, kv_head,
-            first, main, last, first_e, BLOCK_D, COLUMNS, STAGES,
-        )  # fmt: skip
-    else:
-        load(
-            q_s, k_s, v_s, full, empty, q_ptr, k_ptr, v_ptr, q_step, k_step, v_step,
-            first, main, last, steps, key_dim, value_dim, first_e,
-            BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
-        )  # fmt: skip
-
-
-@gluon.jit  # type: ignore[untyped-decorator]
-def _walk(  # type: ignore[no-untyped-def]
-    a_box, b_box, c_box, sequence, head, kv_head,
-    a_ptr, b_ptr, c_ptr, out_ptr, a_step, b_step, c_step, out_step, initial_ptr, final_ptr,
-    state_stride_d, state_stride_e, has_initial, has_final, slope_ptr, scale_read, scale_write, offset,
-    first, main, last, steps, key_dim, value_dim, first_e,
-    BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
-    FULL_D: gl.constexpr, FULL_E: gl.constexpr, LOADER_REGISTERS: gl.constexpr,
-    OUTPUT_REGISTERS: gl.constexpr, AHEAD: gl.constexpr,
-):  # fmt: skip
-    """Run loader, state and output over one segment; a, b and c stand for q, k and v."""
-    WARPS: gl.constexpr = gl.num_warps()  # of the state: 4, or 8 in the wide kernel
-    EARLY: gl.constexpr = BLOCK_D == 128 and COLUMNS == 128
-    PAIR: gl.constexpr = 1 if COPIES == 4 else 0  # blocks a turn of the state, less one
-    # Where head_dim is 128 there is no shared memory left for the weights of more.
-    GROUP: gl.constexpr = (2 if BLOCK_D == 128 else 4) if AHEAD else 1
-    dtype: gl.constexpr = a_ptr.dtype.element_ty
+def _run(boxes, rows, ends, decay, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Run loader, state and output over one segment."""
+    BLOCK_D: gl.constexpr = TILES.block_d
+    COLUMNS: gl.constexpr = TILES.columns
+    GROUP: gl.constexpr = TILES.group
+    STAGES: gl.constexpr = TILES.stages
+    COPIES: gl.constexpr = TILES.copies
+    TOGETHER: gl.constexpr = 2 if TILES.pairs else 1
+    dtype: gl.constexpr = rows.q_ptr.dtype.element_ty
     wide: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, BLOCK_D], dtype)
     slim: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK, COLUMNS], dtype)
     q_s = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, BLOCK_D], wide)
@@ -120,36 +94,24 @@ def _walk(  # type: ignore[no-untyped-def]
     fade_s = gl.allocate_shared_memory(dtype, [2 + 2 * GROUP, BLOCK], near)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    ready = gl.allocate_shared_memory(gl.int64, [COPIES // (1 + PAIR), 1], mbarrier.MBarrierLayout())
+    ready = gl.allocate_shared_memory(gl.int64, [COPIES // TOGETHER, 1], mbarrier.MBarrierLayout())
     taken = gl.allocate_shared_memory(gl.int64, [COPIES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=32 * LOADER_WARPS if a_box is None else 1)
-        mbarrier.init(empty.index(stage), count=32 * WARPS + 128)
+        mbarrier.init(full.index(stage), count=1 if TILES.boxes else 32 * LOADER_WARPS)
+        mbarrier.init(empty.index(stage), count=32 * gl.num_warps() + 128)
     for copy in gl.static_range(COPIES):
         mbarrier.init(taken.index(copy), count=128)
-    for copy in gl.static_range(COPIES // (1 + PAIR)):
+    for copy in gl.static_range(COPIES // TOGETHER):
         mbarrier.init(ready.index(copy), count=1)
     fence_async_shared()
     _barrier()
+    ring = Ring(q_s, k_s, v_s, full, empty, STAGES)
+    states = States(state_s, ready, taken, COPIES, TOGETHER)
     gl.warp_specialize([
-        (carry_state, (
-            k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
-            state_stride_d, state_stride_e, has_initial, has_final, slope_ptr, scale_write, offset,
-            first, main, last, steps, key_dim, value_dim, first_e,
-            BLOCK_D, COLUMNS, STAGES, COPIES, GROUP, EARLY, PAIR, AHEAD,
-        )),
-        (_write, (
-            q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-            slope_ptr, scale_read, scale_read * scale_write, offset,
-            first, main, last, steps, value_dim, first_e, COLUMNS, STAGES, COPIES, FULL_E, PAIR, WARPS,
-        )),
-        (_load, (
-            q_s, k_s, v_s, full, empty, a_box, b_box, c_box, sequence, head, kv_head,
-            a_ptr, b_ptr, c_ptr, a_step, b_step, c_step,
-            first, main, last, steps, key_dim, value_dim, first_e,
-            BLOCK_D, COLUMNS, STAGES, FULL_D, FULL_E,
-        )),
-    ], [4, LOADER_WARPS], [OUTPUT_REGISTERS, LOADER_REGISTERS])  # fmt: skip
+        (carry_state, (ring, states, fade_s, ends, decay, walk, bounds, TILES)),
+        (_write, (ring, states, rows, decay, walk, bounds, TILES)),
+        (load, (ring, boxes, rows, walk, bounds, TILES)),
+    ], [4, LOADER_WARPS], [TILES.output_registers, TILES.loader_registers])  # fmt: skip
 
 
 @gluon.jit(do_not_specialize=["heads", "group", "seq_len", "segments", "scale"])  # type: ignore[untyped-decorator]
@@ -161,27 +123,26 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     v_stride_b, v_stride_h, v_stride_n, g_stride_b, g_stride_h, g_stride_n,
     out_stride_b, out_stride_h, out_stride_n, dk_stride_b, dk_stride_h, dk_stride_n,
     dv_stride_b, dv_stride_h, dv_stride_n,
-    D: gl.constexpr, E: gl.constexpr, BLOCK_D: gl.constexpr, TILES_E: gl.constexpr, COLUMNS: gl.constexpr,
-    STAGES: gl.constexpr, COPIES: gl.constexpr, BACKWARD: gl.constexpr,
-    LOADER_REGISTERS: gl.constexpr, OUTPUT_REGISTERS: gl.constexpr, AHEAD: gl.constexpr,
+    D: gl.constexpr, E: gl.constexpr, TILES: gl.constexpr, BACKWARD: gl.constexpr,
 ):  # fmt: skip
     """Walk one segment of one head, forward or in the role dk, dv or dq; `out` is o or dq.
 
-    AHEAD says whether there is more than one segment; code for what is before one costs registers and time.
+    TILES is a `HopperTiles`. Its `ahead` says whether there is more than one segment: code for what is before
+    one costs registers and time.
     """
     roles: gl.constexpr = 3 if BACKWARD else 1
     # True, which the compiler cannot know. What a partition could compute again from the kernel's arguments
     # it would: at the kernel's entry, where all the partitions' values meet and are spilled.
-    secret = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    opaque = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     threads: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
-    secret.store(gl.full([1], 1, gl.int32, threads))
+    opaque.store(gl.full([1], 1, gl.int32, threads))
     _barrier()
-    known = gl.max(secret.load(threads), 0) == 1
+    known = gl.max(opaque.load(threads), 0) == 1
     pid = gl.program_id(0)
     role = pid % roles
     pid = pid // roles
-    first_e = (pid % TILES_E) * COLUMNS
-    pid = pid // TILES_E
+    first_e = (pid % TILES.tiles_e) * TILES.columns
+    pid = pid // TILES.tiles_e
     segment = pid % segments
     pid = pid // segments
     head = pid % heads
@@ -201,7 +162,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     first = segment * 0
     main = segment * 0
     last = gl.cdiv(steps, BLOCK)
-    if AHEAD:  # a loader that need not know the slope does not wait for it
+    if TILES.ahead:  # a loader that need not know the slope does not wait for it
         first, main, last = _segment(slope_ptr, steps, segment, segments)
 
     batch64 = batch.to(gl.int64)
@@ -237,19 +198,21 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         out_step = gl.where(is_dq, out_stride_n, gl.where(is_dv, dv_stride_n, dk_stride_n))
         start = (begin + gl.where(is_dq, 0, steps - 1)).to(gl.int64)
         turn = gl.where(is_dq, 1, -1)
-        _walk(
-            None, None, None, sequence, head, kv_head,
+        rows = Rows(
             gl.where(is_dq, g, gl.where(is_dv, k, v)) + start * a_step,
             gl.where(is_dq, v, gl.where(is_dv, q, g)) + start * b_step,
             gl.where(is_dq, k, gl.where(is_dv, g, q)) + start * c_step,
-            gl.where(is_dq, out, gl.where(is_dv, dv, dk)) + start * out_step,
-            a_step * turn, b_step * turn, c_step * turn, out_step * turn, initial, final,
-            gl.where(is_dv, E, 1), gl.where(is_dv, 1, E), has_initial, is_dv & has_final,
-            slope_ptr, gl.where(is_dq, scale, 1.0), gl.where(is_dq, 1.0, scale), gl.where(is_dq, 1, 0),
-            first, main, last, steps, gl.where(is_dv, D, E), gl.where(is_dv, E, D), first_e,
-            BLOCK_D, COLUMNS, STAGES, COPIES, D == E and D == BLOCK_D,
-            D == E and E == TILES_E * COLUMNS,
-            LOADER_REGISTERS, OUTPUT_REGISTERS, AHEAD,
+            a_step * turn, b_step * turn, c_step * turn,
+            gl.where(is_dq, out, gl.where(is_dv, dv, dk)) + start * out_step, out_step * turn,
+        )  # fmt: skip
+        scale_read = gl.where(is_dq, scale, 1.0)
+        scale_write = gl.where(is_dq, 1.0, scale)
+        decay = Decay(slope_ptr, scale_read, scale_write, scale_read * scale_write, gl.where(is_dq, 1, 0))
+        stride_d, stride_e = gl.where(is_dv, E, 1), gl.where(is_dv, 1, E)
+        ends = Ends(initial, final, stride_d, stride_e, has_initial, is_dv & has_final)
+        bounds = Bounds(
+            gl.where(is_dv, D, E), gl.where(is_dv, E, D), first_e,
+            D == E and TILES.block_d == D, D == E and TILES.tiles_e * TILES.columns == E,
         )  # fmt: skip
     else:
         q_step = gl.where(known, q_stride_n, 16)
@@ -259,13 +222,15 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         start = begin.to(gl.int64)
         if initial_ptr is not None:
             initial += state_at
-        _walk(
-            q_box, k_box, v_box, sequence, head, kv_head,
+        rows = Rows(
             gl.where(known, q + start * q_step, k), gl.where(known, k + start * k_step, q),
-            gl.where(known, v + start * v_step, q), gl.where(known, out + start * out_step, q),
-            q_step, k_step, v_step, out_step, initial, final, E, 1, has_initial, has_final,
-            slope_ptr, gl.where(known, scale, 0.0), 1.0, gl.where(known, 1, 0),
-            first, main, last, steps, D, E, first_e,
-            BLOCK_D, COLUMNS, STAGES, COPIES, D == BLOCK_D, E == TILES_E * COLUMNS,
-            LOADER_REGISTERS, OUTPUT_REGISTERS, AHEAD,
+            gl.where(known, v + start * v_step, q), q_step, k_step, v_step,
+            gl.where(known, out + start * out_step, q), out_step,
         )  # fmt: skip
+        scale_read = gl.where(known, scale, 0.0)
+        decay = Decay(slope_ptr, scale_read, 1.0, scale_read * 1.0, gl.where(known, 1, 0))
+        ends = Ends(initial, final, E, 1, has_initial, has_final)
+        bounds = Bounds(D, E, first_e, TILES.block_d == D, TILES.tiles_e * TILES.columns == E)
+    boxes = Boxes(q_box, k_box, v_box, sequence, head, kv_head)
+    walk = Walk(first, main, last, steps)
+    _run(boxes, rows, ends, decay, walk, bounds, TILES)

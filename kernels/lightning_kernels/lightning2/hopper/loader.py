@@ -11,7 +11,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-BLOCK = gl.constexpr(64)
+from lightning_kernels.lightning2.hopper.rings import BLOCK
+
 LOADER_WARPS = gl.constexpr(4)
 
 
@@ -25,17 +26,20 @@ def _copy_tile(smem, ptr, inside, offset, col, dim, FULL: gl.constexpr):  # type
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def load(  # type: ignore[no-untyped-def]
-    q_s, k_s, v_s, full, empty, q_ptr, k_ptr, v_ptr, q_step, k_step, v_step,
-    first, main, last, steps, key_dim, value_dim, first_e,
-    BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, FULL_D: gl.constexpr,
-    FULL_E: gl.constexpr,
-):  # fmt: skip
-    """Copy blocks first…last−1 into the ring by cp.async, those before `main` without q.
+def load(ring, boxes, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Copy blocks first…last−1 into the ring, those before `main` without q."""
+    if TILES.boxes:
+        _load_boxes(ring, boxes, walk, bounds, TILES)
+    else:
+        _load_rows(ring, rows, walk, bounds, TILES)
 
-    A pointer is that of the token which is visited first, a step how far it is to the next one.
-    """
-    # A warp covers 4 rows by 128 bytes: few rows a thread, so that few addresses stay in registers.
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _load_rows(ring, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Do so by cp.async."""
+    BLOCK_D: gl.constexpr = TILES.block_d
+    COLUMNS: gl.constexpr = TILES.columns
+    # A warp covers 4 rows by 128 bytes: few rows per thread, so that few addresses stay in registers.
     threads: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [LOADER_WARPS, 1], [1, 0])
     row = gl.arange(0, BLOCK, gl.SliceLayout(1, threads))
     col = gl.arange(0, BLOCK_D, gl.SliceLayout(0, threads))
@@ -43,25 +47,27 @@ def load(  # type: ignore[no-untyped-def]
     threads_v: gl.constexpr = narrow if COLUMNS < 64 else threads
     col_v = gl.arange(0, COLUMNS, gl.SliceLayout(0, threads_v))
     row_v = gl.arange(0, BLOCK, gl.SliceLayout(1, threads_v))
-    q_row = row * q_step
-    k_row = row * k_step
-    v_row = row_v * v_step
-    q_block = q_step * BLOCK
-    k_block = k_step * BLOCK
-    v_block = v_step * BLOCK
-    q_ptr += first.to(gl.int64) * q_block
-    k_ptr += first.to(gl.int64) * k_block
-    v_ptr += first.to(gl.int64) * v_block + first_e
-    left = steps - first * BLOCK
-    for turn in range(last - first):
-        stage = turn % STAGES
+    q_row = row * rows.q_step
+    k_row = row * rows.k_step
+    v_row = row_v * rows.v_step
+    q_block = rows.q_step * BLOCK
+    k_block = rows.k_step * BLOCK
+    v_block = rows.v_step * BLOCK
+    q_ptr = rows.q_ptr + walk.first.to(gl.int64) * q_block
+    k_ptr = rows.k_ptr + walk.first.to(gl.int64) * k_block
+    v_ptr = rows.v_ptr + (walk.first.to(gl.int64) * v_block + bounds.first_e)
+    left = walk.steps - walk.first * BLOCK
+    for turn in range(walk.last - walk.first):
         inside = row < left
-        mbarrier.wait(empty.index(stage), ((turn // STAGES) & 1) ^ 1)
-        if turn >= main - first:
-            _copy_tile(q_s.index(stage), q_ptr, inside, q_row, col, key_dim, FULL_D)
-        _copy_tile(k_s.index(stage), k_ptr, inside, k_row, col, key_dim, FULL_D)
-        _copy_tile(v_s.index(stage), v_ptr, row_v < left, v_row, col_v, value_dim - first_e, FULL_E)
-        async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
+        stage = ring.acquire(turn)
+        if turn >= walk.main - walk.first:
+            _copy_tile(ring.q.index(stage), q_ptr, inside, q_row, col, bounds.key_dim, bounds.full_d)
+        _copy_tile(ring.k.index(stage), k_ptr, inside, k_row, col, bounds.key_dim, bounds.full_d)
+        _copy_tile(
+            ring.v.index(stage), v_ptr, row_v < left, v_row, col_v,
+            bounds.value_dim - bounds.first_e, bounds.full_e,
+        )  # fmt: skip
+        ring.publish(stage)
         q_ptr += q_block
         k_ptr += k_block
         v_ptr += v_block
@@ -69,27 +75,23 @@ def load(  # type: ignore[no-untyped-def]
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def load_boxes(  # type: ignore[no-untyped-def]
-    q_s, k_s, v_s, full, empty, q_box, k_box, v_box, sequence, head, kv_head, first, main, last, first_e,
-    BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr,
-):  # fmt: skip
-    """Copy blocks first…last−1 into the ring by TMA, those before `main` without q.
-
-    A box is the descriptor of tiles [1, 1, BLOCK, ·] of a tensor [b, h, n, ·]; what is outside becomes zeros.
-    """
+def _load_boxes(ring, boxes, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Do so by TMA, for which what is outside of a tensor is zeros."""
+    BLOCK_D: gl.constexpr = TILES.block_d
+    COLUMNS: gl.constexpr = TILES.columns
     wide: gl.constexpr = 2 * BLOCK * BLOCK_D  # bytes
     slim: gl.constexpr = 2 * BLOCK * COLUMNS
-    for turn in range(last - first):
-        stage = turn % STAGES
-        arrival = full.index(stage)
-        row = (first + turn) * BLOCK
-        computed = turn >= main - first
-        mbarrier.wait(empty.index(stage), ((turn // STAGES) & 1) ^ 1)
+    for turn in range(walk.last - walk.first):
+        row = (walk.first + turn) * BLOCK
+        computed = turn >= walk.main - walk.first
+        stage = ring.acquire(turn)
+        arrival = ring.full.index(stage)
         mbarrier.expect(arrival, 2 * wide + slim, pred=computed)
-        mbarrier.expect(arrival, wide + slim, pred=turn < main - first)
-        q = q_s.index(stage).reshape([1, 1, BLOCK, BLOCK_D])
-        k = k_s.index(stage).reshape([1, 1, BLOCK, BLOCK_D])
-        v = v_s.index(stage).reshape([1, 1, BLOCK, COLUMNS])
-        tma.async_copy_global_to_shared(v_box, [sequence, kv_head, row, first_e], arrival, v)
-        tma.async_copy_global_to_shared(k_box, [sequence, kv_head, row, 0], arrival, k)
-        tma.async_copy_global_to_shared(q_box, [sequence, head, row, 0], arrival, q, pred=computed)
+        mbarrier.expect(arrival, wide + slim, pred=turn < walk.main - walk.first)
+        q = ring.q.index(stage).reshape([1, 1, BLOCK, BLOCK_D])
+        k = ring.k.index(stage).reshape([1, 1, BLOCK, BLOCK_D])
+        v = ring.v.index(stage).reshape([1, 1, BLOCK, COLUMNS])
+        sequence, head, kv_head = boxes.sequence, boxes.head, boxes.kv_head
+        tma.async_copy_global_to_shared(boxes.v, [sequence, kv_head, row, bounds.first_e], arrival, v)
+        tma.async_copy_global_to_shared(boxes.k, [sequence, kv_head, row, 0], arrival, k)
+        tma.async_copy_global_to_shared(boxes.q, [sequence, head, row, 0], arrival, q, pred=computed)

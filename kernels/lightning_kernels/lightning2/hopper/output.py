@@ -8,14 +8,9 @@ scores are a first operand and stay in registers.
 
 import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
-from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import (
-    mbarrier,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
+from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
 
-from lightning_kernels.lightning2.hopper.loader import BLOCK
+from lightning_kernels.lightning2.hopper.rings import BLOCK
 from lightning_kernels.lightning2.hopper.state import exp2, load_slope
 
 SQUARE = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16]))
@@ -37,29 +32,26 @@ def row_layout(columns: int) -> gl.DistributedLinearLayout:
     )
 
 
-@gluon.jit  # type: ignore[untyped-decorator]
-def rows_inside(row, col, left, value_dim, FULL_E: gl.constexpr):  # type: ignore[no-untyped-def]
+@gluon.jit
+def rows_inside(row, col, left, bounds):  # type: ignore[no-untyped-def]
     """Return which elements of a block of o are stored; `left` tokens are left from its first on."""
     inside = (row < left)[:, None]
-    if not FULL_E:
-        inside = inside & (col[None, :] < value_dim)
+    if not bounds.full_e:
+        inside = inside & (col[None, :] < bounds.value_dim)
     return inside
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _first_products(  # type: ignore[no-untyped-def]
-    q_s, k_s, state_s, ready, turn, place, wanted,
-    COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr, PAIR: gl.constexpr,
-):  # fmt: skip
-    """Start Q Kᵀ and Q·KV of a block when the state before it is ready: its copy lies in `place` of the ring.
+def _first_products(ring, states, turn, copy, wanted, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Start Q Kᵀ and Q·KV of block `turn` of the walk when the state before it, number `copy`, is ready.
 
     The state's warps have seen the block come in and fenced it; a fence here would wait for stores of o.
     """
+    COLUMNS: gl.constexpr = TILES.columns
     tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
-    mbarrier.wait(ready.index(place % COPIES // (1 + PAIR)), (place // COPIES) & 1, pred=wanted)
-    q = q_s.index(turn % STAGES)
-    k = k_s.index(turn % STAGES)
-    state = state_s.index(place % COPIES)
+    state = states.tiles.index(states.wait(copy, wanted))
+    q = ring.q.index(turn % ring.stages)
+    k = ring.k.index(turn % ring.stages)
     zero = gl.zeros([BLOCK, BLOCK], gl.float32, SQUARE)
     p = warpgroup_mma(q, k.permute((1, 0)), zero, use_acc=False, is_async=True)
     zero = gl.zeros([BLOCK, COLUMNS], gl.float32, tall)
@@ -70,66 +62,59 @@ def _first_products(  # type: ignore[no-untyped-def]
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def write_output(  # type: ignore[no-untyped-def]
-    q_s, k_s, v_s, state_s, full, empty, ready, taken, out_ptr, out_step,
-    slope_ptr, scale_read, scale_scores, offset, first, main, last, steps, value_dim, first_e,
-    COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr, FULL_E: gl.constexpr,
-    PAIR: gl.constexpr,
-):  # fmt: skip
+def write_output(ring, states, rows, decay, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
     """Compute the rows of blocks main…last−1.
 
     A token of step i reads the state with weight scale_read·λ^(i+offset), and that of
-    step j ≤ i in its own block with M = scale_scores·λ^(i−j), which takes 32 registers a thread.
+    step j ≤ i in its own block with M = scale_scores·λ^(i−j), which takes 32 registers per thread.
     """
-    dtype: gl.constexpr = q_s.dtype
+    dtype: gl.constexpr = ring.q.dtype
+    first, main, last = walk.first, walk.main, walk.last
+    COLUMNS: gl.constexpr = TILES.columns
     tall: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
     scores: gl.constexpr = gl.DotOperandLayout(0, tall, 2)
-    rows: gl.constexpr = row_layout(COLUMNS)
-    row = gl.arange(0, BLOCK, gl.SliceLayout(1, rows))
-    col = first_e + gl.arange(0, COLUMNS, gl.SliceLayout(0, rows))
-    out_row = row * out_step
-    out_block = out_step * BLOCK
-    out_ptr += main.to(gl.int64) * out_block
+    stored: gl.constexpr = row_layout(COLUMNS)
+    row = gl.arange(0, BLOCK, gl.SliceLayout(1, stored))
+    col = bounds.first_e + gl.arange(0, COLUMNS, gl.SliceLayout(0, stored))
+    out_row = row * rows.out_step
+    out_block = rows.out_step * BLOCK
+    out_ptr = rows.out_ptr + main.to(gl.int64) * out_block
 
-    slope = load_slope(slope_ptr, steps)
+    slope = load_slope(decay.slope_ptr, walk.steps)
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, SQUARE))
     j = gl.arange(0, BLOCK, gl.SliceLayout(0, SQUARE))
-    weight = exp2(gl.minimum(slope * (j[None, :] - i[:, None]).to(gl.float32), 0.0)) * scale_scores
+    weight = exp2(gl.minimum(slope * (j[None, :] - i[:, None]).to(gl.float32), 0.0)) * decay.scale_scores
     weight = gl.where(j[None, :] <= i[:, None], weight, 0.0)
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, tall))
-    read = exp2(-slope * (i + offset).to(gl.float32)) * scale_read
+    read = exp2(-slope * (i + decay.offset).to(gl.float32)) * decay.scale_read
 
-    place = main * 0 + PAIR
-    if PAIR:
-        async_copy.mbarrier_arrive(taken.index(0), increment_count=False)  # where no copy is
-    p, o = _first_products(
-        q_s, k_s, state_s, ready, main - first, place, main < last, COLUMNS, STAGES, COPIES, PAIR
-    )
+    FIRST_COPY: gl.constexpr = 1 if TILES.pairs else 0
+    copy = main * 0 + FIRST_COPY
+    if TILES.pairs:
+        states.release(0)  # where no copy is
+    p, o = _first_products(ring, states, main - first, copy, main < last, TILES)
     p = warpgroup_mma_wait(1, deps=[p])  # [i, j]
     scored = gl.convert_layout((p * weight).to(dtype), scores)
-    o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, COLUMNS]
-    if not PAIR or main < last:
-        async_copy.mbarrier_arrive(taken.index(PAIR), increment_count=False)
+    o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]  # [i, columns]
+    if not TILES.pairs or main < last:
+        states.release(FIRST_COPY)
     for block in range(main, last):
-        stage = (block - first) % STAGES
-        v = v_s.index(stage)
-        o = warpgroup_mma(scored, v, o, is_async=True)
-        inside = rows_inside(row, col, steps - block * BLOCK, value_dim, FULL_E)
+        stage = (block - first) % ring.stages
+        o = warpgroup_mma(scored, ring.v.index(stage), o, is_async=True)
+        inside = rows_inside(row, col, walk.steps - block * BLOCK, bounds)
         o = warpgroup_mma_wait(0, deps=[o])
-        async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
-        done = gl.convert_layout(o.to(dtype), rows)
-        # A store waits long to be taken: the next block's products are under way by then. After the last
-        # block they are of whatever is there, and not used.
+        ring.release(stage)
+        done = gl.convert_layout(o.to(dtype), stored)
+        # A store waits long to be accepted: the next block's products are under way by then. After the last
+        # block they are of whatever the ring holds, and not used.
         later = block + 1
-        place += 1
-        p, o = _first_products(
-            q_s, k_s, state_s, ready, later - first, place, later < last, COLUMNS, STAGES, COPIES, PAIR
-        )
+        copy += 1
+        p, o = _first_products(ring, states, later - first, copy, later < last, TILES)
         gl.store(out_ptr + (out_row[:, None] + col[None, :]), done, mask=inside)
         out_ptr += out_block
         p = warpgroup_mma_wait(1, deps=[p])
         scored = gl.convert_layout((p * weight).to(dtype), scores)
         o = warpgroup_mma_wait(0, deps=[o]) * read[:, None]
-        # A copy that was never written must not be taken: the state's warps may yet look at its barrier.
-        if not PAIR or later < last:
-            async_copy.mbarrier_arrive(taken.index(place % COPIES), increment_count=False)
+        # A copy that was never written must not be released: the state's warps may yet wait for its barrier.
+        if not TILES.pairs or later < last:
+            states.release(copy % states.copies)

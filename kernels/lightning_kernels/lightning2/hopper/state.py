@@ -10,18 +10,13 @@ multiply.
 
 import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
-from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
-    mbarrier,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 
-from lightning_kernels.lightning2.hopper.loader import BLOCK
-
-ALIGNED = gl.constexpr(4)
-"""Segments compute rows from a multiple of so many blocks on; a multiple of each GROUP."""
+from lightning_kernels.lightning2.hopper.rings import BLOCK
 
 
 @gluon.jit
@@ -64,15 +59,16 @@ def _store_fade(fade_s, index: gl.constexpr, fade):  # type: ignore[no-untyped-d
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _fill_fade(fade_s, slope, scale_write, offset, steps, GROUP: gl.constexpr):  # type: ignore[no-untyped-def]
+def _fill_fade(fade_s, slope, decay, steps, GROUP: gl.constexpr):  # type: ignore[no-untyped-def]
     """Compute with which weights tokens are written, in two halves: 0, 1, … blocks before the end of a group,
     and in the last block of a sequence.
     """
     j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
     for i in gl.static_range(GROUP):
-        _store_fade(fade_s, i, exp2(-slope * ((i + 1) * BLOCK - j - offset).to(gl.float32)) * scale_write)
-    late = j + offset - ((steps - 1) % BLOCK + 1)
-    _store_fade(fade_s, GROUP, exp2(gl.minimum(slope * late.to(gl.float32), 0.0)) * scale_write)
+        before = (i + 1) * BLOCK - j - decay.offset
+        _store_fade(fade_s, i, exp2(-slope * before.to(gl.float32)) * decay.scale_write)
+    late = j + decay.offset - ((steps - 1) % BLOCK + 1)
+    _store_fade(fade_s, GROUP, exp2(gl.minimum(slope * late.to(gl.float32), 0.0)) * decay.scale_write)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
@@ -83,200 +79,199 @@ def _read(left_s, fade_s, index, values: gl.constexpr):  # type: ignore[no-untyp
     return left_s.permute((1, 0)).load(values), high, fade_s.index(2 * index + 1).load(tokens)
 
 
-@gluon.jit
-def _release(empty, stage):  # type: ignore[no-untyped-def]
-    """Give back a stage for the output's warps, too, which have nothing to do with it."""
-    async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
-    async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
+@gluon.jit  # type: ignore[untyped-decorator]
+def _walk_ahead(  # type: ignore[no-untyped-def]
+    ring, left_s, right_s, fade_s, walk, state, slope, values: gl.constexpr, GROUP: gl.constexpr
+):  # fmt: skip
+    """Carry the state over blocks first…main−1 in groups of GROUP: the state decays once per group, whose
+    products are in flight together.
+
+    Stages are released for the output's warps, too, which have nothing to do with these blocks.
+    """
+    first = walk.first
+    group_decay = exp2(-slope * (GROUP * BLOCK))
+    for group in range(first // GROUP, walk.main // GROUP):
+        state = state * group_decay
+        for i in gl.static_range(GROUP):
+            turn = group * GROUP + i - first
+            stage = ring.wait(turn)
+            left, high, low = _read(left_s.index(stage), fade_s, GROUP - 1 - i, values)
+            fence_async_shared()
+            state = warpgroup_mma(_weigh(left, high, low), right_s.index(stage), state, is_async=True)
+            if i > 0:
+                state = warpgroup_mma_wait(1, deps=[state])
+                ring.release((turn - 1) % ring.stages)
+                ring.release((turn - 1) % ring.stages)
+        state = warpgroup_mma_wait(0, deps=[state])
+        ring.release((group * GROUP + GROUP - 1 - first) % ring.stages)
+        ring.release((group * GROUP + GROUP - 1 - first) % ring.stages)
+    return state
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_blocks(  # type: ignore[no-untyped-def]
-    left_s, right_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
-    state, block_decay, last_decay, values: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
-    GROUP: gl.constexpr, EARLY: gl.constexpr,
+    ring, states, left_s, right_s, fade_s, walk, state, block_decay, last_decay, values: gl.constexpr,
+    TILES: gl.constexpr,
 ):  # fmt: skip
-    """Carry the state over blocks main…last−1, one a turn.
+    """Carry the state over blocks main…last−1, one per turn.
 
-    EARLY reads the next block's v before the state is written and multiplied rather than during the product,
-    which leaves other readers little of shared memory: faster where the product is long and the ring deep
-    enough. Eight warps, which have no registers to spare, read it after the product.
+    `early` tiles read the next block's v before the state is written and multiplied rather than during the
+    product, which leaves other readers little of shared memory: faster where the product is long and the ring
+    deep enough. The eight warps of wide tiles, which have no registers to spare, read it after the product.
     """
-    LATE: gl.constexpr = gl.num_warps() == 8
     dtype: gl.constexpr = right_s.dtype
-    turn = main - first
-    mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=main < last)
-    which = gl.where(steps - main * BLOCK < BLOCK, GROUP, 0)
-    left, high, low = _read(left_s.index(turn % STAGES), fade_s, which, values)
+    first, main, last = walk.first, walk.main, walk.last
+    stage = ring.wait(main - first, main < last)
+    which = gl.where(walk.steps - main * BLOCK < BLOCK, TILES.group, 0)
+    left, high, low = _read(left_s.index(stage), fade_s, which, values)
     weighted = _weigh(left, high, low)
     for block in range(main, last):
-        stage = (block - first) % STAGES
-        turn = block + 1 - first
-        size = gl.minimum(steps - (block + 1) * BLOCK, BLOCK)
-        which = gl.where(size < BLOCK, GROUP, 0)
-        # After the last block: whatever is there, and it is not used.
-        if EARLY:
-            mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
-            left, high, low = _read(left_s.index(turn % STAGES), fade_s, which, values)
-        copy = (block - main) % COPIES
-        mbarrier.wait(taken.index(copy), (((block - main) // COPIES) & 1) ^ 1)
-        state_s.index(copy).store(state.to(dtype))
-        fence_async_shared()  # for what the loader wrote, too, on the way to both readers
-        mbarrier.arrive(ready.index(copy), count=1)
+        stage = (block - first) % ring.stages
+        later = block + 1
+        size = gl.minimum(walk.steps - later * BLOCK, BLOCK)
+        which = gl.where(size < BLOCK, TILES.group, 0)
+        # After the last block: whatever the ring holds, and it is not used.
+        if TILES.early:
+            next_stage = ring.wait(later - first, later < last)
+            left, high, low = _read(left_s.index(next_stage), fade_s, which, values)
+        place = states.acquire(block - main)
+        states.tiles.index(place).store(state.to(dtype))
+        states.publish(place)
         decay = gl.where(size <= 0, last_decay, block_decay)
         state = warpgroup_mma(weighted, right_s.index(stage), state * decay, is_async=True)
-        if LATE:
+        if TILES.wide:
             state = warpgroup_mma_wait(0, deps=[state])
-            async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
-        if not EARLY:
-            mbarrier.wait(full.index(turn % STAGES), (turn // STAGES) & 1, pred=block + 1 < last)
-            left, high, low = _read(left_s.index(turn % STAGES), fade_s, which, values)
+            ring.release(stage)
+        if not TILES.early:
+            next_stage = ring.wait(later - first, later < last)
+            left, high, low = _read(left_s.index(next_stage), fade_s, which, values)
         weighted = _weigh(left, high, low)
-        if not LATE:
+        if not TILES.wide:
             state = warpgroup_mma_wait(0, deps=[state])
-            # By every thread for itself, which costs no barrier among them.
-            async_copy.mbarrier_arrive(empty.index(stage), increment_count=False)
+            ring.release(stage)
     return state
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _read_pair(  # type: ignore[no-untyped-def]
-    left_s, fade_s, full, turn, block, last, steps, values: gl.constexpr, STAGES: gl.constexpr,
-    GROUP: gl.constexpr,
+    ring, left_s, fade_s, walk, block, values: gl.constexpr, GROUP: gl.constexpr
 ):  # fmt: skip
     """Wait for blocks `block` and the next and return both as they are written: weighed, transposed.
 
-    From `last` on they are whatever is there.
+    From `last` on they are whatever the ring holds.
     """
-    one, two = turn % STAGES, (turn + 1) % STAGES
-    left = steps - block * BLOCK
-    mbarrier.wait(full.index(one), (turn // STAGES) & 1, pred=block < last)
-    a, high, low = _read(left_s.index(one), fade_s, gl.where(left < BLOCK, GROUP, 0), values)
+    turn = block - walk.first
+    left = walk.steps - block * BLOCK
+    stage = ring.wait(turn, block < walk.last)
+    a, high, low = _read(left_s.index(stage), fade_s, gl.where(left < BLOCK, GROUP, 0), values)
     a = _weigh(a, high, low)
-    mbarrier.wait(full.index(two), ((turn + 1) // STAGES) & 1, pred=block + 1 < last)
-    b, high, low = _read(left_s.index(two), fade_s, gl.where(left < 2 * BLOCK, GROUP, 0), values)
+    stage = ring.wait(turn + 1, block + 1 < walk.last)
+    b, high, low = _read(left_s.index(stage), fade_s, gl.where(left < 2 * BLOCK, GROUP, 0), values)
     return a, _weigh(b, high, low)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_pairs(  # type: ignore[no-untyped-def]
-    left_s, right_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
-    state, block_decay, last_decay, values: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
-    GROUP: gl.constexpr,
+    ring, states, left_s, right_s, fade_s, walk, state, block_decay, last_decay, values: gl.constexpr,
+    TILES: gl.constexpr,
 ):  # fmt: skip
-    """Carry the state over blocks main…last−1, two a turn: their products run together, and the copies
+    """Carry the state over blocks main…last−1, two per turn: their products run together, and the copies
     before the second and before the next pair share one fence and one barrier.
 
-    Copy number c, before block main + c, lies in place c + 1 of the ring; `ready` is that of two places.
+    The copy before block main + c is number c + 1, so that those of a turn share a `ready` barrier.
     """
     dtype: gl.constexpr = right_s.dtype
     zero = gl.zeros_like(state)
-    a, b = _read_pair(left_s, fade_s, full, main - first, main, last, steps, values, STAGES, GROUP)
-    state_s.index(1).store(state.to(dtype))
-    fence_async_shared()  # for what the loader wrote, too, on the way to both readers
-    mbarrier.arrive(ready.index(0), count=1)
-    for pair in range(gl.cdiv(last - main, 2)):
-        block = main + 2 * pair
-        turn = block - first
-        one, two = turn % STAGES, (turn + 1) % STAGES
-        left = steps - (block + 1) * BLOCK
+    a, b = _read_pair(ring, left_s, fade_s, walk, walk.main, values, TILES.group)
+    states.tiles.index(1).store(state.to(dtype))
+    states.publish(1)
+    for pair in range(gl.cdiv(walk.last - walk.main, 2)):
+        block = walk.main + 2 * pair
+        turn = block - walk.first
+        one, two = turn % ring.stages, (turn + 1) % ring.stages
+        left = walk.steps - (block + 1) * BLOCK
         decay = gl.where(left <= 0, last_decay, block_decay)
         state = warpgroup_mma(a, right_s.index(one), state * decay, is_async=True)
         gain = warpgroup_mma(b, right_s.index(two), zero, use_acc=False, is_async=True)
-        a, b = _read_pair(left_s, fade_s, full, turn + 2, block + 2, last, steps, values, STAGES, GROUP)
+        a, b = _read_pair(ring, left_s, fade_s, walk, block + 2, values, TILES.group)
         state, gain = warpgroup_mma_wait(0, deps=[state, gain])
-        # By every thread for itself, which costs no barrier among them.
-        async_copy.mbarrier_arrive(empty.index(one), increment_count=False)
-        async_copy.mbarrier_arrive(empty.index(two), increment_count=False)
-        place = (2 * pair + 2) % COPIES
-        parity = (((2 * pair + 2) // COPIES) & 1) ^ 1
-        mbarrier.wait(taken.index(place), parity)
-        mbarrier.wait(taken.index(place + 1), parity)
-        state_s.index(place).store(state.to(dtype))
+        ring.release(one)
+        ring.release(two)
+        place = states.acquire(2 * pair + 2)
+        states.tiles.index(place).store(state.to(dtype))
         decay = gl.where(left <= BLOCK, last_decay, block_decay)
-        state = gl.where(block + 1 < last, state * decay + gain, state)
-        state_s.index(place + 1).store(state.to(dtype))
-        fence_async_shared()
-        mbarrier.arrive(ready.index(place // 2), count=1)
+        state = gl.where(block + 1 < walk.last, state * decay + gain, state)
+        states.tiles.index(place + 1).store(state.to(dtype))
+        states.publish(place)
     return state
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def carry_state(  # type: ignore[no-untyped-def]
-    k_s, v_s, state_s, fade_s, full, empty, ready, taken, initial_ptr, final_ptr,
-    state_stride_d, state_stride_e, has_initial, has_final, slope_ptr, scale_write, offset,
-    first, main, last, steps, key_dim, value_dim, first_e,
-    BLOCK_D: gl.constexpr, COLUMNS: gl.constexpr, STAGES: gl.constexpr, COPIES: gl.constexpr,
-    GROUP: gl.constexpr, EARLY: gl.constexpr, PAIR: gl.constexpr, AHEAD: gl.constexpr,
+    ring, states, fade_s, ends, decay, walk, bounds, TILES: gl.constexpr
 ):  # fmt: skip
     """Walk blocks first…last−1 and leave a copy of the state before each from `main` on.
 
-    Blocks before `main`, where AHEAD says that there may be some, are walked over in groups of GROUP: the
-    state decays once a group, whose products are in flight together. A token of step j is written with weight
-    scale_write·λ^(B−j−offset). The state is held as VᵀK, or as KᵀV where there are fewer columns than the 64
-    rows that a product has at least.
+    A token of step j is written with weight scale_write·λ^(B−j−offset). The state is held as VᵀK, or as KᵀV
+    where there are fewer columns than the 64 rows that a product has at least.
     """
+    BLOCK_D: gl.constexpr = TILES.block_d
+    COLUMNS: gl.constexpr = TILES.columns
     ROWS: gl.constexpr = BLOCK_D if COLUMNS < 64 else COLUMNS
     COLS: gl.constexpr = COLUMNS if COLUMNS < 64 else BLOCK_D
     if COLUMNS < 64:
-        left_s, right_s = k_s, v_s
+        left_s, right_s = ring.k, ring.v
     else:
-        left_s, right_s = v_s, k_s
+        left_s, right_s = ring.v, ring.k
     broad: gl.constexpr = gl.NVMMADistributedLayout(
         [3, 0], [gl.num_warps(), 1], [16, 128 if COLS == 256 else COLS, 16]
     )
     values: gl.constexpr = gl.DotOperandLayout(0, broad, 2)
-    slope = load_slope(slope_ptr, steps)
+    steps = walk.steps
+    slope = load_slope(decay.slope_ptr, steps)
 
     block_decay = exp2(-slope * BLOCK)
     last_decay = exp2(-slope * ((steps - 1) % BLOCK + 1).to(gl.float32))
     row = gl.arange(0, ROWS, gl.SliceLayout(1, broad))
     col = gl.arange(0, COLS, gl.SliceLayout(0, broad))
     if COLUMNS < 64:
-        row_stride, row_end, col_stride, col_end = state_stride_d, key_dim, state_stride_e, value_dim
-        col += first_e
+        row_stride, row_end, col_stride, col_end = (
+            ends.stride_d,
+            bounds.key_dim,
+            ends.stride_e,
+            bounds.value_dim,
+        )
+        col += bounds.first_e
     else:
-        row_stride, row_end, col_stride, col_end = state_stride_e, value_dim, state_stride_d, key_dim
-        row += first_e
-    if initial_ptr is not None:
+        row_stride, row_end, col_stride, col_end = (
+            ends.stride_e,
+            bounds.value_dim,
+            ends.stride_d,
+            bounds.key_dim,
+        )
+        row += bounds.first_e
+    if ends.initial_ptr is not None:
         tile = row[:, None] * row_stride + col[None, :] * col_stride
         inside = (row[:, None] < row_end) & (col[None, :] < col_end)
-        state = gl.load(initial_ptr + tile, mask=inside & has_initial, other=0.0)
+        state = gl.load(ends.initial_ptr + tile, mask=inside & ends.has_initial, other=0.0)
     else:
         state = gl.zeros([ROWS, COLS], gl.float32, broad)
 
-    _fill_fade(fade_s, slope, scale_write, offset, steps, GROUP)
-    if AHEAD:
-        group_decay = exp2(-slope * (GROUP * BLOCK))
-        for group in range(first // GROUP, main // GROUP):
-            state = state * group_decay
-            for i in gl.static_range(GROUP):
-                turn = group * GROUP + i - first
-                stage = turn % STAGES
-                mbarrier.wait(full.index(stage), (turn // STAGES) & 1)
-                left, high, low = _read(left_s.index(stage), fade_s, GROUP - 1 - i, values)
-                fence_async_shared()
-                state = warpgroup_mma(_weigh(left, high, low), right_s.index(stage), state, is_async=True)
-                if i > 0:
-                    state = warpgroup_mma_wait(1, deps=[state])
-                    _release(empty, (turn - 1) % STAGES)
-            state = warpgroup_mma_wait(0, deps=[state])
-            _release(empty, (group * GROUP + GROUP - 1 - first) % STAGES)
-
-    if PAIR:
+    _fill_fade(fade_s, slope, decay, steps, TILES.group)
+    if TILES.ahead:
+        state = _walk_ahead(ring, left_s, right_s, fade_s, walk, state, slope, values, TILES.group)
+    if TILES.pairs:
         state = _walk_pairs(
-            left_s, right_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
-            state, block_decay, last_decay, values, STAGES, COPIES, GROUP,
-        )  # fmt: skip
+            ring, states, left_s, right_s, fade_s, walk, state, block_decay, last_decay, values, TILES
+        )
     else:
         state = _walk_blocks(
-            left_s, right_s, state_s, fade_s, full, empty, ready, taken, first, main, last, steps,
-            state, block_decay, last_decay, values, STAGES, COPIES, GROUP, EARLY,
-        )  # fmt: skip
+            ring, states, left_s, right_s, fade_s, walk, state, block_decay, last_decay, values, TILES
+        )
 
-    if final_ptr is not None:
+    if ends.final_ptr is not None:
         # Addresses that are known before the loop would be kept through it, in registers that are not there.
-        late = gl.minimum(last - first, 0)  # 0
+        late = gl.minimum(walk.last - walk.first, 0)  # 0
         tile = (row + late)[:, None] * row_stride + (col + late)[None, :] * col_stride
         inside = ((row + late)[:, None] < row_end) & ((col + late)[None, :] < col_end)
-        gl.store(final_ptr + tile, state, mask=inside & has_final)
+        gl.store(ends.final_ptr + tile, state, mask=inside & ends.has_final)

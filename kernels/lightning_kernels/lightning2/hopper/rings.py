@@ -1,0 +1,234 @@
+"""What the warps of a Hopper program share: a ring of blocks, copies of the state, and the values of a walk.
+
+A place of a ring is used again and again. Its k-th use (k = 0, 1, …) is phase k of two mbarriers: the writer
+completes phase k of the first when the place is filled, and the readers complete phase k of the second when
+they have read it. `Ring` and `States` own these barriers, their counts and their parities:
+
+    writer: acquire(n) → write → publish(n)          reader: wait(n) → read → release(n)
+
+where n counts what goes through the ring. All these methods are cheap enough to be called by every thread.
+"""
+
+import triton.experimental.gluon.language as gl
+from triton.experimental import gluon
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
+from triton.language.core import _aggregate as aggregate
+
+BLOCK = gl.constexpr(64)
+"""Tokens of a block."""
+
+
+@gluon.constexpr_function
+def _value(x):  # type: ignore[no-untyped-def]
+    """Return x as a field of an aggregate: None and numbers that the compiler knows are constants."""
+    return gl.constexpr(x) if x is None or isinstance(x, (bool, int, float)) else x
+
+
+@gluon.jit
+def _parity(n, places):  # type: ignore[no-untyped-def]
+    """Return the parity of the phase in which the n-th thing through a ring is there to be read.
+
+    Its writer waits for the phase before, whose parity is the other one: at once where there is none yet.
+    """
+    return (n // places) & 1
+
+
+@aggregate
+class Ring:
+    """The ring of blocks of q, k and v from the loader to its readers, the state's and the output's warps."""
+
+    q: gl.shared_memory_descriptor  # [stages, BLOCK, block_d]
+    k: gl.shared_memory_descriptor  # [stages, BLOCK, block_d]
+    v: gl.shared_memory_descriptor  # [stages, BLOCK, columns]
+    full: gl.shared_memory_descriptor
+    empty: gl.shared_memory_descriptor
+    stages: gl.constexpr
+
+    @gluon.constexpr_function
+    def __init__(self, q, k, v, full, empty, stages):  # type: ignore[no-untyped-def]
+        self.q, self.k, self.v = q, k, v
+        self.full, self.empty = full, empty
+        self.stages = gl.constexpr(stages)
+
+    @gluon.jit
+    def acquire(self, turn):  # type: ignore[no-untyped-def]
+        """Wait until the stage of block `turn` of the walk may be written; return its index."""
+        stage = turn % self.stages
+        mbarrier.wait(self.empty.index(stage), _parity(turn, self.stages) ^ 1)
+        return stage
+
+    @gluon.jit
+    def publish(self, stage):  # type: ignore[no-untyped-def]
+        """Count the copies (cp.async) of this thread to a stage as arrived, once they are."""
+        async_copy.mbarrier_arrive(self.full.index(stage), increment_count=False)
+
+    @gluon.jit
+    def wait(self, turn, wanted=True):  # type: ignore[no-untyped-def]
+        """Wait until block `turn` of the walk is there, if it is wanted; return the index of its stage."""
+        stage = turn % self.stages
+        mbarrier.wait(self.full.index(stage), _parity(turn, self.stages), pred=wanted)
+        return stage
+
+    @gluon.jit
+    def release(self, stage):  # type: ignore[no-untyped-def]
+        """Give a stage back: by every thread for itself, which costs no barrier among them."""
+        async_copy.mbarrier_arrive(self.empty.index(stage), increment_count=False)
+
+
+@aggregate
+class States:
+    """The rounded copies of the state on their way from the state's warps to the output's.
+
+    In pairs two copies share one fence and one `ready` barrier, and the first of all lies in place 1.
+    """
+
+    tiles: (
+        gl.shared_memory_descriptor
+    )  # [copies, columns, block_d]; below 64 columns [copies, block_d, columns]
+    ready: gl.shared_memory_descriptor
+    taken: gl.shared_memory_descriptor
+    copies: gl.constexpr
+    together: gl.constexpr  # copies to a `ready` barrier: 2 in pairs
+
+    @gluon.constexpr_function
+    def __init__(self, tiles, ready, taken, copies, together):  # type: ignore[no-untyped-def]
+        self.tiles, self.ready, self.taken = tiles, ready, taken
+        self.copies = gl.constexpr(copies)
+        self.together = gl.constexpr(together)
+
+    @gluon.jit
+    def acquire(self, copy):  # type: ignore[no-untyped-def]
+        """Wait until copy number `copy`, and in pairs the next, may be written; return the first place."""
+        place = copy % self.copies
+        parity = _parity(copy, self.copies) ^ 1
+        for i in gl.static_range(self.together):
+            mbarrier.wait(self.taken.index(place + i), parity)
+        return place
+
+    @gluon.jit
+    def publish(self, place):  # type: ignore[no-untyped-def]
+        """Announce the copies of a turn. The fence covers what the loader wrote, too, for all readers."""
+        fence_async_shared()
+        mbarrier.arrive(self.ready.index(place // self.together), count=1)
+
+    @gluon.jit
+    def wait(self, copy, wanted=True):  # type: ignore[no-untyped-def]
+        """Wait until copy number `copy` is there, if it is wanted; return its place."""
+        place = copy % self.copies
+        mbarrier.wait(self.ready.index(place // self.together), _parity(copy, self.copies), pred=wanted)
+        return place
+
+    @gluon.jit
+    def release(self, place):  # type: ignore[no-untyped-def]
+        """Give a place back, by every thread for itself."""
+        async_copy.mbarrier_arrive(self.taken.index(place), increment_count=False)
+
+
+@aggregate
+class Walk:
+    """The blocks of one segment: first…last−1 of a sequence of `steps` tokens, of which those from `main` on
+    have their rows computed and those before are only walked over.
+    """
+
+    first: gl.tensor
+    main: gl.tensor
+    last: gl.tensor
+    steps: gl.tensor
+
+    @gluon.constexpr_function
+    def __init__(self, first, main, last, steps):  # type: ignore[no-untyped-def]
+        self.first, self.main, self.last, self.steps = first, main, last, steps
+
+
+@aggregate
+class Bounds:
+    """The dims of q and k, and of v and o, and the program's first column of v."""
+
+    key_dim: gl.tensor | gl.constexpr
+    value_dim: gl.tensor | gl.constexpr
+    first_e: gl.tensor
+    full_d: gl.constexpr  # whether key_dim fills its tile, so that no mask is needed
+    full_e: gl.constexpr
+
+    @gluon.constexpr_function
+    def __init__(self, key_dim, value_dim, first_e, full_d, full_e):  # type: ignore[no-untyped-def]
+        self.key_dim, self.value_dim = _value(key_dim), _value(value_dim)
+        self.first_e = first_e
+        self.full_d, self.full_e = gl.constexpr(full_d), gl.constexpr(full_e)
+
+
+@aggregate
+class Decay:
+    """The slope and the scales of a head.
+
+    A token of step j of a block of B tokens is written to the state with weight scale_write·λ^(B−j−offset)
+    and reads it with weight scale_read·λ^(j+offset); within a block weights are scale_scores·λ^(i−j).
+    """
+
+    slope_ptr: gl.tensor | gl.constexpr  # None: no decay
+    scale_read: gl.tensor | gl.constexpr
+    scale_write: gl.tensor | gl.constexpr
+    scale_scores: gl.tensor | gl.constexpr
+    offset: gl.tensor
+
+    @gluon.constexpr_function
+    def __init__(self, slope_ptr, scale_read, scale_write, scale_scores, offset):  # type: ignore[no-untyped-def]
+        self.slope_ptr = _value(slope_ptr)
+        self.scale_read, self.scale_write = _value(scale_read), _value(scale_write)
+        self.scale_scores = _value(scale_scores)
+        self.offset = offset
+
+
+@aggregate
+class Ends:
+    """The state [key_dim, value_dim] in fp32 that enters a sequence and the one that leaves it."""
+
+    initial_ptr: gl.tensor | gl.constexpr  # None: zeros
+    final_ptr: gl.tensor | gl.constexpr  # None: not wanted
+    stride_d: gl.tensor | gl.constexpr
+    stride_e: gl.tensor | gl.constexpr
+    has_initial: gl.tensor  # whether this segment begins with the initial state
+    has_final: gl.tensor
+
+    @gluon.constexpr_function
+    def __init__(self, initial_ptr, final_ptr, stride_d, stride_e, has_initial, has_final):  # type: ignore[no-untyped-def]
+        self.initial_ptr, self.final_ptr = _value(initial_ptr), _value(final_ptr)
+        self.stride_d, self.stride_e = _value(stride_d), _value(stride_e)
+        self.has_initial, self.has_final = has_initial, has_final
+
+
+@aggregate
+class Rows:
+    """Rows of q, k, v and o: pointers to the token that is visited first, and the steps to the next one."""
+
+    q_ptr: gl.tensor
+    k_ptr: gl.tensor
+    v_ptr: gl.tensor
+    q_step: gl.tensor
+    k_step: gl.tensor
+    v_step: gl.tensor
+    out_ptr: gl.tensor
+    out_step: gl.tensor
+
+    @gluon.constexpr_function
+    def __init__(self, q_ptr, k_ptr, v_ptr, q_step, k_step, v_step, out_ptr, out_step):  # type: ignore[no-untyped-def]
+        self.q_ptr, self.k_ptr, self.v_ptr, self.out_ptr = q_ptr, k_ptr, v_ptr, out_ptr
+        self.q_step, self.k_step, self.v_step, self.out_step = q_step, k_step, v_step, out_step
+
+
+@aggregate
+class Boxes:
+    """TMA descriptors of tiles [1, 1, BLOCK, ·] of q, k and v [b, h, n, ·], or None, and what to read."""
+
+    q: tma.tensor_descriptor | gl.constexpr
+    k: tma.tensor_descriptor | gl.constexpr
+    v: tma.tensor_descriptor | gl.constexpr
+    sequence: gl.tensor
+    head: gl.tensor
+    kv_head: gl.tensor
+
+    @gluon.constexpr_function
+    def __init__(self, q, k, v, sequence, head, kv_head):  # type: ignore[no-untyped-def]
+        self.q, self.k, self.v = _value(q), _value(k), _value(v)
+        self.sequence, self.head, self.kv_head = sequence, head, kv_head
