@@ -30,7 +30,7 @@ KNOWN: dict[str, list[str]] = {
     "long_files": ["test_measure_bench.py"],
     "shared_stems": ["base:", "draw:", "gateloop:", "norm:", "transnormer:", "vq:"],
     "shared_types": [
-        *("Call:", "Cell:", "Enter:", "Figure:", "GateLoop:", "GateLoopComplex:", "Gpu:", "Group:"),
+        *("Cell:", "Enter:", "Figure:", "GateLoop:", "GateLoopComplex:", "Gpu:", "Group:"),
         *("Key:", "Verdict:"),
     ],
     "long_signatures": ["lightning2/hopper/", "lightning2/portable.py", "report/plots/draw.py"],
