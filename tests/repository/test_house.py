@@ -27,9 +27,10 @@ READERS = ("record", "compare", "history", "report")
 
 # What breaks a rule for as long as the house is being built: offences that contain one of these.
 KNOWN: dict[str, list[str]] = {
+    "long_files": ["test_measure_bench.py"],
     "shared_stems": ["base:", "draw:", "gateloop:", "norm:", "transnormer:", "vq:"],
     "shared_types": [
-        *("Bound:", "Call:", "Cell:", "Enter:", "Figure:", "GateLoop:", "GateLoopComplex:", "Gpu:", "Group:"),
+        *("Cell:", "Enter:", "Figure:", "GateLoop:", "GateLoopComplex:", "Gpu:", "Group:"),
         *("Key:", "Verdict:"),
     ],
     "long_signatures": ["lightning2/hopper/", "lightning2/portable.py", "report/plots/draw.py"],
