@@ -42,7 +42,7 @@ class Faults(ValueError):  # noqa: N818 - a collection of what is wrong, not one
 
 
 @dataclass(frozen=True)
-class Bound:
+class LengthBound:
     """A test that an exclude entry puts to a length, such as ``> 65536``."""
 
     operator: Operator
@@ -109,16 +109,16 @@ def read_range(text: str) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def read_bounds(value: object) -> tuple[Bound, ...]:
+def read_bounds(value: object) -> tuple[LengthBound, ...]:
     """What an exclude entry says of an integer axis; any one bound suffices. Raises Faults."""
 
-    def one(item: object) -> tuple[Bound]:
+    def one(item: object) -> tuple[LengthBound]:
         if not isinstance(item, str):
-            return (Bound("=", _length(item, BOUNDS_ALLOWED)),)
+            return (LengthBound("=", _length(item, BOUNDS_ALLOWED)),)
         match = _COMPARISON.fullmatch(item.strip())
         if match is None:
             raise Faults(f"{show(item)} can match no length; allowed: {BOUNDS_ALLOWED}")
-        bound = Bound(cast(Operator, match[1]), _number(match[2], BOUNDS_ALLOWED))
+        bound = LengthBound(cast(Operator, match[1]), _number(match[2], BOUNDS_ALLOWED))
         if not (bound.holds(1) or bound.holds(MAX_LENGTH)):
             raise Faults(f"{show(item)} can match no length; allowed: {BOUNDS_ALLOWED}")
         return (bound,)

@@ -31,8 +31,8 @@ from lightning_bench.suite.axes import (
     BOUNDS_ALLOWED,
     LENGTHS_ALLOWED,
     PROVIDERS_ALLOWED,
-    Bound,
     Faults,
+    LengthBound,
     read_bounds,
     read_lengths,
     read_providers,
@@ -76,7 +76,7 @@ _Families = Annotated[
     Field(description=", ".join(FAMILIES)),
 ]
 _Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
-_Bounds = Annotated[tuple[Bound, ...], BeforeValidator(read_bounds), Field(description=BOUNDS_ALLOWED)]
+_Bounds = Annotated[tuple[LengthBound, ...], BeforeValidator(read_bounds), Field(description=BOUNDS_ALLOWED)]
 _Text = Annotated[str, Field(min_length=1, description=TEXT_ALLOWED)]
 _Count = Annotated[int, Field(ge=1, description="an integer from 1")]
 _Seconds = Annotated[float, Field(gt=0, description="a number of seconds above 0")]
@@ -159,7 +159,7 @@ class Exclude(_Table):
         parts = []
         for key, values in self:
             if values is not None:
-                texts = [str(value) if isinstance(value, Bound) else f'"{value}"' for value in values]
+                texts = [str(value) if isinstance(value, LengthBound) else f'"{value}"' for value in values]
                 parts.append(f"{key} = {texts[0] if len(texts) == 1 else '[' + ', '.join(texts) + ']'}")
         return "{" + ", ".join(parts) + "}"
 

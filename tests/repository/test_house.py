@@ -30,8 +30,8 @@ KNOWN: dict[str, list[str]] = {
     "long_files": ["test_measure_bench.py"],
     "shared_stems": ["base:", "draw:", "gateloop:", "norm:", "transnormer:", "vq:"],
     "shared_types": [
-        *("Bound:", "Call:", "Cell:", "Enter:", "Figure:", "GateLoop:", "GateLoopComplex:", "Gpu:", "Group:"),
-        *("Key:", "Rows:", "Verdict:"),
+        *("Cell:", "Enter:", "Figure:", "GateLoop:", "GateLoopComplex:", "Gpu:", "Group:"),
+        *("Key:", "Verdict:"),
     ],
     "long_signatures": ["lightning2/hopper/", "lightning2/portable.py", "report/plots/draw.py"],
     "untyped_figures": ["measure/job.py", "measure/session.py", "record/file.py", "record/samples.py"],
