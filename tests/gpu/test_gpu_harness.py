@@ -111,7 +111,7 @@ def test_launch_cost_is_hidden() -> None:
     assert not device.exposed(slow_to_launch)
 
 
-def test_a_call_that_synchronises_is_said_to_be_exposed() -> None:
+def test_a_call_that_synchronises_is_reported_as_exposed() -> None:
     x = torch.randn(1000, device="cuda")
     device = timer()
 
@@ -192,7 +192,7 @@ def bad(tmp_path: Path) -> Callable[[str], str]:
     return lambda name: f"{path}:{name}"
 
 
-def test_the_culprit_alone_is_blamed(bad: Callable[[str], str], run: Run) -> None:
+def test_only_the_culprit_is_blamed(bad: Callable[[str], str], run: Run) -> None:
     names = ("Good", "IllegalAddress", "Greedy", "Stale")
     rows = run([Case(SHAPE, bad(name), "fwd") for name in names])
     assert rows["good/fwd"].status in ("ok", "unstable")
@@ -238,7 +238,7 @@ def test_a_backward_pass_can_be_captured(run: Run) -> None:
 
 @pytest.mark.parametrize("metric", ["speed", "memory"])
 @pytest.mark.parametrize("families", list(SHAPES), ids=["attention", "scans", "layers"])
-def test_every_provider_that_is_here_works(families: tuple[Family, ...], metric: Metric, run: Run) -> None:
+def test_every_available_provider_works(families: tuple[Family, ...], metric: Metric, run: Run) -> None:
     directions: tuple[Direction, ...] = ("fwd", "bwd", "fwd_bwd")
     shape, names = SHAPES[families], _here(families)
     assert names

@@ -1,4 +1,4 @@
-"""Exit codes of sweeps and what bad usage is told."""
+"""Exit codes of sweeps, and the messages for bad usage."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_bad_usage_is_2_and_says_what_is_allowed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_faults_of_one_option_are_told_at_once(lbench: Lbench) -> None:
+def test_several_faults_of_one_option_are_reported_at_once(lbench: Lbench) -> None:
     lines = lbench("check", "quick", "--seq-len", "0,a,512").err.splitlines()
     assert [line.removeprefix("lbench: ")[:16] for line in lines] == ['--seq-len: "0" i', '--seq-len: "a" i']
 
@@ -71,7 +71,7 @@ def test_several_faults_of_one_option_are_told_at_once(lbench: Lbench) -> None:
     pytest.importorskip("torch").cuda.is_available(), reason="there is a CUDA device: nothing is wrong"
 )
 @pytest.mark.parametrize("command", ["speed", "env"])
-def test_a_device_that_is_not_here(lbench: Lbench, command: str) -> None:
+def test_a_missing_device_is_bad_usage(lbench: Lbench, command: str) -> None:
     ran = lbench(command, "--device", "cuda")
     assert ran.code == 2
     assert ran.err.startswith("lbench: no CUDA device: ")

@@ -1,4 +1,4 @@
-"""What a sweep writes where: data to stdout, narration to stderr, a live display on a terminal alone."""
+"""What a sweep writes where: data to stdout, narration to stderr, a live display only on a terminal."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory, desk: Any) -> subprocess.Co
     return desk.run("memory", "quick", *axes, "--json", "--out", desk.folder / "memory.csv")
 
 
-def test_json_stands_alone_on_stdout(memory: subprocess.CompletedProcess[str]) -> None:
+def test_stdout_holds_only_json(memory: subprocess.CompletedProcess[str]) -> None:
     assert memory.returncode == 0
     (data,) = json.loads(memory.stdout)
     assert (data["suite"], data["metric"], data["protocol"]) == ("quick", "memory", "lbench")
@@ -171,7 +171,7 @@ def test_progress_is_plain_lines_on_stderr(memory: subprocess.CompletedProcess[s
     assert lines[-1].startswith("results: ")
 
 
-def test_quiet_says_nothing(lbench: Callable[..., Any], new_desk: Any) -> None:
+def test_quiet_prints_nothing(lbench: Callable[..., Any], new_desk: Any) -> None:
     axes = ["--seq-len", "256", "--direction", "fwd_bwd", "--provider", "lightning2-torch", "--device", "cpu"]
     command = ["check", "quick", *axes, "--out", new_desk.out]
     ran = lbench(*command, "--quiet", "--time-limit", "inf")
@@ -181,13 +181,13 @@ def test_quiet_says_nothing(lbench: Callable[..., Any], new_desk: Any) -> None:
     assert "quick check: 1 ok in 0 s" in ran.err.splitlines()
 
 
-def test_quiet_json_is_data_alone(lbench: Callable[..., Any], new_desk: Any) -> None:
+def test_quiet_json_prints_only_data(lbench: Callable[..., Any], new_desk: Any) -> None:
     ran = lbench("check", new_desk.suite(["NeedsGpu"]), "--out", new_desk.out, "--quiet", "--json")
     assert json.loads(ran.out)[0]["counts"] == {"unavailable": 1}
     assert ran.err == ""
 
 
-def test_errors_are_told_however_quiet(lbench: Callable[..., Any]) -> None:
+def test_errors_are_printed_even_with_quiet(lbench: Callable[..., Any]) -> None:
     ran = lbench("check", "nope", "--quiet")
     assert ran.code == 2
     assert ran.err.startswith("lbench: there is no suite `nope`")

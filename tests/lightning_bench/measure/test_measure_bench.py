@@ -209,7 +209,7 @@ def test_drifting_samples_are_unstable_but_given(measure: Measure) -> None:
     assert outcome.figures.median_ms == pytest.approx(1.04)
 
 
-def test_a_graph_that_cannot_be_is_a_note(measure: Measure) -> None:
+def test_a_graph_that_cannot_be_captured_is_a_note(measure: Measure) -> None:
     outcome = measure("Right", direction="fwd", graph=True)["Right"]
     assert outcome.status in ("ok", "unstable")
     assert "no graph_ms: CUDA graphs need a CUDA device" in outcome.reason
@@ -235,7 +235,7 @@ def test_wrong_gets_no_figure(measure: Measure, metric: Metric, name: str, reaso
     assert outcome.samples is None
 
 
-def test_a_wrong_gradient_is_no_fault_of_forward_alone(measure: Measure) -> None:
+def test_a_wrong_gradient_does_not_fail_a_forward_case(measure: Measure) -> None:
     assert measure("NanGradient", direction="fwd", metric="check")["NanGradient"].status == "ok"
 
 
@@ -292,7 +292,7 @@ def test_an_unknown_file_is_an_outcome_too(measure: Measure) -> None:
     assert job["Right"].status == "ok"
 
 
-def test_what_does_not_fit_beside_the_others_runs_alone_afterwards(measure: Measure) -> None:
+def test_a_case_that_does_not_fit_beside_the_others_runs_alone_afterwards(measure: Measure) -> None:
     job = measure("FitsAlone", "Right", "Also", direction="fwd")
     assert job["FitsAlone"].status in ("ok", "unstable")
     assert job["FitsAlone"].figures.median_ms > 0
@@ -303,7 +303,7 @@ def test_what_does_not_fit_beside_the_others_runs_alone_afterwards(measure: Meas
     assert "samples" not in [phase for case_id, phase in job.entered[:others] if case_id == own]
 
 
-def test_a_case_alone_that_runs_out_later_is_oom(measure: Measure) -> None:
+def test_a_sole_case_that_runs_out_of_memory_while_sampled_is_oom(measure: Measure) -> None:
     quiet = Session("cpu")
     quiet.timer = FakeTimer(then=4.0)
     # The gate and three batches of warm-up are four calls; the fifth is a sample.
@@ -322,7 +322,7 @@ def test_directions_of_one_job_share_the_oracle(measure: Measure, metric: Metric
     assert [phase for case_id, phase in job.entered if not case_id].count("oracle") == 1
 
 
-def test_inputs_that_do_not_fit_end_all(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_that_do_not_fit_end_all_cases(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
@@ -353,7 +353,7 @@ def test_memory_of_a_call(measure: Measure, direction: Direction) -> None:
     assert not (TIMES & given(figures))
 
 
-def test_a_check_is_errors_alone(measure: Measure) -> None:
+def test_a_check_gives_only_errors(measure: Measure) -> None:
     job = measure("Right", "Softmax", metric="check")
     for outcome in job.outcomes:
         assert outcome.status == "ok"
@@ -362,7 +362,7 @@ def test_a_check_is_errors_alone(measure: Measure) -> None:
 
 
 @pytest.mark.parametrize("direction", ["fwd", "bwd"])
-def test_protocol_paper_gives_the_mean_alone(measure: Measure, direction: Direction) -> None:
+def test_protocol_paper_gives_only_the_mean(measure: Measure, direction: Direction) -> None:
     job = measure("Right", "Wrong", "Softmax", direction=direction, protocol="paper")
     assert job["Wrong"].status == "wrong"
     for name in ("Right", "Softmax"):
@@ -378,7 +378,7 @@ def test_memory_of_protocol_paper_needs_cuda(measure: Measure) -> None:
     assert "needs a CUDA device" in outcome.reason
 
 
-def test_phases_are_told_before_the_work(measure: Measure) -> None:
+def test_phases_are_announced_before_the_work(measure: Measure) -> None:
     job = measure("Right", "Wrong", direction="fwd")
     shared = [phase for case_id, phase in job.entered if not case_id]
     assert shared == ["warm-up", "inputs", "oracle"]
@@ -391,7 +391,7 @@ def test_phases_are_told_before_the_work(measure: Measure) -> None:
         assert own[: len(phases)] == phases
 
 
-def test_who_changes_the_inputs_is_wrong_and_nobody_after_it(measure: Measure) -> None:
+def test_a_provider_that_changes_its_inputs_is_wrong_and_no_later_one(measure: Measure) -> None:
     run = measure("ChangesItsInputs", "Right", direction="fwd", metric="check")
     assert (run["ChangesItsInputs"].status, run["ChangesItsInputs"].reason) == (
         "wrong",
@@ -400,7 +400,7 @@ def test_who_changes_the_inputs_is_wrong_and_nobody_after_it(measure: Measure) -
     assert run["Right"].status == "ok"
 
 
-def test_another_dtype_than_the_case_s_is_wrong(measure: Measure) -> None:
+def test_an_output_in_another_dtype_is_wrong(measure: Measure) -> None:
     run = measure("Widens", direction="fwd", metric="check")
     assert run["Widens"].status == "wrong"
     assert run["Widens"].reason == "o is torch.float64, not torch.float32"

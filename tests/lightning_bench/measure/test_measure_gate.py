@@ -85,7 +85,7 @@ def test_lengths_that_fill_no_tile_pass(n: int, family: Family, dtype: Dtype) ->
     assert reference.judge(tensors(right(family), inputs), "bhnd").failure is None
 
 
-def test_forward_alone_is_judged_alone() -> None:
+def test_a_forward_pass_is_judged_without_gradients() -> None:
     inputs, reference = gate("linear_decay", shape(), gradients=False)
     o = tensors(right("linear_decay"), inputs)["o"]
     verdict = reference.judge({"o": o}, "bhnd")
@@ -97,7 +97,9 @@ def test_forward_alone_is_judged_alone() -> None:
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", PLAIN)
-def test_the_budget_is_where_it_is_said_to_be(family: Family, dtype: Dtype, name: str) -> None:
+def test_errors_just_below_the_budget_pass_and_just_above_fail(
+    family: Family, dtype: Dtype, name: str
+) -> None:
     inputs, reference = gate(family, shape(dtype))
     budget = reference.budgets[name]
     for factor, passes in ((0.98, True), (1.02, False)):
@@ -144,8 +146,8 @@ def test_a_mask_that_is_off_by_one_fails(family: Family, dtype: Dtype) -> None:
     inputs, reference = gate(family, shape(dtype))
     assert reference.judge(tensors(masked(0, family), inputs), "bhnd").failure is None
     for offset in (-1, 1):
-        said = failure(reference, tensors(masked(offset, family), inputs))
-        assert all(f"{name} is off by" in said for name in TENSORS)
+        message = failure(reference, tensors(masked(offset, family), inputs))
+        assert all(f"{name} is off by" in message for name in TENSORS)
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -243,9 +245,9 @@ def test_tf32_in_fp32_fails_with_a_hint(family: Family) -> None:
     inputs, reference = gate(family, shape("fp32"))
     attention = right(family)
     got = tensors(lambda q, k, v, s: attention(tf32(q), tf32(k), tf32(v), s), inputs)
-    said = failure(reference, got)
-    assert said.startswith("o is off by ")
-    assert "(what TF32 gives), the budget is" in said
+    message = failure(reference, got)
+    assert message.startswith("o is off by ")
+    assert "(what TF32 gives), the budget is" in message
     got["o"] = got["o"] * 1.1
     assert "TF32" not in failure(reference, {"o": got["o"]})
 
@@ -324,8 +326,8 @@ def test_memory_that_was_never_written_does_not_pass(family: Family, n: int) -> 
         del answer  # what an earlier provider leaves behind
         with poisoned(inputs, gradients=False):
             got = torch.empty_like(inputs.v)
-        said = failure(reference, {"o": got})
-        assert said == f"o has NaN or Inf in {2 * n} of {2 * n} checked rows"
+        message = failure(reference, {"o": got})
+        assert message == f"o has NaN or Inf in {2 * n} of {2 * n} checked rows"
 
 
 def test_a_row_that_was_never_written_does_not_pass() -> None:

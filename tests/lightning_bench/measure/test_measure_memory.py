@@ -44,7 +44,7 @@ def meter() -> CpuMeter:
     return meter
 
 
-def test_two_temporaries_that_are_there_together(meter: CpuMeter) -> None:
+def test_two_temporaries_at_the_same_time_add_up(meter: CpuMeter) -> None:
     def fn() -> None:
         first, second = block(3), block(2)
         del first, second
@@ -66,7 +66,7 @@ def test_one_is_freed_before_the_next(meter: CpuMeter) -> None:
     assert (peak.peak, peak.held) == (4 * 2**20, 2**20)
 
 
-def test_what_a_call_frees_of_an_earlier_one_is_held_no_more(meter: CpuMeter) -> None:
+def test_memory_of_an_earlier_call_that_a_call_frees_counts_negative(meter: CpuMeter) -> None:
     before: list[Tensor] = []
     meter.measure(lambda: before.append(block(2)))
 
@@ -159,7 +159,7 @@ def test_backward_with_a_large_temporary() -> None:
     assert got.saved_mib == pytest.approx(2)
 
 
-def test_both_directions_count_from_the_inputs_alone() -> None:
+def test_both_directions_count_from_only_the_inputs() -> None:
     got = figures("fwd_bwd", saved=2, working=8)
     assert got.saved_mib == pytest.approx(2)
     # Output, saved and the larger of temporary and gradients.

@@ -44,7 +44,7 @@ def steps(desk: Any) -> dict[str, Step]:
     return steps
 
 
-def test_rows_that_stand_are_not_measured_again(steps: dict[str, Step]) -> None:
+def test_existing_rows_are_not_measured_again(steps: dict[str, Step]) -> None:
     assert steps["first"].states == BOTH
     assert steps["same"].rows == steps["first"].rows
     assert "2 cases, 2 of them recorded already" in steps["same"].process.stderr
@@ -54,7 +54,7 @@ def test_a_row_that_failed_still_fails_the_sweep(steps: dict[str, Step]) -> None
     assert [steps[name].process.returncode for name in steps] == [1, 1, 0, 0, 0]
 
 
-def test_retry_measures_failed_ones_again(steps: dict[str, Step]) -> None:
+def test_retry_measures_failed_rows_again(steps: dict[str, Step]) -> None:
     assert steps["retry"].states == [*BOTH, ("raises-until-go", "ok")]
 
 

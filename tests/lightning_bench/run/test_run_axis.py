@@ -26,7 +26,7 @@ def processes(summary: Summary, desk: Any) -> dict[int, list[int]]:
     return tried
 
 
-def test_out_of_memory_is_not_tried_again_further_along(summary: Summary) -> None:
+def test_longer_sequences_are_not_tried_after_out_of_memory(summary: Summary) -> None:
     rows = {r.seq_len: r for r in summary.records if r.provider == "too-large-at-256"}
     assert {n: row.status for n, row in rows.items()} == {128: "ok", 256: "oom", 512: "oom", 1024: "oom"}
     assert rows[256].reason == "OutOfMemoryError: simulated: out of memory"
@@ -34,12 +34,12 @@ def test_out_of_memory_is_not_tried_again_further_along(summary: Summary) -> Non
         assert rows[n].reason == "not tried: out of memory already at seq_len 256, and memory grows with it"
 
 
-def test_others_are_measured_where_one_is_out_of_memory(summary: Summary) -> None:
+def test_other_providers_are_measured_if_one_is_out_of_memory(summary: Summary) -> None:
     rows = [r for r in summary.records if r.provider == "notes-its-process"]
     assert [(r.seq_len, r.status) for r in rows] == [(n, "ok") for n in (128, 256, 512, 1024)]
 
 
-def test_who_dies_at_one_length_is_measured_at_the_next(summary: Summary) -> None:
+def test_a_provider_that_dies_at_one_length_is_measured_at_the_next(summary: Summary) -> None:
     rows = {r.seq_len: r for r in summary.records if r.provider == "dies-at-512"}
     assert {n: r.status for n, r in rows.items()} == {128: "ok", 256: "ok", 512: "crashed", 1024: "ok"}
     assert rows[512].reason == "the worker process died of SIGKILL"
@@ -61,7 +61,7 @@ def test_a_worker_that_died_is_replaced(processes: dict[int, list[int]]) -> None
     assert processes[1024][0] not in {together, processes[256][0]}
 
 
-def test_what_cannot_run_needs_no_worker(desk: Any) -> None:
+def test_a_case_that_cannot_run_needs_no_worker(desk: Any) -> None:
     suite = desk.suite(["NeedsGpu"], name="gpu", seq_len=[64, 128])
     summary = desk.sweep(suite)
     assert [(r.status, r.reason) for r in summary.records] == [("unavailable", "needs a CUDA device")] * 2

@@ -18,7 +18,7 @@ ENDS = {
     "Good": ("ok", ""),
     "Sleeps": ("timeout", "not done within 2.5 s; it was killed in phase 'warm-up'"),
     "HoldsTheGil": ("timeout", "not done within 2.5 s"),
-    "Aborts": ("crashed", "the worker process died of SIGABRT; its last words: all is lost"),
+    "Aborts": ("crashed", "the worker process died of SIGABRT; its last output: all is lost"),
     "OsExits": ("crashed", "the worker process ended with exit code 0"),
     "Raises": ("crashed", "ZeroDivisionError: no luck today"),
     "SysExits": ("crashed", "SystemExit: enough"),
@@ -47,7 +47,7 @@ def kebab(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_each_ends_in_its_own_way(rows: dict[str, Record], name: str) -> None:
+def test_each_provider_ends_with_its_status(rows: dict[str, Record], name: str) -> None:
     status, reason = ENDS[name]
     row = rows[kebab(name)]
     # A machine that is busy with something else may spread so short a time; that is no harm done.
@@ -56,7 +56,7 @@ def test_each_ends_in_its_own_way(rows: dict[str, Record], name: str) -> None:
         assert reason in row.reason
 
 
-def test_figures_where_right_and_none_where_wrong(rows: dict[str, Record]) -> None:
+def test_right_rows_have_figures_and_wrong_rows_have_none(rows: dict[str, Record]) -> None:
     good = rows["good"]
     assert good.median_ms is not None
     assert good.median_ms > 0
@@ -67,7 +67,7 @@ def test_figures_where_right_and_none_where_wrong(rows: dict[str, Record]) -> No
             assert (row.median_ms, row.call_ms, row.tflops) == (None, None, None)
 
 
-def test_errors_stand_beside_what_is_wrong(rows: dict[str, Record]) -> None:
+def test_wrong_rows_have_their_errors(rows: dict[str, Record]) -> None:
     wrong = rows["wrong"]
     assert wrong.error_o == pytest.approx(0.01, rel=1e-3)
     assert wrong.error_budget is not None
@@ -76,7 +76,7 @@ def test_errors_stand_beside_what_is_wrong(rows: dict[str, Record]) -> None:
     assert "dv" not in rows["nan-in-dk"].reason
 
 
-def test_each_has_one_row(summary: Summary, desk: Any) -> None:
+def test_each_case_has_one_row(summary: Summary, desk: Any) -> None:
     assert sorted(desk.ids()) == sorted(f"{kebab(name)} 64" for name in ENDS)
     assert summary.counts.total() == len(ENDS)
     assert summary.counts["crashed"] == 5
@@ -85,9 +85,9 @@ def test_each_has_one_row(summary: Summary, desk: Any) -> None:
     assert list(frame["provider"]) == [record.provider for record in summary.records]
 
 
-def test_only_what_was_timed_has_samples(summary: Summary, desk: Any) -> None:
+def test_only_timed_cases_have_samples(summary: Summary, desk: Any) -> None:
     samples = [json.loads(line) for line in desk.out.with_suffix(".samples.jsonl").read_text().splitlines()]
-    assert [one["case_id"].split("/")[0] for one in samples] == ["good"]
+    assert [line["case_id"].split("/")[0] for line in samples] == ["good"]
 
 
 def test_time_is_booked_by_phase(summary: Summary) -> None:

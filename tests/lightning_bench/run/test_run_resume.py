@@ -116,7 +116,7 @@ def test_kill_9_leaves_whole_rows(story: Story, tmp_path: Path) -> None:
     assert killed.csv.endswith(b"\n")
 
 
-def test_resumed_sweeps_say_what_stands(story: Story) -> None:
+def test_resumed_sweeps_report_existing_rows(story: Story) -> None:
     assert "story speed: 6 cases, 2 of them recorded already" in story.stages["killed"].process.stderr
     assert "story speed: 6 cases, 1 of them recorded already" in story.stages["resumed"].process.stderr
 

@@ -1,4 +1,4 @@
-"""Runs one case in a process of its own and watches it: times, torch.profiler, memory, saved tensors."""
+"""Run one case in its own process and observe it: times, torch.profiler, memory, saved tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lightning_bench.measure.sampling import StopRule
 from lightning_bench.profile.capture import trace
 from lightning_bench.profile.capture.compiled import compiled_kernels, with_spills
 from lightning_bench.profile.data import Kernel, Memory, Profile, Request, Roofline, Saved, Timing
-from lightning_bench.profile.occupancy import Gpu, with_occupancy
+from lightning_bench.profile.occupancy import GpuLimits, with_occupancy
 from lightning_bench.providers import get_provider, load_error
 from lightning_bench.providers.registry.base import Provider
 
@@ -42,8 +42,8 @@ _CALL_SECONDS = 1.0
 _FLUSH_BYTES = 2**28
 
 
-class Bench:
-    """A case that is set up: its provider loaded, its inputs made, its first call done and timed."""
+class CaseRun:
+    """A case that is set up: its provider is loaded, its inputs exist, its first call is done and timed."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -55,7 +55,7 @@ class Bench:
         self.call, self.second_call_s = self._timed_call()
 
     def wait(self) -> None:
-        """Until the GPU has done all that was asked of it."""
+        """Wait until the GPU has done all that is enqueued."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
@@ -79,17 +79,17 @@ def _loaded(request: Request) -> Provider:
 
 
 def take_profile(request: Request) -> Profile:
-    """Everything that this process can see of the case by itself.
+    """Return everything that this process can observe of the case without other programs.
 
-    Raises LbenchError where the provider cannot run the case, and what the provider raises.
+    Raises LbenchError if the provider cannot run the case, and whatever the provider raises.
     """
-    bench = Bench(request)
-    compiled = compiled_kernels() if bench.device == "cuda" else ()
-    device_ms, call_ms, samples, notes = _times(bench)
-    events = _traced(bench)
+    run = CaseRun(request)
+    compiled = compiled_kernels() if run.device == "cuda" else ()
+    device_ms, call_ms, samples, notes = _times(run)
+    events = _traced(run)
     kernels_ms = between_ms = enqueue_ms = None
     kernels: tuple[Kernel, ...] = ()
-    if bench.device == "cuda":
+    if run.device == "cuda":
         try:
             seen = trace.gpu_calls(events)
         except ValueError as error:
@@ -101,8 +101,8 @@ def take_profile(request: Request) -> Profile:
     else:
         kernels = trace.cpu_operators(events)
         notes.append("registers, occupancy, DRAM bytes and gaps between kernels need a GPU")
-    roofline = _roofline(bench, device_ms)
-    case, provider = request.case, bench.provider
+    roofline = _roofline(run, device_ms)
+    case, provider = request.case, run.provider
     return Profile(
         case_id=case.id_by(provider.name),
         provider=provider.name,
@@ -111,7 +111,7 @@ def take_profile(request: Request) -> Profile:
         provider_version=provider.version(),
         provider_config=provider.config(case.shape, case.direction),
         **request.model_dump(exclude={"mode", "provider", "seed", "trace", "ceilings", "calls"}),
-        processors=_gpu().multiprocessors if bench.device == "cuda" else None,
+        processors=_gpu().multiprocessors if run.device == "cuda" else None,
         threads=torch.get_num_threads(),
         calls=request.calls,
         timing=Timing(
@@ -121,85 +121,85 @@ def take_profile(request: Request) -> Profile:
             kernels_ms=kernels_ms,
             between_ms=between_ms,
             enqueue_ms=enqueue_ms,
-            first_call_s=bench.first_call_s,
-            second_call_s=bench.second_call_s,
+            first_call_s=run.first_call_s,
+            second_call_s=run.second_call_s,
             compiled=compiled,
         ),
         kernels=_with_bandwidth(kernels, roofline),
-        memory=_memory(bench),
+        memory=_memory(run),
         roofline=roofline,
         notes=tuple(notes),
     )
 
 
 def run_calls(request: Request, marker: str) -> None:
-    """Run the case under a profiler that watches from outside: warm, then only what is to be counted.
+    """Run the case under an external profiler: warm up, then only the calls that are to be counted.
 
-    ``marker`` is where Proton writes to, without its ending; Nsight Compute has a file of its own.
+    `marker` is the path that Proton writes to, without its suffix; Nsight Compute has its own file.
     """
-    bench = Bench(request)
+    run = CaseRun(request)
     if request.mode == "ncu":
         torch.cuda.cudart().cudaProfilerStart()
-        bench.call.fn()
-        bench.wait()
+        run.call.fn()
+        run.wait()
         torch.cuda.cudart().cudaProfilerStop()
         return
     import triton.profiler as proton
 
     proton.start(marker)
     for _ in range(request.calls):
-        bench.call.fn()
-    bench.wait()
+        run.call.fn()
+    run.wait()
     proton.finalize()
 
 
-def _times(bench: Bench) -> tuple[float, float, int, list[str]]:
-    """(device ms, ms that a caller waits, samples of the first, doubts), as a speed row has them."""
-    timer = make_timer(bench.device)
-    task = Task.of("", bench.call.fn, _RULE)
+def _times(run: CaseRun) -> tuple[float, float, int, list[str]]:
+    """Return (device ms, ms that a caller waits, samples of the first, doubts), as a speed row has them."""
+    timer = make_timer(run.device)
+    task = Task.of("", run.call.fn, _RULE)
     warm_up(task, timer, _WARM_S)
     while not task.sampler.done:
         take_turn(task, timer)
     begin = timer.now()
-    calls = [timer.call(bench.call.fn)]
+    calls = [timer.call(run.call.fn)]
     while len(calls) < _CALL_SAMPLES and timer.now() - begin < _CALL_SECONDS:
-        calls.append(timer.call(bench.call.fn))
+        calls.append(timer.call(run.call.fn))
     doubts = [f"device_ms is unsure: {trouble}"] if (trouble := task.sampler.trouble()) else []
-    if timer.exposed(bench.call.fn):
+    if timer.exposed(run.call.fn):
         doubts.append("device_ms includes waiting for launches: they could not be kept ahead of the device")
     timer.release()
     samples = task.sampler.samples
     return statistics.median(samples), statistics.median(calls), len(samples), doubts
 
 
-def _traced(bench: Bench) -> list[trace.Event]:
-    """Events of the calls under torch.profiler, each with a cold L2."""
+def _traced(run: CaseRun) -> list[trace.Event]:
+    """Return the events of the calls under torch.profiler, each with a cold L2."""
     activities = [ProfilerActivity.CPU]
     flush: Tensor | None = None
-    if bench.device == "cuda":
+    if run.device == "cuda":
         activities.append(ProfilerActivity.CUDA)
         flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         with torch.profiler.profile(activities=activities, acc_events=True) as profile:
-            bench.call.fn()  # the profiler's own first steps
-            for _ in range(bench.request.calls):
+            run.call.fn()  # the profiler's own first steps
+            for _ in range(run.request.calls):
                 if flush is not None:
                     flush.zero_()
-                bench.wait()
-                _annotated(bench)
+                run.wait()
+                _annotated(run)
         profile.export_chrome_trace(str(path))
-        if bench.request.trace:
-            _keep_trace(path, Path(bench.request.trace))
+        if run.request.trace:
+            _keep_trace(path, Path(run.request.trace))
         events: list[trace.Event] = json.loads(path.read_bytes())["traceEvents"]
         return events
 
 
-def _annotated(bench: Bench) -> dict[str, Tensor]:
+def _annotated(run: CaseRun) -> dict[str, Tensor]:
     with record_function(trace.CALL):
-        result = bench.call.fn()
+        result = run.call.fn()
     with record_function(trace.WAIT):
-        bench.wait()
+        run.wait()
     return result
 
 
@@ -212,30 +212,33 @@ def _keep_trace(source: Path, target: Path) -> None:
         shutil.copyfileobj(plain, packed)
 
 
-def _memory(bench: Bench) -> Memory:
-    request = bench.request
-    meter = make_meter(bench.device)
-    figures = call_memory(bench.provider, bench.inputs, request.direction, meter)
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.device == "cuda" else [])
+def _memory(run: CaseRun) -> Memory:
+    request = run.request
+    meter = make_meter(run.device)
+    memory = call_memory(run.provider, run.inputs, request.direction, meter)
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if run.device == "cuda" else [])
     with TemporaryDirectory() as folder:
         path = Path(folder) / "memory.json"
         with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
-            result = _annotated(bench)  # held, so that what it returns does not count as freed
+            result = _annotated(run)  # held, so that what it returns does not count as freed
         profile.export_chrome_trace(str(path))
         events = json.loads(path.read_bytes())["traceEvents"]
         del result
     return Memory(
-        **vars(figures),
-        ideal_mib=Work.of(bench.provider.family, request.shape, request.direction).write_bytes / MIB,
-        allocations=trace.allocations(events, cuda=bench.device == "cuda"),
-        saved=_saved(bench) if request.direction != "fwd" else (),
+        extra_mib=memory.extra_mib,
+        peak_mib=memory.peak_mib,
+        saved_mib=memory.saved_mib,
+        reserved_mib=memory.reserved_mib,
+        ideal_mib=Work.of(run.provider.family, request.shape, request.direction).write_bytes / MIB,
+        allocations=trace.allocations(events, cuda=run.device == "cuda"),
+        saved=_saved(run) if request.direction != "fwd" else (),
     )
 
 
-def _saved(bench: Bench) -> tuple[Saved, ...]:
-    """Tensors that a forward pass hands to autograd to keep."""
-    given = bench.inputs.of(bench.provider.family).inputs(bench.provider.layout)
-    forward = bench.provider.build(given)
+def _saved(run: CaseRun) -> tuple[Saved, ...]:
+    """Return the tensors that a forward pass saves with autograd."""
+    given = run.inputs.of(run.provider.family).inputs(run.provider.layout)
+    forward = run.provider.build(given)
     kept: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -266,13 +269,13 @@ def _storage(tensor: Tensor) -> Any:
     return tensor.untyped_storage().data_ptr()
 
 
-def _roofline(bench: Bench, device_ms: float) -> Roofline:
-    request = bench.request
-    work = Work.of(bench.provider.family, request.shape, request.direction)
+def _roofline(run: CaseRun, device_ms: float) -> Roofline:
+    request = run.request
+    work = Work.of(run.provider.family, request.shape, request.direction)
     if request.ceilings is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ceilings = measure_ceilings(bench.device, request.dtype)
+            ceilings = measure_ceilings(run.device, request.dtype)
     else:
         ceilings = Ceilings(*request.ceilings)
     flops, moved, floor = work.min_flops, work.min_bytes, work.floor_ms(ceilings)
@@ -292,12 +295,12 @@ def _roofline(bench: Bench, device_ms: float) -> Roofline:
 
 
 def _with_bandwidth(kernels: tuple[Kernel, ...], roofline: Roofline) -> tuple[Kernel, ...]:
-    """Where one kernel does all, the model's bytes are its own."""
+    """Add the bandwidth by the model's bytes if one kernel does the whole call."""
     if len(kernels) != 1 or kernels[0].kind != "kernel":
         return kernels
     gbps = roofline.model_bytes / kernels[0].time_ms / 1e6
     return (kernels[0].model_copy(update={"gbps": gbps}),)
 
 
-def _gpu() -> Gpu:
-    return Gpu.of(torch.cuda.get_device_properties(0))
+def _gpu() -> GpuLimits:
+    return GpuLimits.of(torch.cuda.get_device_properties(0))

@@ -1,4 +1,4 @@
-"""The parent's side: a process for each profiler that looks at a case, bounded in time, and what it saw."""
+"""The parent's side of a profile: one process per profiler, limited in time, and what each reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NCU_PLACES = ("/usr/local/cuda*/bin/ncu", "/opt/nvidia/nsight-compute/*/ncu")
 class Options:
     """Which profilers besides torch's, and how long the process of each may run.
 
-    ``warm`` keeps the user's Triton cache; else each case starts with an empty one that its processes share.
+    `warm` keeps the user's Triton cache; else each case starts with an empty cache that its processes share.
     """
 
     ncu: bool = False
@@ -44,7 +44,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Ended:
-    """How a process ended: None for one that was killed at its limit; what it printed; its answer, if any."""
+    """How a process ended: exit code (None if it was killed at its limit), output, and answer, if any."""
 
     returncode: int | None
     printed: str
@@ -58,10 +58,10 @@ def profile_case(
     options: Options,
     say: Callable[[str], None] = lambda text: None,
 ) -> Profile:
-    """Profile one case. ``kept`` are this machine's ceilings; None has the two that count measured.
+    """Profile one case. `kept` are this machine's ceilings; with None the two that count are measured.
 
-    Raises LbenchError where the case itself cannot be run. Where Nsight Compute or Proton give nothing, a
-    note says why.
+    `say` is called with a sentence before each profiler. Raises LbenchError if the case itself cannot be
+    run. If Nsight Compute or Proton give nothing, a note says why.
     """
     if reason := get_provider(request.provider).unavailable(request.device):
         raise LbenchError(f"{request.case.id} cannot run here: {reason}")
@@ -70,35 +70,36 @@ def profile_case(
         pair = (ceilings.gbps, ceilings.tflops, ceilings.l2_bytes)
         request = request.model_copy(update={"ceilings": pair})
     with TemporaryDirectory(prefix="lbench-profile-") as folder:
-        work = _Work(Path(folder), request, options)
+        processes = _Processes(Path(folder), request, options)
         say(f"profiling {request.case.id}")
-        profile = work.profile()
+        profile = processes.profile()
         if options.ncu:
             say("the same under Nsight Compute")
-            profile = work.add_counters(profile)
+            profile = processes.add_counters(profile)
         if options.proton:
             say("the same under Proton")
-            profile = work.add_proton(profile)
-    told: dict[str, Any] = {
+            profile = processes.add_proton(profile)
+    if kept is not None:
+        source = f"lbench ceilings of {kept.time_utc}"
+        roofline = profile.roofline.model_copy(update={"ceilings_from": source})
+        profile = profile.model_copy(update={"roofline": roofline})
+    origin = {
         "machine": {**asdict(machine), "machine_id": machine.id},
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    if kept is not None:
-        source = f"lbench ceilings of {kept.time_utc}"
-        told["roofline"] = profile.roofline.model_copy(update={"ceilings_from": source})
-    profile = profile.model_copy(update=told)
+    profile = profile.model_copy(update=origin)
     return profile.model_copy(update={"readings": read(profile)})
 
 
 def find_ncu() -> str | None:
-    """Where Nsight Compute's command line is, or None."""
+    """Return the path of Nsight Compute's command line, or None."""
     if found := shutil.which("ncu"):
         return found
     places = (path for pattern in _NCU_PLACES for path in sorted(glob.glob(pattern), reverse=True))
     return next((path for path in places if os.access(path, os.X_OK)), None)
 
 
-class _Work:
+class _Processes:
     """The processes of one case, which share a folder and a Triton cache."""
 
     def __init__(self, folder: Path, request: Request, options: Options) -> None:
@@ -108,7 +109,7 @@ class _Work:
             self.environment["TRITON_CACHE_DIR"] = str(folder / "triton")
 
     def profile(self) -> Profile:
-        """By torch.profiler. Raises LbenchError with what went wrong."""
+        """Profile with torch.profiler. Raise LbenchError with what went wrong."""
         ended = self._run("profile")
         if "profile" in ended.answer:
             profile = Profile.model_validate(ended.answer["profile"])
@@ -119,7 +120,7 @@ class _Work:
         raise LbenchError(f"{self.request.case.id}: {self._why(ended)}")
 
     def add_counters(self, profile: Profile) -> Profile:
-        """The profile with Nsight Compute's figures, or with a note why there are none."""
+        """Return the profile with Nsight Compute's figures, or with a note why there are none."""
         if profile.device != "cuda":
             return _noted(profile, "no counters: Nsight Compute needs a GPU")
         ncu = find_ncu()
@@ -134,7 +135,7 @@ class _Work:
                 found = counters.parse(text)
             except ValueError:
                 why = counters.trouble(text, ended.returncode)
-                if "metric" in why:  # one that this GPU or version does not have: the section set alone
+                if "metric" in why:  # this GPU or version does not have it: only the section set
                     continue
                 break
             kernels, apart, note = counters.join(profile.kernels, found)
@@ -142,14 +143,14 @@ class _Work:
         return _noted(profile, f"no counters: {why}")
 
     def _count(self, ncu: str, metrics: Sequence[str]) -> tuple[str, _Ended]:
-        """What ncu wrote to its log and printed, and how it ended."""
+        """Return what ncu wrote to its log and printed, and how it ended."""
         log = self.folder / "ncu-table.txt"
         ended = self._run("ncu", lambda target: counters.command(ncu, str(log), target, metrics=metrics))
         written = log.read_text(errors="replace") if log.exists() else ""
         return f"{written}\n{ended.printed}", ended
 
     def add_proton(self, profile: Profile) -> Profile:
-        """The profile with Proton's times, or with a note why there are none."""
+        """Return the profile with Proton's times, or with a note why there are none."""
         if profile.device != "cuda":
             return _noted(profile, "no times by Proton: it needs a GPU")
         ended = self._run("proton")
@@ -165,11 +166,11 @@ class _Work:
         return profile.model_copy(update={"proton": found})
 
     def _run(self, mode: Mode, around: Callable[[list[str]], list[str]] = lambda target: target) -> _Ended:
-        """Run a child, ``around`` which another program may stand, to its end or the time limit."""
-        asked, answered = self.folder / f"{mode}-request.json", self.folder / f"{mode}-answer.json"
-        asked.write_text(self.request.model_copy(update={"mode": mode}).model_dump_json(), encoding="utf-8")
-        answered.unlink(missing_ok=True)
-        target = [sys.executable, "-m", "lightning_bench.profile.capture.child", str(asked), str(answered)]
+        """Run a child to its end or the time limit; `around` may wrap its command line in another program."""
+        request, answer = self.folder / f"{mode}-request.json", self.folder / f"{mode}-answer.json"
+        request.write_text(self.request.model_copy(update={"mode": mode}).model_dump_json(), encoding="utf-8")
+        answer.unlink(missing_ok=True)
+        target = [sys.executable, "-m", "lightning_bench.profile.capture.child", str(request), str(answer)]
         printed = self.folder / f"{mode}.log"
         with printed.open("wb") as log:
             process = subprocess.Popen(
@@ -184,15 +185,15 @@ class _Work:
                 returncode: int | None = process.wait(self.options.time_limit_s)
             except subprocess.TimeoutExpired:
                 returncode = None
-            finally:  # an interrupt too: nothing may stay behind on the GPU
+            finally:  # after an interrupt too: no process may stay on the GPU
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        answer = json.loads(answered.read_text(encoding="utf-8")) if answered.exists() else {}
-        return _Ended(returncode, printed.read_text(errors="replace"), answer)
+        result = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+        return _Ended(returncode, printed.read_text(errors="replace"), result)
 
     def _why(self, ended: _Ended) -> str:
-        """What to tell of a process that gave no result."""
+        """Return why a process gave no result."""
         if "error" in ended.answer:
             return str(ended.answer["error"])
         if ended.returncode is None:
@@ -201,7 +202,7 @@ class _Work:
         lines = [line.strip() for line in ended.printed.splitlines() if line.strip()]
         died = f"died of {_signal_name(-ended.returncode)}"
         how = died if ended.returncode < 0 else "ended without a result"
-        return f"its process {how}" + (f"; its last words: {lines[-1]}" if lines else "")
+        return f"its process {how}" + (f"; its last output: {lines[-1]}" if lines else "")
 
 
 def _noted(profile: Profile, note: str) -> Profile:
@@ -209,7 +210,7 @@ def _noted(profile: Profile, note: str) -> Profile:
 
 
 def _import_path() -> list[str]:
-    """Where this process finds modules, so that a child finds the same ones."""
+    """Return where this process finds modules, so that a child finds the same ones."""
     return [os.path.abspath(entry) for entry in sys.path]
 
 
