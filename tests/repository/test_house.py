@@ -31,6 +31,8 @@ KNOWN: dict[str, list[str]] = {
     "shared_stems": ["draw:", "gateloop:", "norm:", "transnormer:", "vq:"],
     "shared_types": ["GateLoop:", "GateLoopComplex:", "Group:"],
     "long_signatures": ["report/plots/draw.py"],
+    "lists_of_worked_statuses": ["lightning_bench/report/"],
+    "readers_of_csv": ["report/published/evidence.py"],
 }
 
 # Each rule with a small tree that breaks it, as path to source, and what the rule says of it.
@@ -134,6 +136,24 @@ BROKEN: list[tuple[Rule, dict[str, str], list[str]]] = [
             "lightning_bench/c.py: torch._C",
             "lightning_bench/c.py: torch._VF",
         ],
+    ),
+    (
+        house_rules.lists_of_worked_statuses,
+        {
+            "lightning_bench/record/row.py": "WORKED = frozenset({'ok', 'unstable'})",
+            "lightning_bench/report/a.py": "record.status not in ('ok', 'unstable')",
+            "lightning_bench/report/b.py": "record.status in ('ok', 'unstable', 'wrong')",
+        },
+        ["lightning_bench/report/a.py"],
+    ),
+    (
+        house_rules.readers_of_csv,
+        {
+            "lightning_bench/record/a.py": "csv.reader(file)",
+            "lightning_bench/report/a.py": "csv.writer(file)",
+            "lightning_bench/history/b.py": "csv.DictReader(file)",
+        },
+        ["lightning_bench/history/b.py: csv.DictReader"],
     ),
 ]
 RULES = [rule for rule, _, _ in BROKEN]
