@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -12,6 +11,7 @@ from lightning_bench.providers.registry.base import Inputs, Provider
 from lightning_bench.providers.registry.files import canonical_file_spec, file_provider, is_file_spec
 from lightning_bench.providers.registry.packages import load_error
 from lightning_bench.providers.registry.plugins import BrokenPlugin, Plugin, load_plugin, plugins
+from lightning_bench.words import nearest
 
 __all__ = [
     "BUILT_IN",
@@ -192,6 +192,6 @@ def _clash(name: str, others: list[Plugin]) -> str | None:
 
 def _unknown(spec: str) -> str:
     names = provider_names()
-    close = difflib.get_close_matches(spec, names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    near = nearest(spec, names)
+    hint = f" Did you mean {near}?" if near else ""
     return f"no provider is named {spec!r}.{hint} There are {', '.join(names)}, or path/to/file.py:NAME."

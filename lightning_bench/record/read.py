@@ -15,7 +15,7 @@ from lightning_bench.record.row import SCHEMA, Record, Row
 
 
 @dataclass(frozen=True)
-class Rows:
+class ResultRows:
     """The rows of some result files; named files `without_rows`; why CSVs of folders were `skipped`."""
 
     rows: list[Row]
@@ -23,7 +23,7 @@ class Rows:
     skipped: list[str]
 
 
-def read_rows(paths: Sequence[str | Path], *, set_aside: bool = False) -> Rows:
+def read_rows(paths: Sequence[str | Path], *, set_aside: bool = False) -> ResultRows:
     """Return the rows of files and of folders with all below them, each file once, in order of the paths.
 
     A folder's CSVs that a script wrote are skipped, and those that `--fresh` set aside left out unless
@@ -39,7 +39,7 @@ def read_rows(paths: Sequence[str | Path], *, set_aside: bool = False) -> Rows:
             without_rows.append(path)
         source = shown_path(path)
         rows += (Row(record, source) for record in records)
-    return Rows(rows, without_rows, found.skipped)
+    return ResultRows(rows, without_rows, found.skipped)
 
 
 def read_records(path: str | Path) -> list[Record]:

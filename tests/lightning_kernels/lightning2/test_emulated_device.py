@@ -211,7 +211,7 @@ def test_a_compiled_kernel_is_only_for_what_it_was_compiled_for():
     for trial in (Trial(n=64), Trial(n=65), Trial(n=64, slopes=None), Trial(n=64, initial=True, final=True)):
         runner.run(trial, 1)
     kernel = runner.source.module("hopper.kernel").linear_attention_kernel
-    (first, *_) = runner.host._compiled.values()
+    (first, *_) = runner.host.compiled_kernels.values()
     arguments = [None] * len(kernel.signature.parameters)
     with pytest.raises(HazardError, match="but the kernel was compiled for"):
         first[1, 1, 1](*arguments)

@@ -127,7 +127,7 @@ DECAYS = (
 )  # fmt: skip
 SEGMENTS = (
     mutant("a segment begins anywhere", "ahead",
-           ("kernel", "most) // ALIGNED * ALIGNED", "most)")),
+           ("kernel", "most) // _ALIGNED * _ALIGNED", "most)")),
     mutant("a segment ends where it begins", "ahead",
            ("kernel", "_start(segment + 1, share", "_start(segment, share")),
     mutant("only the first segment knows the initial state", "slow",

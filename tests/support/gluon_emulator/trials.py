@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import lightning_kernels as lk
+from lightning_kernels.common.call import Call, Upstream
 
 from .errors import HazardError
 from .launch import Machine
@@ -114,16 +115,14 @@ class Runner:
         slopes = None if trial.slopes is None else torch.tensor(trial.slopes)
         offsets = None if trial.bounds is None else torch.tensor(trial.bounds, dtype=torch.int32)
         got: dict[str, Tensor] = {}
-        got["o"], state = self.host.HopperAttention().forward(
-            x.q, x.k, x.v, slopes, x.initial, offsets, trial.scale, trial.final
-        )
+        call = Call(x.q, x.k, x.v, slopes, x.initial, offsets, trial.scale, trial.final)
+        got["o"], state = self.host.HopperAttention().forward(call)
         if trial.final:
             got["state"] = state
         if trial.backward:
-            grads = self.host.HopperAttention().backward(
-                x.do if trial.grad_o else None, x.d_state, x.q, x.k, x.v, slopes, x.initial, offsets,
-                trial.scale, (True, True, True, x.initial is not None),
-            )  # fmt: skip
+            needs = (True, True, True, x.initial is not None)
+            upstream = Upstream(x.do if trial.grad_o else None, x.d_state, needs)
+            grads = self.host.HopperAttention().backward(upstream, call)
             names = ("dq", "dk", "dv", "d_initial")
             got |= {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
         expected = x.reference(trial, slopes, offsets)

@@ -15,7 +15,6 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from lightning_kernels.lightning2 import tiles as choice
 from lightning_kernels.lightning2.hopper.loader import LOADER_WARPS, load
 from lightning_kernels.lightning2.hopper.output import write_output
 from lightning_kernels.lightning2.hopper.rings import (
@@ -31,16 +30,17 @@ from lightning_kernels.lightning2.hopper.rings import (
 )
 from lightning_kernels.lightning2.hopper.state import carry_state
 from lightning_kernels.lightning2.hopper.wide import write_wide_output
+from lightning_kernels.lightning2.tiles import SEGMENT_ALIGNED, WINDOW
 
-ALIGNED = gl.constexpr(choice.SEGMENT_ALIGNED)
-WINDOW = gl.constexpr(choice.WINDOW)
+_ALIGNED = gl.constexpr(SEGMENT_ALIGNED)
+_WINDOW = gl.constexpr(WINDOW)
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
 @gluon.jit
 def _start(segment, share, rest, most):  # type: ignore[no-untyped-def]
-    """Return the first block whose rows a segment but the first computes: a multiple of ALIGNED."""
-    return gl.minimum(share + (segment - 1) * rest, most) // ALIGNED * ALIGNED
+    """Return the first block whose rows a segment but the first computes: a multiple of _ALIGNED."""
+    return gl.minimum(share + (segment - 1) * rest, most) // _ALIGNED * _ALIGNED
 
 
 @gluon.jit
@@ -50,8 +50,8 @@ def _segment(slope_ptr, steps, segment, segments):  # type: ignore[no-untyped-de
     if slope_ptr is not None:
         slope = gl.load(slope_ptr).to(gl.float32)
     blocks = gl.cdiv(steps, BLOCK)
-    warm = gl.minimum(WINDOW / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
-    warm = gl.cdiv(warm, ALIGNED) * ALIGNED
+    warm = gl.minimum(_WINDOW / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
+    warm = gl.cdiv(warm, _ALIGNED) * _ALIGNED
     # A block that is walked over reads half as much and takes about half the time of one that is computed.
     share = gl.cdiv(2 * blocks + (segments - 1) * warm, 2 * segments)
     rest = gl.maximum(share - warm // 2, 0)

@@ -15,7 +15,9 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 from triton.language.core import _aggregate as aggregate
 
-BLOCK = gl.constexpr(64)
+from lightning_kernels.lightning2.tiles import HOPPER_BLOCK
+
+BLOCK = gl.constexpr(HOPPER_BLOCK)
 """Tokens of a block."""
 
 
