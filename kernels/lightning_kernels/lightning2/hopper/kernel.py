@@ -91,7 +91,7 @@ def _run(boxes, rows, ends, decay, walk, bounds, TILES: gl.constexpr):  # type: 
     else:
         state_s = gl.allocate_shared_memory(dtype, [COPIES, COLUMNS, BLOCK_D], wide)
     near: gl.constexpr = gl.SharedLinearLayout([[1], [8], [16], [32], [2], [4]])
-    fade_s = gl.allocate_shared_memory(dtype, [2 + 2 * GROUP, BLOCK], near)
+    weights_s = gl.allocate_shared_memory(dtype, [2 + 2 * GROUP, BLOCK], near)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     ready = gl.allocate_shared_memory(gl.int64, [COPIES // TOGETHER, 1], mbarrier.MBarrierLayout())
@@ -108,7 +108,7 @@ def _run(boxes, rows, ends, decay, walk, bounds, TILES: gl.constexpr):  # type: 
     ring = Ring(q_s, k_s, v_s, full, empty, STAGES)
     states = States(state_s, ready, taken, COPIES, TOGETHER)
     gl.warp_specialize([
-        (carry_state, (ring, states, fade_s, ends, decay, walk, bounds, TILES)),
+        (carry_state, (ring, states, weights_s, ends, decay, walk, bounds, TILES)),
         (_write, (ring, states, rows, decay, walk, bounds, TILES)),
         (load, (ring, boxes, rows, walk, bounds, TILES)),
     ], [4, LOADER_WARPS], [TILES.output_registers, TILES.loader_registers])  # fmt: skip
