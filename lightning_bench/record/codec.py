@@ -22,7 +22,7 @@ class TornRowError(ValueError):
 
 
 class BadRowError(ValueError):
-    """A line cannot be parsed: the one at `index`; `torn` if it is not a whole row."""
+    """The line at `index` cannot be parsed; it is `torn` if it is not a whole row."""
 
     def __init__(self, index: int, error: ValueError) -> None:
         super().__init__(str(error))

@@ -139,5 +139,5 @@ def _check_header(path: Path, head: bytes) -> None:
         raise UsageError(
             f"{path} has other columns than this version writes "
             f"(it {', '.join(differences) or 'orders them differently'}): "
-            "give --fresh to begin it anew (the old file is kept), or another --out"
+            "give --fresh to start a new file (the old one is kept), or another --out"
         )

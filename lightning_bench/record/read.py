@@ -1,4 +1,4 @@
-"""Reading result files: the records of one file, and the rows of files and folders."""
+"""Read result files: the records of one file, and the rows of files and folders."""
 
 from __future__ import annotations
 

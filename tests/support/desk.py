@@ -16,7 +16,7 @@ import psutil
 
 from lightning_bench.record import ResultFile, read_records
 from lightning_bench.run.plan import Plan, with_providers
-from lightning_bench.run.sweep import Summary, run_sweep
+from lightning_bench.run.sweep import Summary, Watcher, run_sweep
 from lightning_bench.suite import Overrides, expand, load_suite
 from tests.support.patience import PATIENCE_S
 
@@ -66,8 +66,10 @@ class Desk:
         path.write_text("\n".join(lines) + "\n")
         return path
 
-    def sweep(self, suite: Path, metric: Any = "check", *, retry: bool = False) -> Summary:
-        """Run a suite in this process, its workers in theirs; nobody watches."""
+    def sweep(
+        self, suite: Path, metric: Any = "check", *, retry: bool = False, watcher: Watcher | None = None
+    ) -> Summary:
+        """Run a suite in this process, its workers in theirs."""
         from lightning_bench.cli.shared.progress import QuietWatcher
         from lightning_bench.machine import describe_machine
 
@@ -82,7 +84,7 @@ class Desk:
             cases=tuple(expand(loaded, Overrides(), "cpu")),
         )
         with ResultFile(self.out) as file:
-            return run_sweep(with_providers(plan), file, QuietWatcher(), retry=retry)
+            return run_sweep(with_providers(plan), file, watcher or QuietWatcher(), retry=retry)
 
     def start(
         self, *arguments: str | Path, code: str = "", terminal: bool = False, **streams: Any

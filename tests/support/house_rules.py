@@ -29,7 +29,12 @@ PRIVATE_TORCH = (
     "lightning_bench/measure/device/memory.py",
     "lightning_bench/measure/device/timer.py",
     "lightning_bench/providers/norm.py",
+    "lightning_bench/providers/bundled_srmsnorm.py",
 )
+ROW = "lightning_bench/record/row.py"
+WORKED = {"ok", "unstable"}
+READING_ROOMS = tuple(f"lightning_bench/{room}/" for room in ("report", "compare", "history"))
+CSV_READERS = {"csv.reader", "csv.DictReader", "pandas.read_csv", "pd.read_csv"}
 TYPED_ROOMS = tuple(f"lightning_bench/{room}/" for room in ("measure", "run", "record"))
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -117,6 +122,33 @@ def private_torch_symbols(root: Path) -> list[str]:
         for path in _modules(root)
         if _name(root, path) not in PRIVATE_TORCH
         for symbol in sorted(set(_private_torch(_parsed(path))))
+    ]
+
+
+def lists_of_worked_statuses(root: Path) -> list[str]:
+    """Return the modules besides record/row.py that list the statuses of rows with a usable figure.
+
+    `Record.worked` is the owner of that rule.
+    """
+    return [
+        _name(root, path)
+        for path in _modules(root)
+        if _name(root, path) != ROW
+        and any(
+            isinstance(node, ast.Tuple | ast.Set | ast.List)
+            and {element.value for element in node.elts if isinstance(element, ast.Constant)} == WORKED
+            for node in ast.walk(_parsed(path))
+        )
+    ]
+
+
+def readers_of_csv(root: Path) -> list[str]:
+    """Return the modules of report/, compare/ and history/ that open CSVs instead of asking record/."""
+    return [
+        f"{_name(root, path)}: {call}"
+        for path in _modules(root)
+        if _name(root, path).startswith(READING_ROOMS)
+        for call in sorted({ast.unparse(node) for node in ast.walk(_parsed(path))} & CSV_READERS)
     ]
 
 

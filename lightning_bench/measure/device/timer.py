@@ -12,6 +12,7 @@ import torch
 from lightning_bench.case import Device
 
 TimedCall = Callable[[], Any]
+"""What is timed: a call without arguments."""
 
 _MIN_FLUSH_BYTES = 2**27
 _FIRST_SPIN_MS = 0.3

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,15 +25,6 @@ ELEMENTS = 2**18
 def block(count: int = 1) -> Tensor:
     """``count`` MiB."""
     return torch.empty(count * ELEMENTS, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def young() -> Iterator[None]:
-    """The meter collects garbage: spare it the objects of the modules imported so far."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
