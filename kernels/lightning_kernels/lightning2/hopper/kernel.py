@@ -127,12 +127,12 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Walk one segment of one head, forward or in the role dk, dv or dq; `out` is o or dq.
 
-    TILES is a `HopperTiles`. Its `ahead` says whether there is more than one segment: code for what is before
-    one costs registers and time.
+    TILES is a `HopperTiles`. Its `ahead` says whether there is more than one segment: code for the blocks
+    before a segment costs registers and time, even where it never runs.
     """
     roles: gl.constexpr = 3 if BACKWARD else 1
-    # True, which the compiler cannot know. What a partition could compute again from the kernel's arguments
-    # it would: at the kernel's entry, where all the partitions' values meet and are spilled.
+    # An opaque true: the compiler would compute what a partition can derive from the kernel's arguments once
+    # more at the kernel's entry, where the values of all partitions meet and are spilled.
     opaque = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     threads: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     opaque.store(gl.full([1], 1, gl.int32, threads))

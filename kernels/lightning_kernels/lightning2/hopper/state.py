@@ -2,9 +2,9 @@
 
     KVᵀ ← λ^B KVᵀ + (Vᵀ ∘ λ^(B−j)) K
 
-for a block of B tokens, j their steps; with 32 columns, KV ← λ^B KV + (Kᵀ ∘ λ^(B−j)) V. This is the one chain
-of dependent products of the whole pass, so these warps do nothing else. Before each block whose rows are
-computed they leave a rounded copy of the state in a ring in shared memory, from which the output's warps
+for a block of B tokens, j their steps; with 32 columns, KV ← λ^B KV + (Kᵀ ∘ λ^(B−j)) V. This is the only
+chain of dependent products of the whole pass, so these warps do nothing else. Before each block whose rows
+are computed they leave a rounded copy of the state in a ring in shared memory, from which the output's warps
 multiply.
 """
 
@@ -21,7 +21,7 @@ from lightning_kernels.lightning2.hopper.rings import BLOCK
 
 @gluon.jit
 def exp2(x):  # type: ignore[no-untyped-def]
-    """2^x; results below the normal numbers become zero."""
+    """Return 2^x; results below the normal numbers become zero."""
     return gl.inline_asm_elementwise(
         "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1
     )
@@ -40,7 +40,7 @@ def load_slope(slope_ptr, steps):  # type: ignore[no-untyped-def]
 def _weigh(v, high, low):  # type: ignore[no-untyped-def]
     """Multiply v, or k, [·, BLOCK] by weights high + low [BLOCK] with one rounding, two elements at a time.
 
-    Not declared pure, so that the compiler leaves it where it stands: in the shadow of a product.
+    It is not declared pure, so that the compiler leaves it in its place: while a product runs.
     """
     high, v = gl.broadcast(gl.expand_dims(high, 0), v)
     low, v = gl.broadcast(gl.expand_dims(low, 0), v)
@@ -60,8 +60,10 @@ def _store_weights(weights_s, index: gl.constexpr, weights):  # type: ignore[no-
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _fill_weights(weights_s, slope, decay, steps, GROUP: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Compute with which weights tokens are written, in two halves: 0, 1, … blocks before the end of a group,
-    and in the last block of a sequence.
+    """Compute the weights with which tokens are written to the state, each in a high and a low half.
+
+    Row pair i is for blocks that are i blocks before the end of a group, and pair GROUP for the last block of
+    a sequence.
     """
     j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
     for i in gl.static_range(GROUP):
@@ -83,10 +85,10 @@ def _read(left_s, weights_s, index, values: gl.constexpr):  # type: ignore[no-un
 def _walk_ahead(  # type: ignore[no-untyped-def]
     ring, left_s, right_s, weights_s, walk, state, slope, values: gl.constexpr, GROUP: gl.constexpr
 ):  # fmt: skip
-    """Carry the state over blocks first…main−1 in groups of GROUP: the state decays once per group, whose
-    products are in flight together.
+    """Carry the state over blocks first…main−1 in groups of GROUP.
 
-    Stages are released for the output's warps, too, which have nothing to do with these blocks.
+    The state decays once per group, whose products are in flight together. Stages are released twice: also
+    for the output's warps, which do not read these blocks.
     """
     first = walk.first
     group_decay = exp2(-slope * (GROUP * BLOCK))
@@ -156,7 +158,7 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
 def _read_pair(  # type: ignore[no-untyped-def]
     ring, left_s, weights_s, walk, block, values: gl.constexpr, GROUP: gl.constexpr
 ):  # fmt: skip
-    """Wait for blocks `block` and the next and return both as they are written: weighed, transposed.
+    """Wait for block `block` and the next and return the left factors of both, weighed.
 
     From `last` on they are whatever the ring holds.
     """
@@ -175,9 +177,10 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
     ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values: gl.constexpr,
     TILES: gl.constexpr,
 ):  # fmt: skip
-    """Carry the state over blocks main…last−1, two per turn: their products run together, and the copies
-    before the second and before the next pair share one fence and one barrier.
+    """Carry the state over blocks main…last−1, two per turn.
 
+    Their products run together, and the copies before the second and before the next pair share one fence and
+    one barrier.
     The copy before block main + c is number c + 1, so that those of a turn share a `ready` barrier.
     """
     dtype: gl.constexpr = right_s.dtype
@@ -270,7 +273,7 @@ def carry_state(  # type: ignore[no-untyped-def]
         )
 
     if ends.final_ptr is not None:
-        # Addresses that are known before the loop would be kept through it, in registers that are not there.
+        # Addresses that are known before the loop would be kept through it, for which there are no registers.
         late = gl.minimum(walk.last - walk.first, 0)  # 0
         tile = (row + late)[:, None] * row_stride + (col + late)[None, :] * col_stride
         inside = ((row + late)[:, None] < row_end) & ((col + late)[None, :] < col_end)
