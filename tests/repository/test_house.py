@@ -190,7 +190,7 @@ PLANTED = [
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of both packages in which each planted import stands in a function."""
+    """Copy both packages and plant each import in a function."""
     root = tmp_path_factory.mktemp("planted")
     sources = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "lightning_bench", root / "lightning_bench", ignore=sources)
@@ -204,7 +204,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def complaints(planted: Path) -> str:
-    """What import-linter prints of that copy, on one line."""
+    """Return what import-linter prints of that copy, on one line."""
     call = "from importlinter.cli import lint_imports; print('code', lint_imports(no_cache=True))"
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = ['.', 'kernels']; {call}"]
     ran = subprocess.run(command, cwd=planted, capture_output=True, text=True, check=True)

@@ -200,7 +200,7 @@ def _aliases(module: ast.Module) -> Iterator[str]:
 
 
 def _annotations(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
-    """The annotations that a reader of the module relies on, with what they annotate."""
+    """Yield the annotations that a reader of the module relies on, with what they annotate."""
     for node in ast.walk(module):
         if isinstance(node, ast.ClassDef):
             for statement in node.body:
