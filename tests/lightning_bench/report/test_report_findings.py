@@ -1,4 +1,4 @@
-"""What the published tables measured: each figure of a finding follows from rows or is reported as missing."""
+"""What the published tables measured: each figure of a finding follows from rows or is reported missing."""
 
 from __future__ import annotations
 
