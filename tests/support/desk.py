@@ -41,7 +41,7 @@ AXES = {"direction": "fwd", "dtype": "fp32", "batch": 1, "heads": 2, "seq_len": 
 
 
 class Desk:
-    """A folder of its own for one story."""
+    """A separate folder for one story."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,7 +89,7 @@ class Desk:
     def start(
         self, *arguments: str | Path, code: str = "", terminal: bool = False, **streams: Any
     ) -> subprocess.Popen[str]:
-        """``lbench`` with these arguments in a session of its own; ``code`` runs before it in its process."""
+        """Start `lbench` with these arguments in its own session; `code` runs before it in its process."""
         program = ["-m", "lightning_bench"]
         if code:
             program = ["-c", f"{code}\nfrom lightning_bench.cli import main\nmain()"]
@@ -112,7 +112,7 @@ class Desk:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def ids(self, status: str | None = None) -> list[str]:
-        """``provider seq_len`` of each row of the file, or of those with a status."""
+        """`provider seq_len` of each row of the file, or of those with a status."""
         rows = read_records(self.out)
         return [f"{row.provider} {row.seq_len}" for row in rows if status in (None, row.status)]
 
@@ -132,7 +132,7 @@ def until(condition: Callable[[], bool], otherwise: str) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, be it that nobody has collected it yet."""
+    """Whether a process has ended, even if its parent has not collected it yet."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -140,7 +140,7 @@ def is_gone(pid: int) -> bool:
 
 
 class Ran(NamedTuple):
-    """How a call of ``lbench`` ended and what it wrote."""
+    """How a call of `lbench` ended and what it wrote."""
 
     code: int
     out: str
