@@ -1,9 +1,16 @@
-"""Words of messages: counted nouns, and the word that was probably meant."""
+"""Words that several rooms print: directions, counted nouns, and the word that was probably meant."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+DIRECTION_WORDS: dict[str, str] = {
+    "fwd": "forward",
+    "bwd": "backward",
+    "fwd_bwd": "forward and backward",
+}
+"""What each direction measures, in words."""
 
 
 def counted(count: int, noun: str) -> str:

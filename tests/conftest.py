@@ -34,7 +34,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture
 def lbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    """Runs ``lbench`` with these arguments in this process, as its console script does, on pipes."""
+    """Run `lbench` with these arguments in this process, as its console script does, on pipes."""
     for name in TOLD_TO_DISPLAYS:
         monkeypatch.delenv(name, raising=False)
 
@@ -58,7 +58,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.fixture
 def new_desk(tmp_path: Path) -> Desk:
-    """A desk for one test."""
+    """Return a desk for one test."""
     return Desk(tmp_path)
 
 
@@ -70,5 +70,5 @@ def sides() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def wait_gone() -> Callable[[int], None]:
-    """Waits until a process has ended."""
+    """Return a function that waits until a process has ended."""
     return lambda pid: until(lambda: is_gone(pid), f"process {pid} lives on")

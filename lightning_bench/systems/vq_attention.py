@@ -80,7 +80,7 @@ def _past(codes: Tensor, v: Tensor, m: int, wide: torch.dtype) -> tuple[Tensor, 
 
 
 def _looked_up(codebook: Tensor, codes: Tensor) -> Tensor:
-    """The key of each token, [b, h, count, size, d]."""
+    """Return the key of each token, [b, h, count, size, d]."""
     h, m, d = codebook.shape
     first = torch.arange(h, device=codes.device)[None, :, None, None] * m
     rows: Tensor = torch.nn.functional.embedding(codes + first, codebook.reshape(h * m, d))

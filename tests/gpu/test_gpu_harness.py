@@ -181,7 +181,7 @@ Run = Callable[..., dict[str, Record]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A sweep through worker processes; rows by `provider/direction`."""
+    """Run a sweep through worker processes; return rows by `provider/direction`."""
 
     def sweep(
         cases: list[Case],

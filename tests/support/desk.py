@@ -56,7 +56,7 @@ class Desk:
         limits: dict[str, Any] | None = None,
         **axes: Any,
     ) -> Path:
-        """A suite of providers of the zoo (those with a capital) and of the registry."""
+        """Write a suite of providers of the zoo (those with a capital) and of the registry."""
         specs = [f"zoo.py:{each}" if each[0].isupper() else each for each in names]
         table = AXES | {"providers": specs} | axes
         lines = ['title = "Story"', 'description = "For tests."', 'device = "cpu"', "[limits]"]
@@ -106,13 +106,13 @@ class Desk:
         )
 
     def run(self, *arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
-        """The same, to its end."""
+        """Run `lbench` like `start`, to its end."""
         process = self.start(*arguments, code=code)
         out, err = process.communicate(timeout=PATIENCE_S)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def ids(self, status: str | None = None) -> list[str]:
-        """`provider seq_len` of each row of the file, or of those with a status."""
+        """Return `provider seq_len` of each row of the file, or of those with a status."""
         rows = read_records(self.out)
         return [f"{row.provider} {row.seq_len}" for row in rows if status in (None, row.status)]
 

@@ -72,7 +72,7 @@ Measure = Callable[..., Run]
 
 
 def given(figures: Figures) -> set[str]:
-    """The names of the figures that were taken."""
+    """Return the names of the figures that were taken."""
     return {name for name, value in vars(figures).items() if value not in (None, "")}
 
 

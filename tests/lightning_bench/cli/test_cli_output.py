@@ -34,7 +34,7 @@ class Screen(NamedTuple):
 
 
 def emulate(raw: str, width: int) -> list[str]:
-    """What a terminal shows in the end: a cursor that moves up, lines that are erased and written over."""
+    """Return what a terminal shows in the end: the cursor moves up, lines are erased and written over."""
     lines, row, column = [""], 0, 0
     for control, text in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", raw):
         if control == "\r":

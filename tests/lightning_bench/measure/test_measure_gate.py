@@ -27,7 +27,7 @@ def shape(dtype: Dtype = "fp32", n: int = 150, b: int = 2, h: int = 3, d: int = 
 
 
 def right(family: Family) -> Attention:
-    """An implementation in the dtype of its inputs, [b, h, n, d], that owes the oracle nothing."""
+    """Compute in the dtype of the inputs, [b, h, n, d], independently of the oracle."""
     if family == "softmax":
         sdpa = torch.nn.functional.scaled_dot_product_attention
         return lambda q, k, v, s: sdpa(q, k, v, is_causal=True)
@@ -47,7 +47,7 @@ def tensors(attention: Attention, inputs: InputSet, layout: Layout = "bhnd") -> 
 
 
 def exact(reference: Reference, inputs: InputSet) -> Tensors:
-    """The reference's own results in fp64, [b, h, n, d]; every pair must be among those checked."""
+    """Return the reference's own results in fp64, [b, h, n, d]; every pair must be among those checked."""
     b, h = inputs.shape.batch, inputs.shape.heads
     assert len(reference.pairs) == b * h
     return {name: x.unflatten(0, (b, h)).clone() for name, x in reference.tensors.items()}

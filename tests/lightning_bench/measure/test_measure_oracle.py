@@ -28,7 +28,7 @@ def problem(pairs: int, n: int, d: int, e: int, decay: list[float] | float = 0.3
 
 
 def weights(family: Family, p: Problem) -> Tensor:
-    """The causal n × n matrix that multiplies v, element by element from the definition."""
+    """Return the causal n × n matrix that multiplies v, element by element from the definition."""
     steps = torch.arange(p.q.shape[1], dtype=torch.float64)
     distance = steps[:, None] - steps
     products = torch.einsum("pid,pjd->pij", p.q, p.k)

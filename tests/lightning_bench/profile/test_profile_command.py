@@ -215,7 +215,7 @@ def _request() -> Request:
 
 
 def _ncu(folder: Path, script: str) -> str:
-    """A program that stands where ncu does; $LOG is its log file."""
+    """Write a program in place of ncu; $LOG is its log file."""
     path = folder / "ncu"
     path.write_text(
         '#!/bin/sh\nwhile [ "$1" != --log-file ]; do [ "$1" = --metrics ] && NAMED=1; shift; done\n'

@@ -30,7 +30,7 @@ def screen(*profiles: Profile, width: int = 100) -> str:
 
 
 def full() -> Profile:
-    """A profile of a GPU with all that one can have."""
+    """Return a profile of a GPU in which every field has a value."""
     (launch,) = counters.parse(ncu_csv({}))
     profile = gpu_profile(
         kernels=(kernel(HOPPER, 0.284, counters=launch, spills=0, gbps=3754.0),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
+from lightning_bench.report.plots.style import length_text
 from tests.support.page_in_chromium import STORY, Open, body, cell, find, head, texts, until
 
 
@@ -75,6 +76,13 @@ def test_the_figure_is_switched_in_tables_and_plots(opened: Open) -> None:
     page.find_element(By.CSS_SELECTOR, "input[value=speedup]").click()  # the second table has no flash2
     captions = texts(page, "section.table caption")
     assert captions[1] == "ms, median of cold samples (no speedup in these rows)"
+
+
+def test_plots_name_lengths_as_those_in_print_do(opened: Open) -> None:
+    labels = texts(opened(), "section.table:first-of-type .plot svg text")
+    assert [text for text in labels if text.endswith("K") or text == "512"] == [
+        length_text(n) for n in (512, 1024, 2048)
+    ]
 
 
 def test_plots_say_the_value_under_the_pointer(opened: Open) -> None:

@@ -205,7 +205,7 @@ def test_it_needs_neither_torch_nor_what_torch_needs(tmp_path: Path, more: list[
         "try:\n"
         "    main()\n"
         "finally:\n"
-        f"    heavy = {{'torch', 'triton', 'pandas', {'' if 'svg' in more[-1] else 'numpy'!r}}}\n"
+        f"    heavy = {{'torch', 'triton', {'' if 'svg' in more[-1] else 'matplotlib'!r}}}\n"
         "    heavy &= {name.split('.')[0] for name in sys.modules}\n"
         "    assert not heavy, heavy\n"
     )

@@ -16,11 +16,11 @@ from lightning_bench.report.formats.markdown import findings_markdown
 from lightning_bench.report.published.evidence import (
     FAULTS_COMMAND,
     FAULTS_CSV,
-    Finding,
     faults_in,
     main_machine,
 )
 from lightning_bench.report.published.findings import findings
+from lightning_bench.report.published.prose import Finding
 from tests.support.paths import ROOT
 
 H200 = ROOT / "results" / "h200"

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import UsageError
 from lightning_bench.record import STATUSES, Record, Row
-from lightning_bench.report.collect import group
-from lightning_bench.report.tables.grid import Grid, as_table, grids
+from lightning_bench.report.tables.grid import Grid, grids
+from lightning_bench.report.tables.groups import group
 from lightning_bench.report.tables.kinds import KIND_NAMES, chosen_kinds
 from tests.support.report_rows import PAPER
 
@@ -185,12 +186,16 @@ def test_under_a_table_stands_where_it_is_from() -> None:
     ]
 
 
-def test_the_terminal_gets_all_of_it() -> None:
+def test_the_terminal_gets_all_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     grid = one(row("a", 512, 1.0), kind="ms")
-    table = as_table(grid)
-    assert (table.title, table.unit, table.rows) == (grid.title, grid.unit, [512])
-    assert (table.columns, table.families, table.cells) == (["a"], ["linear_decay"], [["1.0000"]])
-    assert table.notes == grid.origin
+    Sink().paper_table(grid)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == f"{grid.title}  ({grid.unit})"
+    assert [line.split() for line in lines[1:4]] == [["n", "a"], ["linear_decay"], ["512", "1.0000"]]
+    assert lines[4:] == [*grid.origin, ""]
 
 
 def test_kinds_by_name() -> None:
@@ -214,6 +219,7 @@ RECORDS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(RECORDS, min_size=1, max_size=12), st.booleans())
 def test_every_table_is_whole_and_of_one_origin_unless_mixed(records: list[Record], mix: bool) -> None:
     for grid in made(*records, mix=mix):

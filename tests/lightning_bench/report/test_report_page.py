@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.record import ResultFile, Row
 from lightning_bench.record.samples import samples_of
-from lightning_bench.report.collect import group
 from lightning_bench.report.document import FORMATS, make_comparison, make_report
 from lightning_bench.report.page import page
 from lightning_bench.report.page.summary import Standing, crossings, standings
 from lightning_bench.report.tables.grid import grids
+from lightning_bench.report.tables.groups import group
 from tests.support.paths import ROOT
 from tests.support.report_rows import STORY
 
@@ -143,6 +143,7 @@ def test_a_line_that_holds_no_samples_is_told(tmp_path: Path, line: str) -> None
     assert "x.samples.jsonl, line 2: no samples of lbench." in FORMATS["html"](made)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_text_stays_text(name: str, reason: str) -> None:
     hostile = f"{name}</script><!--"

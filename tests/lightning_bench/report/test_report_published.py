@@ -11,8 +11,8 @@ import pytest
 from lightning_bench.record import Record, Row
 from lightning_bench.report.collect import collect, published_folder
 from lightning_bench.report.published.against import against
+from lightning_bench.report.tables.figures import title
 from lightning_bench.report.tables.grid import Grid
-from lightning_bench.report.tables.paper_tables import title
 
 ROWS = collect([published_folder()]).rows
 RECORDS = [row.record for row in ROWS]

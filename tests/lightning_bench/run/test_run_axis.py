@@ -18,7 +18,7 @@ def summary(desk: Any) -> Summary:
 
 @pytest.fixture(scope="module")
 def processes(summary: Summary, desk: Any) -> dict[int, list[int]]:
-    """The processes in which each seq_len was tried, in order."""
+    """Return the processes in which each seq_len was tried, in order."""
     tried: dict[int, list[int]] = defaultdict(list)
     for line in (desk.folder / "pids").read_text().splitlines():
         seq_len, pid = map(int, line.split())

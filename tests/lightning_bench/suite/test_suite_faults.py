@@ -37,7 +37,7 @@ class FakeProvider:
 
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
-    """Providers alpha (linear_decay) and omega (softmax), and whatever existing files hold."""
+    """Register providers alpha (linear_decay) and omega (softmax), and those of existing files."""
 
     def get_provider(spec: str) -> FakeProvider:
         if spec in ("alpha", "omega"):
@@ -54,7 +54,7 @@ def _registry() -> Iterator[None]:
 
 @pytest.fixture
 def faults(tmp_path: Path) -> Load:
-    """The lines of the error that loading this text gives, without the folder."""
+    """Return the lines of the error from loading this text, without the folder."""
 
     def load(text: str) -> list[str]:
         path = tmp_path / "mine.toml"

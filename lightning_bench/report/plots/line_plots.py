@@ -1,18 +1,17 @@
-"""Records to plots: one figure for what a table shows, in the style of ``plot_style``.
+"""Plots with one line per provider: time, time per token, speedup and memory over n, and the roofline.
 
 A plot takes records of one suite, machine, protocol, metric, direction, dtype and shape that differ in
-provider and seq_len, and is None where they leave nothing to show. It holds what rows hold: no fit, no
+provider and seq_len, and is None if they leave nothing to show. It holds what rows hold: no fit, no
 smoothing. A cell without a figure is no point; a note under the plot names it. Each line has the provider
-as its gid (``series-flash2``), for those who look for it in an SVG.
+as its gid (`series-flash2`), by which it is found in an SVG.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -20,23 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_bench.record import Record
-from lightning_bench.report.plots.heat import heat_map
 from lightning_bench.report.plots.plot_rows import (
-    DIMS,
-    SHARED,
     caption,
-    check_same,
-    groups_by,
     heading,
-    intensity,
-    least_mib,
-    least_ms,
     lengths_text,
-    memory_mib,
     names_of,
     of_one,
     status_notes,
-    time_ms,
     together_notes,
 )
 from lightning_bench.report.plots.strokes import Stroke, strokes
@@ -48,45 +37,41 @@ from lightning_bench.report.plots.style import (
     length_axis,
     value_axis,
 )
-from lightning_bench.report.tables.paper_tables import title
-
-Format = Literal["png", "svg", "pdf"]
+from lightning_bench.report.tables.figures import copy_floor_ms, intensity, io_mib, memory_mib, time_ms
 
 _REFERENCE = {"color": "#777777", "linestyle": (0.0, (2.0, 1.5)), "linewidth": 0.9, "zorder": 1.5}
 
 
 def time_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None:
-    """Time in ms against n, both logarithmic, with the band from the 20th to the 80th percentile."""
+    """Draw time in ms against n, both logarithmic, with the band from the 20th to the 80th percentile."""
     records = of_one(records)
     what = "median" if records and records[0].protocol == "lbench" else "mean"
-    return _against_n(
-        records,
-        look,
+    quantity = _Quantity(
         f"{what} time (ms)",
         time_ms,
         band=lambda r: (r.p20_ms, r.p80_ms),
-        reference=("least bytes at copy bandwidth", least_ms),
+        reference=("least bytes at copy bandwidth", copy_floor_ms),
     )
+    return _over_n(records, look, quantity)
 
 
 def per_token_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None:
-    """Time in ns for each of batch · n tokens against n: constant where time is linear in n."""
+    """Draw time in ns for each of batch · n tokens against n: constant where time is linear in n."""
 
     def ns(record: Record, ms: float | None) -> float | None:
         return None if ms is None else ms * 1e6 / (record.batch * record.seq_len)
 
-    return _against_n(
-        of_one(records),
-        look,
+    quantity = _Quantity(
         "time per token (ns)",
         lambda r: ns(r, time_ms(r)),
         band=lambda r: (ns(r, r.p20_ms), ns(r, r.p80_ms)),
-        reference=("least bytes at copy bandwidth", lambda r: ns(r, least_ms(r))),
+        reference=("least bytes at copy bandwidth", lambda r: ns(r, copy_floor_ms(r))),
     )
+    return _over_n(of_one(records), look, quantity)
 
 
 def speedup_plot(records: Iterable[Record], baseline: str, *, look: Look = COLUMN) -> Figure | None:
-    """The baseline's time over each provider's against n; None if the baseline has no time."""
+    """Draw the baseline's time over each provider's against n; None if the baseline has no time."""
     records = of_one(records)
     base = {r.seq_len: r for r in records if r.provider == baseline and time_ms(r) is not None}
     if not base:
@@ -105,29 +90,26 @@ def speedup_plot(records: Iterable[Record], baseline: str, *, look: Look = COLUM
         notes.append(
             f"{names[baseline]} computes {family}; against another family a speedup compares mechanisms."
         )
-    return _against_n(
-        records, look, f"speedup over {names[baseline]}", speedup, notes=notes, figure=time_ms, ratio=True
-    )
+    quantity = _Quantity(f"speedup over {names[baseline]}", speedup, notes=notes, needed=time_ms, ratio=True)
+    return _over_n(records, look, quantity)
 
 
 def memory_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None:
-    """Memory in MiB against n and the ideal: what the outputs take, under protocol paper with the inputs."""
+    """Draw memory in MiB against n, and the size of the outputs, under protocol paper of the inputs too."""
     records = of_one(records)
-    paper = bool(records) and records[0].protocol == "paper"
-
-    return _against_n(
-        records,
-        look,
-        "peak memory, inputs included (MiB)" if paper else "memory that the call adds (MiB)",
+    if records and records[0].protocol == "paper":
+        label, reference = "peak memory, inputs included (MiB)", ("inputs and outputs (ideal)", io_mib)
+        return _over_n(records, look, _Quantity(label, memory_mib, reference=reference))
+    quantity = _Quantity(
+        "memory that the call adds (MiB)",
         memory_mib,
-        reference=("inputs and outputs (ideal)", least_mib)
-        if paper
-        else ("outputs alone (ideal)", lambda r: r.ideal_mib),
+        reference=("outputs alone (ideal)", lambda r: r.ideal_mib),
     )
+    return _over_n(records, look, quantity)
 
 
 def roofline_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None:
-    """Model TFLOP/s against model FLOP per byte, under the ceilings measured in the same run.
+    """Draw model TFLOP/s against model FLOP per byte, under the ceilings measured in the same run.
 
     A provider's line goes through its lengths; its large marker is the longest.
     """
@@ -175,77 +157,25 @@ def roofline_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure |
         return sheet.finish(heading(records), legend, notes, caption(records))
 
 
-def save_plot(figure: Figure, stem: str | Path, formats: Sequence[Format], *, title: str = "") -> list[Path]:
-    """Write ``stem.png`` and so on; the same figure gives the same bytes, since no date is in them."""
-    paths = []
-    for name in formats:
-        path = Path(f"{stem}.{name}")
-        metadata: dict[str, Any] = {
-            "png": {"Software": None, "Title": title},
-            "svg": {"Date": None, "Creator": "lightning-bench", "Title": title},
-            "pdf": {"CreationDate": None, "Creator": "lightning-bench", "Title": title},
-        }[name]
-        with house_style():
-            figure.savefig(path, format=name, metadata=metadata)
-        paths.append(path)
-    return paths
+@dataclass(frozen=True)
+class _Quantity:
+    """What a plot over n shows of a row: the value of its line, and what is drawn and written beside it.
 
-
-def plot_set(
-    records: Iterable[Record],
-    formats: Sequence[Format],
-    folder: str | Path,
-    baseline: str | None = None,
-    *,
-    look: Look = COLUMN,
-) -> list[Path]:
-    """Write every plot that the records can fill into ``folder`` and return the files, in their order.
-
-    The records are of one machine and protocol, else ValueError. Files are named after the table
-    (``…-dtype_bf16-time.svg``); the heat maps, which are of several tables, without the dims.
+    `needed` is what a row must have to need no note, if that is not `value`.
     """
-    records = list(records)
-    check_same(records, ("machine_id", "protocol"))
-    figures: list[tuple[str, Figure | None]] = []
-    for group in groups_by(records, (*SHARED, *DIMS)):
-        name = title(group[0])
-        if group[0].metric == "memory":
-            figures.append((f"{name}-memory", memory_plot(group, look=look)))
-        elif group[0].metric == "speed":
-            figures.append((f"{name}-time", time_plot(group, look=look)))
-            if baseline is not None:
-                figures.append((f"{name}-speedup", speedup_plot(group, baseline, look=look)))
-            figures.append((f"{name}-per_token", per_token_plot(group, look=look)))
-            figures.append((f"{name}-roofline", roofline_plot(group, look=look)))
-    for group in groups_by([r for r in records if r.metric == "speed"], SHARED):
-        name = re.sub(r"-qk_dim\d+-v_dim\d+", "", title(group[0]))
-        figures.append((f"{name}-heat_floor", heat_map(group, look=look)))
-        figures.append((f"{name}-heat_ms", heat_map(group, value="ms", look=look)))
-    paths: list[Path] = []
-    for name, figure in figures:
-        if figure is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            stem = re.sub(r"[^\w.+-]", "_", name) + look.suffix
-            paths += save_plot(figure, Path(folder) / stem, formats, title=name)
-    return paths
+
+    label: str
+    value: Callable[[Record], float | None]
+    band: Callable[[Record], tuple[float | None, float | None]] | None = None
+    reference: tuple[str, Callable[[Record], float | None]] | None = None
+    notes: Sequence[str] = ()
+    needed: Callable[[Record], float | None] | None = None
+    ratio: bool = False
 
 
-def _against_n(
-    records: list[Record],
-    look: Look,
-    ylabel: str,
-    value: Callable[[Record], float | None],
-    *,
-    band: Callable[[Record], tuple[float | None, float | None]] | None = None,
-    reference: tuple[str, Callable[[Record], float | None]] | None = None,
-    notes: Sequence[str] = (),
-    figure: Callable[[Record], float | None] | None = None,
-    ratio: bool = False,
-) -> Figure | None:
-    """Lines of ``value`` over n; None with figures at fewer than two lengths.
-
-    ``figure`` is what a row must have to need no note, where that is not ``value``.
-    """
+def _over_n(records: list[Record], look: Look, quantity: _Quantity) -> Figure | None:
+    """Return lines of a quantity over n; None with figures at fewer than two lengths."""
+    value, band, reference = quantity.value, quantity.band, quantity.reference
     shown = [r for r in records if value(r)]
     if len({r.seq_len for r in shown}) < 2:
         return None
@@ -284,23 +214,23 @@ def _against_n(
             legend[reference[0]] = line
             values[reference[0]] = points
             heights += points.values()
-        if ratio:
+        if quantity.ratio:
             axes.axhline(1.0, color="black", linewidth=0.7, zorder=1.4)
             heights.append(1.0)
         length_axis(axes, [r.seq_len for r in shown], look)
-        value_axis(axes, "y", heights, ratio=ratio)
-        axes.set_ylabel(ylabel)
+        value_axis(axes, "y", heights, ratio=quantity.ratio)
+        axes.set_ylabel(quantity.label)
         apart = (max(heights) / min(heights)) ** 0.01  # a hundredth of the axis
-        said = [*notes, *together_notes(values, apart), *status_notes(records, names, figure or value)]
-        if banded:
-            said.insert(0, "Bands: 20th to 80th percentile.")
-        return sheet.finish(heading(records), legend, said, caption(records))
+        notes = ["Bands: 20th to 80th percentile."] if banded else []
+        notes += [*quantity.notes, *together_notes(values, apart)]
+        notes += status_notes(records, names, quantity.needed or value)
+        return sheet.finish(heading(records), legend, notes, caption(records))
 
 
 def _line(
     axes: Axes, provider: str, stroke: Stroke, x: Sequence[float], y: Sequence[float], drawn: int
 ) -> Line2D:
-    """``drawn`` lines are there already; they stay on top, since a table's first columns matter most."""
+    """Draw a line below the `drawn` ones: a table's first columns matter most."""
     (line,) = axes.plot(
         x,
         y,
