@@ -1,4 +1,4 @@
-"""A desk to run sweeps at: a folder with suites, providers from files, and the command line beside it."""
+"""A workspace for sweeps: a folder with suites and providers from files, and the command line run in it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LIMITS = {
 AXES = {"direction": "fwd", "dtype": "fp32", "batch": 1, "heads": 2, "seq_len": 64, "head_dim": 16}
 
 
-class Desk:
+class Workspace:
     """A separate folder for one story."""
 
     def __init__(self, folder: Path) -> None:
