@@ -123,7 +123,8 @@ def test_resumed_sweeps_report_existing_rows(story: Story) -> None:
 
 def test_torn_line_is_cut_off_and_its_case_runs_again(story: Story) -> None:
     resumed = story.stages["resumed"].process
-    torn = f"{story.workspace.out} ended in a torn line, left by an interrupted write: cut off, its case runs again"
+    out = story.workspace.out
+    torn = f"{out} ended in a torn line, left by an interrupted write: cut off, its case runs again"
     assert torn in resumed.stderr.splitlines()
     assert resumed.returncode == 0
     whole = story.stages["killed"].csv.splitlines(keepends=True)[:2]
