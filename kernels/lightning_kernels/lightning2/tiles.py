@@ -13,8 +13,6 @@ HOPPER_BLOCK = 64
 """Tokens of a block of the Hopper kernel."""
 LARGEST_SHARED_BYTES = 232448
 """Shared memory that one program may take on compute capability 9.0; 166912 on 8.0 and 101376 on 8.9."""
-
-
 REGISTERS = 65536
 """Registers of 32 bits of one multiprocessor."""
 
@@ -49,7 +47,7 @@ class Tiles:
 def lightning2_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_limit: int) -> Tiles:
     """Choose the tiles of the one-pass kernel, whose state is [block_e, block_d] in fp32 registers.
 
-    They fit `shared_limit` bytes of shared memory a program, at least the 101376 of compute capability 8.9.
+    They fit `shared_limit` bytes of shared memory per program, at least the 101376 of compute capability 8.9.
     """
     block_d, whole_e = _padded(head_dim), _padded(value_dim)
     if dtype == torch.float32:
@@ -70,7 +68,7 @@ def lightning2_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_l
 
 
 def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:
-    """Say whether the Hopper kernel takes this dtype and these dims, where strides are as for its `takes`.
+    """Say whether the Hopper kernel takes this dtype and these dims; `hopper.host.takes` judges strides.
 
     LIGHTNING_KERNELS_HOPPER=0 in the environment turns the kernel off.
     """
@@ -84,7 +82,7 @@ def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:
 
 @cache
 def _triton_has_gluon() -> bool:
-    """Say whether triton is 3.6 or later; Gluon lacked what the kernel needs before."""
+    """Say whether triton is 3.6 or later: before, Gluon lacked what the kernel needs."""
     major, minor = version("triton").split(".")[:2]
     return (int(major), int(minor)) >= (3, 6)
 

@@ -264,6 +264,7 @@ def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
         noise_floor(side, side, threshold=0.03, pairs=16)
 
 
+@pytest.mark.slow
 def test_calibrate_measures_this_machine(desk: Any) -> None:
     suite = desk.suite(["Good"])
     process = desk.start(
