@@ -81,8 +81,6 @@ class Boxes:
         program.copies.append(Copy(done))
         yield
 
-    async_load = async_copy_global_to_shared
-
 
 class Barriers:
     """`gl.nvidia.hopper.mbarrier`."""

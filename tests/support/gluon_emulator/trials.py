@@ -71,6 +71,7 @@ class Outcome:
     launches: list[dict[str, object]] = field(default_factory=list)
     """Arguments of the forward and of the backward launch."""
     shared_bytes: int = 0
+    """Shared memory of a program as the source allocates it, without barriers."""
 
 
 def run(trial: Trial, seed: int, edits: Iterable[Edit] = ()) -> Outcome:
