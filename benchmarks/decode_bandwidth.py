@@ -27,8 +27,8 @@ from lightning_bench.machine import harness_commit
 from lightning_bench.measure.device.clocks import Clocks, NvmlClocks, summarize_clocks
 from lightning_bench.measure.device.timer import CudaTimer, Timer
 from lightning_bench.measure.inputs import decay_slopes
+from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule, median_interval
-from lightning_bench.measure.speed import Task, run_rounds, warm_up
 from lightning_kernels import lightning_attn2_step
 
 BATCHES = (1, 8, 64, 256)

@@ -23,8 +23,8 @@ from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.clocks import NvmlClocks
 from lightning_bench.measure.device.timer import CudaTimer
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
-from lightning_bench.measure.speed import Task, run_rounds, warm_up
 from lightning_bench.providers import get_provider
 
 RULE = StopRule(ci_percent=0.5, min_samples=50, max_samples=200, sample_limit_s=3.0)

@@ -26,8 +26,8 @@ from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.clocks import NoClocks
 from lightning_bench.measure.device.timer import CudaTimer
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule, median_interval
-from lightning_bench.measure.speed import Task, run_rounds, warm_up
 from lightning_bench.providers import get_provider
 
 PROVIDER = "lightning2"

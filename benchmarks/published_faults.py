@@ -24,8 +24,8 @@ from lightning_bench.machine import harness_commit
 from lightning_bench.measure.device.clocks import NvmlClocks
 from lightning_bench.measure.device.timer import CudaTimer
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
-from lightning_bench.measure.speed import Task, run_rounds, warm_up
 from lightning_bench.providers import get_provider
 
 RULE = StopRule(ci_percent=1.0, min_samples=20, max_samples=200, sample_limit_s=3.0)

@@ -89,8 +89,8 @@ class Bench:
         from lightning_bench.measure.calls import direction_call
         from lightning_bench.measure.device.timer import make_timer
         from lightning_bench.measure.inputs import InputSet
+        from lightning_bench.measure.rounds import Task, warm_up
         from lightning_bench.measure.sampling import StopRule
-        from lightning_bench.measure.speed import Task, warm_up
         from lightning_bench.providers import get_provider
 
         self.timer = make_timer(device)
@@ -126,7 +126,7 @@ class Bench:
     def block(self, slow: tuple[int, ...], seed: int) -> list[float]:
         """Median in ms of every cell, measured now; those in ``slow`` with the extra work."""
         from lightning_bench.measure.device.clocks import NoClocks
-        from lightning_bench.measure.speed import Task, sample_rounds, warm_up
+        from lightning_bench.measure.rounds import Task, sample_rounds, warm_up
 
         tasks = []
         for index, call in enumerate(self.calls):

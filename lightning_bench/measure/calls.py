@@ -1,4 +1,4 @@
-"""The zero-argument calls of protocol ``lbench``: forward, backward, and both."""
+"""The zero-argument calls of protocol `lbench`: forward, backward, and both."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from lightning_bench.providers.registry.base import Provider
 
 @dataclass(frozen=True)
 class DirectionCall:
-    """``fn`` does the work of one direction and returns the named tensors; ``kept`` came before it."""
+    """`fn` does the work of one direction and returns the named tensors; `kept` was computed before it."""
 
     fn: Callable[[], dict[str, Tensor]]
     kept: dict[str, Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that the direction stands for, computed now: output, gradients, or both."""
+        """Compute and return all results of the direction: output, gradients, or both."""
         return {**self.kept, **self.fn()}
 
 
 def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -> DirectionCall:
     """Build the call of a direction.
 
-    ``fwd`` runs under no_grad. ``bwd`` is autograd.grad on a graph that is built here, once; gradients are
-    never accumulated. ``fwd_bwd`` builds and uses up a graph in each call.
+    `fwd` runs under no_grad. `bwd` is autograd.grad on a graph that is built here, once; gradients are
+    never accumulated. `fwd_bwd` builds and uses up a graph in each call.
     """
     inputs = inputs.of(provider.family)
     shared = inputs.inputs(provider.layout)
     do = inputs.grad_output(provider.layout)
-    # Leaves of its own over the shared storage: autograd ties a leaf to the stream of its first use, and a
+    # Its own leaves over the shared storage: autograd ties a leaf to the stream of its first use, and a
     # CUDA graph can only be captured where all of a backward pass is on one stream.
     leaves = {name: shared[name].detach().requires_grad_() for name in inputs.gradients}
     forward = provider.build(shared.replaced(leaves))

@@ -5,24 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_bench.case import Dtype, Family, Layout, Shape
+from lightning_bench.case import Family, Layout, Shape
 from lightning_bench.families import QKV, Spec, definition_of
 from lightning_bench.families.draw import Draw
+from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Inputs
-
-TORCH_DTYPES: dict[Dtype, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 
 
 def decay_slopes(heads: int) -> Tensor:
-    """Slopes of TransNormerLLM, s_i = 2^(−8(i+1)/heads), fp32, [heads], on the CPU.
+    """Return the slopes of TransNormerLLM, s_i = 2^(−8(i+1)/heads): fp32, [heads], on the CPU.
 
-    Where heads is no power of two, the slopes of the next lower power come first and every second one of
-    the next higher power follows (ALiBi, arXiv 2108.12409). Written here and not taken from the bundled
-    kernels: the judge must not share its inputs with the judged.
+    If heads is not a power of two, the slopes of the next lower power come first and every second slope of
+    the next higher power follows (ALiBi, arXiv 2108.12409). They are written here and not taken from the
+    bundled kernels: the judge must not share its inputs with the judged.
     """
 
     def powers(count: int) -> list[float]:
@@ -37,14 +32,14 @@ class InputSet:
     """q, k, v and the output's gradient for one shape, in every layout that is asked for.
 
     Values are standard normal from a fixed seed, rounded to the shape's dtype. The layouts hold the same
-    values, each contiguous in its own order. ``of`` gives those of a family with inputs of its own, which
-    shares what it does not change.
+    values, each contiguous in its own order. `of` gives those of a family with its own inputs, which shares
+    what it does not change.
     """
 
     def __init__(self, shape: Shape, seed: int) -> None:
         self.shape = shape
         generator = torch.Generator(device=shape.device).manual_seed(seed)
-        dtype = TORCH_DTYPES[shape.dtype]
+        dtype = torch_dtype(shape.dtype)
 
         def normal(dim: int) -> Tensor:
             size = (shape.batch, shape.heads, shape.seq_len, dim)
@@ -60,7 +55,7 @@ class InputSet:
         self._families: dict[Family, InputSet] = {}
 
     def of(self, family: Family) -> InputSet:
-        """The inputs of a family: these where it has none of its own, else made once and kept."""
+        """Return the inputs of a family: these if it has none of its own, else those, made once and kept."""
         if not definition_of(family).own_inputs:
             return self
         if family not in self._families:
@@ -68,16 +63,16 @@ class InputSet:
         return self._families[family]
 
     def inputs(self, layout: Layout) -> Inputs:
-        """Leaf tensors, [b, h, n, d] or [b, n, h, d]; those of ``gradients`` require gradients."""
-        return self._layout(layout)[0]
+        """Return leaf tensors, [b, h, n, d] or [b, n, h, d]; those of `gradients` require gradients."""
+        return self.in_layout(layout)[0]
 
     def grad_output(self, layout: Layout) -> Tensor:
-        """The gradient that flows into the output, in the same layout."""
-        return self._layout(layout)[1]
+        """Return the gradient that flows into the output, in the same layout."""
+        return self.in_layout(layout)[1]
 
     def checksums(self, layout: Layout) -> dict[str, float]:
-        """A sum in fp64 of each tensor: it tells whether a provider has written to its inputs."""
-        given, do = self._layout(layout)
+        """Return a sum in fp64 of each tensor: it tells whether a provider has written to its inputs."""
+        given, do = self.in_layout(layout)
         tensors = {"q": given.q, "k": given.k, "v": given.v, **given.more, "the gradient of o": do}
         return {name: x.detach().sum(dtype=torch.float64).item() for name, x in tensors.items()}
 
@@ -86,9 +81,10 @@ class InputSet:
         """Bytes of all layouts made so far, those of families included."""
         once = sum(x.numel() * x.element_size() for x in (self.q, self.k, self.v, self.do))
         own = once * (1 + sum(layout != "bhnd" for layout in self._layouts))
-        return own + sum(made.held_bytes for made in self._families.values())
+        return own + sum(inputs.held_bytes for inputs in self._families.values())
 
-    def _layout(self, layout: Layout) -> tuple[Inputs, Tensor]:
+    def in_layout(self, layout: Layout) -> tuple[Inputs, Tensor]:
+        """Return the leaves and the gradient of the output, made at the first call for a layout."""
         if layout not in self._layouts:
             q, k, v, do = (_turned(x, QKV["q"], layout) for x in (self.q, self.k, self.v, self.do))
             leaves = Inputs(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), self.decay)
@@ -97,22 +93,22 @@ class InputSet:
 
 
 class _FamilyInputs(InputSet):
-    """What one family makes of the common inputs and adds to them."""
+    """What one family derives from the common inputs and adds to them."""
 
     def __init__(self, common: InputSet, family: Family, seed: int) -> None:
         self._common, self._definition = common, definition_of(family)
         shape, inputs = common.shape, self._definition.inputs
         draw = Draw(family, shape, seed, dict(self._definition.sizes), common.q, common.k, common.v)
-        made = self._definition.make(draw)
+        drawn = self._definition.make(draw)
         self._made: dict[str, Tensor] = {}
-        for name, tensor in made.items():
+        for name, tensor in drawn.items():
             if name != "decay":
                 wanted = inputs[name].dtype or shape.dtype
-                dtype = torch.int64 if wanted == "int64" else TORCH_DTYPES[wanted]
+                dtype = torch.int64 if wanted == "int64" else torch_dtype(wanted)
                 self._made[name] = tensor.to(dtype).contiguous()
         self.shape, self.do = shape, common.do
         self.q, self.k, self.v = (self._made.get(name, getattr(common, name)) for name in ("q", "k", "v"))
-        self.decay = made["decay"].float() if "decay" in made else common.decay
+        self.decay = drawn["decay"].float() if "decay" in drawn else common.decay
         self.more = {name: self._made[name] for name in inputs if name not in QKV}
         self.gradients = self._definition.gradients
         self._seed = seed
@@ -120,7 +116,7 @@ class _FamilyInputs(InputSet):
         self._families = {}
 
     def of(self, family: Family) -> InputSet:
-        """The inputs of a family, this one or another."""
+        """Return the inputs of a family, this one or another."""
         return self._common.of(family)
 
     @property
@@ -130,9 +126,10 @@ class _FamilyInputs(InputSet):
         turned = sum(size for name, size in once.items() if self._definition.inputs[name].turns)
         return sum(once.values()) + turned * sum(layout != "bhnd" for layout in self._layouts)
 
-    def _layout(self, layout: Layout) -> tuple[Inputs, Tensor]:
+    def in_layout(self, layout: Layout) -> tuple[Inputs, Tensor]:
+        """Return the same for the inputs of this family."""
         if layout not in self._layouts:
-            shared, do = self._common._layout(layout)
+            shared, do = self._common.in_layout(layout)
             tensors = {name: shared[name] for name in QKV}
             for name, x in self._made.items():
                 leaf = _turned(x, self._definition.inputs[name], layout)
@@ -144,7 +141,7 @@ class _FamilyInputs(InputSet):
 
 
 def _turned(x: Tensor, spec: Spec, layout: Layout) -> Tensor:
-    """A view of x in layout bhnd, or its copy in bnhd."""
+    """Return a view of x in layout bhnd, or its copy in bnhd."""
     if layout == "bhnd" or not spec.turns:
         return x.detach()
     return x.transpose(spec.axes.index("h"), spec.axes.index("n")).contiguous()

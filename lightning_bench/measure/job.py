@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from lightning_bench.case import Case, Metric, ProtocolName, Shape
 from lightning_bench.record import Status
@@ -11,6 +11,9 @@ from lightning_bench.suite import Limits
 
 # Seconds of a worker are booked under these; everything else is overhead that a sweep should not have.
 USEFUL_PHASES = frozenset({"warm-up", "oracle", "samples"})
+
+Enter = Callable[[str, str], None]
+"""Called with (case id, phase) before the work; the id is `""` for work that all cases of a job share."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,87 @@ class Job:
         return self.cases[0].shape
 
 
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What measuring a case gives: the fields of a Record of these names, with its units.
+
+    A figure that was not taken is None. Which are taken depends on the metric, the protocol and the status.
+    """
+
+    provider_config: str = ""
+    median_ms: float | None = None
+    p20_ms: float | None = None
+    p80_ms: float | None = None
+    min_ms: float | None = None
+    mean_ms: float | None = None
+    ci_low_ms: float | None = None
+    ci_high_ms: float | None = None
+    samples: int | None = None
+    call_ms: float | None = None
+    graph_ms: float | None = None
+    tflops: float | None = None
+    gbps: float | None = None
+    model_flops: float | None = None
+    model_bytes: float | None = None
+    floor_ms: float | None = None
+    floor_ratio: float | None = None
+    ceiling_gbps: float | None = None
+    ceiling_tflops: float | None = None
+    extra_mib: float | None = None
+    peak_mib: float | None = None
+    saved_mib: float | None = None
+    reserved_mib: float | None = None
+    ideal_mib: float | None = None
+    extra_ratio: float | None = None
+    error_o: float | None = None
+    error_dq: float | None = None
+    error_dk: float | None = None
+    error_dv: float | None = None
+    error_dgate: float | None = None
+    error_budget: float | None = None
+    sm_clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    throttle: str = ""
+
+
+@dataclass(frozen=True)
+class CaseSamples:
+    """A case's line of the samples file: times in ms, and the clock readings beside them.
+
+    `turns` are the numbers of samples taken in one go, in order. `graph_ms` is None if no replays were timed.
+    """
+
+    samples_ms: list[float]
+    turns: list[int]
+    call_ms: list[float]
+    clocks: list[dict[str, float]]
+    graph_ms: list[float] | None = None
+
+    def as_line(self) -> dict[str, object]:
+        """Return the fields of the line, without those that were not taken."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How one case ended: ``figures`` are fields of a Record, ``samples`` go to the sidecar."""
+    """How one case ended: its figures go to its row, its samples to the file beside it."""
 
     case: Case
     status: Status
     reason: str = ""
-    figures: dict[str, Any] = field(default_factory=dict)
-    samples: dict[str, Any] = field(default_factory=dict)
+    figures: Figures = field(default_factory=Figures)
+    samples: CaseSamples | None = None
+
+
+Emit = Callable[[Outcome], None]
+
+
+class CaseEnded(Exception):  # noqa: N818 - control flow: the case has its outcome
+    """Raised by any step that ends a case before its last one, with the status and the figures so far."""
+
+    def __init__(self, status: Status, reason: str, figures: Figures | None = None) -> None:
+        super().__init__(reason)
+        self.status: Status = status
+        self.reason = reason
+        self.figures = figures or Figures()

@@ -1,11 +1,11 @@
-"""Protocol ``paper``: what the published scripts measured, faults included. Never the default.
+"""Protocol `paper`: what the published scripts measured, faults included. Never the default.
 
-Speed is the mean of triton's ``do_bench`` (25 ms of warm-up, 100 ms of repeats) with gradients enabled;
-the backward call is ``o.backward(do, retain_graph=True)``, so each repeat also adds its gradients to the
-ones already there. Memory is the mean over 20 repeats of the peak since the last reset, inputs included;
+Speed is the mean of triton's `do_bench` (25 ms of warm-up, 100 ms of repeats) with gradients enabled;
+the backward call is `o.backward(do, retain_graph=True)`, so each repeat also adds its gradients to the
+previous ones. Memory is the mean over 20 repeats of the peak since the last reset, inputs included;
 the first backward repeat finds no gradients yet, which is why the mean lies between two values.
 Inputs are [b, h, n, d]; libraries that want [b, n, h, d] get a transposed view, as in the scripts. The
-slopes (4·heads bytes) are there for every provider, as in the scripts; families that no such script
+slopes (4·heads bytes) are held for every provider, as in the scripts; families that no such script
 measured get their other inputs, with gradients, in the same way.
 """
 
@@ -30,7 +30,7 @@ MEMORY_REPEATS = 20
 
 
 def build_call(provider: Provider, inputs: InputSet, direction: Direction) -> Callable[[], object]:
-    """The call of the published scripts: gradients enabled, backward accumulating into leaves.
+    """Build the call of the published scripts: gradients enabled, backward accumulating into leaves.
 
     It owns copies of all that the scripts held, and of nothing else, so that memory can be counted.
     """
@@ -73,7 +73,7 @@ class _Held:
 
 
 def mean_ms(fn: Callable[[], object], device: str) -> float:
-    """Mean time as the scripts took it; on a CPU the same loop with a monotonic clock."""
+    """Return the mean time in ms as the scripts took it; on a CPU by the same loop with a monotonic clock."""
     if device == "cuda":
         from triton.testing import do_bench
 
@@ -93,7 +93,10 @@ def mean_ms(fn: Callable[[], object], device: str) -> float:
 
 
 def mean_peak_mib(fn: Callable[[], object], base_bytes: int) -> float:
-    """Mean over 20 repeats of the peak since the last reset, in MiB, less what the harness itself holds."""
+    """Return the mean over 20 repeats of the peak since the last reset, in MiB.
+
+    `base_bytes`, which the harness itself holds, do not count.
+    """
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     peaks = []

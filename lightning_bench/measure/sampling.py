@@ -1,4 +1,4 @@
-"""When to stop sampling, and what the samples say. Pure functions and one small accumulator."""
+"""When to stop sampling, and which figures the samples give. Pure functions and one small accumulator."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from scipy.special import bdtr  # scipy.stats has a quantile, and takes half a s
 CONFIDENCE = 0.95
 # Fewer samples than this cannot bound the median at 95 %: 1 − 2·0.5⁶ = 0.969.
 FEWEST = 6
+# Warm-up may take this share of the sampling limit.
+WARM_UP_SHARE = 0.25
 # Above these a figure is given but called unstable.
 SPREAD_LIMIT_PERCENT = 5.0
 DRIFT_LIMIT_PERCENT = 5.0
@@ -32,7 +34,7 @@ class TimeFigures:
 
 @lru_cache(maxsize=4096)
 def _interval_ranks(count: int) -> tuple[int, int]:
-    """Ranks (from 0) of the order statistics that bound the median with 95 % confidence."""
+    """Return the ranks (from 0) of the order statistics that bound the median with 95 % confidence."""
     cumulative = bdtr(np.arange(count + 1), count, 0.5)
     below = int(np.searchsorted(cumulative, (1 - CONFIDENCE) / 2))
     low = max(0, below - 1)
@@ -40,14 +42,14 @@ def _interval_ranks(count: int) -> tuple[int, int]:
 
 
 def median_interval(samples: list[float]) -> tuple[float, float]:
-    """Distribution-free 95 % confidence interval of the median, from order statistics (binomial)."""
+    """Return the distribution-free 95 % confidence interval of the median, by order statistics (binomial)."""
     ordered = sorted(samples)
     low, high = _interval_ranks(len(ordered))
     return ordered[low], ordered[high]
 
 
 def summarize(samples: list[float]) -> TimeFigures:
-    """The figures of a row. ``samples`` must not be empty."""
+    """Return the figures of a row. `samples`, in ms, must not be empty."""
     p20, median, p80 = np.percentile(samples, [20, 50, 80])
     low, high = median_interval(samples)
     return TimeFigures(
@@ -62,43 +64,48 @@ def summarize(samples: list[float]) -> TimeFigures:
     )
 
 
-def _apart(one: tuple[float, float], other: tuple[float, float]) -> bool:
+def _apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
     """Whether two intervals have nothing in common."""
-    return one[1] < other[0] or other[1] < one[0]
+    return first[1] < second[0] or second[1] < first[0]
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """Stop once the interval of the median is within ±``ci_percent``, or at the time or sample limit."""
+    """Stop once the interval of the median is within ±`ci_percent`, or at the time or sample limit."""
 
     ci_percent: float
     min_samples: int
     max_samples: int
     sample_limit_s: float
 
+    @property
+    def warm_up_limit_s(self) -> float:
+        """The most that warming up may take."""
+        return WARM_UP_SHARE * self.sample_limit_s
+
 
 @dataclass
 class Sampler:
-    """The samples of one case and the question whether they are enough."""
+    """The samples of one case, and whether they are enough."""
 
     rule: StopRule
     samples: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, samples: list[float], seconds: float) -> None:
-        """Samples in ms and the wall time that taking them cost."""
+        """Add samples in ms and the wall time that taking them cost."""
         self.samples += samples
         self.seconds += seconds
 
     @property
     def half_width_percent(self) -> float:
-        """Half the interval of the median, as a share of the median."""
+        """Half the interval of the median, in percent of the median."""
         low, high = median_interval(self.samples)
         return 50.0 * (high - low) / float(np.median(self.samples))
 
     @property
     def done(self) -> bool:
-        """Whether to stop."""
+        """Whether the samples are enough, or a limit is reached."""
         count = len(self.samples)
         if count < FEWEST:
             return False
@@ -107,7 +114,7 @@ class Sampler:
         return count >= self.rule.min_samples and self.half_width_percent <= self.rule.ci_percent
 
     def trouble(self) -> str | None:
-        """Why the figures are unstable, or None: a wide interval, or halves whose medians differ for sure."""
+        """Return why the figures are unstable, or None: a wide interval, or halves whose medians differ."""
         half_width = self.half_width_percent
         if half_width > SPREAD_LIMIT_PERCENT:
             return f"the median is known only to ±{half_width:.1f} % after {len(self.samples)} samples"

@@ -160,10 +160,10 @@ class Sweep:
             status=outcome.status,
             reason=outcome.reason,
             time_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-            **outcome.figures,
+            **vars(outcome.figures),
         )
         if outcome.samples:
-            self.out.append_samples(record, outcome.samples | self.tag)
+            self.out.append_samples(record, outcome.samples.as_line() | self.tag)
         self.out.append(record)
         self.records.append(record)
         if record.status == "oom":

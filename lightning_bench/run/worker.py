@@ -39,6 +39,7 @@ def worker_main(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
 
+    from lightning_bench.measure.bench import run_job
     from lightning_bench.measure.session import PoisonedError, Session
 
     _limit_memory(device, memory_limit_gib)
@@ -59,7 +60,7 @@ def worker_main(
             connection.send(("outcome", outcome))
 
         try:
-            session.run(job, enter, emit)
+            run_job(session, job, enter, emit)
         except PoisonedError as error:
             connection.send(("poisoned", str(error)))
             connection.close()

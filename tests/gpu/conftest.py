@@ -1,3 +1,3 @@
 """Fixtures of the kernels' tests."""
 
-from tests.support.kernel_cases import poison, tools  # noqa: F401 (fixtures)
+from tests.support.kernel_cases import poison  # noqa: F401 (a fixture)

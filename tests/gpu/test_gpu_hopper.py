@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import lightning_kernels as lk
-from lightning_kernels.lightning2 import operator as _ops
-from lightning_kernels.lightning2 import tiles as _config
+from lightning_kernels.lightning2 import plans as kept_plans
+from lightning_kernels.lightning2 import tiles
+from tests.support.kernel_cases import check_case, make_case, make_inputs, relative_l2, run
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 pytestmark = [
@@ -23,29 +24,29 @@ dtypes = pytest.mark.parametrize("dtype", list(BUDGET), ids=["fp16", "bf16"])
 def plans(monkeypatch):
     """Let a test that changes what is decided upon find no decision of another, and leave none."""
     kept = {}
-    monkeypatch.setattr(_ops, "_plans", kept)
+    monkeypatch.setattr(kept_plans, "_plans", kept)
     return kept
 
 
 @pytest.fixture
 def launches(monkeypatch):
     """Count the launches of the Hopper kernel."""
-    from lightning_kernels.lightning2.hopper import host as lightning2
+    from lightning_kernels.lightning2.hopper import host
 
     count = []
-    plain = lightning2._Launch.__call__
-    monkeypatch.setattr(lightning2._Launch, "__call__", lambda *args: count.append(1) or plain(*args))
+    plain = host.Launch.__call__
+    monkeypatch.setattr(host.Launch, "__call__", lambda *args: count.append(1) or plain(*args))
     return count
 
 
 @pytest.fixture
-def check(tools, launches):
+def check(launches):
     """Hold a random case of (b, heads, kv_heads, n, d, e) against fp64: a launch forward and one backward."""
 
     def check_one(*shape, dtype, size=None, **more):
         size = max(shape[-2:]) ** -0.25 if size is None else size
-        case = tools.make_case(*shape, dtype, size=size, device="cuda", **more)
-        tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+        case = make_case(*shape, dtype, size=size, device="cuda", **more)
+        check_case(lk.lightning_attn2, case, BUDGET[dtype])
         assert len(launches) == 2
 
     return check_one
@@ -53,7 +54,7 @@ def check(tools, launches):
 
 @pytest.fixture
 def portable(monkeypatch):
-    monkeypatch.setattr(_ops, "hopper", lambda device: None)
+    monkeypatch.setattr(kept_plans, "hopper", lambda device: None)
 
 
 @dtypes
@@ -72,7 +73,7 @@ def test_shapes(check, dtype, d, e, n, layout):
 @pytest.mark.parametrize(("d", "e"), [(256, 256), (256, 80), (192, 208)])
 def test_wide_kernel(check, monkeypatch, dtype, d, e, n, layout):
     """128 columns of head_dim above 128, for which as many heads are needed as fill the device, and TMA."""
-    monkeypatch.setattr(_config, "_WIDE_FROM", 1)
+    monkeypatch.setattr(tiles, "_WIDE_FROM", 1)
     assert "columns=128 stages=2" in lk.lightning2_config(d, e, dtype, programs=34, seq_len=n)
     check(17, 4, 2, n, d, e, dtype=dtype, scale=0.5, layout=layout)
 
@@ -81,7 +82,7 @@ def test_wide_kernel(check, monkeypatch, dtype, d, e, n, layout):
 @pytest.mark.parametrize("slope", [None, 0.0, 1e-4, 8.0, 30.0])
 def test_slopes_of_the_wide_kernel(check, monkeypatch, dtype, slope):
     """Its weights are products of two parts, one of which may be large."""
-    monkeypatch.setattr(_config, "_WIDE_FROM", 1)
+    monkeypatch.setattr(tiles, "_WIDE_FROM", 1)
     check(17, 4, 4, 300, 256, 128, dtype=dtype, slope=slope)
 
 
@@ -91,15 +92,15 @@ def test_slopes_of_the_wide_kernel(check, monkeypatch, dtype, slope):
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (64, 128), (128, 64), (128, 128), (80, 48), (256, 256)])
 def test_tiles_brought_by_tma(check, monkeypatch, dtype, d, e, n, layout):
     """Few heads: in one segment, in several, which walk over blocks without q, and with grouped heads."""
-    monkeypatch.setattr(_config, "_BOXES_FROM", 1)
+    monkeypatch.setattr(tiles, "_BOXES_FROM", 1)
     assert "load=tma" in lk.lightning2_config(d, e, dtype, programs=8, seq_len=n)
     check(2, 4, 2, n, d, e, dtype=dtype, scale=0.5, layout=layout)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_what_is_read_many_times_is_not_read_by_tma(tools, monkeypatch, which):
+def test_what_is_read_many_times_is_not_read_by_tma(monkeypatch, which):
     """An expanded tensor has a stride of 0, which no descriptor takes."""
-    monkeypatch.setattr(_config, "_BOXES_FROM", 1)
+    monkeypatch.setattr(tiles, "_BOXES_FROM", 1)
     torch.manual_seed(0)
     inputs = [torch.randn(2, 4, 300, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
     inputs[which] = inputs[which][:, :1].expand(2, 4, 300, 64)
@@ -135,9 +136,9 @@ def test_segments_of_packed_sequences(check, dtype):
 
 
 @dtypes
-def test_same_as_the_portable_kernel(tools, portable, launches, dtype):
-    case = tools.make_case(2, 3, 3, 700, 80, 128, dtype, size=0.3, device="cuda")
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+def test_same_as_the_portable_kernel(portable, launches, dtype):
+    case = make_case(2, 3, 3, 700, 80, 128, dtype, size=0.3, device="cuda")
+    check_case(lk.lightning_attn2, case, BUDGET[dtype])
     assert not launches
 
 
@@ -150,20 +151,18 @@ def test_same_as_the_portable_kernel(tools, portable, launches, dtype):
     ],
     ids=["dim", "address", "dtype"],
 )
-def test_what_it_does_not_take_goes_to_the_portable_kernel(tools, launches, change):
-    q, k, v, _ = (
-        change(x.detach()) for x in tools.make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda")
-    )
+def test_what_it_does_not_take_goes_to_the_portable_kernel(launches, change):
+    q, k, v, _ = (change(x.detach()) for x in make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda"))
     s = torch.tensor([0.1, 0.0], device="cuda")
     o = lk.lightning_attn2(q, k, v, s)
-    assert tools.relative_l2(o, lk.reference_attention(q, k, v, s)) <= 4e-3
+    assert relative_l2(o, lk.reference_attention(q, k, v, s)) <= 4e-3
     assert not launches
 
 
-def test_calls_alike_share_a_plan_and_others_do_not(tools, plans, launches):
+def test_calls_alike_share_a_plan_and_others_do_not(plans, launches):
     """In turns, several times: other values and addresses, strides, slopes, states, gradients and scales."""
     cases = [
-        tools.make_case(2, 4, kv_heads, 200, 64, 64, torch.bfloat16, layout=layout, device="cuda", **more)
+        make_case(2, 4, kv_heads, 200, 64, 64, torch.bfloat16, layout=layout, device="cuda", **more)
         for kv_heads, layout, more in (
             (4, "bhnd", {}), (4, "bhnd", {"scale": 0.5}), (2, "bhnd", {}), (4, "bnhd", {}),
             (4, "bhnd", {"slope": None}), (2, "bnhd", {"slope": None}),
@@ -171,57 +170,57 @@ def test_calls_alike_share_a_plan_and_others_do_not(tools, plans, launches):
     ]  # fmt: skip
     for _ in range(3):
         for case in cases:
-            tools.check_case(lk.lightning_attn2, case, BUDGET[torch.bfloat16])
+            check_case(lk.lightning_attn2, case, BUDGET[torch.bfloat16])
     assert len(launches) == 3 * 2 * len(cases)
     assert len(plans) == 2 * (len(cases) - 1)  # the scale is not a part of a plan
 
 
-def test_gradients_of_other_strides_than_o(tools, launches):
-    q, k, v, do = tools.make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
+def test_gradients_of_other_strides_than_o(launches):
+    q, k, v, do = make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
     s = torch.tensor([0.1, 0.0], device="cuda")
-    expected = tools.run(lk.lightning_attn2, q, k, v, do, s)
+    expected = run(lk.lightning_attn2, q, k, v, do, s)
     turned = do.transpose(1, 2).contiguous().transpose(1, 2)
     odd = torch.cat([do, do], dim=-1)[..., 4:68].copy_(do)
     for same in (turned, odd, do):
-        got = tools.run(lk.lightning_attn2, q, k, v, same, s)
+        got = run(lk.lightning_attn2, q, k, v, same, s)
         for one, two in zip(got, expected, strict=True):
-            assert tools.relative_l2(one, two) <= BUDGET[torch.bfloat16]
+            assert relative_l2(one, two) <= BUDGET[torch.bfloat16]
     assert len(launches) == 7  # an address that is no multiple of 16 goes to the portable kernel
 
 
-def test_a_scale_that_was_an_int_at_first(tools, monkeypatch, launches):
-    from lightning_kernels.lightning2.hopper import host as lightning2
+def test_a_scale_that_was_an_int_at_first(monkeypatch, launches):
+    from lightning_kernels.lightning2.hopper import host
 
-    monkeypatch.setattr(lightning2, "_compiled", {})
-    q, k, v, do = tools.make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda")
-    whole = tools.run(partial(lk.lightning_attn2, scale=1), q, k, v, do, None)
-    half = tools.run(partial(lk.lightning_attn2, scale=0.5), q, k, v, do, None)
+    monkeypatch.setattr(host, "compiled_kernels", {})
+    q, k, v, do = make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda")
+    whole = run(partial(lk.lightning_attn2, scale=1), q, k, v, do, None)
+    half = run(partial(lk.lightning_attn2, scale=0.5), q, k, v, do, None)
     for one, two in zip(whole, half, strict=True):
-        assert tools.relative_l2(two, 0.5 * one) <= BUDGET[torch.bfloat16]
+        assert relative_l2(two, 0.5 * one) <= BUDGET[torch.bfloat16]
     assert len(launches) == 4
 
 
-def test_a_view_that_is_negated_when_read(tools):
-    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda"))
+def test_a_view_that_is_negated_when_read():
+    q, k, v, _ = (x.detach() for x in make_inputs(1, 2, 70, 64, 64, torch.bfloat16, device="cuda"))
     assert torch.equal(lk.lightning_attn2(torch._neg_view(q), k, v), lk.lightning_attn2(-q, k, v))
 
 
-def test_saved_tensors_that_come_back_laid_out_otherwise(tools):
-    q, k, v, do = tools.make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
+def test_saved_tensors_that_come_back_laid_out_otherwise():
+    q, k, v, do = make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
     q, k, v = (x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in (q, k, v))
-    expected = tools.run(lk.lightning_attn2, q, k, v, do, None)
+    expected = run(lk.lightning_attn2, q, k, v, do, None)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: x.cpu(), lambda x: x.contiguous().cuda()):
-        got = tools.run(lk.lightning_attn2, q, k, v, do, None)
+        got = run(lk.lightning_attn2, q, k, v, do, None)
     for one, two in zip(got, expected, strict=True):
-        assert tools.relative_l2(one, two) <= BUDGET[torch.bfloat16]
+        assert relative_l2(one, two) <= BUDGET[torch.bfloat16]
 
 
-def test_a_neighbour_of_what_is_not_a_number_is_untouched(tools, launches):
-    q, k, v, do = tools.make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
+def test_a_neighbour_of_what_is_not_a_number_is_untouched(launches):
+    q, k, v, do = make_inputs(2, 2, 100, 64, 64, torch.bfloat16, device="cuda")
     with torch.no_grad():
         for x in (q, k, v, do):
             x[0, 0] = float("nan")
-    got = tools.run(lk.lightning_attn2, q, k, v, do, torch.tensor([0.1, 0.0], device="cuda"))
+    got = run(lk.lightning_attn2, q, k, v, do, torch.tensor([0.1, 0.0], device="cuda"))
     for x in got:
         assert x[0, 1].isfinite().all()
         assert x[1].isfinite().all()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import lightning_kernels as lk
+from tests.support.kernel_cases import check_case, make_case, make_inputs, oracle, relative_l2, run, slack
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,66 +20,66 @@ DIMS = [(16, 16), (64, 64), (128, 128), (80, 96), (256, 256), (64, 192), (192, 6
 dtypes = pytest.mark.parametrize("dtype", list(BUDGET), ids=["fp32", "fp16", "bf16"])
 
 
-def check(tools, attention, b, h, n, d, e, dtype, slopes="paper"):
+def check(attention, b, h, n, d, e, dtype, slopes="paper"):
     """Compare o, dq, dk, dv with the oracle, one (batch, head) at a time to bound its memory."""
     # Rows of unit variance keep the sums of 8192 undecayed tokens inside the range of fp16.
-    inputs = tools.make_inputs(b, h, n, d, e, dtype, scale=max(d, e) ** -0.25, device="cuda")
+    inputs = make_inputs(b, h, n, d, e, dtype, scale=max(d, e) ** -0.25, device="cuda")
     if slopes == "paper":
         slopes = lk.build_slope_tensor(h).cuda()
-    got = tools.run(attention, *inputs, slopes)
+    got = run(attention, *inputs, slopes)
     error, norm = [0.0] * 4, [0.0] * 4
     for i in range(b):
         for j in range(h):
             part = [x.detach()[i : i + 1, j : j + 1] for x in inputs]
-            expected = tools.oracle(*part, None if slopes is None else slopes[j : j + 1])
+            expected = oracle(*part, None if slopes is None else slopes[j : j + 1])
             for t, (a, x) in enumerate(zip(got, expected, strict=True)):
                 error[t] += float((a[i, j].double() - x[0, 0]).square().sum())
                 norm[t] += float(x.square().sum())
-    slack = tools.slack(inputs[0])
+    budget = BUDGET[dtype] * slack(inputs[0])
     for name, miss, size in zip(("o", "dq", "dk", "dv"), error, norm, strict=True):
-        assert math.sqrt(miss / size) <= BUDGET[dtype] * slack, name
+        assert math.sqrt(miss / size) <= budget, name
 
 
 @dtypes
 @pytest.mark.parametrize(("d", "e"), DIMS)
 @pytest.mark.parametrize("n", [1, 65, 913])
-def test_dims(tools, dtype, d, e, n):
-    check(tools, lk.lightning_attn2, 2, 3, n, d, e, dtype)
+def test_dims(dtype, d, e, n):
+    check(lk.lightning_attn2, 2, 3, n, d, e, dtype)
 
 
 @dtypes
 @pytest.mark.parametrize(("b", "h", "n"), [(1, 1, 1213), (1, 2, 8192), (4, 8, 130), (1, 16, 64)])
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (128, 128)])
-def test_lengths(tools, dtype, b, h, n, d, e):
-    check(tools, lk.lightning_attn2, b, h, n, d, e, dtype)
+def test_lengths(dtype, b, h, n, d, e):
+    check(lk.lightning_attn2, b, h, n, d, e, dtype)
 
 
 @dtypes
 @pytest.mark.parametrize("slope", [None, 0.0, 1e-5, 8.0, 1e3])
-def test_slopes(tools, dtype, slope):
+def test_slopes(dtype, slope):
     s = None if slope is None else torch.full((2,), slope, device="cuda")
-    check(tools, lk.lightning_attn2, 1, 2, 1213, 128, 128, dtype, s)
+    check(lk.lightning_attn2, 1, 2, 1213, 128, 128, dtype, s)
 
 
 @dtypes
 @pytest.mark.parametrize(("d", "e"), DIMS)
-def test_quadratic_form(tools, dtype, d, e):
-    check(tools, lk.lightning_attn1, 1, 2, 913, d, e, dtype)
+def test_quadratic_form(dtype, d, e):
+    check(lk.lightning_attn1, 1, 2, 913, d, e, dtype)
 
 
 @dtypes
-def test_blocked_form(tools, dtype, monkeypatch):
+def test_blocked_form(dtype, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    check(tools, lk.lightning_attn2_torch, 1, 2, 1213, 64, 64, dtype)
+    check(lk.lightning_attn2_torch, 1, 2, 1213, 64, 64, dtype)
 
 
 @dtypes
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (128, 128), (80, 96), (256, 256)])
 @pytest.mark.usefixtures("poison")
-def test_same_bits_twice_and_every_element_written(tools, dtype, d, e):
-    inputs = tools.make_inputs(1, 4, 1213, d, e, dtype, scale=0.3, device="cuda")
+def test_same_bits_twice_and_every_element_written(dtype, d, e):
+    inputs = make_inputs(1, 4, 1213, d, e, dtype, scale=0.3, device="cuda")
     s = torch.tensor([0.0, 0.01, 8.0, 1e4], device="cuda")
-    first, second = (tools.run(lk.lightning_attn2, *inputs, s) for _ in range(2))
+    first, second = (run(lk.lightning_attn2, *inputs, s) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert a.isfinite().all()
         assert torch.equal(a, b)
@@ -92,8 +93,8 @@ def requested(which):
 @dtypes
 @pytest.mark.parametrize("state", [False, True])
 @pytest.mark.parametrize("d", [64, 128, 256])
-def test_extra_memory_is_the_results(tools, dtype, d, state):
-    case = tools.make_case(1, 4, 4, 8192, d, d, dtype, state=state, device="cuda")
+def test_extra_memory_is_the_results(dtype, d, state):
+    case = make_case(1, 4, 4, 8192, d, d, dtype, state=state, device="cuda")
     inputs = case.inputs()
     torch.autograd.grad(case.call(lk.lightning_attn2, inputs), inputs, (case.do, case.d_state))
 
@@ -114,19 +115,19 @@ def test_extra_memory_is_the_results(tools, dtype, d, state):
     ("n", "bounds"), [(1, None), (913, None), (1213, [0, 1, 1, 65, 700, 1213]), (64, [0, 64])]
 )
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (128, 128), (80, 96), (256, 64)])
-def test_states_groups_and_packing(tools, dtype, d, e, n, bounds, heads, kv_heads):
-    case = tools.make_case(
+def test_states_groups_and_packing(dtype, d, e, n, bounds, heads, kv_heads):
+    case = make_case(
         2 if bounds is None else 1, heads, kv_heads, n, d, e, dtype, bounds=bounds, scale=0.5,
         size=max(d, e) ** -0.25, layout="bnhd", device="cuda",
     )  # fmt: skip
-    tools.check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    check_case(lk.lightning_attn2, case, BUDGET[dtype])
     first, second = (case.run(lk.lightning_attn2) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("d", [64, 128])
-def test_a_sequence_in_pieces(tools, d):
-    case = tools.make_case(1, 4, 4, 1000, d, d, torch.bfloat16, slope=0.1, size=0.3, device="cuda")
+def test_a_sequence_in_pieces(d):
+    case = make_case(1, 4, 4, 1000, d, d, torch.bfloat16, slope=0.1, size=0.3, device="cuda")
     o, state = [], case.initial_state
     for rows in (slice(0, 63), slice(63, 577), slice(577, 1000)):
         part, state = case.call(
@@ -135,13 +136,13 @@ def test_a_sequence_in_pieces(tools, d):
         o.append(part)
     expected = case.call(lk.reference_attention, case.inputs(torch.float64))
     for a, b in zip((torch.cat(o, 2), state), expected, strict=True):
-        assert tools.relative_l2(a, b) <= BUDGET[torch.bfloat16]
+        assert relative_l2(a, b) <= BUDGET[torch.bfloat16]
 
 
 @pytest.mark.filterwarnings("ignore:The AccumulateGrad node")
 @pytest.mark.parametrize("bounds", [None, [0, 100, 100, 512]])
-def test_a_graph_captures_forward_and_backward(tools, bounds):
-    case = tools.make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
+def test_a_graph_captures_forward_and_backward(bounds):
+    case = make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
     inputs = case.inputs()
 
     def call():
@@ -164,8 +165,8 @@ def test_a_graph_captures_forward_and_backward(tools, bounds):
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("bounds", [None, [0, 100, 100, 512]])
-def test_nothing_waits_for_the_gpu(tools, bounds):
-    case = tools.make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
+def test_nothing_waits_for_the_gpu(bounds):
+    case = make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
     case.run(lk.lightning_attn2)
     try:
         torch.cuda.set_sync_debug_mode("error")
@@ -175,16 +176,16 @@ def test_nothing_waits_for_the_gpu(tools, bounds):
 
 
 @pytest.mark.parametrize("bounds", [None, [0, 100, 100, 512]])
-def test_compiled_by_inductor(tools, bounds):
-    case = tools.make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
+def test_compiled_by_inductor(bounds):
+    case = make_case(1, 4, 2, 512, 64, 64, torch.bfloat16, bounds=bounds, device="cuda")
     torch._dynamo.reset()
     got = case.run(torch.compile(lk.lightning_attn2, fullgraph=True))
     for name, x in case.run(lk.lightning_attn2).items():
         assert torch.equal(x, got[name]), name
 
 
-def test_autocast_to_bf16(tools):
-    case = tools.make_case(1, 4, 2, 512, 64, 64, torch.float32, device="cuda")
+def test_autocast_to_bf16():
+    case = make_case(1, 4, 2, 512, 64, 64, torch.float32, device="cuda")
     with torch.autocast("cuda", dtype=torch.bfloat16):
         got = case.run(lk.lightning_attn2)
     assert (got["o"].dtype, got["state"].dtype, got["dq"].dtype) == (
@@ -196,7 +197,7 @@ def test_autocast_to_bf16(tools):
     assert torch.equal(got["o"], expected)
 
 
-def test_extents_beyond_32_bits(tools):
+def test_extents_beyond_32_bits():
     n = 2**31 // (64 * 64) + 70
     k = torch.randn(1, n, 1, 64, device="cuda", dtype=torch.bfloat16)
     wide = torch.empty(1, n, 64, 64, device="cuda", dtype=torch.bfloat16)  # only head 63 is read

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lightning_kernels as lk
+from tests.support.kernel_cases import relative_l2
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,15 +56,15 @@ def outputs_and_gradients(attention, inputs, seed=1):
     return {name: x.detach() for name, x in (*results.items(), *zip(wanted, grads, strict=True))}
 
 
-def compare(tools, ours, peer, exact, inputs):
+def compare(ours, peer, exact, inputs):
     """Judge ours and the peer by fp64, and each by the other."""
     one, other = outputs_and_gradients(ours, inputs), outputs_and_gradients(peer, inputs)
     truth = outputs_and_gradients(exact, [None if x is None else x.double() for x in inputs])
     assert one.keys() == other.keys() == truth.keys()
     for name, expected in truth.items():
-        our_error = tools.relative_l2(one[name], expected)
-        peer_error = tools.relative_l2(other[name], expected)
-        apart = tools.relative_l2(one[name], other[name].double())
+        our_error = relative_l2(one[name], expected)
+        peer_error = relative_l2(other[name], expected)
+        apart = relative_l2(one[name], other[name].double())
         figures = f"{name}: ours {our_error:.2e}, peer {peer_error:.2e}, apart {apart:.2e}"
         assert our_error <= OURS, figures
         assert apart <= OURS + PEER, figures
@@ -95,16 +96,15 @@ def with_state(function, s, cu_seqlens=None):
 
 
 @shapes
-def test_fla(tools, n, d):
+def test_fla(n, d):
     s = lk.build_slope_tensor(4).cuda().flatten()
-    compare(tools, whole(lk.lightning_attn2, s), fla(s), whole(lk.reference_attention, s), leaves(2, 4, n, d))
+    compare(whole(lk.lightning_attn2, s), fla(s), whole(lk.reference_attention, s), leaves(2, 4, n, d))
 
 
 @shapes
-def test_fla_between_states(tools, n, d):
+def test_fla_between_states(n, d):
     s = lk.build_slope_tensor(4).cuda().flatten()
     compare(
-        tools,
         with_state(lk.lightning_attn2, s),
         fla(s, output_final_state=True),
         with_state(lk.reference_attention, s),
@@ -113,11 +113,10 @@ def test_fla_between_states(tools, n, d):
 
 
 @shapes
-def test_fla_on_packed_sequences(tools, n, d):
+def test_fla_on_packed_sequences(n, d):
     s = lk.build_slope_tensor(4).cuda().flatten()
     bounds = torch.tensor([0, 17, n // 2, n // 2 + 64, n], device="cuda")
     compare(
-        tools,
         with_state(lk.lightning_attn2, s, bounds.int()),
         fla(s, output_final_state=True, cu_seqlens=bounds),
         with_state(lk.reference_attention, s, bounds.int()),
@@ -127,8 +126,8 @@ def test_fla_on_packed_sequences(tools, n, d):
 
 # Whole blocks of 64 tokens alone: what lightning-attn does with the ragged end is not ours to judge.
 @pytest.mark.parametrize(("n", "d"), [(512, 64), (1024, 128)])
-def test_lightning_attn(tools, n, d):
+def test_lightning_attn(n, d):
     official = pytest.importorskip("lightning_attn.ops").lightning_attn2
     s = lk.build_slope_tensor(4).cuda()
     ours, exact = whole(lk.lightning_attn2, s), whole(lk.reference_attention, s)
-    compare(tools, ours, whole(official, s), exact, leaves(2, 4, n, d))
+    compare(ours, whole(official, s), exact, leaves(2, 4, n, d))

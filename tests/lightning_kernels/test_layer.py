@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import lightning_kernels as lk
+from tests.support.kernel_cases import relative_l2
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BUDGETS = {torch.float32: 3e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
@@ -26,7 +27,7 @@ def formula(layer, x, w_qkvu, w_out, slopes):
     return (o * u) @ w_out.T
 
 
-def check(layer, x, tools):
+def check(layer, x):
     do = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.device, x.dtype)
     weights = (layer.qkvu_proj.weight, layer.out_proj.weight)
     x = x.requires_grad_()
@@ -37,7 +38,7 @@ def check(layer, x, tools):
     expected = expected, *torch.autograd.grad(expected, exact, do.double())
     for name, a, b in zip(("o", "dx", "dqkvu", "dout"), got, expected, strict=True):
         assert a.dtype == x.dtype
-        assert tools.relative_l2(a, b) < BUDGETS[x.dtype], name
+        assert relative_l2(a, b) < BUDGETS[x.dtype], name
 
 
 def make(dim, heads, form, dtype=torch.float32, **options):
@@ -47,9 +48,9 @@ def make(dim, heads, form, dtype=torch.float32, **options):
 
 @pytest.mark.parametrize("form", ["triton", "torch"])
 @pytest.mark.parametrize(("heads", "layer"), [(2, 0), (3, 1)])
-def test_agrees_with_the_formula(form, heads, layer, tools):
+def test_agrees_with_the_formula(form, heads, layer):
     module = make(48, heads, form, layer=layer, layers=3)
-    check(module, torch.randn(2, 21, 48, device=DEVICE), tools)
+    check(module, torch.randn(2, 21, 48, device=DEVICE))
 
 
 def test_slopes_are_those_of_the_layer():
@@ -82,5 +83,5 @@ def test_what_is_asked():
 @pytest.mark.gpu
 @ON_A_GPU
 @pytest.mark.parametrize("dtype", list(BUDGETS), ids=["fp32", "fp16", "bf16"])
-def test_on_a_gpu(dtype, tools):
-    check(make(256, 4, "triton", dtype, layer=1, layers=4), torch.randn(2, 333, 256).to("cuda", dtype), tools)
+def test_on_a_gpu(dtype):
+    check(make(256, 4, "triton", dtype, layer=1, layers=4), torch.randn(2, 333, 256).to("cuda", dtype))

@@ -114,23 +114,6 @@ def slack(q):
     return 1.0 if q.shape[:3].numel() >= 16 else 30.0
 
 
-class Tools:
-    """The helpers above as one fixture, since test modules are imported without a package."""
-
-    relative_l2 = staticmethod(relative_l2)
-    make_inputs = staticmethod(make_inputs)
-    run = staticmethod(run)
-    oracle = staticmethod(oracle)
-    slack = staticmethod(slack)
-    make_case = staticmethod(make_case)
-    check_case = staticmethod(check_case)
-
-
-@pytest.fixture(scope="session")
-def tools():
-    return Tools
-
-
 @pytest.fixture
 def poison(monkeypatch):
     """Fill what torch.empty and torch.empty_like give with NaN."""

@@ -1,15 +1,10 @@
-"""What the kernels share on the host side: readiness of the tensors and the device to launch on."""
+"""Where kernels can be launched, and the device to launch them on."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import triton
 from torch import Tensor
-
-from lightning_kernels.common.allocate import unit_last_stride
-
-__all__ = ["check_device", "interpreted", "on_device", "unit_last_stride"]
-
 
 _NOTHING = nullcontext()
 

@@ -1,7 +1,9 @@
-"""What every implementation asks of its inputs, said once; heads are always the second dim in here."""
+"""The checks of inputs that operators share. In a `Call`, heads are the second dim."""
 
 import torch
 from torch import Tensor
+
+from lightning_kernels.common.call import Call
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_DIM = 256
@@ -26,20 +28,14 @@ def heads_first(q: Tensor, k: Tensor, v: Tensor, layout: str) -> tuple[Tensor, T
     raise ValueError(f'layout must be "bhnd" or "bnhd", got {layout!r}')
 
 
-def check_inputs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    s: Tensor | None,
-    initial_state: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-) -> None:
-    """Check that everything fits together, without reading a value.
+def check_call(call: Call) -> None:
+    """Check that shapes, dtypes and devices of a call fit together, without reading a value.
 
     Raises:
         ValueError: naming what is wrong and what is allowed.
         NotImplementedError: if a gradient with respect to s is asked for.
     """
+    q, k, v, slopes, initial_state, bounds, _, _ = call
     b, heads, n, d = q.shape
     kv_b, kv_heads, kv_n, kv_d = k.shape
     if b != kv_b or n != kv_n or d != kv_d:
@@ -55,45 +51,60 @@ def check_inputs(
     if heads != kv_heads and (kv_heads == 0 or heads % kv_heads):
         raise ValueError(f"the heads of q must be a multiple of those of k and v, got {heads} and {kv_heads}")
     _check_kinds(q, k, v)
-    device = q.device
-    if s is not None:
-        if s.shape != (heads,) and s.shape != (heads, 1, 1):
-            raise ValueError(
-                f"s must be [{heads}, 1, 1] or [{heads}] for {heads} heads of q, got {tuple(s.shape)}"
-            )
-        if not s.dtype.is_floating_point:
-            raise ValueError(f"s must have a floating dtype, got {s.dtype}")
-        if s.device != device:
-            raise ValueError(f"s must be on the device of q, got {s.device} and {device}")
-        if s.requires_grad and torch.is_grad_enabled():
-            raise NotImplementedError("no gradient with respect to s is computed: pass s.detach()")
-    if cu_seqlens is not None:
-        if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
-            raise ValueError(
-                "cu_seqlens must be int32 [num_seqs + 1] with at least one sequence, "
-                f"got {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
-            )
-        if cu_seqlens.device != device:
-            raise ValueError(f"cu_seqlens must be on the device of q, got {cu_seqlens.device} and {device}")
-        if b != 1:
-            raise ValueError(f"with cu_seqlens all sequences are packed into a batch of 1, got {b}")
+    if slopes is not None:
+        check_slopes(slopes, heads, q.device)
+    if bounds is not None:
+        _check_bounds(bounds, b, q.device)
     if initial_state is not None:
-        states = b if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        if initial_state.shape != (states, heads, d, v.shape[3]):
-            raise ValueError(
-                f"initial_state must be {[states, heads, d, v.shape[3]]}, that is [batch or num_seqs, "
-                f"heads of q, head_dim, value_dim], got {tuple(initial_state.shape)}"
-            )
-        if not initial_state.dtype.is_floating_point:
-            raise ValueError(f"initial_state must have a floating dtype, got {initial_state.dtype}")
-        if initial_state.device != device:
-            raise ValueError(
-                f"initial_state must be on the device of q, got {initial_state.device} and {device}"
-            )
+        sequences = b if bounds is None else bounds.shape[0] - 1
+        _check_initial_state(initial_state, (sequences, heads, d, v.shape[3]), q.device)
+
+
+def check_slopes(s: Tensor, heads: int, device: torch.device) -> None:
+    """Check slopes per token, without reading a value.
+
+    Raises:
+        ValueError: if they are not [heads] or [heads, 1, 1] of a floating dtype, on `device`.
+        NotImplementedError: if a gradient with respect to s is asked for.
+    """
+    if s.shape != (heads,) and s.shape != (heads, 1, 1):
+        raise ValueError(
+            f"s must be [{heads}, 1, 1] or [{heads}] for {heads} heads of q, got {tuple(s.shape)}"
+        )
+    if not s.dtype.is_floating_point:
+        raise ValueError(f"s must have a floating dtype, got {s.dtype}")
+    if s.device != device:
+        raise ValueError(f"s must be on the device of q, got {s.device} and {device}")
+    if s.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError("no gradient with respect to s is computed: pass s.detach()")
+
+
+def _check_bounds(cu_seqlens: Tensor, batch: int, device: torch.device) -> None:
+    if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
+        raise ValueError(
+            "cu_seqlens must be int32 [num_seqs + 1] with at least one sequence, "
+            f"got {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
+        )
+    if cu_seqlens.device != device:
+        raise ValueError(f"cu_seqlens must be on the device of q, got {cu_seqlens.device} and {device}")
+    if batch != 1:
+        raise ValueError(f"with cu_seqlens all sequences are packed into a batch of 1, got {batch}")
+
+
+def _check_initial_state(state: Tensor, shape: tuple[int, int, int, int], device: torch.device) -> None:
+    if state.shape != shape:
+        raise ValueError(
+            f"initial_state must be {list(shape)}, that is [batch or num_seqs, "
+            f"heads of q, head_dim, value_dim], got {tuple(state.shape)}"
+        )
+    if not state.dtype.is_floating_point:
+        raise ValueError(f"initial_state must have a floating dtype, got {state.dtype}")
+    if state.device != device:
+        raise ValueError(f"initial_state must be on the device of q, got {state.device} and {device}")
 
 
 def _check_kinds(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Check dtypes, which may differ only where autocast makes them one, and devices."""
+    """Check dtypes, which may differ only where autocast makes them equal, and devices."""
     if not q.dtype == k.dtype == v.dtype and autocast_dtype(q) is None:
         raise ValueError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
     if not (q.dtype.is_floating_point and k.dtype.is_floating_point and v.dtype.is_floating_point):
@@ -110,28 +121,39 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
-def check_values(s: Tensor | None, cu_seqlens: Tensor | None, seq_len: int) -> None:
-    """Check the values of slopes and offsets where they lie on the CPU: elsewhere it would synchronise.
+def check_values(call: Call) -> None:
+    """Check the values of slopes and `cu_seqlens` on the CPU; elsewhere reading them would synchronise.
 
     Raises:
-        ValueError: naming what is wrong and what is allowed.
+        ValueError: if a slope is negative, or the bounds of sequences do not go from 0 to n in order.
     """
-    if s is not None and s.is_cpu and bool((s < 0).any()):
-        raise ValueError("every slope in s must be at least 0: the decay is exp(-s)")
-    if cu_seqlens is not None and cu_seqlens.is_cpu:
-        bounds: list[int] = cu_seqlens.tolist()
-        if bounds[0] != 0 or bounds[-1] != seq_len or sorted(bounds) != bounds:
+    check_slope_values(call.slopes)
+    bounds, n = call.cu_seqlens, call.q.shape[2]
+    if bounds is not None and bounds.is_cpu:
+        given: list[int] = bounds.tolist()
+        if given[0] != 0 or given[-1] != n or sorted(given) != given:
             raise ValueError(
-                f"cu_seqlens must start at 0, never decrease and end at seq_len {seq_len}, got {bounds}"
+                f"cu_seqlens must start at 0, never decrease and end at seq_len {n}, got {given}"
             )
 
 
-def check_kernel_inputs(q: Tensor, k: Tensor, v: Tensor, name: str) -> None:
-    """Check what a Triton kernel asks beyond `check_inputs`: dtype, dims and the kind of device.
+def check_slope_values(s: Tensor | None) -> None:
+    """Check that slopes on the CPU are not negative.
+
+    Raises:
+        ValueError: if one is.
+    """
+    if s is not None and s.is_cpu and bool((s < 0).any()):
+        raise ValueError("every slope in s must be at least 0: the decay is exp(-s)")
+
+
+def check_kernel_call(call: Call, name: str) -> None:
+    """Check what the Triton kernels of `name` need beyond `check_call`: dtype, dims and the kind of device.
 
     Raises:
         ValueError: naming what is wrong and what is allowed.
     """
+    q, k, v = call.q, call.k, call.v
     for dtype in (q.dtype, k.dtype, v.dtype):
         if dtype not in KERNEL_DTYPES:
             raise ValueError(f"{name} takes float32, float16 or bfloat16, got {dtype}")

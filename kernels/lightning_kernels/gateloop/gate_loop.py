@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lightning_kernels.common.private_torch import load_associative_scan
 from lightning_kernels.common.validate import KERNEL_DTYPES
 
 Five = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -63,8 +64,6 @@ def gate_loop_torch(
 
     Source: GateLoop, arXiv 2311.01927.
     """
-    from torch._higher_order_ops.associative_scan import associative_scan
-
     _check(q, k, v, log_decay, phase)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     size = log_decay.to(wide).exp()
@@ -72,7 +71,7 @@ def gate_loop_torch(
     pushed = (k.to(wide) * v.to(wide)).to(gate.dtype)
     if q.shape[-2] == 0:
         return torch.empty_like(q)
-    _, states = associative_scan(_compose, (gate, pushed), q.dim() - 2, combine_mode="generic")
+    _, states = load_associative_scan()(_compose, (gate, pushed), q.dim() - 2, combine_mode="generic")
     states = states if phase is None else states.real
     o: Tensor = (q.to(wide) * states).to(q.dtype)
     return o

@@ -1,10 +1,10 @@
 """Lightning Attention-1, the quadratic tiled form, as a Triton kernel: public function."""
 
-import torch
 from torch import Tensor
 
-from lightning_kernels.common.validate import check_inputs, check_kernel_inputs, check_values, heads_first
-from lightning_kernels.lightning2.autograd import attend
+from lightning_kernels.common.autograd import attend_by_core
+from lightning_kernels.common.call import Call
+from lightning_kernels.common.validate import check_call, check_kernel_call, check_values, heads_first
 
 
 def lightning_attn1(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) -> Tensor:
@@ -30,16 +30,15 @@ def lightning_attn1(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) ->
 
     Source: Lightning Attention-1 as described in Lightning Attention-2, arXiv 2401.04658.
     """
-    q, k, v = heads_first(q, k, v, "bhnd")
-    check_inputs(q, k, v, s)
+    call = Call(*heads_first(q, k, v, "bhnd"), s)
+    check_call(call)
     if q.shape != k.shape:
         raise ValueError(f"lightning_attn1 takes one number of heads, got q {q.shape[1]} and k {k.shape[1]}")
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
-    check_kernel_inputs(q, k, v, "lightning_attn1")
+    check_kernel_call(call, "lightning_attn1")
     from lightning_kernels.lightning1 import lightning1_kernel as implementation
 
     implementation.check_runnable(q)
-    check_values(s, None, q.shape[2])
-    slopes = None if s is None else s.reshape(-1).to(torch.float32).contiguous()
-    return attend(q, k, v, slopes, implementation.quadratic_attention)[0]
+    check_values(call)
+    return attend_by_core(implementation.quadratic_attention, call.for_kernels())[0]

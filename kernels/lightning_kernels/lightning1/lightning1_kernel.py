@@ -10,7 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_kernels.common.launch import check_device, on_device, unit_last_stride
+from lightning_kernels.common.allocate import unit_last_stride
+from lightning_kernels.common.call import Call
+from lightning_kernels.common.launch import check_device, on_device
 from lightning_kernels.lightning2.tiles import lightning1_tiles
 
 __all__ = ["check_runnable", "quadratic_attention"]
@@ -85,13 +87,12 @@ def check_runnable(tensor: Tensor) -> None:
     check_device(tensor, quadratic_attention_kernel, "lightning_attn1")
 
 
-def quadratic_attention(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, out: Tensor, *, reverse: bool, **_unused: object
-) -> None:
-    """Launch the kernel; a `Core` for one number of heads, whose scale is 1 and that knows no states."""
+def quadratic_attention(call: Call, out: Tensor, final: Tensor | None, *, reverse: bool) -> None:
+    """Launch the kernel; a `Core` for one number of heads that takes neither a scale nor states."""
     if out.numel() == 0:
         return
-    q, k, v = unit_last_stride(q), unit_last_stride(k), unit_last_stride(v)
+    q, k, v = unit_last_stride(call.q), unit_last_stride(call.k), unit_last_stride(call.v)
+    slopes = call.slopes
     b, h, n, d = q.shape
     e = v.shape[3]
     tiles = lightning1_tiles(d, e, q.dtype)

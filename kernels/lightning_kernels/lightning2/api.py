@@ -5,6 +5,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from lightning_kernels.common.call import Call
 from lightning_kernels.common.validate import KERNEL_DTYPES, check_dims, heads_first
 from lightning_kernels.lightning2.operator import attend
 from lightning_kernels.lightning2.tiles import (
@@ -77,7 +78,7 @@ def lightning_attn2(
     Source: Lightning Attention-2, arXiv 2401.04658.
     """
     q, k, v = heads_first(q, k, v, layout)
-    o, state = attend(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
+    o, state = attend(Call(q, k, v, s, initial_state, cu_seqlens, scale, return_state))
     if layout != "bhnd":
         o = o.transpose(1, 2)
     return o if state is None or not return_state else (o, state)

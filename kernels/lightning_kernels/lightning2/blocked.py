@@ -21,8 +21,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.validate import autocast_dtype, check_inputs, check_values, heads_first
-from lightning_kernels.lightning2.autograd import attend
+from lightning_kernels.common.autograd import attend_by_core
+from lightning_kernels.common.call import Call
+from lightning_kernels.common.validate import autocast_dtype, check_call, check_values, heads_first
 
 _SEGMENT_ELEMENTS = {"cpu": 1 << 17}
 """Upper bound of each intermediate of a segment, where one block allows it: on a CPU it stays in cache."""
@@ -88,19 +89,16 @@ def lightning_attn2_torch(
 
     Source: Lightning Attention-2, arXiv 2401.04658.
     """
-    q, k, v = heads_first(q, k, v, layout)
-    check_inputs(q, k, v, s, initial_state, cu_seqlens)
-    if not torch.compiler.is_compiling():  # what is traced has no values to look at
-        check_values(s, cu_seqlens, q.shape[2])
+    call = Call(*heads_first(q, k, v, layout), s, initial_state, cu_seqlens, scale, return_state)
+    check_call(call)
+    if not torch.compiler.is_compiling():  # traced tensors have no values
+        check_values(call)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     dtype = autocast_dtype(q)
     if dtype is not None:
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    o, state = attend(
-        q, k, v, s, partial(_linear_attention, block_size=block_size), scale=scale,
-        initial_state=initial_state, return_state=return_state, offsets=cu_seqlens,
-    )  # fmt: skip
+        call = call._replace(q=call.q.to(dtype), k=call.k.to(dtype), v=call.v.to(dtype))
+    o, state = attend_by_core(partial(_linear_attention, block_size=block_size), call)
     if layout != "bhnd":
         o = o.transpose(1, 2)
     return o if state is None else (o, state)
@@ -156,47 +154,26 @@ def _segments(n: int, block: int, blocks: int) -> list[tuple[int, int, int]]:
 
 
 def _linear_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slopes: Tensor | None,
-    out: Tensor,
-    *,
-    reverse: bool,
-    scale: float,
-    initial: Tensor | None,
-    final: Tensor | None,
-    offsets: Tensor | None,
-    block_size: int,
+    call: Call, out: Tensor, final: Tensor | None, *, reverse: bool, block_size: int
 ) -> None:
     """Write every sequence; with its `block_size` fixed, a `Core`."""
-    slopes = torch.zeros(out.shape[1], device=q.device) if slopes is None else slopes.reshape(-1)
-    bounds: list[int] = [0, q.shape[2]] if offsets is None else offsets.tolist()
-    on = autocast_dtype(q) is not None
-    with torch.autocast(q.device.type, enabled=False) if on else nullcontext():
-        for i, (first, end) in enumerate(pairwise(bounds)):
-            states = slice(None) if offsets is None else slice(i, i + 1)
-            tokens = slice(first, end)
-            state = _sequence(
-                q[:, :, tokens], k[:, :, tokens], v[:, :, tokens], slopes, out[:, :, tokens], reverse, scale,
-                None if initial is None else initial[states], block_size,
-            )  # fmt: skip
+    q, k, v, slopes, initial, bounds, scale, _ = call
+    ends: list[int] = [0, q.shape[2]] if bounds is None else bounds.tolist()
+    autocast = autocast_dtype(q) is not None
+    with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
+        for i, (first, end) in enumerate(pairwise(ends)):
+            states = slice(None) if bounds is None else slice(i, i + 1)
+            rows = (slice(None), slice(None), slice(first, end))
+            entering = None if initial is None else initial[states]
+            sequence = Call(q[rows], k[rows], v[rows], slopes, entering, None, scale)
+            leaving = _sequence(sequence, out[rows], reverse, block_size)
             if final is not None:
-                final[states] = 0.0 if state is None else state
+                final[states] = 0.0 if leaving is None else leaving
 
 
-def _sequence(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slopes: Tensor,
-    out: Tensor,
-    reverse: bool,
-    scale: float,
-    initial: Tensor | None,
-    block_size: int,
-) -> Tensor | None:
+def _sequence(call: Call, out: Tensor, reverse: bool, block_size: int) -> Tensor | None:
     """Write one sequence of each batch entry and return the state that leaves it, None for zeros."""
+    q, k, v, slopes, initial, _, scale, _ = call
     b, heads, n, e = out.shape
     d = q.shape[3]
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -208,7 +185,8 @@ def _sequence(
     blocks = max(1, limit // (b * heads * max(block * block, d * e, block * d, block * e)))
     blocks = min(blocks, n // block)
     cuts = _segments(n, block, blocks)
-    decays = {size: _decay(slopes, *size, dtype, reverse) for size in {cut[1:] for cut in cuts}}
+    rate = torch.zeros(heads, device=q.device) if slopes is None else slopes.reshape(-1)
+    decays = {size: _decay(rate, *size, dtype, reverse) for size in {cut[1:] for cut in cuts}}
     for cut in reversed(cuts) if reverse else cuts:
         first, size, count = cut
         tokens = slice(first, first + size * count)

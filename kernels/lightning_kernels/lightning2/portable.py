@@ -21,14 +21,14 @@ Pᵀ comes from its own dot: `tl.trans` of an accumulator that feeds a dot is mi
 Triton 3.4 to 3.7.0.
 """
 
-from collections.abc import Sequence
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_kernels.common.allocate import Gradients, empty_output, empty_state, gradients
-from lightning_kernels.common.launch import check_device, on_device, unit_last_stride
+from lightning_kernels.common.allocate import unit_last_stride
+from lightning_kernels.common.call import Call, Gradients, Upstream
+from lightning_kernels.common.core import core_backward, core_forward
+from lightning_kernels.common.launch import check_device, on_device
 from lightning_kernels.lightning2.tiles import lightning2_tiles, shared_limit
 
 __all__ = ["backward", "check_runnable", "forward", "linear_attention"]
@@ -195,20 +195,9 @@ def check_runnable(tensor: Tensor) -> None:
 _NO_STRIDES = (0, 0, 0, 0)
 
 
-def linear_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slopes: Tensor | None,
-    out: Tensor,
-    *,
-    reverse: bool,
-    scale: float,
-    initial: Tensor | None,
-    final: Tensor | None,
-    offsets: Tensor | None,
-) -> None:
+def linear_attention(call: Call, out: Tensor, final: Tensor | None, *, reverse: bool) -> None:
     """Launch the kernel; a `Core`."""
+    q, k, v, slopes, initial, offsets, scale, _ = call
     q, k, v = unit_last_stride(q), unit_last_stride(k), unit_last_stride(v)
     b, heads, n, e = out.shape
     d = q.shape[3]
@@ -230,38 +219,11 @@ def linear_attention(
         )  # fmt: skip
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slopes: Tensor | None,
-    initial_state: Tensor | None,
-    offsets: Tensor | None,
-    scale: float,
-    return_state: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Compute o and, where asked for, the final state; slopes are fp32 and contiguous."""
-    out = empty_output(q, v)
-    final = empty_state(q, v, offsets) if return_state else None
-    linear_attention(
-        q, k, v, slopes, out, reverse=False, scale=scale, initial=initial_state, final=final, offsets=offsets
-    )
-    return out, final
+def forward(call: Call) -> tuple[Tensor, Tensor | None]:
+    """Compute o and, where `call.return_state`, the final state."""
+    return core_forward(linear_attention, call.for_kernels())
 
 
-def backward(
-    grad_o: Tensor | None,
-    grad_state: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slopes: Tensor | None,
-    initial_state: Tensor | None,
-    offsets: Tensor | None,
-    scale: float,
-    needs: Sequence[bool],
-) -> Gradients:
-    """Compute those gradients of (q, k, v, initial_state) that `needs` names."""
-    return gradients(
-        linear_attention, grad_o, grad_state, q, k, v, slopes, initial_state, offsets, scale, needs
-    )
+def backward(upstream: Upstream, call: Call) -> Gradients:
+    """Compute the gradients in `upstream.needs`."""
+    return core_backward(linear_attention, upstream, call.for_kernels())

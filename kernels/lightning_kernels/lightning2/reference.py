@@ -12,7 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.validate import check_inputs, check_values, heads_first
+from lightning_kernels.common.call import Call
+from lightning_kernels.common.validate import check_call, check_values, heads_first
 
 _OneSequence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -52,7 +53,8 @@ def reference_attention(
         ValueError: if shapes, dtypes or devices do not fit together.
         NotImplementedError: if s requires a gradient.
     """
-    o, state = _evaluate(_quadratic, q, k, v, s, scale, initial_state, cu_seqlens, layout)
+    q, k, v = heads_first(q, k, v, layout)
+    o, state = _evaluate(_quadratic, Call(q, k, v, s, initial_state, cu_seqlens, scale), layout)
     return (o, state) if return_state else o
 
 
@@ -73,24 +75,16 @@ def reference_recurrent(
     Arguments, result and errors are those of `reference_attention`; memory is O(b·hq·head_dim·value_dim)
     a token while gradients are recorded.
     """
-    o, state = _evaluate(_recurrent, q, k, v, s, scale, initial_state, cu_seqlens, layout)
+    q, k, v = heads_first(q, k, v, layout)
+    o, state = _evaluate(_recurrent, Call(q, k, v, s, initial_state, cu_seqlens, scale), layout)
     return (o, state) if return_state else o
 
 
-def _evaluate(
-    one_sequence: _OneSequence,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    s: Tensor | None,
-    scale: float,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    layout: str,
-) -> tuple[Tensor, Tensor]:
-    q, k, v = heads_first(q, k, v, layout)
-    check_inputs(q, k, v, s, initial_state, cu_seqlens)
-    check_values(s, cu_seqlens, q.shape[2])
+def _evaluate(one_sequence: _OneSequence, call: Call, layout: str) -> tuple[Tensor, Tensor]:
+    """Return o in `layout` and the final state, in fp64."""
+    check_call(call)
+    check_values(call)
+    q, k, v, s, initial_state, cu_seqlens, scale, _ = call
     heads = q.shape[1]
     group = heads // k.shape[1]
     q = q.double() * scale

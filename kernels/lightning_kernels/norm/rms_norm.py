@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
+from lightning_kernels.common.private_torch import below_autograd, has_forward_mode
 from lightning_kernels.common.validate import KERNEL_DTYPES
 
 _MAX_DIM = 32768
@@ -140,7 +140,7 @@ class _SimpleRmsNorm(torch.autograd.Function):
         """Save nothing but x."""
         ctx.save_for_backward(x)
         ctx.eps = eps
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return _norm(x, eps)
 
     @staticmethod
@@ -152,12 +152,12 @@ class _SimpleRmsNorm(torch.autograd.Function):
 
 
 def _autograd(x: Tensor, eps: float) -> Tensor:
-    if forward_ad._current_level >= 0:
+    if has_forward_mode():
         raise NotImplementedError("simple_rms_norm has no forward-mode derivative: simple_rms_norm_torch has")
     if torch.is_grad_enabled() and x.requires_grad:
         y: Tensor = _SimpleRmsNorm.apply(x, eps)  # type: ignore[no-untyped-call]
         return y
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return _norm(x, eps)
 
 

@@ -1,4 +1,4 @@
-"""What a device reaches at its best: bandwidths, matmul rates and the cost of a launch, on random data.
+"""The peak rates of a device: bandwidths, matmul rates and the cost of a launch, measured on random data.
 
 Every rate is that of the best of several runs: a ceiling is what can be reached, not what is usual.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_bench.case import Device, Dtype
 from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings
-from lightning_bench.measure.inputs import TORCH_DTYPES
+from lightning_bench.providers.dtypes import torch_dtype
 
 Call = Callable[[], object]
 
@@ -26,7 +26,7 @@ _MATMUL_SIZE: dict[Device, int] = {"cuda": 8192, "cpu": 768}
 
 _READ_BLOCK = 4096
 _PROGRAMS_PER_SM = 8
-# Bytes that the programs read from the L2 in all, so that a launch is no part of the time.
+# Bytes that the programs read from the L2 in total, so that the launch is a negligible part of the time.
 _L2_BYTES = 2**33
 # This share of the L2 is used: it is two halves on large GPUs, each of which may hold a copy of a line.
 _L2_SHARE = 4
@@ -35,16 +35,16 @@ _LAUNCHES = 1000
 
 
 def measure_ceilings(device: Device, dtype: Dtype) -> Ceilings:
-    """The two ceilings that a speed row is held against, taken in its own run."""
+    """Measure the two ceilings that a speed row is compared with, in its own run."""
     return Ceilings(
         gbps=_copy_gbps(device),
-        tflops=_matmul_tflops(device, TORCH_DTYPES[dtype], tf32=True),
+        tflops=_matmul_tflops(device, torch_dtype(dtype), tf32=True),
         l2_bytes=_l2_bytes(device) if device == "cuda" else 0,
     )
 
 
 def measure_device(device: Device) -> DeviceCeilings:
-    """Every ceiling of the device. What cannot be measured is None, and `note` says why."""
+    """Measure every ceiling of the device. What cannot be measured is None, and `note` says why."""
     cuda = device == "cuda"
     l2_bytes = _l2_bytes(device)
     read: float | None
@@ -101,7 +101,7 @@ def _gpu_l2_gbps(l2_bytes: int) -> float:
 
 
 def _read_gbps(source: Tensor, total_bytes: int) -> float:
-    """Bandwidth of reading `total_bytes`, over and over `source` where that is smaller."""
+    """Return the bandwidth in GB/s of reading `total_bytes`, repeatedly from `source` if that is smaller."""
     from lightning_bench.measure.device.read_kernel import read_kernel
 
     programs = _PROGRAMS_PER_SM * torch.cuda.get_device_properties(0).multi_processor_count
@@ -120,14 +120,17 @@ def _cpu_read_gbps() -> float:
 
 
 def _cpu_l2_gbps(l2_bytes: int) -> float:
-    """A copy whose source and target fill half of the L2 of each thread's core."""
+    """Return the rate of a copy whose source and target fill half of the L2 of each thread's core."""
     source = _random(l2_bytes // 4 * torch.get_num_threads(), "cpu")
     target = torch.empty_like(source)
     return 2 * source.nbytes / _best_ms(lambda: target.copy_(source), 200, "cpu") / 1e6
 
 
 def _matmul_tflops(device: Device, dtype: torch.dtype, *, tf32: bool) -> float:
-    """A square matmul. fp32 kernels may be exact through three TF32 products, so `tf32` is their ceiling."""
+    """Return the rate of a square matmul, TFLOP/s.
+
+    The ceiling of fp32 is that of TF32: fp32 kernels may be exact through three TF32 products.
+    """
     size = _MATMUL_SIZE[device]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     before = torch.backends.cuda.matmul.allow_tf32
@@ -139,7 +142,7 @@ def _matmul_tflops(device: Device, dtype: torch.dtype, *, tf32: bool) -> float:
 
 
 def _launch_us(device: Device) -> tuple[float, float]:
-    """(µs of one of many additions to a single number, µs of one and the wait for it)."""
+    """Return (µs of one of many additions to a single number, µs of one addition and the wait for it)."""
     number = torch.zeros(1, device=device)
 
     def many() -> float:
@@ -149,14 +152,14 @@ def _launch_us(device: Device) -> tuple[float, float]:
         _wait(device)
         return (time.perf_counter() - begin) * 1e6 / _LAUNCHES
 
-    def one() -> float:
+    def single() -> float:
         begin = time.perf_counter()
         number.add_(1.0)
         _wait(device)
         return (time.perf_counter() - begin) * 1e6
 
     many()
-    return min(many() for _ in range(5)), statistics.median(one() for _ in range(_LAUNCHES))
+    return min(many() for _ in range(5)), statistics.median(single() for _ in range(_LAUNCHES))
 
 
 def _l2_bytes(device: Device) -> int:
@@ -166,7 +169,7 @@ def _l2_bytes(device: Device) -> int:
 
 
 def cpu_l2_bytes(cache: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """Bytes of the L2 of one core, as Linux tells them; 0 where it does not."""
+    """Return the bytes of the L2 of one core, as Linux reports them; 0 if it does not."""
     units: dict[str, int] = {"K": 2**10, "M": 2**20}
     for index in sorted(cache.glob("index*")):
         try:

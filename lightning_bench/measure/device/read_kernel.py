@@ -6,9 +6,9 @@ import triton.language as tl
 
 @triton.jit  # type: ignore[untyped-decorator]
 def read_kernel(source_ptr, sums_ptr, blocks, turns, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Each program adds up `turns` of the `blocks` blocks of BLOCK fp32 values, into a block of its own.
+    """Each program adds up `turns` of the `blocks` blocks of BLOCK fp32 values, into its own block.
 
-    All programs read other blocks at a time. Loads go past the L1, which would serve small tensors alone.
+    At any time all programs read different blocks. Loads bypass the L1, which would serve small tensors.
     """
     program = tl.program_id(0)
     column = tl.arange(0, BLOCK)

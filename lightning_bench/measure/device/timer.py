@@ -1,4 +1,4 @@
-"""Timers: how one sample is taken on each device. Everything above works on the ``Timer`` protocol."""
+"""Timers: how a sample is taken on each device. Everything else works on the `Timer` protocol."""
 
 from __future__ import annotations
 
@@ -22,38 +22,44 @@ class Timer(Protocol):
     """Takes samples of a call; milliseconds throughout."""
 
     def sample(self, fn: Call, count: int) -> list[float]:
-        """Device time of ``count`` calls, each with a cold cache and, on a GPU, with launches hidden."""
+        """Return the device times of `count` calls, each with a cold cache and, on a GPU, launches hidden."""
 
     def call(self, fn: Call) -> float:
-        """What an eager caller waits for one call, launch included."""
+        """Return how long an eager caller waits for one call, launch included."""
 
     def exposed(self, fn: Call) -> bool:
-        """Whether launches could not be kept ahead of the device, so that samples include waiting."""
+        """Return whether launches could not be kept ahead of the device, so that samples include waiting."""
 
     def now(self) -> float:
-        """Seconds on a monotonic clock."""
+        """Return seconds on a monotonic clock."""
+
+    def release(self) -> None:
+        """Give back buffers and forget what was learnt about calls that no longer exist."""
 
 
 class CpuTimer:
     """Monotonic clock, no flush."""
 
     def sample(self, fn: Call, count: int) -> list[float]:
-        """Wall time of each call in ms."""
+        """Return the wall time of each call in ms."""
         return [self.call(fn) for _ in range(count)]
 
     def call(self, fn: Call) -> float:
-        """Wall time of one call in ms."""
+        """Return the wall time of one call in ms."""
         begin = time.perf_counter_ns()
         fn()
         return (time.perf_counter_ns() - begin) / 1e6
 
     def exposed(self, fn: Call) -> bool:
-        """Never: there is nothing to launch."""
+        """Return False: a CPU has no launches."""
         return False
 
     def now(self) -> float:
-        """Seconds."""
+        """Return seconds."""
         return time.perf_counter()
+
+    def release(self) -> None:
+        """Do nothing: there is no buffer."""
 
 
 class CudaTimer:
@@ -62,7 +68,7 @@ class CudaTimer:
     Samples of a batch are enqueued behind a spinning kernel, so that the device never waits for a launch.
     Whether that held is checked: if the first event had passed before the last launch was enqueued, the
     batch is taken again behind a longer spin. A call that synchronises, or that launches more than the
-    queue holds, stays exposed however long the spin: it is then timed without one, and said to be so.
+    queue holds, stays exposed however long the spin: it is then timed without one, and reported as exposed.
     """
 
     def __init__(self) -> None:
@@ -74,7 +80,7 @@ class CudaTimer:
         self._exposed: set[int] = set()
 
     def sample(self, fn: Call, count: int) -> list[float]:
-        """Device time of each call in ms."""
+        """Return the device time of each call in ms."""
         spin_ms = self._spin_ms.get(id(fn), _FIRST_SPIN_MS)
         while True:
             times, hidden = self._batch(fn, count, spin_ms)
@@ -87,11 +93,11 @@ class CudaTimer:
             self._spin_ms[id(fn)] = spin_ms
 
     def exposed(self, fn: Call) -> bool:
-        """As found while sampling."""
+        """Return whether sampling found the call exposed."""
         return id(fn) in self._exposed
 
     def call(self, fn: Call) -> float:
-        """Wall time of one call and the wait for it, in ms."""
+        """Return the wall time of one call and the wait for it, in ms."""
         torch.cuda.synchronize()
         begin = time.perf_counter_ns()
         fn()
@@ -99,11 +105,11 @@ class CudaTimer:
         return (time.perf_counter_ns() - begin) / 1e6
 
     def now(self) -> float:
-        """Seconds."""
+        """Return seconds."""
         return time.perf_counter()
 
     def release(self) -> None:
-        """Give the flush buffer back and forget what was learnt about calls that are gone."""
+        """Give back the flush buffer and forget what was learnt about calls that no longer exist."""
         self._flush = None
         self._spin_ms.clear()
         self._exposed.clear()
@@ -127,7 +133,7 @@ class CudaTimer:
 
 
 def _spin_rate() -> float:
-    """Cycles of the spinning kernel in one ms."""
+    """Return the cycles of the spinning kernel per ms."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     cycles = 10_000_000
     torch.cuda._sleep(cycles)
@@ -139,16 +145,16 @@ def _spin_rate() -> float:
 
 
 def make_timer(device: Device) -> CpuTimer | CudaTimer:
-    """The timer of a device."""
+    """Return the timer of a device."""
     return CudaTimer() if device == "cuda" else CpuTimer()
 
 
 def capture_graph(build: Callable[[], Call]) -> Call:
-    """A call that replays from a CUDA graph what ``build`` makes.
+    """Return a call that replays from a CUDA graph what `build` makes.
 
-    ``build`` runs on the stream of the capture, because autograd runs a backward pass on the stream of its
-    forward pass. Raises whatever the capture raises where the call cannot be captured (it synchronises,
-    for example).
+    `build` runs on the stream of the capture, because autograd runs a backward pass on the stream of its
+    forward pass. Raises whatever the capture raises if the call cannot be captured (because it
+    synchronises, for example).
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -21,12 +21,13 @@ from lightning_bench.errors import LbenchError, Unavailable
 from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.measure.calls import DirectionCall, direction_call
-from lightning_bench.measure.device.memory import MIB, call_memory, make_meter
+from lightning_bench.measure.device.memory import MIB, make_meter
 from lightning_bench.measure.device.peaks import measure_ceilings
-from lightning_bench.measure.device.timer import CudaTimer, make_timer
+from lightning_bench.measure.device.timer import make_timer
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.memory_row import call_memory
+from lightning_bench.measure.rounds import Task, take_turn, warm_up
 from lightning_bench.measure.sampling import StopRule
-from lightning_bench.measure.speed import Task, take_turn, warm_up
 from lightning_bench.profile.capture import trace
 from lightning_bench.profile.capture.compiled import compiled_kernels, with_spills
 from lightning_bench.profile.data import Kernel, Memory, Profile, Request, Roofline, Saved, Timing
@@ -166,8 +167,7 @@ def _times(bench: Bench) -> tuple[float, float, int, list[str]]:
     doubts = [f"device_ms is unsure: {trouble}"] if (trouble := task.sampler.trouble()) else []
     if timer.exposed(bench.call.fn):
         doubts.append("device_ms includes waiting for launches: they could not be kept ahead of the device")
-    if isinstance(timer, CudaTimer):
-        timer.release()
+    timer.release()
     samples = task.sampler.samples
     return statistics.median(samples), statistics.median(calls), len(samples), doubts
 
@@ -225,7 +225,7 @@ def _memory(bench: Bench) -> Memory:
         events = json.loads(path.read_bytes())["traceEvents"]
         del result
     return Memory(
-        **figures,
+        **vars(figures),
         ideal_mib=Work.of(bench.provider.family, request.shape, request.direction).write_bytes / MIB,
         allocations=trace.allocations(events, cuda=bench.device == "cuda"),
         saved=_saved(bench) if request.direction != "fwd" else (),

@@ -13,9 +13,10 @@ from lightning_bench.errors import UsageError
 from lightning_bench.families import QKV, definition_of
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
-from lightning_bench.measure.check import Reference, choose_pairs
-from lightning_bench.measure.device.memory import CpuMeter, call_memory
+from lightning_bench.measure.device.memory import CpuMeter
+from lightning_bench.measure.gate import Reference, choose_pairs
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.memory_row import call_memory
 from lightning_bench.measure.paper import build_call
 from lightning_bench.providers import get_provider
 
@@ -146,10 +147,8 @@ def test_a_gradient_that_sums_over_the_batch_is_checked_over_whole_heads() -> No
 @pytest.mark.parametrize("name", FORMS)
 def test_memory_and_protocol_paper_take_the_gates_along(name: str) -> None:
     provider, inputs = get_provider(name), InputSet(Shape(1, 2, 20, 8, 8, "fp32", "cpu"), 0)
-    figures = call_memory(provider, inputs, "bwd", CpuMeter())
-    extra = figures["extra_mib"]
-    assert extra is not None
-    assert extra * 2**20 >= Work.of(provider.family, inputs.shape, "bwd").write_bytes
+    memory = call_memory(provider, inputs, "bwd", CpuMeter())
+    assert memory.extra_mib * 2**20 >= Work.of(provider.family, inputs.shape, "bwd").write_bytes
     for direction in ("fwd", "bwd", "fwd_bwd"):
         build_call(provider, inputs, direction)()
 

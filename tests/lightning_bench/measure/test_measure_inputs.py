@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lightning_bench.case import DTYPES, Dtype, Shape
-from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet, decay_slopes
+from lightning_bench.measure.inputs import InputSet, decay_slopes
+from lightning_bench.providers.dtypes import torch_dtype
 from lightning_kernels import build_slope_tensor
 
 SHAPE = Shape(2, 3, 50, 8, 5, "fp32", "cpu")
@@ -65,7 +66,7 @@ def test_seed_decides_the_values(dtype: Dtype) -> None:
     first, again, other = InputSet(shape, 3), InputSet(shape, 3), InputSet(shape, 4)
     for name in ("q", "k", "v", "do"):
         x = getattr(first, name)
-        assert x.dtype == TORCH_DTYPES[dtype]
+        assert x.dtype == torch_dtype(dtype)
         assert torch.equal(x, getattr(again, name))
         assert not torch.equal(x, getattr(other, name))
     tensors = [first.q, first.k, first.v, first.do]

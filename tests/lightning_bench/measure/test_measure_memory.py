@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Direction, Shape
-from lightning_bench.measure.device.memory import MIB, CpuMeter, call_memory, make_meter
+from lightning_bench.measure.device.memory import MIB, CpuMeter, make_meter
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.memory_row import CallMemory, call_memory
 from lightning_bench.providers.registry.base import Inputs, Provider
 
 SHAPE = Shape(1, 2, 1024, 64, 32, "fp32", "cpu")
@@ -38,9 +39,9 @@ def young() -> Iterator[None]:
 
 @pytest.fixture
 def meter() -> CpuMeter:
-    made = make_meter("cpu")
-    assert isinstance(made, CpuMeter)
-    return made
+    meter = make_meter("cpu")
+    assert isinstance(meter, CpuMeter)
+    return meter
 
 
 def test_two_temporaries_that_are_there_together(meter: CpuMeter) -> None:
@@ -129,48 +130,47 @@ class SavingProvider(Provider):
         return lambda: Saving.apply(*given, self.saved, self.working)
 
 
-def figures(direction: Direction, saved: int = 2, working: int = 8) -> dict[str, float | None]:
+def figures(direction: Direction, saved: int = 2, working: int = 8) -> CallMemory:
     return call_memory(SavingProvider(saved, working), InputSet(SHAPE, seed=0), direction, CpuMeter())
 
 
 def test_forward_has_no_graph() -> None:
     # Under no_grad what is saved dies with the call, but it is there beside the temporary.
-    assert figures("fwd") == {
-        "extra_mib": pytest.approx(V + 2 + 8),
-        "peak_mib": pytest.approx(2 * Q + V + SLOPES + V + 2 + 8),
-        "saved_mib": None,
-        "reserved_mib": None,
-    }
+    got = figures("fwd")
+    assert got.extra_mib == pytest.approx(V + 2 + 8)
+    assert got.peak_mib == pytest.approx(2 * Q + V + SLOPES + V + 2 + 8)
+    assert got.saved_mib is None
+    assert got.reserved_mib is None
 
 
 @pytest.mark.parametrize("saved", [1, 2, 5])
 def test_backward_adds_gradients_to_what_forward_left(saved: int) -> None:
     got = figures("bwd", saved=saved, working=1)
-    assert got["saved_mib"] == pytest.approx(saved)
+    assert got.saved_mib == pytest.approx(saved)
     # All that is saved stays until the node has run; the temporary comes first.
-    assert got["extra_mib"] == pytest.approx(max(1, 2 * Q + V))
+    assert got.extra_mib == pytest.approx(max(1, 2 * Q + V))
     held = (2 * Q + V + SLOPES) + V + V + saved  # inputs, do, output, saved
-    assert got["peak_mib"] == pytest.approx(held + max(1, 2 * Q + V))
+    assert got.peak_mib == pytest.approx(held + max(1, 2 * Q + V))
 
 
 def test_backward_with_a_large_temporary() -> None:
     got = figures("bwd", saved=2, working=8)
-    assert got["extra_mib"] == pytest.approx(8)
-    assert got["saved_mib"] == pytest.approx(2)
+    assert got.extra_mib == pytest.approx(8)
+    assert got.saved_mib == pytest.approx(2)
 
 
 def test_both_directions_count_from_the_inputs_alone() -> None:
     got = figures("fwd_bwd", saved=2, working=8)
-    assert got["saved_mib"] == pytest.approx(2)
+    assert got.saved_mib == pytest.approx(2)
     # Output, saved and the larger of temporary and gradients.
     extra = V + 2 + 8
-    assert got["extra_mib"] == pytest.approx(extra)
-    assert got["peak_mib"] == pytest.approx((2 * Q + V + SLOPES) + V + extra)
+    assert got.extra_mib == pytest.approx(extra)
+    assert got.peak_mib == pytest.approx((2 * Q + V + SLOPES) + V + extra)
 
 
 @pytest.mark.parametrize("direction", ["bwd", "fwd_bwd"])
 def test_nothing_saved_is_zero(direction: Direction) -> None:
-    assert figures(direction, saved=0, working=1)["saved_mib"] == 0.0
+    assert figures(direction, saved=0, working=1).saved_mib == 0.0
 
 
 @pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_bench.case import Family
-from lightning_bench.families import exact
-from lightning_bench.measure.oracle import Problem, solve
+from lightning_bench.families import Problem, exact
+from lightning_bench.measure.gate import solve
 
 PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]  # the others: test_families_*.py
 NAMES = ["o", "dq", "dk", "dv"]

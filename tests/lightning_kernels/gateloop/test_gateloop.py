@@ -5,6 +5,7 @@ import torch
 
 import lightning_kernels as lk
 from lightning_kernels.gateloop import gateloop_kernel as gateloop
+from tests.support.kernel_cases import relative_l2
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BUDGETS = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
@@ -36,46 +37,46 @@ def results(form, leaves, do):
     return dict(zip(NAMES, (o.detach(), *torch.autograd.grad(o, leaves, do)), strict=False))
 
 
-def check(form, leaves, do, tools):
+def check(form, leaves, do):
     got = results(form, leaves, do)
     exact = [x.detach().double().requires_grad_() for x in leaves]
     expected = results(recurrence, exact, do.double())
     for name, leaf in zip(got, [leaves[0], *leaves], strict=True):
         assert got[name].dtype == leaf.dtype, name
-        assert tools.relative_l2(got[name], expected[name]) < BUDGETS[leaf.dtype], name
+        assert relative_l2(got[name], expected[name]) < BUDGETS[leaf.dtype], name
 
 
 @pytest.mark.parametrize("phase", [False, True], ids=["real", "complex"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", [(1, 70, 5), (2, 2, 33, 3), (1, 2, 4), (40, 16)])
 @pytest.mark.usefixtures("poison")
-def test_agrees_with_the_recurrence(form, shape, phase, tools):
-    check(form, *inputs(*shape, phase=phase), tools)
+def test_agrees_with_the_recurrence(form, shape, phase):
+    check(form, *inputs(*shape, phase=phase))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_half_precision(form, tools):
-    check(form, *inputs(2, 40, 8, phase=True, dtype=torch.float16), tools)
-    check(form, *inputs(1, 40, 8, phase=False, dtype=torch.float16, gate=torch.float16), tools)
+def test_half_precision(form):
+    check(form, *inputs(2, 40, 8, phase=True, dtype=torch.float16))
+    check(form, *inputs(1, 40, 8, phase=False, dtype=torch.float16, gate=torch.float16))
 
 
 @pytest.mark.parametrize("phase", [False, True], ids=["real", "complex"])
-def test_more_than_one_step_over_tiles(phase, tools, monkeypatch):
+def test_more_than_one_step_over_tiles(phase, monkeypatch):
     """Seven tiles of 32 tokens, four a step."""
     monkeypatch.setattr(gateloop, "_ENTER_TILES", 4)
-    check(lk.gate_loop, *inputs(200, 3, phase=phase, bias=5.0), tools)
+    check(lk.gate_loop, *inputs(200, 3, phase=phase, bias=5.0))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gates_that_are_shut(form, tools):
+def test_gates_that_are_shut(form):
     """Where the gate is all but shut, its gradient must not drown in what cancels."""
-    check(form, *inputs(1, 40, 4, phase=True, bias=-12.0), tools)
+    check(form, *inputs(1, 40, 4, phase=True, bias=-12.0))
     (q, k, v, g), _ = inputs(1, 40, 4, phase=False)
     shut = torch.full_like(g, -torch.inf)
     assert torch.allclose(form(q, k, v, shut), q * k * v)
 
 
-def test_inputs_of_any_stride(tools):
+def test_inputs_of_any_stride():
     leaves, do = inputs(2, 5, 3, 8, phase=True)
     plain = results(lk.gate_loop, [x.transpose(1, 2).contiguous() for x in leaves], do.transpose(1, 2))
     strided = results(lambda *xs: lk.gate_loop(*(x.transpose(1, 2) for x in xs)), leaves, do.transpose(1, 2))
@@ -139,6 +140,6 @@ def test_what_the_kernel_does_not_take():
 @ON_A_GPU
 @pytest.mark.parametrize("phase", [False, True], ids=["real", "complex"])
 @pytest.mark.parametrize("dtype", list(BUDGETS), ids=["fp32", "fp16", "bf16"])
-def test_on_a_gpu(dtype, phase, tools):
+def test_on_a_gpu(dtype, phase):
     for shape in ((2, 3, 517, 64), (1, 9001, 192), (3, 64, 17)):
-        check(lk.gate_loop, *inputs(*shape, phase=phase, dtype=dtype, bias=2.0), tools)
+        check(lk.gate_loop, *inputs(*shape, phase=phase, dtype=dtype, bias=2.0))

@@ -7,17 +7,16 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import lightning_kernels as lk
-from lightning_kernels.lightning2 import operator as _ops
+from lightning_kernels.lightning2 import operator, plans, portable
+from tests.support.kernel_cases import make_case, make_inputs, relative_l2
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-FORWARD = _ops.linear_attention
+FORWARD = operator.linear_attention
 BACKWARD = torch.ops.lightning_kernels.linear_attention_backward.default
 
 
-def operands(tools, bounds=None, layout="bhnd", kv_heads=1):
-    case = tools.make_case(
-        1, 2, kv_heads, 20, 16, 32, torch.float32, bounds=bounds, layout=layout, device=DEVICE
-    )
+def operands(bounds=None, layout="bhnd", kv_heads=1):
+    case = make_case(1, 2, kv_heads, 20, 16, 32, torch.float32, bounds=bounds, layout=layout, device=DEVICE)
     if layout == "bnhd":
         case.q, case.k, case.v, case.do = (x.transpose(1, 2) for x in (case.q, case.k, case.v, case.do))
     return case
@@ -27,8 +26,8 @@ def operands(tools, bounds=None, layout="bhnd", kv_heads=1):
     ("bounds", "layout", "kv_heads"),
     [(None, "bhnd", 2), (None, "bnhd", 1), ([0, 3, 20], "bnhd", 2), ([0, 3, 20], "bhnd", 1)],
 )
-def test_opcheck(tools, bounds, layout, kv_heads):
-    case = operands(tools, bounds, layout, kv_heads)
+def test_opcheck(bounds, layout, kv_heads):
+    case = operands(bounds, layout, kv_heads)
     q, k, v, state = (x.requires_grad_() for x in (case.q, case.k, case.v, case.initial_state))
     torch.library.opcheck(FORWARD, (q, k, v, case.s, state, case.cu_seqlens, 0.5, True))
     torch.library.opcheck(FORWARD, (q, k, v, None, None, case.cu_seqlens, 0.5, False))
@@ -41,8 +40,8 @@ def test_opcheck(tools, bounds, layout, kv_heads):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("bounds", [None, [0, 3, 20]])
-def test_compile_without_a_break(tools, bounds, dynamic):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=bounds, layout="bnhd", device=DEVICE)
+def test_compile_without_a_break(bounds, dynamic):
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=bounds, layout="bnhd", device=DEVICE)
 
     def layer(q, k, v, s, **options):
         return lk.lightning_attn2(torch.tanh(q), k, v, s, **options)
@@ -57,8 +56,8 @@ def test_compile_without_a_break(tools, bounds, dynamic):
 
 
 @pytest.mark.parametrize("attention", [lk.lightning_attn2, lk.lightning_attn2_torch])
-def test_autocast(tools, attention):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_autocast(attention):
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     half = {name: getattr(case, name).half() for name in ("q", "k", "v", "do")}
     given = case.q, case.k.half(), case.v, case.do
     case.k = given[1]
@@ -74,21 +73,21 @@ def test_autocast(tools, attention):
         assert torch.equal(x.to(expected[name].dtype), expected[name]), name
 
 
-def test_autocast_that_is_off_does_not_mix_dtypes(tools):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_autocast_that_is_off_does_not_mix_dtypes():
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     with torch.autocast(DEVICE, enabled=False), pytest.raises(ValueError, match="one dtype"):
         lk.lightning_attn2(case.q, case.k.half(), case.v)
 
 
-def test_inference_mode(tools):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_inference_mode():
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     expected = lk.lightning_attn2(case.q, case.k, case.v, case.s)
     with torch.inference_mode():
         assert torch.equal(lk.lightning_attn2(case.q.clone(), case.k, case.v, case.s), expected)
 
 
-def test_calls_without_gradients_are_the_same_calls(tools):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_calls_without_gradients_are_the_same_calls():
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     q, k, v = (x.requires_grad_() for x in (case.q, case.k, case.v))
 
     def layer(q, k, v):
@@ -115,12 +114,12 @@ def test_calls_without_gradients_are_the_same_calls(tools):
 
 @pytest.mark.parametrize("bounds", [None, [0, 7, 20]])
 @pytest.mark.parametrize("wanted", ["o", "state", "both"])
-def test_the_way_past_the_dispatcher_gives_the_same(tools, monkeypatch, bounds, wanted):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=bounds, device=DEVICE)
+def test_the_way_past_the_dispatcher_gives_the_same(monkeypatch, bounds, wanted):
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=bounds, device=DEVICE)
     state = torch.randn(1 if bounds is None else 2, 2, 16, 32, device=DEVICE)
     results = []
     for direct in (False, True):
-        monkeypatch.setattr(_ops, "_unobserved", lambda *_, direct=direct: direct)
+        monkeypatch.setattr(operator, "unobserved", lambda *_, direct=direct: direct)
         leaves = [x.detach().clone().requires_grad_() for x in (case.q, case.k, case.v, state)]
         o, final = lk.lightning_attn2(
             *leaves[:3], case.s, initial_state=leaves[3], return_state=True, cu_seqlens=case.cu_seqlens
@@ -138,24 +137,24 @@ def test_the_way_past_the_dispatcher_gives_the_same(tools, monkeypatch, bounds, 
 @pytest.fixture
 def past_the_dispatcher(monkeypatch):
     """Let calls go past the dispatcher, on a CPU too, and find no plan of another test."""
-    monkeypatch.setattr(_ops, "_unobserved", lambda _: True)
-    monkeypatch.setattr(_ops, "_plans", {})
+    monkeypatch.setattr(operator, "unobserved", lambda _: True)
+    monkeypatch.setattr(plans, "_plans", {})
 
 
 @pytest.fixture(params=["operator", "direct"])
 def either_way(request, monkeypatch):
-    monkeypatch.setattr(_ops, "_unobserved", lambda _: request.param == "direct")
+    monkeypatch.setattr(operator, "unobserved", lambda _: request.param == "direct")
 
 
 @pytest.mark.usefixtures("past_the_dispatcher")
-def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less(tools):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less():
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     q, k, v = case.q, case.k, case.v
     expected = lk.lightning_attn2(q, k, v, case.s)
     assert torch.equal(lk.lightning_attn2(q.clone(), k, v, case.s.clone()), expected)
-    assert len(_ops._plans) == 1
+    assert len(plans._plans) == 1
     assert torch.equal(lk.lightning_attn2(q, k, v, case.s, return_state=True)[0], expected)
-    assert len(_ops._plans) == 2
+    assert len(plans._plans) == 2
     with torch.no_grad():
         assert torch.equal(lk.lightning_attn2(q, k, v, case.s.clone().requires_grad_()), expected)
     with pytest.raises(NotImplementedError, match="gradient with respect to s"):
@@ -164,22 +163,22 @@ def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less(tools):
         for _ in range(2):
             with pytest.raises(ValueError, match="s must"):
                 lk.lightning_attn2(q, k, v, wrong)
-    assert len(_ops._plans) == 2
+    assert len(plans._plans) == 2
 
 
 def test_what_is_no_values_in_memory_has_no_plan():
     x = torch.randn(2, 3)
-    assert _ops._alike(x, None) == _ops._alike(torch.nn.Parameter(x.clone()), None) is not None
-    assert _ops._alike(x[:0]) is not None
+    assert plans.kind_of(x, None) == plans.kind_of(torch.nn.Parameter(x.clone()), None) is not None
+    assert plans.kind_of(x[:0]) is not None
     stands_for_others = torch._neg_view(x), torch.complex(x, x).conj().imag, torch._efficientzerotensor((2,))
     for other in (*stands_for_others, FakeTensorMode().from_tensor(x)):
-        assert _ops._alike(x, other) is None
+        assert plans.kind_of(x, other) is None
 
 
 @pytest.mark.usefixtures("either_way")
-def test_views_that_are_negated_when_read(tools):
+def test_views_that_are_negated_when_read():
     """As autograd makes them of complex numbers: entering as a state, as a slope and as a gradient."""
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     k = case.k.detach().requires_grad_()
     weight = torch.randn(1, 2, 16, 32, dtype=torch.complex64, device=DEVICE)
 
@@ -190,7 +189,7 @@ def test_views_that_are_negated_when_read(tools):
         return grad
 
     expected = gradient(lk.reference_attention, case.k.detach().double().requires_grad_())
-    assert tools.relative_l2(gradient(lk.lightning_attn2, k), expected) <= 2e-6
+    assert relative_l2(gradient(lk.lightning_attn2, k), expected) <= 2e-6
     state = torch.complex(weight.real, weight.imag).conj().imag
     for s in (case.s, torch.complex(case.s, -case.s).conj().imag):
         o = lk.lightning_attn2(case.q, case.k, case.v, s, initial_state=state)
@@ -199,8 +198,8 @@ def test_views_that_are_negated_when_read(tools):
 
 
 @pytest.mark.usefixtures("either_way")
-def test_several_gradients_at_once(tools):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_several_gradients_at_once():
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     q = case.q.detach().requires_grad_()
     o = lk.lightning_attn2(q, case.k, case.v, case.s)
     several = torch.stack([case.do, 2 * case.do])
@@ -210,36 +209,33 @@ def test_several_gradients_at_once(tools):
 
 
 @pytest.mark.usefixtures("past_the_dispatcher")
-def test_a_scale_that_is_an_int(tools, monkeypatch):
+def test_a_scale_that_is_an_int(monkeypatch):
     """It is a float to the kernel, which is compiled for the type of what it is given first."""
     seen = []
 
-    class Spy:
-        @staticmethod
-        def forward(q, k, v, slopes, initial_state, offsets, scale, return_state):
-            seen.append(scale)
-            return q, None
+    def spy(call, out, final, *, reverse):
+        seen.append(call.scale)
 
-    monkeypatch.setattr(_ops, "_implementation", lambda *_: Spy)
-    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
+    monkeypatch.setattr(portable, "linear_attention", spy)
+    q, k, v, _ = (x.detach() for x in make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
     for scale in (1, True, 0.5):
         lk.lightning_attn2(q, k, v, scale=scale)
     assert [(type(scale), scale) for scale in seen] == [(float, 1.0), (float, 1.0), (float, 0.5)]
 
 
 @pytest.mark.usefixtures("past_the_dispatcher")
-def test_plans_of_many_lengths_are_not_kept_for_ever(tools, monkeypatch):
-    monkeypatch.setattr(_ops, "_MOST_PLANS", 4)
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_plans_of_many_lengths_are_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr(plans, "MOST_PLANS", 4)
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     whole = lk.lightning_attn2(case.q, case.k, case.v, case.s)
     for n in range(1, 20):
         o = lk.lightning_attn2(*(x[:, :, :n].contiguous() for x in (case.q, case.k, case.v)), case.s)
-        assert tools.relative_l2(o, whole[:, :, :n]) <= 2e-6
-        assert len(_ops._plans) <= 4
+        assert relative_l2(o, whole[:, :, :n]) <= 2e-6
+        assert len(plans._plans) <= 4
 
 
-def test_forward_mode_is_refused(tools):
-    q, k, v, _ = (x.detach() for x in tools.make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
+def test_forward_mode_is_refused():
+    q, k, v, _ = (x.detach() for x in make_inputs(1, 2, 5, 16, 16, torch.float32, device=DEVICE))
     with pytest.raises(NotImplementedError, match="forward-mode"):
         torch.func.jvp(lambda x: lk.lightning_attn2(x, k, v), (q,), (torch.ones_like(q),))
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
@@ -247,15 +243,15 @@ def test_forward_mode_is_refused(tools):
 
 
 @pytest.mark.filterwarnings("ignore:.*batching rule.*")
-def test_vmap_without_gradients(tools):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_vmap_without_gradients():
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     with torch.no_grad():
         expected = torch.stack([lk.lightning_attn2(q, case.k, case.v) for q in (case.q, 2 * case.q)])
         got = torch.vmap(lambda q: lk.lightning_attn2(q, case.k, case.v))(torch.stack((case.q, 2 * case.q)))
     assert torch.equal(got, expected)
 
 
-def test_meta_tensors_have_shapes(tools):
+def test_meta_tensors_have_shapes():
     q, k, v = (torch.empty(2, 5, h, 16, device="meta", dtype=torch.bfloat16) for h in (4, 2, 2))
     o, state = lk.lightning_attn2(q, k, v, return_state=True, layout="bnhd")
     assert (o.shape, o.dtype) == (q.shape, torch.bfloat16)
@@ -263,8 +259,8 @@ def test_meta_tensors_have_shapes(tools):
     assert (state.shape, state.dtype) == ((2, 4, 16, 16), torch.float32)
 
 
-def test_a_module_is_exported(tools):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_a_module_is_exported():
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
 
     class Layer(torch.nn.Module):
         def forward(self, q, k, v):
@@ -283,8 +279,8 @@ def test_autocast_is_off_where_there_is_none(attention):
         attention(x, x.half(), x)
 
 
-def test_slopes_of_any_dtype_and_stride(tools):
-    case = tools.make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+def test_slopes_of_any_dtype_and_stride():
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     s = torch.tensor([0.5, 0.125], device=DEVICE)
     expected = lk.lightning_attn2(case.q, case.k, case.v, s)
     for other in (s.half(), s.double(), s.repeat_interleave(2)[::2], s.reshape(2, 1, 1)):

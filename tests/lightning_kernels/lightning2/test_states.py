@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lightning_kernels as lk
+from tests.support.kernel_cases import check_case, make_case, relative_l2
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BUDGET = {torch.float32: 2e-6, torch.float16: 6e-4}
@@ -25,14 +26,14 @@ both = pytest.mark.parametrize("attention", [KERNEL, TORCH])
         (KERNEL, torch.float16, 12),
     ],
 )
-def test_any_call(tools, attention, dtype, examples):
+def test_any_call(attention, dtype, examples):
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
     @given(st.data())
     def property_holds(data):
         n, kv_heads = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 2))
         cuts = data.draw(st.none() | st.lists(st.integers(0, n), max_size=3))
         half = dtype == torch.float16
-        case = tools.make_case(
+        case = make_case(
             1 if cuts is not None else data.draw(st.integers(1, 2)),
             kv_heads * data.draw(st.integers(1, 2)), kv_heads, n,
             data.draw(st.integers(16, 80)), data.draw(st.integers(16, 80)), dtype,
@@ -45,7 +46,7 @@ def test_any_call(tools, attention, dtype, examples):
             layout=data.draw(st.sampled_from(["bhnd", "bnhd"])),
             seed=data.draw(st.integers(0, 99)), device=DEVICE,
         )  # fmt: skip
-        tools.check_case(attention, case, BUDGET[dtype])
+        check_case(attention, case, BUDGET[dtype])
 
     property_holds()
 
@@ -53,20 +54,20 @@ def test_any_call(tools, attention, dtype, examples):
 @both
 @pytest.mark.parametrize("n", [1, 16, 63, 64, 128])
 @pytest.mark.parametrize("bounds", [None, "split"])
-def test_ends_of_blocks(tools, attention, n, bounds):
+def test_ends_of_blocks(attention, n, bounds):
     bounds = None if bounds is None else [0, n // 2, n // 2, n]
-    case = tools.make_case(1, 2, 1, n, 16, 32, torch.float32, bounds=bounds, scale=0.3, device=DEVICE)
-    tools.check_case(attention, case, BUDGET[torch.float32])
+    case = make_case(1, 2, 1, n, 16, 32, torch.float32, bounds=bounds, scale=0.3, device=DEVICE)
+    check_case(attention, case, BUDGET[torch.float32])
 
 
 @both
-def test_no_decay(tools, attention):
-    case = tools.make_case(2, 2, 1, 70, 16, 32, torch.float32, slope=None, scale=0.3, device=DEVICE)
-    tools.check_case(attention, case, BUDGET[torch.float32])
+def test_no_decay(attention):
+    case = make_case(2, 2, 1, 70, 16, 32, torch.float32, slope=None, scale=0.3, device=DEVICE)
+    check_case(attention, case, BUDGET[torch.float32])
 
 
-def test_fp64_equals_the_oracle(tools):
-    case = tools.make_case(1, 4, 2, 70, 5, 7, torch.float64, bounds=[0, 0, 33, 70], scale=0.3, layout="bnhd")
+def test_fp64_equals_the_oracle():
+    case = make_case(1, 4, 2, 70, 5, 7, torch.float64, bounds=[0, 0, 33, 70], scale=0.3, layout="bnhd")
     case.initial_state, case.d_state = case.initial_state.double(), case.d_state.double()
     got, expected = case.run(TORCH), case.run(lk.reference_attention)
     for name, x in got.items():
@@ -76,8 +77,8 @@ def test_fp64_equals_the_oracle(tools):
 
 @pytest.mark.parametrize("cut", [1, 16, 64, 65, 99])
 @both
-def test_pieces_through_the_state_equal_the_whole(tools, attention, cut):
-    case = tools.make_case(1, 2, 1, 100, 16, 16, torch.float32, scale=0.5, device=DEVICE)
+def test_pieces_through_the_state_equal_the_whole(attention, cut):
+    case = make_case(1, 2, 1, 100, 16, 16, torch.float32, scale=0.5, device=DEVICE)
     whole = case.run(attention)
     inputs = case.inputs()
     first, second = ([x[:, :, rows] for x in inputs[:3]] for rows in (slice(cut), slice(cut, None)))
@@ -86,13 +87,13 @@ def test_pieces_through_the_state_equal_the_whole(tools, attention, cut):
     o = torch.cat((o1, o2), 2)
     grads = torch.autograd.grad((o, state), inputs, (case.do, case.d_state))
     for (name, expected), x in zip(whole.items(), (o, state, *grads), strict=True):
-        assert tools.relative_l2(x, expected.double()) <= 2e-6, name
+        assert relative_l2(x, expected.double()) <= 2e-6, name
 
 
 @both
-def test_packed_sequences_equal_separate_ones(tools, attention):
+def test_packed_sequences_equal_separate_ones(attention):
     bounds = [0, 17, 17, 18, 83]
-    case = tools.make_case(1, 2, 1, 83, 16, 16, torch.float32, bounds=bounds, device=DEVICE)
+    case = make_case(1, 2, 1, 83, 16, 16, torch.float32, bounds=bounds, device=DEVICE)
     packed = case.run(attention)
     for i, (start, end) in enumerate(pairwise(bounds)):
         rows, one = slice(start, end), slice(i, i + 1)
@@ -114,8 +115,8 @@ def test_packed_sequences_equal_separate_ones(tools, attention):
 
 
 @both
-def test_an_empty_sequence_without_a_state_leaves_zeros(tools, attention):
-    case = tools.make_case(1, 2, 2, 9, 16, 16, torch.float32, state=False, bounds=[0, 0, 9, 9], device=DEVICE)
+def test_an_empty_sequence_without_a_state_leaves_zeros(attention):
+    case = make_case(1, 2, 2, 9, 16, 16, torch.float32, state=False, bounds=[0, 0, 9, 9], device=DEVICE)
     state = case.run(attention)["state"]
     assert not state[0].any()
     assert state[1].any()
@@ -124,22 +125,22 @@ def test_an_empty_sequence_without_a_state_leaves_zeros(tools, attention):
 
 @both
 @pytest.mark.usefixtures("poison")
-def test_every_element_is_written(tools, attention):
+def test_every_element_is_written(attention):
     for bounds in (None, [0, 0, 20, 70, 70]):
-        case = tools.make_case(1, 4, 2, 70, 24, 40, torch.float32, slope=1e4, bounds=bounds, device=DEVICE)
+        case = make_case(1, 4, 2, 70, 24, 40, torch.float32, slope=1e4, bounds=bounds, device=DEVICE)
         assert all(x.isfinite().all() for x in case.run(attention).values())
 
 
 @both
-def test_same_bits_twice(tools, attention):
-    case = tools.make_case(1, 4, 2, 70, 32, 16, torch.float16, bounds=[0, 30, 70], size=0.5, device=DEVICE)
+def test_same_bits_twice(attention):
+    case = make_case(1, 4, 2, 70, 32, 16, torch.float16, bounds=[0, 30, 70], size=0.5, device=DEVICE)
     first, second = case.run(attention), case.run(attention)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @both
-def test_layouts_are_views_of_one_another(tools, attention):
-    case = tools.make_case(2, 4, 2, 40, 16, 32, torch.float32, layout="bnhd", device=DEVICE)
+def test_layouts_are_views_of_one_another(attention):
+    case = make_case(2, 4, 2, 40, 16, 32, torch.float32, layout="bnhd", device=DEVICE)
     names = ("q", "k", "v", "do")
     other = replace(
         case, layout="bhnd", **{name: getattr(case, name).transpose(1, 2) for name in names}
@@ -154,8 +155,8 @@ def test_layouts_are_views_of_one_another(tools, attention):
 
 @both
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_states_of_other_dtypes_and_strides(tools, attention, dtype):
-    case = tools.make_case(2, 2, 2, 40, 16, 32, torch.float32, device=DEVICE)
+def test_states_of_other_dtypes_and_strides(attention, dtype):
+    case = make_case(2, 2, 2, 40, 16, 32, torch.float32, device=DEVICE)
     case.initial_state = case.initial_state.to(dtype)
     plain = case.run(attention)
     assert plain["state"].dtype == torch.float32
@@ -169,8 +170,8 @@ def test_states_of_other_dtypes_and_strides(tools, attention, dtype):
 
 
 @both
-def test_a_loss_of_the_state_alone(tools, attention):
-    case = tools.make_case(1, 4, 2, 40, 16, 32, torch.float32, device=DEVICE)
+def test_a_loss_of_the_state_alone(attention):
+    case = make_case(1, 4, 2, 40, 16, 32, torch.float32, device=DEVICE)
     inputs, exact = case.inputs(), case.inputs(torch.float64)
     got = torch.autograd.grad(case.call(attention, inputs)[1], inputs, case.d_state)
     expected = torch.autograd.grad(
@@ -178,13 +179,13 @@ def test_a_loss_of_the_state_alone(tools, attention):
     )
     assert not got[0].any()
     for a, b in zip(got[1:], expected, strict=True):
-        assert tools.relative_l2(a, b) <= 2e-6
+        assert relative_l2(a, b) <= 2e-6
 
 
 @both
 @pytest.mark.parametrize("wanted", range(4))
-def test_only_what_is_asked_for_gets_a_gradient(tools, attention, wanted):
-    case = tools.make_case(1, 4, 2, 40, 16, 32, torch.float32, device=DEVICE)
+def test_only_what_is_asked_for_gets_a_gradient(attention, wanted):
+    case = make_case(1, 4, 2, 40, 16, 32, torch.float32, device=DEVICE)
     inputs = [x.detach() for x in case.inputs()]
     inputs[wanted].requires_grad_()
     (alone,) = torch.autograd.grad(
@@ -194,8 +195,8 @@ def test_only_what_is_asked_for_gets_a_gradient(tools, attention, wanted):
 
 
 @both
-def test_only_the_inputs_are_saved(tools, attention):
-    case = tools.make_case(1, 2, 1, 20, 16, 16, torch.float32, bounds=[0, 5, 20], device=DEVICE)
+def test_only_the_inputs_are_saved(attention):
+    case = make_case(1, 2, 1, 20, 16, 16, torch.float32, bounds=[0, 5, 20], device=DEVICE)
     inputs, saved = case.inputs(), []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.data_ptr()) or x, lambda x: x):
         case.call(attention, inputs)
@@ -203,11 +204,11 @@ def test_only_the_inputs_are_saved(tools, attention):
 
 
 @both
-def test_empty_batch_and_no_tokens(tools, attention):
-    none = tools.make_case(0, 2, 1, 5, 16, 16, torch.float32, device=DEVICE).run(attention)
+def test_empty_batch_and_no_tokens(attention):
+    none = make_case(0, 2, 1, 5, 16, 16, torch.float32, device=DEVICE).run(attention)
     assert none["o"].shape == (0, 2, 5, 16)
     assert none["state"].shape == none["d_initial"].shape == (0, 2, 16, 16)
-    case = tools.make_case(2, 2, 1, 0, 16, 16, torch.float32, device=DEVICE)
+    case = make_case(2, 2, 1, 0, 16, 16, torch.float32, device=DEVICE)
     got = case.run(attention)
     assert got["o"].shape == (2, 2, 0, 16)
     assert torch.equal(got["state"], case.initial_state)

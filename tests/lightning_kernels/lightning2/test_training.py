@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 import lightning_kernels as lk
+from tests.support.kernel_cases import make_inputs, oracle, relative_l2, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
@@ -110,16 +111,16 @@ def train(size, attention):
     return torch.stack(losses).double().cpu()
 
 
-def check(tools, size, *, budget, falls_below, apart):
+def check(size, *, budget, falls_below, apart):
     """Train with both; `apart` bounds how far the losses differ, in nats, a quarter of it the first half."""
     for layer in range(size.layers):
-        inputs = tools.make_inputs(
+        inputs = make_inputs(
             size.batch, size.heads, size.seq_len, size.head_dim, size.head_dim, size.dtype, device=size.device
         )
         slopes = layer_slopes(size, layer)
-        got = tools.run(lk.lightning_attn2_torch, *inputs, slopes)
-        for a, b in zip(got, tools.oracle(*inputs, slopes), strict=True):
-            assert tools.relative_l2(a, b) <= budget
+        got = run(lk.lightning_attn2_torch, *inputs, slopes)
+        for a, b in zip(got, oracle(*inputs, slopes), strict=True):
+            assert relative_l2(a, b) <= budget
     kernel, plain = train(size, lk.lightning_attn2), train(size, lk.lightning_attn2_torch)
     assert kernel.isfinite().all()
     assert float(kernel[:3].mean()) > 3.3  # of ln(58) = 4.1 that a model without knowledge pays
@@ -145,9 +146,9 @@ def one_thread():
 # off, a lost gradient of k as much, and slopes a tenth too steep 5e-4 to 3e-3.
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the larger size")
 @pytest.mark.usefixtures("one_thread")
-def test_curves_agree_in_the_interpreter(tools):
+def test_curves_agree_in_the_interpreter():
     size = Size(1, 2, 72, 16, 24, 1e-2, "cpu", torch.float32)
-    check(tools, size, budget=2e-6, falls_below=2.9, apart=1e-4)
+    check(size, budget=2e-6, falls_below=2.9, apart=1e-4)
 
 
 @pytest.mark.gpu
@@ -155,6 +156,6 @@ def test_curves_agree_in_the_interpreter(tools):
 @pytest.mark.parametrize(
     ("dtype", "budget", "apart"), [(torch.float32, 2e-6, 1e-4), (torch.bfloat16, 4e-3, 2e-2)]
 )
-def test_curves_agree_on_a_gpu(tools, dtype, budget, apart):
+def test_curves_agree_on_a_gpu(dtype, budget, apart):
     size = Size(8, 4, 256, 64, 200, 1e-3, "cuda", dtype)
-    check(tools, size, budget=budget, falls_below=1.0, apart=apart)
+    check(size, budget=budget, falls_below=1.0, apart=apart)

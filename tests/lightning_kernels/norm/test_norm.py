@@ -5,6 +5,7 @@ import torch
 from torch.autograd import forward_ad
 
 import lightning_kernels as lk
+from tests.support.kernel_cases import relative_l2
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BUDGETS = {torch.float32: 3e-7, torch.float16: 5e-4, torch.bfloat16: 4e-3}
@@ -29,22 +30,22 @@ def both(form, x, dy, eps=1e-6):
     return y.detach(), *torch.autograd.grad(y, x, dy)
 
 
-def check(form, x, dy, tools, eps=1e-6):
+def check(form, x, dy, eps=1e-6):
     got = both(form, x, dy, eps)
     expected = both(definition, x.double(), dy.double(), eps)
     for name, a, b in zip(("y", "dx"), got, expected, strict=True):
         assert a.dtype == x.dtype
         assert a.shape == x.shape
         assert a.is_contiguous()
-        assert tools.relative_l2(a, b) < BUDGETS[x.dtype], name
+        assert relative_l2(a, b) < BUDGETS[x.dtype], name
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("shape", [(3, 5, 64), (2, 100), (7, 2048), (1, 3000), (2, 2, 3, 33), (16,), (9, 2)])
 @pytest.mark.usefixtures("poison")
-def test_agrees_with_the_definition(form, dtype, shape, tools):
-    check(form, rows(*shape, dtype=dtype), rows(*shape, dtype=dtype, seed=1), tools)
+def test_agrees_with_the_definition(form, dtype, shape):
+    check(form, rows(*shape, dtype=dtype), rows(*shape, dtype=dtype, seed=1))
 
 
 @pytest.mark.parametrize(
@@ -61,11 +62,11 @@ def test_agrees_with_the_definition(form, dtype, shape, tools):
     ],
 )
 @pytest.mark.usefixtures("poison")
-def test_strided_rows(strided, tools):
+def test_strided_rows(strided):
     x, dy = strided(rows(3, 4, 4, 20)), strided(rows(3, 4, 4, 20, seed=1))
-    check(lk.simple_rms_norm, x, dy, tools)
-    check(lk.simple_rms_norm, x, dy.contiguous(), tools)
-    check(lk.simple_rms_norm, x.contiguous(), dy, tools)
+    check(lk.simple_rms_norm, x, dy)
+    check(lk.simple_rms_norm, x, dy.contiguous())
+    check(lk.simple_rms_norm, x.contiguous(), dy)
 
 
 def test_an_expanded_gradient():
@@ -77,10 +78,10 @@ def test_an_expanded_gradient():
 
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")  # the interpreter is numpy
 @pytest.mark.parametrize("form", FORMS)
-def test_eps(form, tools):
+def test_eps(form):
     x, dy = rows(5, 48) * 1e-3, rows(5, 48, seed=1)
-    check(form, x, dy, tools, eps=1e-6)
-    check(form, x, dy, tools, eps=0.0)
+    check(form, x, dy, eps=1e-6)
+    check(form, x, dy, eps=0.0)
     zero = torch.zeros(2, 16, device=DEVICE)
     assert torch.equal(form(zero), zero)
     assert form(zero, 0.0).isnan().all()
@@ -194,10 +195,10 @@ def test_tiles():
 @ON_A_GPU
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("dim", [8, 64, 100, 1024, 2048, 5120, 16384, 32768])
-def test_on_a_gpu(dtype, dim, tools):
+def test_on_a_gpu(dtype, dim):
     x, dy = rows(3, 67, dim, dtype=dtype), rows(3, 67, dim, dtype=dtype, seed=1)
-    check(lk.simple_rms_norm, x, dy, tools)
-    check(lk.simple_rms_norm, x.transpose(0, 1), dy.transpose(0, 1), tools)
+    check(lk.simple_rms_norm, x, dy)
+    check(lk.simple_rms_norm, x.transpose(0, 1), dy.transpose(0, 1))
 
 
 @pytest.mark.gpu

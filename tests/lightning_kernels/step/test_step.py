@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import lightning_kernels as lk
 from lightning_kernels import lightning_attn2_step, lightning_attn2_step_torch
+from tests.support.kernel_cases import make_inputs, relative_l2
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
@@ -42,7 +43,7 @@ def oracle(q, k, v, s, state, scale):
     return scale * (q.double()[:, :, None] @ state)[:, :, 0], state
 
 
-def check(tools, step, tokens, s, state, scale):
+def check(step, tokens, s, state, scale):
     """Walk the tokens and compare each o and the state with fp64; return the last o."""
     expected_state = state.double().clone()
     for q, k, v in tokens:
@@ -59,7 +60,7 @@ def check(tools, step, tokens, s, state, scale):
         error = float((o.double() - expected).norm())
         assert error <= BUDGET[q.dtype] * slack * float(expected.norm()) + floor
         state_budget = BUDGET[torch.float64 if state.dtype == torch.float64 else torch.float32]
-        assert tools.relative_l2(state, expected_state) <= state_budget
+        assert relative_l2(state, expected_state) <= state_budget
     return o
 
 
@@ -74,7 +75,7 @@ def check(tools, step, tokens, s, state, scale):
         (lightning_attn2_step_torch, torch.bfloat16, 20),
     ],
 )
-def test_any_shape_token_by_token(tools, step, dtype, examples):
+def test_any_shape_token_by_token(step, dtype, examples):
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
     @given(
         b=st.integers(1, 3), hk=st.integers(1, 3), group=st.integers(1, 3), d=st.integers(1, 256),
@@ -87,40 +88,40 @@ def test_any_shape_token_by_token(tools, step, dtype, examples):
         state_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         state = make_state(b, heads, d, e, seed=seed, dtype=state_dtype)
         walk = [make_token(b, heads, hk, d, e, dtype, seed=seed + 100 * t) for t in range(tokens)]
-        check(tools, step, walk, s, state, scale)
+        check(step, walk, s, state, scale)
 
     property_holds()
 
 
 @both
 @pytest.mark.parametrize("shape", [(1, 32, 128, 128), (5, 64, 64, 64), (2, 3, 256, 256), (3, 1, 1, 1)])
-def test_shapes_of_models(tools, step, shape):
+def test_shapes_of_models(step, shape):
     b, h, d, e = shape
     token = make_token(b, h, h, d, e, torch.float32)
-    check(tools, step, [token], lk.build_slope_tensor(h).to(DEVICE), make_state(b, h, d, e), d**-0.5)
+    check(step, [token], lk.build_slope_tensor(h).to(DEVICE), make_state(b, h, d, e), d**-0.5)
 
 
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_sequence_in_tokens_is_the_sequence_whole(tools, step, dtype):
+def test_a_sequence_in_tokens_is_the_sequence_whole(step, dtype):
     b, h, n, d, e = 2, 2, 20, 24, 40
-    q, k, v, _ = (x.detach() for x in tools.make_inputs(b, h, n, d, e, dtype, device=DEVICE))
+    q, k, v, _ = (x.detach() for x in make_inputs(b, h, n, d, e, dtype, device=DEVICE))
     s = torch.tensor([0.3, 0.0], device=DEVICE)
     whole = lk.lightning_attn2_torch(q, k, v, s)
     state = torch.zeros(b, h, d, e, device=DEVICE)
     parts = [step(*(x[:, :, t] for x in (q, k, v)), s, state=state) for t in range(n)]
-    assert tools.relative_l2(torch.stack(parts, 2), whole.double()) <= 2 * BUDGET[dtype]
+    assert relative_l2(torch.stack(parts, 2), whole.double()) <= 2 * BUDGET[dtype]
 
 
 @both
-def test_a_slow_decay_keeps_its_rate(tools, step):
+def test_a_slow_decay_keeps_its_rate(step):
     # Multiplying by a decay rounded to fp32 is off by up to 2^-25 a token, always to the same side.
     q, k, v = (torch.zeros_like(x) for x in make_token(1, 1, 1, 16, 16, torch.float32))
     s, state = torch.tensor([1.2e-3], device=DEVICE), make_state(1, 1, 16, 16)
     expected = state.double() * torch.exp(-s.double() * 300)
     for _ in range(300):
         step(q, k, v, s, state=state)
-    assert tools.relative_l2(state, expected) <= 1e-6
+    assert relative_l2(state, expected) <= 1e-6
 
 
 @both
@@ -382,10 +383,10 @@ class TestOnAGpu:
         assert torch.cuda.memory_stats()["requested_bytes.all.peak"] - before <= o.nbytes
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-    def test_large_batches(self, tools, dtype):
+    def test_large_batches(self, dtype):
         token = make_token(64, 32, 8, 128, 128, dtype)
         state = make_state(64, 32, 128, 128)
-        check(tools, lightning_attn2_step, [token], lk.build_slope_tensor(32).cuda(), state, 128**-0.5)
+        check(lightning_attn2_step, [token], lk.build_slope_tensor(32).cuda(), state, 128**-0.5)
 
     @pytest.mark.filterwarnings("ignore")
     def test_inductor_updates_the_state_in_place(self):

@@ -1,6 +1,6 @@
 """The host side of the Hopper kernel: what it takes, how a call is cut into programs, and the launches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,24 +8,31 @@ from torch import Tensor
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from lightning_kernels.common.allocate import Gradients, empty_like, empty_output, empty_state, sum_groups
-from lightning_kernels.common.launch import on_device, unit_last_stride
+from lightning_kernels.common.allocate import (
+    empty_like,
+    empty_output,
+    empty_state,
+    sum_groups,
+    unit_last_stride,
+)
+from lightning_kernels.common.call import Call, Gradients, Upstream
+from lightning_kernels.common.launch import on_device
 from lightning_kernels.lightning2.hopper.kernel import linear_attention_kernel
 from lightning_kernels.lightning2.tiles import hopper_launch, processors
 
 __all__ = ["HopperAttention", "takes"]
 
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]
-"""q, k, v, none and o, or backward q, k, v, the gradient of o, dq, dk and dv."""
+"""Forward q, k, v, None, o, None, None; backward q, k, v, the gradient of o, dq, dk, dv."""
 Extras = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Slopes, offsets, the state that enters, its like backward, and the state that leaves."""
+"""Slopes, bounds of sequences, initial state, gradient of the final state, and the state that leaves."""
 
 _LARGEST_STRIDE = 2**24
 """So that 64 tokens, and the dims of one, stay within 32-bit offsets."""
 
 
 def takes(*tensors: Tensor | None) -> bool:
-    """Say whether the kernel can read these tensors [b, h, n, dim] as they are; None is left out.
+    """Say whether the kernel can read these tensors [b, h, n, dim] as they are; None is skipped.
 
     It copies 16 bytes at a time: every dim and every stride must be a multiple of 16 elements, every tensor
     begin at such an address, and every last dim be contiguous. It takes float16 and bfloat16.
@@ -42,7 +49,7 @@ def takes(*tensors: Tensor | None) -> bool:
 
 
 def _strides(x: Tensor | None) -> tuple[int, int, int]:
-    """Return the strides of batch, head and token, 0 where there is one alone, which may have any."""
+    """Return the strides of batch, head and token; 0 for a dim of one, whose stride may be anything."""
     if x is None:
         return (0, 0, 0)
     b, heads, n, _ = x.shape
@@ -68,13 +75,22 @@ def _contiguous(state: Tensor | None) -> Tensor | None:
     return None if state is None else state.to(torch.float32).contiguous()
 
 
-_compiled: dict[tuple[object, ...], Callable[..., Any]] = {}
-"""Kernels as they were launched before, by all that one is compiled for: a launch by triton binds and looks
-at every argument, which takes as long as the kernel does for a short sequence."""
+def launch(grid: tuple[int, int, int], warps: int, arguments: tuple[object, ...]) -> Any:
+    """Launch the kernel through triton, which compiles it the first time, and return the compiled kernel.
+
+    Returns None where a hook of triton's took the launch. Tests that run the kernel without a GPU replace
+    this function.
+    """
+    return linear_attention_kernel[grid](*arguments, num_warps=warps)
 
 
-class _Launch:
-    """A launch for tensors of these shapes, strides, dtypes and alignments; each call gives others."""
+compiled_kernels: dict[tuple[object, ...], Any] = {}
+"""Kernels that `launch` returned, by everything that one is compiled for: a launch through triton binds and
+specialises every argument, which takes as long as the kernel does for a short sequence."""
+
+
+class Launch:
+    """The launch for tensors of the same shapes, strides, dtypes and alignments."""
 
     def __init__(self, tensors: Tensors, extras: Extras) -> None:
         q, k, v, g = tensors[:4]
@@ -104,7 +120,7 @@ class _Launch:
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, tensors: Tensors, extras: Extras, scale: float) -> None:
-        """Launch the kernel, and compile it the first time."""
+        """Launch the kernel on these tensors; the first launch compiles it."""
         if self._programs == 0:
             return
         boxes: tuple[TensorDescriptor | None, ...] = (None, None, None)
@@ -119,16 +135,16 @@ class _Launch:
         if self._compiled is not None:
             self._compiled(*arguments)
             return
-        kernel = _compiled.get(self._key)
+        kernel = compiled_kernels.get(self._key)
         if kernel is None:
-            kernel = linear_attention_kernel[self._grid](*arguments, num_warps=self._tiles.state_warps)
-            if kernel is None:  # a hook of triton's took the launch
+            kernel = launch(self._grid, self._tiles.state_warps, arguments)
+            if kernel is None:
                 return
             if self._key[-1]:
-                _compiled[self._key] = kernel
+                compiled_kernels[self._key] = kernel
         else:
-            kernel[self._grid](*arguments)  # type: ignore[index]
-        self._compiled = kernel[self._grid]  # type: ignore[index]
+            kernel[self._grid](*arguments)
+        self._compiled = kernel[self._grid]
 
 
 def _alignment(x: Tensor | None) -> int:
@@ -138,34 +154,30 @@ def _alignment(x: Tensor | None) -> int:
 class HopperAttention:
     """Calls whose tensors have the same shapes, strides, dtypes and alignments, all forward or all backward.
 
-    The first call finds out what to launch.
+    The first call decides what to launch.
     """
 
     def __init__(self) -> None:
-        self._launch: _Launch | None = None
+        self._launch: Launch | None = None
 
     def _attend(self, tensors: Tensors, extras: Extras, scale: float) -> None:
         if self._launch is None:
-            self._launch = _Launch(tensors, extras)
+            self._launch = Launch(tensors, extras)
         self._launch(tensors, extras, scale)
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None,
-        offsets: Tensor | None, scale: float, return_state: bool,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """Compute o and, where asked for, the final state; slopes are fp32 and contiguous."""
-        out = empty_output(q, v)
-        final = empty_state(q, v, offsets) if return_state else None
+    def forward(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        """Compute o and, where `call.return_state`, the final state."""
+        q, k, v, slopes, initial_state, offsets, scale, return_state = call.for_kernels()
+        out = empty_output(call)
+        final = empty_state(call) if return_state else None
         initial = _contiguous(initial_state)
         self._attend((q, k, v, None, out, None, None), (slopes, offsets, initial, None, final), scale)
         return out, final
 
-    def backward(
-        self, grad_o: Tensor | None, grad_state: Tensor | None, q: Tensor, k: Tensor, v: Tensor,
-        slopes: Tensor | None, initial_state: Tensor | None, offsets: Tensor | None, scale: float,
-        needs: Sequence[bool],
-    ) -> Gradients:  # fmt: skip
-        """Compute all gradients in one launch and return those of (q, k, v, initial_state) in `needs`."""
+    def backward(self, upstream: Upstream, call: Call) -> Gradients:
+        """Compute all gradients in one launch and return those in `upstream.needs`."""
+        q, k, v, slopes, initial_state, offsets, scale, _ = call.for_kernels()
+        grad_o, grad_state, needs = upstream
         b, heads, n, _ = q.shape
         do = v.new_zeros(b, heads, n, v.shape[3]) if grad_o is None else unit_last_stride(grad_o)
         grouped = k.shape[1] != heads
@@ -184,4 +196,6 @@ class HopperAttention:
             sum_groups(each_dk, dk)
             sum_groups(each_dv, dv)
         d_initial = final if final is None or initial_state is None else final.to(initial_state.dtype)
-        return (dq if needs[0] else None, dk if needs[1] else None, dv if needs[2] else None, d_initial)
+        return Gradients(
+            dq if needs[0] else None, dk if needs[1] else None, dv if needs[2] else None, d_initial
+        )

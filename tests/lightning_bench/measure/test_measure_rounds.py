@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lightning_bench.measure.device.clocks import ClockReading, NoClocks
+from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
-from lightning_bench.measure.speed import Task, run_rounds, warm_up
 
 MANY = StopRule(ci_percent=1.0, min_samples=200, max_samples=200, sample_limit_s=1e9)
 QUICK = StopRule(ci_percent=1.0, min_samples=20, max_samples=100, sample_limit_s=1e9)
@@ -39,6 +39,9 @@ class FakeTimer:
 
     def now(self) -> float:
         return self.seconds
+
+    def release(self) -> None:
+        pass
 
     def _run(self, fn: Callable[[], float]) -> float:
         ms = fn() / self._speed(self.seconds)

@@ -1,4 +1,4 @@
-"""The correctness gate: nothing is timed that does not agree with fp64 on the very inputs that are timed."""
+"""The correctness gate: nothing is timed that does not agree with fp64 on the inputs that are timed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_bench.case import Dtype, Family, Layout, Shape
-from lightning_bench.families import Spec, definition_of
-from lightning_bench.measure.inputs import TORCH_DTYPES, InputSet
-from lightning_bench.measure.oracle import Problem, solve
+from lightning_bench.case import Case, Dtype, Family, Layout, Shape
+from lightning_bench.families import Problem, Spec, definition_of
+from lightning_bench.measure.calls import DirectionCall, direction_call
+from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.job import CaseEnded, Enter, Figures
+from lightning_bench.providers.dtypes import torch_dtype
+from lightning_bench.providers.registry.base import Provider
 
 TENSORS = ("o", "dq", "dk", "dv")
-"""What has an error column of its own; gradients of all other inputs share ``error_dgate``."""
+"""The tensors with an error column of their own; gradients of all other inputs share `error_dgate`."""
 
 # The budget is this many times the error that rounding inputs and outputs alone causes, plus what fp32
 # accumulation costs. Within a tile of rows the same error may bunch up, hence the wider local budget.
@@ -29,13 +32,13 @@ _TILE = 64
 # Half a unit in the last place, relative: the largest error of rounding to nearest.
 _ROUNDING: dict[Dtype, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
-# Multiply-adds that one oracle may take, so that sampling pairs stays a matter of a second.
+# Multiply-adds that an oracle may take, so that checking a sample of pairs takes about a second.
 _ORACLE_WORK = {"cuda": 4e12, "cpu": 1.5e9}
 _MAX_PAIRS = 16
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """Worst relative L2 error per tensor over the checked pairs, the budget, and why it fails (or None)."""
 
     errors: dict[str, float]
@@ -43,10 +46,83 @@ class Verdict:
     failure: str | None
 
 
-def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int]]:
-    """(batch, head) pairs to check in full: always the first and the last, so both ends of the decay.
+@dataclass(frozen=True)
+class Gated:
+    """A case that has passed: its call, and the figures that its row has so far."""
 
-    Where a gradient sums over the batch, all sequences of the first and the last head.
+    case: Case
+    provider: Provider
+    call: DirectionCall
+    figures: Figures
+
+
+class InputsChangedError(CaseEnded):
+    """A provider has written to its inputs: the case is wrong, and the inputs must be drawn again."""
+
+
+def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Reference, enter: Enter) -> Gated:
+    """Build the call of a case, run it once and compare its results with fp64.
+
+    Raises CaseEnded with status `wrong` if they differ by more than the budget, have another dtype or shape,
+    or if the call has changed its inputs (then InputsChangedError).
+    """
+    enter(case.id, "warm-up")
+    inputs = common.of(provider.family)
+    before = inputs.checksums(provider.layout)
+    with poisoned(inputs, gradients=case.direction != "fwd"):
+        call = direction_call(provider, common, case.direction)
+        got = call.tensors()
+    after = inputs.checksums(provider.layout)
+    enter(case.id, "check")
+    if changed := [name for name, total in after.items() if total != before[name]]:
+        raise InputsChangedError("wrong", f"it changes its inputs: {', '.join(changed)}")
+    dtype = torch_dtype(case.shape.dtype)
+    given = inputs.inputs(provider.layout)
+    wanted = {"o": dtype, **{f"d{name}": given[name].dtype for name in inputs.gradients}}
+    if odd := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != wanted[name]]:
+        raise CaseEnded("wrong", f"{', '.join(odd)}, not {dtype}")
+    result = reference.judge(got, provider.layout)
+    errors = result.errors
+    figures = Figures(
+        provider_config=provider.config(case.shape, case.direction),
+        error_o=errors.get("o"),
+        error_dq=errors.get("dq"),
+        error_dk=errors.get("dk"),
+        error_dv=errors.get("dv"),
+        error_dgate=max((error for name, error in errors.items() if name not in TENSORS), default=None),
+        error_budget=result.budget,
+    )
+    if result.failure:
+        raise CaseEnded("wrong", result.failure, figures)
+    return Gated(case, provider, call, figures)
+
+
+def solve(
+    family: Family, problem: Problem, *, gradients: bool, output_dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    """Return the output `o` and, if asked for, the gradient `dNAME` of each input that has one, in fp64.
+
+    Each family's definition in `lightning_bench.families` has its oracle: written from the definition, in
+    blocks so that long sequences fit, and independently of every provider, the bundled kernels included.
+    `linear_decay` and `linear` are unscaled; `softmax` is causal with scale 1/√head_dim; the equations of
+    the others give their scale. With an `output_dtype` every result is rounded to it (gradients of fp32
+    inputs to fp32), and so is the o that the softmax gradients start from.
+    """
+    defined = definition_of(family)
+    tensors = defined.solve(problem, gradients=gradients, output_dtype=output_dtype)
+
+    def rounded(name: str, x: Tensor) -> Tensor:
+        fp32 = name != "o" and defined.inputs[name.removeprefix("d")].dtype == "fp32"
+        to = torch.float32 if fp32 and output_dtype != torch.float64 else output_dtype
+        return x.to(to).double()
+
+    return {name: rounded(name, x) for name, x in tensors.items()}
+
+
+def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int]]:
+    """Return the (batch, head) pairs to check in full: always the first and the last, both ends of the decay.
+
+    If a gradient sums over the batch, they are all sequences of the first and the last head.
     """
     defined = definition_of(family)
     if defined.whole_heads:
@@ -89,9 +165,9 @@ class Reference:
     def _budgets(
         self, family: Family, problem: Problem, solved: dict[str, Tensor], seed: int
     ) -> dict[str, float]:
-        """BUDGET_FACTOR × the error of the same computation with inputs and outputs rounded.
+        """Return BUDGET_FACTOR × the error of the same computation with inputs and outputs rounded.
 
-        Over one pair, because pairs hardly differ, except on short sequences, where they do.
+        It is taken over one pair, because pairs hardly differ, except on short sequences, where they do.
         """
         count = len(self.pairs) if self.shape.seq_len <= 1024 else 1
         generator = torch.Generator(device=problem.q.device).manual_seed(seed + 1)
@@ -108,7 +184,7 @@ class Reference:
             wanted = self._defined.inputs[name].dtype
             if wanted != "int64":
                 moved[name] = rounded(x, _ROUNDING[wanted or self.shape.dtype])
-        dtype = TORCH_DTYPES[self.shape.dtype]
+        dtype = torch_dtype(self.shape.dtype)
         answers = solve(family, first.replaced(moved), gradients=len(solved) > 1, output_dtype=dtype)
 
         def budget(name: str, answer: Tensor) -> float:
@@ -117,23 +193,23 @@ class Reference:
 
         return {name: budget(name, answer) for name, answer in answers.items()}
 
-    def judge(self, got: dict[str, Tensor], layout: Layout) -> Verdict:
-        """Compare tensors in ``layout`` with the reference; every tensor in ``got`` is checked."""
+    def judge(self, got: dict[str, Tensor], layout: Layout) -> GateResult:
+        """Compare tensors in `layout` with the reference; every tensor in `got` is checked."""
         errors: dict[str, float] = {}
         failures: list[str] = []
         for name, tensor in got.items():
             failure = self._shape_failure(name, tensor, layout)
             if failure is None:
-                mine = self._pick(tensor, self._spec(name), layout)
+                rows = self._pick(tensor, self._spec(name), layout)
                 if "b" not in self._spec(name).axes:
-                    mine = mine[:: self.shape.batch]
-                mine = self._rows(name, mine)
-                errors[name], local = self._errors(mine, self.tensors[name])
-                failure = self._failure(name, errors[name], local, mine)
+                    rows = rows[:: self.shape.batch]
+                rows = self._rows(name, rows)
+                errors[name], local = self._errors(rows, self.tensors[name])
+                failure = self._failure(name, errors[name], local, rows)
             if failure is not None:
                 failures.append(failure)
         worst = max(self.budgets[name] for name in got)
-        return Verdict(errors, worst, "; ".join(failures) or None)
+        return GateResult(errors, worst, "; ".join(failures) or None)
 
     def _shape_failure(self, name: str, tensor: Tensor, layout: Layout) -> str | None:
         spec = self._spec(name)
@@ -147,7 +223,7 @@ class Reference:
         return None
 
     def _errors(self, got: Tensor, exact: Tensor) -> tuple[float, float]:
-        """(worst relative L2 error over pairs, worst over tiles of rows)."""
+        """Return (worst relative L2 error over pairs, worst over tiles of rows)."""
         norms = exact.norm(dim=(1, 2))
         grad_norms = self.grad_norm[: len(norms)]
         # A tensor that is exactly zero (softmax, seq_len 1: dq and dk) is judged against do instead.
@@ -181,21 +257,21 @@ class Reference:
         return None
 
     def _spec(self, name: str) -> Spec:
-        """Of the output, or of the input whose gradient this is."""
+        """Return the axes of the output, or of the input whose gradient this is."""
         return Spec("bhne") if name == "o" else self._defined.inputs[name.removeprefix("d")]
 
     def _over_batch(self, name: str, x: Tensor) -> Tensor:
-        """As rows; a gradient that sums over the batch, [pairs, ...], as one of each head."""
+        """Return rows; of a gradient that sums over the batch, [pairs, ...], one per head."""
         if "b" not in self._spec(name).axes:
             x = x.unflatten(0, (-1, self.shape.batch)).sum(1)
         return self._rows(name, x)
 
     def _rows(self, name: str, x: Tensor) -> Tensor:
-        """[pairs, seq_len, columns]; one row where the tensor has no seq_len."""
+        """Return [pairs, seq_len, columns]; one row if the tensor has no seq_len."""
         return x.reshape(x.shape[0], x.shape[1] if "n" in self._spec(name).axes else 1, -1)
 
     def _pick(self, tensor: Tensor, spec: Spec, layout: Layout) -> Tensor:
-        """The checked pairs, in fp64 where it is a float: [pairs, ...] without the axes b and h."""
+        """Return the checked pairs, floats in fp64: [pairs, ...] without the axes b and h."""
         if "b" not in spec.axes:
             views = [tensor[h] for _, h in self.pairs]
         elif layout == "bhnd" or not spec.turns:
@@ -208,10 +284,10 @@ class Reference:
 
 @contextmanager
 def poisoned(inputs: InputSet, *, gradients: bool) -> Iterator[None]:
-    """Show rows that are never written: what outputs are put in holds NaN, not an earlier right answer.
+    """Reveal rows that are never written: memory of new outputs holds NaN, not an earlier right answer.
 
-    A GPU's allocator hands out again the blocks that are filled and freed here. A CPU's promises no such
-    order, so torch itself fills all uninitialized memory there.
+    A GPU's allocator reuses the blocks that are filled and freed here. A CPU's promises no such order, so
+    torch itself fills all uninitialized memory there.
     """
     if inputs.shape.device == "cpu":
         mode = torch.get_deterministic_debug_mode()

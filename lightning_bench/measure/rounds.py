@@ -1,15 +1,16 @@
-"""Interleaved timing: the cases of one shape take turns in shuffled rounds, so that drift hits all alike."""
+"""Interleaved timing: cases of one shape take turns in shuffled rounds, so that drift affects all equally."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lightning_bench.measure.device.clocks import ClockReading, Clocks
 from lightning_bench.measure.device.timer import Call, Timer
+from lightning_bench.measure.job import Enter
 from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule
 
 _SLOT_MS = 20.0
@@ -19,14 +20,12 @@ _WARM_BATCHES = 12
 _CALL_SAMPLES = 30
 _CALL_SECONDS = 0.3
 
-Enter = Callable[[str, str], None]
-
 
 @dataclass
 class Task:
     """One case being timed: its call, its samples in ms, call times in ms and clock readings.
 
-    ``turns`` are the numbers of samples taken in one go, in order: their sum is that of the samples.
+    `turns` are the numbers of samples taken in one go, in order; their sum is the number of samples.
     """
 
     key: str
@@ -39,17 +38,17 @@ class Task:
 
     @classmethod
     def of(cls, key: str, fn: Call, rule: StopRule) -> Task:
-        """A task that has no samples yet."""
+        """Return a task that has no samples yet."""
         return cls(key, fn, Sampler(rule))
 
     @property
     def slot(self) -> int:
-        """How many samples to take in one turn."""
+        """Number of samples to take in one turn."""
         return max(1, min(_MAX_SLOT_SAMPLES, int(_SLOT_MS / max(self.estimate_ms, 1e-3))))
 
 
 def warm_up(task: Task, timer: Timer, limit_s: float) -> None:
-    """Call until two batches in a row agree with the one before within 2 %, or the time is up."""
+    """Call until two batches in a row agree with the previous one within 2 %, or the time is up."""
     begin = timer.now()
     task.estimate_ms = timer.sample(task.fn, 1)[0]
     previous, agreed = task.estimate_ms, 0
@@ -62,7 +61,7 @@ def warm_up(task: Task, timer: Timer, limit_s: float) -> None:
 
 
 def take_turn(task: Task, timer: Timer) -> None:
-    """Add one slot of samples, or what is left until the most that are allowed."""
+    """Add the samples of one turn, but no more than are still allowed."""
     begin = timer.now()
     most = max(FEWEST, task.sampler.rule.max_samples)
     count = min(task.slot, most - len(task.sampler.samples))
@@ -76,7 +75,7 @@ def run_rounds(
 ) -> None:
     """Sample every task to its stop rule, then time its calls.
 
-    ``enter`` is told whose turn it is before each turn, so that a watcher knows whom to blame for a hang.
+    `enter` is called before each turn, so that a watcher knows which case hangs.
     """
     sample_rounds(tasks, timer, clocks, seed=seed, enter=enter)
     for task in tasks:
@@ -91,7 +90,7 @@ def run_rounds(
 def sample_rounds(
     tasks: Sequence[Task], timer: Timer, clocks: Clocks, *, seed: int, enter: Enter = lambda key, phase: None
 ) -> None:
-    """Sample every task to its stop rule, a turn each in a new order every round."""
+    """Sample every task to its stop rule: each round gives each task one turn, in a new order."""
     rng = random.Random(seed)
     active = list(tasks)
     while active:

@@ -1,0 +1,95 @@
+"""The one autograd function of linear attention with decay, around any implementation of its two passes."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_kernels.common.call import Call, Gradients, Upstream
+from lightning_kernels.common.core import Core, core_backward, core_forward
+
+Forward = Callable[[Call], tuple[Tensor, Tensor | None]]
+"""Computes o and the final state, which counts only where `Call.return_state`."""
+Backward = Callable[[Upstream, Call], Gradients]
+
+
+def differentiable(call: Call, forward: Forward, backward: Backward) -> tuple[Tensor, Tensor | None]:
+    """Return forward(call), whose gradients backward(upstream, call) computes.
+
+    Nothing is saved for the backward pass but the tensors of the call. The gradients have no gradients:
+    taking them raises NotImplementedError.
+    """
+    result: tuple[Tensor, Tensor | None] = _DecayAttention.apply(  # type: ignore[no-untyped-call]
+        *call, forward, backward
+    )
+    return result
+
+
+def attend_by_core(core: Core, call: Call) -> tuple[Tensor, Tensor | None]:
+    """Compute o and, where `call.return_state`, the final state by `core`, and their gradients too."""
+    return differentiable(call, partial(core_forward, core), partial(_unrecorded_backward, core))
+
+
+def _unrecorded_backward(core: Core, upstream: Upstream, call: Call) -> Gradients:
+    with torch.no_grad():
+        return core_backward(core, upstream, call)
+
+
+class _DecayAttention(torch.autograd.Function):
+    """The fields of a `Call`, which autograd must see one by one, and the functions of both passes."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+        """Save the tensors of the call and run its forward pass."""
+        call = Call(*arguments[:-2])
+        ctx.save_for_backward(*call[:6])
+        ctx.set_materialize_grads(False)
+        ctx.scale, ctx.return_state = call.scale, call.return_state
+        forward, ctx.run_backward = arguments[-2:]
+        return forward(call)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad_o: Tensor | None, grad_state: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Compute the gradients that are asked for."""
+        q, k, v, slopes, initial_state, bounds = ctx.saved_tensors
+        call = Call(q, k, v, slopes, initial_state, bounds, ctx.scale)
+        need_q, need_k, need_v, _, need_initial, *_ = ctx.needs_input_grad
+        if not ctx.return_state:  # what an operator returns in its place
+            grad_state = None
+        upstream = Upstream(grad_o, grad_state, (need_q, need_k, need_v, need_initial))
+        grads = ctx.run_backward(upstream, call)
+        if torch.is_grad_enabled():  # as for `create_graph`
+            grads = _refuse_second_derivative(grads, grad_o, grad_state, call)
+        dq, dk, dv, d_initial = grads
+        return dq, dk, dv, None, d_initial, None, None, None, None, None
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """A gradient whose own gradient is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *inputs: Tensor | None) -> Tensor:
+        """Return the gradient, which depends on `inputs`."""
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        """Raise the error that names the alternative."""
+        raise NotImplementedError(
+            "lightning attention has no second derivative: reference_attention has, in fp64"
+        )
+
+
+def _refuse_second_derivative(
+    grads: Gradients, grad_o: Tensor | None, grad_state: Tensor | None, call: Call
+) -> Gradients:
+    """Return gradients that depend on all that they were computed from, and raise where these are used."""
+    inputs = grad_o, grad_state, call.q, call.k, call.v, call.initial_state
+    return Gradients(
+        *(
+            None if grad is None else _NoSecondDerivative.apply(grad, *inputs)  # type: ignore[no-untyped-call]
+            for grad in grads
+        )
+    )

@@ -1,0 +1,139 @@
+"""Which implementation computes a call: chosen once per kind of call, and kept.
+
+Calls are of one kind where their tensors agree in everything but values and addresses: shapes, strides,
+dtypes, devices and alignments. A call of a known kind is neither checked nor decided upon again.
+"""
+
+from collections.abc import Hashable
+from functools import cache
+from types import ModuleType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_kernels.common.call import Call, Gradients, Upstream
+from lightning_kernels.common.private_torch import has_storage
+from lightning_kernels.common.validate import check_call, check_kernel_call
+from lightning_kernels.lightning2.tiles import hopper_takes
+
+MOST_PLANS = 4096
+"""More would be kept for ever by calls that each have a sequence length of their own."""
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class Implementation(Protocol):
+    """What computes calls of one kind, as users gave them; `check` has passed them."""
+
+    def forward(self, call: Call, /) -> tuple[Tensor, Tensor | None]:
+        """Compute o and, where `call.return_state`, the final state."""
+
+    def backward(self, upstream: Upstream, call: Call, /) -> Gradients:
+        """Compute the gradients in `upstream.needs`."""
+
+
+_plans: dict[Hashable, Implementation] = {}
+
+
+def forward_plan(call: Call) -> Implementation | None:
+    """Return what computes the call, checked; None where only the operator can (`kind_of`).
+
+    Raises:
+        ValueError, NotImplementedError: as `check`.
+    """
+    kind = kind_of(*call[:6])
+    if kind is None:
+        return None
+    slopes = call.slopes
+    learned = slopes is not None and slopes.requires_grad and torch.is_grad_enabled()  # is refused
+    key = call.return_state, learned, kind
+    plan = _plans.get(key)
+    if plan is None:
+        check(call)
+        plan = _keep(key, choose(call.q, call.k, call.v))
+    return plan
+
+
+def backward_plan(upstream: Upstream, call: Call) -> Implementation | None:
+    """Return what computes the gradients of a call; None where only the operator can (`kind_of`)."""
+    kind = kind_of(upstream.grad_o, upstream.grad_state, *call[:6])
+    if kind is None:
+        return None
+    key = upstream.needs, kind
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _keep(key, choose(call.q, call.k, call.v, upstream.grad_o))
+    return plan
+
+
+def check(call: Call) -> None:
+    """Check all that `lightning_attn2` demands of a call, without reading a value.
+
+    Raises:
+        ValueError: naming what is wrong and what is allowed.
+        NotImplementedError: if a gradient with respect to s is asked for.
+    """
+    check_call(call)
+    check_kernel_call(call, "lightning_attn2")
+
+
+def choose(*tensors: Tensor | None) -> Implementation:
+    """Choose what computes a call with q, k, v, and backward the gradient of o.
+
+    It is the Hopper kernel where the GPU has it and it takes these tensors as they are.
+    """
+    special = None if tensors[0] is None else hopper(tensors[0].get_device())
+    if special is not None and special.takes(*tensors):
+        attention: Implementation = special.HopperAttention()
+        return attention
+    return portable()
+
+
+@cache
+def portable() -> ModuleType:
+    """Return the implementation for every GPU.
+
+    Raises:
+        ModuleNotFoundError: if triton is not installed.
+    """
+    from lightning_kernels.lightning2 import portable as module
+
+    return module
+
+
+@cache
+def hopper(device: int) -> ModuleType | None:
+    """Return the implementation for compute capability 9.0 if this CUDA device has it, else None."""
+    if device < 0 or torch.cuda.get_device_capability(device) != (9, 0) or not hopper_takes(torch.float16):
+        return None
+    from lightning_kernels.lightning2.hopper import host
+
+    return host
+
+
+def kind_of(*tensors: Tensor | None) -> Hashable:
+    """Return everything of the tensors that a plan depends on: all but values and addresses.
+
+    None if one of them is not a plain tensor: a subclass, a view that is negated when it is read, or what
+    represents zeros or, under autograd's own vmap, several tensors. The dispatcher makes plain ones of these
+    for the operator.
+    """
+    kind: list[Hashable] = []
+    for x in tensors:
+        if x is None:
+            kind.append(None)
+            continue
+        if type(x) not in _PLAIN or x.is_neg() or not has_storage(x):
+            return None
+        address = x.data_ptr()
+        if address == 0 and x.numel():
+            return None
+        kind.append((x.shape, x.stride(), x.dtype, x.get_device(), address & 15))
+    return tuple(kind)
+
+
+def _keep(key: Hashable, plan: Implementation) -> Implementation:
+    if len(_plans) >= MOST_PLANS:
+        _plans.clear()
+    _plans[key] = plan
+    return plan

@@ -1,0 +1,199 @@
+"""One job on one bench: load, check and measure the cases of a shape, each to its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from lightning_bench.case import Case, Family
+from lightning_bench.errors import Unavailable
+from lightning_bench.measure import paper
+from lightning_bench.measure.gate import Gated, InputsChangedError, Reference, pass_gate
+from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.job import CaseEnded, Emit, Enter, Job, Outcome
+from lightning_bench.measure.memory_row import memory_figures
+from lightning_bench.measure.rounds import Task, run_rounds, warm_up
+from lightning_bench.measure.sampling import StopRule
+from lightning_bench.measure.session import Session
+from lightning_bench.measure.speed_row import graph_samples, speed_outcome
+from lightning_bench.providers import get_provider, load_error
+from lightning_bench.providers.registry.base import Provider
+
+_OOM_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> None:
+    """Measure a job; `emit` gets one outcome per case, `enter` the case id and the phase before the work.
+
+    Raises PoisonedError when that cannot be done in this process. Cases without an outcome then must run
+    again in another.
+    """
+    session.assert_clean(0)
+    bench = _Bench(session, job, enter, emit)
+    try:
+        bench.run()
+    finally:
+        del bench
+        session.release()
+
+
+class _Bench:
+    """The state of one job: shared inputs and references, released when it ends."""
+
+    def __init__(self, session: Session, job: Job, enter: Enter, emit: Emit) -> None:
+        self.session, self.job, self.enter, self.emit = session, job, enter, emit
+        self._references: dict[Family, Reference] = {}
+        limits = job.limits
+        self._rule = StopRule(
+            ci_percent=limits.ci_percent,
+            min_samples=limits.min_samples,
+            max_samples=limits.max_samples,
+            sample_limit_s=limits.sample_limit_s,
+        )
+
+    def run(self) -> None:
+        """Measure every case of the job."""
+        loaded = self._loaded()
+        if not loaded:
+            return
+        interleave = self.job.metric == "speed" and self.job.protocol == "lbench"
+        if interleave:
+            self.enter("", "warm-up")
+            self.session.ceilings(self.job.shape.dtype)
+        self.enter("", "inputs")
+        try:
+            self._inputs = InputSet(self.job.shape, self.job.seed)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_oom(error):
+                raise
+            for case, _ in loaded:
+                self.emit(Outcome(case, "oom", "the inputs alone do not fit: " + load_error(error)))
+            return
+        if interleave:
+            self._interleaved(loaded)
+            return
+        for case, provider in loaded:
+            with self._outcome(case):
+                self._by_itself(case, provider)
+
+    def _loaded(self) -> list[tuple[Case, Provider]]:
+        """Return the cases whose provider loads and takes them; the others get their outcome here."""
+        loaded = []
+        for case in self.job.cases:
+            with self._outcome(case):
+                self.enter(case.id, "load")
+                provider = get_provider(case.provider)
+                try:
+                    provider.load()
+                except (ImportError, OSError, Unavailable) as error:
+                    raise CaseEnded("unavailable", load_error(error)) from error
+                if reason := provider.unsupported(case.shape, case.direction):
+                    raise CaseEnded("unsupported", reason)
+                loaded.append((case, provider))
+        return loaded
+
+    def _interleaved(self, loaded: list[tuple[Case, Provider]]) -> None:
+        """Time all cases in shuffled rounds; what does not fit beside the others runs alone afterwards."""
+        ready: list[tuple[Gated, Task]] = []
+        beside, alone = (loaded, []) if len(loaded) > 1 else ([], loaded)
+        for case, provider in beside:
+            try:
+                with self._outcome(case, oom_ends=False):
+                    ready.append(self._prepare(case, provider))
+            except (RuntimeError, MemoryError):  # out of memory beside the others
+                alone.append((case, provider))
+                self.session.release()
+        self._time(ready)
+        ready.clear()
+        for case, provider in alone:
+            self.session.release()
+            self.session.assert_clean(self._own_bytes())
+            with self._outcome(case):
+                self._time([self._prepare(case, provider)])
+
+    def _own_bytes(self) -> int:
+        references = sum(reference.held_bytes for reference in self._references.values())
+        return references + self._inputs.held_bytes
+
+    def _prepare(self, case: Case, provider: Provider) -> tuple[Gated, Task]:
+        """Take a case through the gate and warm it up."""
+        gated = self._gate(case, provider)
+        self.enter(case.id, "warm-up")
+        task = Task.of(case.id, gated.call.fn, self._rule)
+        warm_up(task, self.session.timer, self._rule.warm_up_limit_s)
+        return gated, task
+
+    def _time(self, ready: list[tuple[Gated, Task]]) -> None:
+        session = self.session
+        run_rounds(
+            [task for _, task in ready], session.timer, session.clocks, seed=self.job.seed, enter=self.enter
+        )
+        for gated, task in ready:
+            with self._outcome(gated.case):
+                replays = partial(graph_samples, gated, self._inputs, self._rule, session, self.enter)
+                self.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
+
+    def _by_itself(self, case: Case, provider: Provider) -> None:
+        """Do all but interleaved timing: only the check, memory, or either metric of protocol paper."""
+        gated = self._gate(case, provider)
+        figures = gated.figures
+        del gated  # the gate's graph must not be held while memory is measured
+        if self.job.metric == "memory":
+            self.enter(case.id, "samples")
+            figures = memory_figures(
+                figures, case, provider, self._inputs, self.session, protocol=self.job.protocol
+            )
+        elif self.job.metric == "speed":
+            self.enter(case.id, "samples")
+            call = paper.build_call(provider, self._inputs, case.direction)
+            figures = replace(figures, mean_ms=paper.mean_ms(call, self.session.device))
+        self.emit(Outcome(case, "ok", "", figures))
+
+    def _gate(self, case: Case, provider: Provider) -> Gated:
+        reference = self._reference(provider.family)
+        try:
+            return pass_gate(case, provider, self._inputs, reference, self.enter)
+        except InputsChangedError:
+            self._inputs = InputSet(self.job.shape, self.job.seed)
+            raise
+
+    def _reference(self, family: Family) -> Reference:
+        if family not in self._references:
+            self.enter("", "oracle")
+            gradients = any(case.direction != "fwd" for case in self.job.cases)
+            self._references[family] = Reference(
+                family, self._inputs, gradients=gradients, seed=self.job.seed
+            )
+            if self.session.device == "cuda":
+                torch.cuda.synchronize()
+        return self._references[family]
+
+    @contextmanager
+    def _outcome(self, case: Case, *, oom_ends: bool = True) -> Iterator[None]:
+        """Turn what a provider raises into the case's outcome; a lost device ends the whole process."""
+        try:
+            yield
+            return
+        except CaseEnded as ended:
+            outcome = Outcome(case, ended.status, ended.reason, ended.figures)
+        except (Exception, SystemExit) as error:
+            self.session.assert_alive(error)
+            if isinstance(error, (RuntimeError, MemoryError)) and _is_oom(error):
+                if not oom_ends:
+                    raise
+                outcome = Outcome(case, "oom", load_error(error))
+            else:
+                outcome = Outcome(case, "crashed", load_error(error))
+        self.emit(outcome)
+
+
+def _is_oom(error: BaseException) -> bool:
+    """Whether device or host memory is exhausted, in the words of torch, CUDA and Python."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in _OOM_WORDS)

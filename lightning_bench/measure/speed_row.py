@@ -1,0 +1,108 @@
+"""The row of a timed case: from its samples to figures, floors, doubts and a status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import torch
+
+from lightning_bench.families.work import Work
+from lightning_bench.measure.calls import direction_call
+from lightning_bench.measure.device.clocks import summarize_clocks
+from lightning_bench.measure.device.timer import capture_graph
+from lightning_bench.measure.gate import Gated
+from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.job import CaseSamples, Enter, Outcome
+from lightning_bench.measure.rounds import Task, take_turn, warm_up
+from lightning_bench.measure.sampling import StopRule, summarize
+from lightning_bench.measure.session import Session
+from lightning_bench.providers import load_error
+from lightning_bench.record import Status
+
+
+class NoGraphError(Exception):
+    """Why there is no graph_ms; the other figures are valid."""
+
+
+def speed_outcome(
+    gated: Gated, task: Task, session: Session, replays: Callable[[], list[float]] | None
+) -> Outcome:
+    """Return the outcome of a case whose samples are taken.
+
+    It is `wrong` if the median is below what the device can do, and then has no times; `unstable` if the
+    clocks or the spread of the samples are outside the limits. `replays` gives the times of CUDA-graph
+    replays in ms or raises NoGraphError; None if they are not wanted.
+    """
+    case, timer = gated.case, session.timer
+    times = summarize(task.sampler.samples)
+    clocks = summarize_clocks(task.readings)
+    ceilings = session.ceilings(case.shape.dtype)
+    work = Work.of(gated.provider.family, case.shape, case.direction)
+    floor = work.floor_ms(ceilings)
+    figures = replace(
+        gated.figures,
+        model_flops=work.min_flops,
+        model_bytes=work.min_bytes,
+        floor_ms=floor,
+        ceiling_gbps=ceilings.gbps,
+        ceiling_tflops=ceilings.tflops,
+        sm_clock_mhz=clocks.sm_clock_mhz,
+        power_w=clocks.power_w,
+        temperature_c=clocks.temperature_c,
+        throttle=clocks.throttle,
+    )
+    samples = CaseSamples(
+        samples_ms=task.sampler.samples,
+        turns=task.turns,
+        call_ms=task.call_samples,
+        clocks=[asdict(reading) for reading in task.readings],
+    )
+    if reason := work.impossible(times.median_ms, ceilings):
+        return Outcome(case, "wrong", "impossible: " + reason, figures, samples)
+    notes = []
+    if timer.exposed(gated.call.fn):
+        notes.append("includes waiting for launches: the call could not be enqueued ahead of the device")
+    if replays is not None:
+        try:
+            samples = replace(samples, graph_ms=replays())
+        except NoGraphError as error:
+            notes.append(str(error))
+    trouble = clocks.trouble or task.sampler.trouble()
+    figures = replace(
+        figures,
+        median_ms=times.median_ms,
+        p20_ms=times.p20_ms,
+        p80_ms=times.p80_ms,
+        min_ms=times.min_ms,
+        mean_ms=times.mean_ms,
+        ci_low_ms=times.ci_low_ms,
+        ci_high_ms=times.ci_high_ms,
+        samples=times.samples,
+        call_ms=summarize(task.call_samples).median_ms,
+        graph_ms=summarize(samples.graph_ms).median_ms if samples.graph_ms else None,
+        tflops=work.min_flops / times.median_ms / 1e9,
+        gbps=work.min_bytes / times.median_ms / 1e6,
+        floor_ratio=times.median_ms / floor,
+    )
+    status: Status = "unstable" if trouble else "ok"
+    return Outcome(case, status, "; ".join([trouble, *notes] if trouble else notes), figures, samples)
+
+
+def graph_samples(
+    gated: Gated, inputs: InputSet, rule: StopRule, session: Session, enter: Enter
+) -> list[float]:
+    """Return times of CUDA-graph replays of the call, in ms. Raise NoGraphError if it cannot be captured."""
+    if session.device != "cuda":
+        raise NoGraphError("no graph_ms: CUDA graphs need a CUDA device")
+    enter(gated.case.id, "samples")
+    try:
+        replay = capture_graph(lambda: direction_call(gated.provider, inputs, gated.case.direction).fn)
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        raise NoGraphError(f"no graph_ms: the capture failed: {load_error(error)}") from error
+    task = Task.of(gated.case.id, replay, rule)
+    warm_up(task, session.timer, rule.warm_up_limit_s)
+    while not task.sampler.done:
+        take_turn(task, session.timer)
+    return task.sampler.samples

@@ -1,0 +1,158 @@
+"""What torch's private interface answers in each state: the tests to run first on a new torch."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_kernels.common import private_torch
+
+
+class CountingMode(TorchDispatchMode):
+    """Count the operators that reach the dispatch mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_has_storage():
+    x = torch.ones(2, 3)
+    assert private_torch.has_storage(x)
+    assert private_torch.has_storage(x[:0])
+    assert private_torch.has_storage(torch.nn.Parameter(x))
+    assert not private_torch.has_storage(torch.ones(2, 3).to_mkldnn())
+    # Lazy zeros have storage, at address 0: `kind_of` asks for the address too.
+    zeros = torch._efficientzerotensor((2,))
+    assert private_torch.has_storage(zeros)
+    assert zeros.data_ptr() == 0
+
+
+def test_has_storage_of_a_batch_under_vmap():
+    answers = []
+
+    class Spy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            answers.append(private_torch.has_storage(grad))
+            return grad
+
+    x = torch.ones(3, requires_grad=True)
+    torch.autograd.grad(Spy.apply(x), x, torch.ones(2, 3), is_grads_batched=True)
+    torch.autograd.grad(Spy.apply(x), x, torch.ones(3))
+    assert answers == [False, True]
+
+
+def test_below_autograd():
+    x = torch.ones(2, requires_grad=True)
+    assert x.mul(2).requires_grad
+    with private_torch.below_autograd():
+        assert not x.mul(2).requires_grad
+    assert x.mul(2).requires_grad
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_below_autocast(device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    x = torch.ones(2, 2, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert torch.mm(x, x).dtype == torch.bfloat16
+        with private_torch.below_autocast(device):
+            assert torch.mm(x, x).dtype == torch.float32
+        assert torch.mm(x, x).dtype == torch.bfloat16
+
+
+def test_below_autocast_of_another_device():
+    x = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16), private_torch.below_autocast("cuda"):
+        assert torch.mm(x, x).dtype == torch.bfloat16
+
+
+def test_dispatch_modes():
+    assert private_torch.dispatch_modes() == 0
+    with CountingMode() as mode:
+        assert private_torch.dispatch_modes() == 1
+        with FakeTensorMode():
+            assert private_torch.dispatch_modes() == 2
+        torch.ones(1)
+        assert mode.count > 0
+    assert private_torch.dispatch_modes() == 0
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        torch.vmap,
+        lambda function: torch.func.grad(lambda x: function(x).sum()),
+        lambda function: lambda x: torch.func.jvp(function, (x,), (x,)),
+    ],
+    ids=["vmap", "grad", "jvp"],
+)
+def test_has_functorch_transforms(transform):
+    answers = []
+
+    def function(x):
+        answers.append(private_torch.has_functorch_transforms())
+        return x * 2
+
+    function(torch.ones(3))
+    transform(function)(torch.ones(3))
+    function(torch.ones(3))
+    assert answers == [False, True, False]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit.*")
+def test_is_traced():
+    answers = []
+
+    def function(x):
+        answers.append(private_torch.is_traced())
+        return x * 2
+
+    function(torch.ones(3))
+    torch.jit.trace(function, (torch.ones(3),), check_trace=False)
+    function(torch.ones(3))
+    assert answers == [False, True, False]
+
+
+def test_has_forward_mode():
+    assert not private_torch.has_forward_mode()
+    with forward_ad.dual_level():
+        assert private_torch.has_forward_mode()
+    assert not private_torch.has_forward_mode()
+    answers = []
+    x = torch.ones(2)
+    torch.func.jvp(lambda y: (answers.append(private_torch.has_forward_mode()), y)[1], (x,), (x,))
+    assert answers == [True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_load_associative_scan(dtype):
+    generator = torch.Generator().manual_seed(0)
+    a, x = (torch.randn(2, 7, 3, generator=generator, dtype=dtype, requires_grad=True) for _ in range(2))
+
+    def compose(first, then):
+        return first[0] * then[0], then[0] * first[1] + then[1]
+
+    _, got = private_torch.load_associative_scan()(compose, (a, x), 1, combine_mode="generic")
+    state, expected = torch.zeros(2, 3, dtype=dtype), []
+    for t in range(7):
+        state = a[:, t] * state + x[:, t]
+        expected.append(state)
+    expected = torch.stack(expected, 1)
+    torch.testing.assert_close(got, expected)
+    weight = torch.randn(expected.shape, generator=generator, dtype=dtype)
+    for one, two in zip(
+        torch.autograd.grad(got, (a, x), weight), torch.autograd.grad(expected, (a, x), weight), strict=True
+    ):
+        torch.testing.assert_close(one, two)
