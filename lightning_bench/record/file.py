@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.record.codec import BadRowError, encode_line
@@ -65,7 +65,7 @@ class ResultFile:
         self._write(self._fd, self.path, SCHEMA.encode(record))
         self.records.append(record)
 
-    def append_samples(self, record: Record, samples: Mapping[str, Any]) -> None:
+    def append_samples(self, record: Record, samples: Mapping[str, object]) -> None:
         """Write the samples of `record`; call it before `append`, so that no row lacks its samples."""
         line = encode_samples(record, samples)
         if self._samples_fd < 0:
