@@ -1,1 +1,1 @@
-"""How providers are declared, found and checked."""
+"""How providers are declared, found, checked and listed."""
