@@ -148,5 +148,5 @@ def _read_faults(path: Path) -> list[Fault]:
         ):
             raise ValueError("a cell is blank or a time is not positive")
     except (ValueError, UsageError):
-        raise UsageError(f"{shown_path(path)} is not what `{FAULTS_COMMAND}` writes: make it anew") from None
+        raise UsageError(f"{shown_path(path)} is not what `{FAULTS_COMMAND}` writes: run it again") from None
     return faults

@@ -281,17 +281,17 @@ def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_calibrate_measures_this_machine(desk: Any) -> None:
-    suite = desk.suite(["Good"])
-    process = desk.start(
+def test_calibrate_measures_this_machine(workspace: Any) -> None:
+    suite = workspace.suite(["Good"])
+    process = workspace.start(
         "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%"
     )
     _, said = process.communicate(timeout=PATIENCE_S)  # twelve workers
     assert process.returncode == 0, said
-    (row,) = read_calibration(desk.folder / "x-calibration.csv")
+    (row,) = read_calibration(workspace.folder / "x-calibration.csv")
     assert (row.pairs, row.device) == (6, "cpu")
     assert row.pair_noise_percent > 0
     assert "at a threshold of 50 %," in said
-    refused = desk.run("calibrate", suite, "--out", "x.csv")
+    refused = workspace.run("calibrate", suite, "--out", "x.csv")
     assert refused.returncode == 2
     assert "does not end with -calibration.csv" in refused.stderr
