@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lightning_bench.providers.built_in import BUILT_IN
+from lightning_bench.providers.listing import ProviderInfo, describe
+from lightning_bench.providers.lookup import canonical_spec, get_provider, provider_names
 from lightning_bench.providers.registry.base import Inputs, Provider
-from lightning_bench.providers.registry.listing import ProviderInfo, describe
-from lightning_bench.providers.registry.lookup import canonical_spec, get_provider, provider_names
 from lightning_bench.providers.registry.packages import load_error
 
 __all__ = [

@@ -1,1 +1,1 @@
-"""How providers are declared, found, checked and listed."""
+"""How providers are declared, found and checked."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lightning_bench.case import Device
 from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
-from lightning_bench.providers.registry.lookup import name_clash, provider_names
+from lightning_bench.providers.lookup import name_clash, provider_names
 from lightning_bench.providers.registry.packages import HARNESS, load_error
 from lightning_bench.providers.registry.plugins import BrokenPlugin, Plugin, load_plugin, plugins
 
