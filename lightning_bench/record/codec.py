@@ -170,7 +170,8 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _hints(kind: type[object]) -> dict[str, Any]:
-    return {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]
 
 
 def _parser(hint: Any) -> Parse:

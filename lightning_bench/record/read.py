@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +76,3 @@ def read_header(path: Path, head: bytes) -> list[str]:
 def bad_row(path: Path, number: int, error: ValueError) -> UsageError:
     """Return the error for a line that cannot be parsed; lines are numbered from 1, the header's number."""
     return UsageError(f"{path}, line {number}: not a row of lbench ({error}); mend or remove that line")
-
-
-def merge(*lists: Iterable[Record]) -> list[Record]:
-    """Join the records of several files by time, equal records once; `latest` may follow."""
-    return sorted(dict.fromkeys(row for records in lists for row in records), key=lambda row: row.time_utc)

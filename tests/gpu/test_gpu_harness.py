@@ -144,6 +144,19 @@ def test_graph_replay_gives_the_same_numbers() -> None:
     torch.testing.assert_close(out, torch.full_like(out, 6.0))
 
 
+def test_the_clocks_are_those_of_the_gpu_that_torch_uses() -> None:
+    from lightning_bench.machine.gpu import cuda_gpu
+    from lightning_bench.measure.device.clocks import NvmlClocks, make_clocks
+
+    gpu = cuda_gpu()
+    assert gpu.name == describe_machine("cuda").device_name == torch.cuda.get_device_name(0)
+    if "MIG" not in gpu.name:
+        assert gpu.board_uuid == f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    clocks = make_clocks("cuda")
+    assert isinstance(clocks, NvmlClocks)
+    assert clocks.read().sm_clock_mhz > 0
+
+
 def test_memory_is_exact() -> None:
     from lightning_bench.measure.device.memory import MIB, CudaMeter
 

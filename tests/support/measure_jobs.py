@@ -24,7 +24,7 @@ ZOO = SUPPORT / "measure_zoo.py"
 
 
 class FakeTimer:
-    """Each sample costs what the script says, in turn, whatever the call does."""
+    """Each sample costs the next time of the script, whatever the call does."""
 
     def __init__(self, *script: float, then: float) -> None:
         self._script, self._then, self._seconds = list(script), then, 0.0

@@ -1,6 +1,6 @@
 """What an H200's profilers print, for tests without one: a Kineto trace, Nsight Compute's CSV, Proton's tree.
 
-The names of fields, columns and units are those of torch 2.11, Nsight Compute 2025 (``--csv --page raw``) and
+The names of fields, columns and units are those of torch 2.11, Nsight Compute 2025 (`--csv --page raw`) and
 triton 3.6; the figures are made up so that results can be told by hand.
 """
 
@@ -23,7 +23,7 @@ TID, PID = 4242, 4200
 
 
 class KinetoTrace:
-    """Builds the list ``traceEvents`` of calls with a flush before each, times in µs."""
+    """Builds the list `traceEvents` of calls with a flush before each, times in µs."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lightning_bench.cli.shared.common_options import Quiet, Results
+from lightning_bench.cli.shared.common_options import Quiet, Results, known
 from lightning_bench.errors import LbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -73,13 +73,12 @@ def report(
     paths = results or [Path("results")]
     if against is None:
         document = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
-    elif against != "published":
-        raise UsageError(f"--against {against!r} is not known; allowed: published")
-    elif baseline is not None or mix:
-        raise UsageError(
-            "--baseline and --mix do not go with --against: its ratios are to what was published"
-        )
     else:
+        known("--against", against, ("published",))
+        if baseline is not None or mix:
+            raise UsageError(
+                "--baseline and --mix do not go with --against: its ratios are to what was published"
+            )
         document = make_comparison(paths, metrics=metric or ())
     sink = Sink(quiet=quiet)
     for warning in document.messages:

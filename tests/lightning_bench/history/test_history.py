@@ -14,8 +14,9 @@ import pytest
 from lightning_bench.compare.calibration import noise_floor
 from lightning_bench.compare.noise import Noises, read_calibration, write_calibration
 from lightning_bench.compare.sides import read_side
-from lightning_bench.errors import LbenchError
+from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.history.changes import change_points
+from lightning_bench.history.series import read_history
 from tests.support.patience import PATIENCE_S
 
 FWD, BWD = "lightning2/fwd/b1", "lightning2/bwd/b1"
@@ -83,6 +84,21 @@ def test_history_of_a_case_over_commits_and_dates(lbench: Callable[..., Any], re
     ran = lbench("history", results, "--case", FWD, "--by", "date")
     assert ran.out.count("2026-01-") == 24
     assert "-10." in ran.out or "-9." in ran.out
+
+
+def test_rows_of_all_files_are_joined_by_time_each_once(sides: Any, tmp_path: Path) -> None:
+    old, new = (sides.row(FWD, time_utc=f"2026-0{month}-01T00:00:00+00:00") for month in (1, 2))
+    undated = sides.row(BWD, time_utc="")
+    for rows in ([new, undated], [old, new]):
+        with sides.ResultFile(tmp_path / "x.csv", fresh=True) as file:  # sets the first file aside
+            for row in rows:
+                file.append(row)
+    assert read_history([tmp_path])["time_utc"].tolist() == [old.time_utc, new.time_utc]
+    assert len(list(tmp_path.glob("*.csv"))) == 2
+    (tmp_path / "x.csv").unlink()
+    sides.write(tmp_path / "y.csv", {FWD: undated})
+    with pytest.raises(UsageError, match="no rows of lbench in"):
+        read_history([tmp_path / "y.csv"])
 
 
 def test_each_protocol_has_its_own_history(sides: Any, lbench: Callable[..., Any], tmp_path: Path) -> None:
@@ -265,17 +281,17 @@ def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_calibrate_measures_this_machine(desk: Any) -> None:
-    suite = desk.suite(["Good"])
-    process = desk.start(
+def test_calibrate_measures_this_machine(workspace: Any) -> None:
+    suite = workspace.suite(["Good"])
+    process = workspace.start(
         "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%"
     )
     _, said = process.communicate(timeout=PATIENCE_S)  # twelve workers
     assert process.returncode == 0, said
-    (row,) = read_calibration(desk.folder / "x-calibration.csv")
+    (row,) = read_calibration(workspace.folder / "x-calibration.csv")
     assert (row.pairs, row.device) == (6, "cpu")
     assert row.pair_noise_percent > 0
     assert "at a threshold of 50 %," in said
-    refused = desk.run("calibrate", suite, "--out", "x.csv")
+    refused = workspace.run("calibrate", suite, "--out", "x.csv")
     assert refused.returncode == 2
     assert "does not end with -calibration.csv" in refused.stderr

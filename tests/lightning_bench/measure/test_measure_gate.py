@@ -35,7 +35,7 @@ def right(family: Family) -> Attention:
 
 
 def tensors(attention: Attention, inputs: InputSet, layout: Layout = "bhnd") -> Tensors:
-    """Output and gradients as a provider in ``layout`` gives them."""
+    """Output and gradients as a provider in `layout` gives them."""
 
     def turn(x: Tensor) -> Tensor:
         return x if layout == "bhnd" else x.transpose(1, 2)
@@ -124,7 +124,7 @@ def test_budgets_scale_with_the_dtype(family: Family) -> None:
 
 
 def masked(offset: int, family: Family) -> Attention:
-    """Attention whose causal mask is off by ``offset``: −1 hides the diagonal, 1 lets the next key in."""
+    """Attention whose causal mask is off by `offset`: −1 hides the diagonal, 1 lets the next key in."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, s: Tensor) -> Tensor:
         steps = torch.arange(q.shape[2])

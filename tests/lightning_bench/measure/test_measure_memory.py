@@ -23,7 +23,7 @@ ELEMENTS = 2**18
 
 
 def block(count: int = 1) -> Tensor:
-    """``count`` MiB."""
+    """`count` MiB."""
     return torch.empty(count * ELEMENTS, dtype=torch.float32)
 
 
@@ -87,7 +87,7 @@ def test_settling_counts_from_zero(meter: CpuMeter) -> None:
 
 
 class Saving(torch.autograd.Function):
-    """Output like v, ``saved`` MiB kept for backward, a temporary of ``working`` MiB in each pass."""
+    """Output like v, `saved` MiB kept for backward, a temporary of `working` MiB in each pass."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, saved: int, working: int) -> Tensor:

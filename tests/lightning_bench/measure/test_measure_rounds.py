@@ -17,7 +17,7 @@ QUICK = StopRule(ci_percent=1.0, min_samples=20, max_samples=100, sample_limit_s
 
 
 class FakeTimer:
-    """A call returns how many ms it took at full speed; ``speed`` says how fast the device is by then."""
+    """A call returns how many ms it took at full speed; `speed` says how fast the device is by then."""
 
     def __init__(self, speed: Callable[[float], float] = lambda seconds: 1.0, launch_ms: float = 0.5) -> None:
         self.seconds = 0.0

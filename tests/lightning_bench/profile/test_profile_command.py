@@ -1,4 +1,4 @@
-"""``lbench profile`` as its user calls it, on this CPU; what a GPU adds, from what its profilers print."""
+"""`lbench profile` as its user calls it, on this CPU; what a GPU adds, from what its profilers print."""
 
 from __future__ import annotations
 

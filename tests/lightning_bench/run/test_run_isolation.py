@@ -50,10 +50,10 @@ def notes() -> Notes:
 
 
 @pytest.fixture(scope="module")
-def summary(desk: Any, notes: Notes) -> Summary:
+def summary(workspace: Any, notes: Notes) -> Summary:
     limits = {"time_limit_s": LIMIT_S, "memory_limit_gib": 1.0}
-    suite = desk.suite(list(ENDS), limits=limits, direction="fwd_bwd")
-    return desk.sweep(suite, "speed", watcher=notes)
+    suite = workspace.suite(list(ENDS), limits=limits, direction="fwd_bwd")
+    return workspace.sweep(suite, "speed", watcher=notes)
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +95,19 @@ def test_wrong_rows_have_their_errors(rows: dict[str, Record]) -> None:
     assert "dv" not in rows["nan-in-dk"].reason
 
 
-def test_each_case_has_one_row(summary: Summary, desk: Any) -> None:
-    assert sorted(desk.ids()) == sorted(f"{kebab(name)} 64" for name in ENDS)
+def test_each_case_has_one_row(summary: Summary, workspace: Any) -> None:
+    assert sorted(workspace.ids()) == sorted(f"{kebab(name)} 64" for name in ENDS)
     assert summary.counts.total() == len(ENDS)
     assert summary.counts["crashed"] == 5
     assert summary.failed
-    frame = pd.read_csv(desk.out)
+    frame = pd.read_csv(workspace.out)
     assert list(frame["provider"]) == [record.provider for record in summary.records]
 
 
-def test_only_timed_cases_have_samples(summary: Summary, desk: Any) -> None:
-    samples = [json.loads(line) for line in desk.out.with_suffix(".samples.jsonl").read_text().splitlines()]
+def test_only_timed_cases_have_samples(summary: Summary, workspace: Any) -> None:
+    samples = [
+        json.loads(line) for line in workspace.out.with_suffix(".samples.jsonl").read_text().splitlines()
+    ]
     assert [line["case_id"].split("/")[0] for line in samples] == ["good"]
 
 

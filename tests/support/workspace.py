@@ -1,4 +1,4 @@
-"""A desk to run sweeps at: a folder with suites, providers from files, and the command line beside it."""
+"""A workspace for sweeps: a folder with suites and providers from files, and the command line run in it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ LIMITS = {
 AXES = {"direction": "fwd", "dtype": "fp32", "batch": 1, "heads": 2, "seq_len": 64, "head_dim": 16}
 
 
-class Desk:
-    """A folder of its own for one story."""
+class Workspace:
+    """A separate folder for one story."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,7 +89,7 @@ class Desk:
     def start(
         self, *arguments: str | Path, code: str = "", terminal: bool = False, **streams: Any
     ) -> subprocess.Popen[str]:
-        """``lbench`` with these arguments in a session of its own; ``code`` runs before it in its process."""
+        """Start `lbench` with these arguments in its own session; `code` runs before it in its process."""
         program = ["-m", "lightning_bench"]
         if code:
             program = ["-c", f"{code}\nfrom lightning_bench.cli import main\nmain()"]
@@ -132,7 +132,7 @@ def until(condition: Callable[[], bool], otherwise: str) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, be it that nobody has collected it yet."""
+    """Whether a process has ended, even if its parent has not collected it yet."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -140,7 +140,7 @@ def is_gone(pid: int) -> bool:
 
 
 class Ran(NamedTuple):
-    """How a call of ``lbench`` ended and what it wrote."""
+    """How a call of `lbench` ended and what it wrote."""
 
     code: int
     out: str
