@@ -32,10 +32,10 @@ def chromium() -> Iterator[Driver]:
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver = shutil.which("chromedriver")
     if not program or not driver:
-        told = "chromium and chromedriver are not installed: apt-get install chromium chromium-driver"
+        message = "chromium and chromedriver are not installed: apt-get install chromium chromium-driver"
         if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
+            pytest.fail(message)
+        pytest.skip(message)
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):

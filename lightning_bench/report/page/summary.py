@@ -160,9 +160,9 @@ def _lead(records: Sequence[Record]) -> _Lead | None:
     if len({r.provider for r in have}) < 2:
         return None
     first = have[0]
-    alike = [r for r in have if _text(r) == _text(first)]
-    names = tuple(dict.fromkeys(r.provider for r in alike))
-    behind = have[len(alike) :]
+    equal = [r for r in have if _text(r) == _text(first)]
+    names = tuple(dict.fromkeys(r.provider for r in equal))
+    behind = have[len(equal) :]
     if not behind:
         return _Lead(names, "", None, None)
     second = behind[0]
@@ -175,10 +175,10 @@ def _lead(records: Sequence[Record]) -> _Lead | None:
 def _apart(first: Record, second: Record) -> bool | None:
     if first.metric != "speed":
         return None
-    one, other = _interval(first), _interval(second)
-    if one is None or other is None or one[2] != other[2]:
+    lead, rival = _interval(first), _interval(second)
+    if lead is None or rival is None or lead[2] != rival[2]:
         return None
-    return one[1] < other[0] and "unstable" not in (first.status, second.status)
+    return lead[1] < rival[0] and "unstable" not in (first.status, second.status)
 
 
 def _interval(r: Record) -> tuple[float, float, str] | None:
@@ -204,11 +204,11 @@ def _by(leads: Sequence[_Lead]) -> str:
 def _sure(leads: Sequence[_Lead], first: Record) -> str:
     if first.metric != "speed":
         return "counted by the allocator: no spread"
-    told = [lead.sure for lead in leads if lead.sure is not None]
-    if not told:
+    known = [lead.sure for lead in leads if lead.sure is not None]
+    if not known:
         return "not known: these rows keep no interval"
     kind = _interval(first)
-    return f"{kind[2] if kind else 'intervals'} apart in {sum(told)} of {len(leads)}"
+    return f"{kind[2] if kind else 'intervals'} apart in {sum(known)} of {len(leads)}"
 
 
 def _fastest(records: Iterable[Record]) -> dict[int, Record]:

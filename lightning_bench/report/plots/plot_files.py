@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +59,30 @@ def plot_set(
     """
     rows = list(rows)
     check_same([row.record for row in rows], ("machine_id", "protocol"))
-    figures: list[tuple[str, Figure | None]] = []
-    for table in group(rows):
-        records = [row.record for row in table.rows]
-        name = title(records[0])
-        if records[0].metric == "memory":
-            figures.append((f"{name}-memory", memory_plot(records, look=look)))
-        elif records[0].metric == "speed":
-            figures.append((f"{name}-time", time_plot(records, look=look)))
-            if baseline is not None:
-                figures.append((f"{name}-speedup", speedup_plot(records, baseline, look=look)))
-            figures.append((f"{name}-per_token", per_token_plot(records, look=look)))
-            figures.append((f"{name}-roofline", roofline_plot(records, look=look)))
-    for tables in rows_by(frame_of(row for row in rows if row.record.metric == "speed"), SHARED).values():
-        records = [row.record for row in tables]
-        name = re.sub(r"-qk_dim\d+-v_dim\d+", "", title(records[0]))
-        figures.append((f"{name}-heat_floor", heat_map(records, look=look)))
-        figures.append((f"{name}-heat_ms", heat_map(records, value="ms", look=look)))
     paths: list[Path] = []
-    for name, figure in figures:
+    for name, figure in _figures(rows, baseline, look):
         if figure is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             stem = re.sub(r"[^\w.+-]", "_", name) + look.suffix
             paths += save_plot(figure, Path(folder) / stem, formats, title=name)
     return paths
+
+
+def _figures(rows: Sequence[Row], baseline: str | None, look: Look) -> Iterator[tuple[str, Figure | None]]:
+    """Yield the plots by name, each drawn only when the one before it is saved: hundreds fill the memory."""
+    for table in group(rows):
+        records = [row.record for row in table.rows]
+        name = title(records[0])
+        if records[0].metric == "memory":
+            yield f"{name}-memory", memory_plot(records, look=look)
+        elif records[0].metric == "speed":
+            yield f"{name}-time", time_plot(records, look=look)
+            if baseline is not None:
+                yield f"{name}-speedup", speedup_plot(records, baseline, look=look)
+            yield f"{name}-per_token", per_token_plot(records, look=look)
+            yield f"{name}-roofline", roofline_plot(records, look=look)
+    for tables in rows_by(frame_of(row for row in rows if row.record.metric == "speed"), SHARED).values():
+        records = [row.record for row in tables]
+        name = re.sub(r"-qk_dim\d+-v_dim\d+", "", title(records[0]))
+        yield f"{name}-heat_floor", heat_map(records, look=look)
+        yield f"{name}-heat_ms", heat_map(records, value="ms", look=look)

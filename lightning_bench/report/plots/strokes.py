@@ -1,7 +1,7 @@
 """How each provider is drawn: its own colour, marker and dashes, in print and on the page.
 
-A provider is told by its marker and its dashes; its colour (Okabe and Ito's palette, without the yellow) is a
-third hint. Filled markers compute linear attention, hollow ones softmax.
+A provider is recognised by its marker and its dashes; its colour (Okabe and Ito's palette without yellow) is
+a third hint. Filled markers compute linear attention, hollow ones softmax.
 """
 
 from __future__ import annotations

@@ -123,15 +123,15 @@ def _unit(published: Record, used: Sequence[Row]) -> str:
 
 
 def _mask_here(published: Record, used: Sequence[Row]) -> str:
-    """Which of our columns beside a figure without the mask have it, and so about half the work."""
+    """Return which of our columns beside a figure without the mask have it, and so about half the work."""
     here = {row.record.provider: row.record.family for row in used}
     families = {name: here[name] for name in counterparts(published) if name in here}
     bare = [name for name, family in families.items() if family == "softmax_full"]
     masked = [name for name in families if name not in bare]
     if not bare:
         return ", measured here with it: about half the work" if masked else ""
-    told = f", as {' and '.join(bare)} is here"
-    return f"{told}; {' and '.join(masked)} has it: about half the work" if masked else told
+    without = f", as {' and '.join(bare)} is here"
+    return f"{without}; {' and '.join(masked)} has it: about half the work" if masked else without
 
 
 def _notes(published: Sequence[ColumnRows], used: Sequence[Row], missing: Sequence[str]) -> list[str]:

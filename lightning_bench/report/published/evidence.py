@@ -17,9 +17,9 @@ from lightning_bench.report.tables.figures import figure, title
 
 FAULTS_CSV = "published-faults.csv"
 FAULTS_COMMAND = f"python benchmarks/published_faults.py results/h200/{FAULTS_CSV}"
-LENGTHS = tuple(512 * 2**i for i in range(7))
+PUBLISHED_LENGTHS = tuple(512 * 2**i for i in range(7))
 """Sequence lengths of the tables of the lightning-attention READMEs."""
-DIRECTIONS: tuple[Direction, Direction] = ("fwd", "bwd")
+PUBLISHED_DIRECTIONS: tuple[Direction, Direction] = ("fwd", "bwd")
 """Their directions."""
 
 _REPEATS = 20  # of the published memory script
@@ -148,5 +148,5 @@ def _read_faults(path: Path) -> list[Fault]:
         ):
             raise ValueError("a cell is blank or a time is not positive")
     except (ValueError, UsageError):
-        raise UsageError(f"{shown_path(path)} is not what `{FAULTS_COMMAND}` writes: make it anew") from None
+        raise UsageError(f"{shown_path(path)} is not what `{FAULTS_COMMAND}` writes: run it again") from None
     return faults

@@ -9,8 +9,8 @@ from itertools import product
 from lightning_bench.case import Direction
 from lightning_bench.report.published.counterparts import same_kernel
 from lightning_bench.report.published.evidence import (
-    DIRECTIONS,
-    LENGTHS,
+    PUBLISHED_DIRECTIONS,
+    PUBLISHED_LENGTHS,
     Evidence,
     first_peak_mib,
     gradients_mib,
@@ -79,7 +79,7 @@ def renamed_columns(evidence: Evidence) -> RenamedColumns:
                 root_readme_mib=mib(evidence.published("lightning2", "memory", direction, "lightning2", n)),
                 here_mib=mib(evidence.here("paper", "memory", direction, same_kernel("lightning2"), n)),
             )
-            for direction, n in product(DIRECTIONS, LENGTHS)
+            for direction, n in product(PUBLISHED_DIRECTIONS, PUBLISHED_LENGTHS)
         ]
     )
 
@@ -99,7 +99,7 @@ class Reproduced:
 def reproduced(evidence: Evidence) -> Reproduced:
     """Compare the memory tables of the root README with the rows here."""
     cells, different = 0, Counter[str]()
-    for direction, n, column in product(DIRECTIONS, LENGTHS, _COLUMNS):
+    for direction, n, column in product(PUBLISHED_DIRECTIONS, PUBLISHED_LENGTHS, _COLUMNS):
         here = mib(evidence.here("paper", "memory", direction, same_kernel(column), n))
         printed = mib(evidence.published("lightning2", "memory", direction, column, n))
         if here is not None:
@@ -142,11 +142,13 @@ def memory_titled_speed(evidence: Evidence) -> MemoryTitledSpeed:
             memory_mib=mib(evidence.published("lightning2", "memory", direction, column, n)),
             here_mib=mib(evidence.here("paper", "memory", direction, same_kernel(column), n)),
         )
-        for direction, column, n in product(DIRECTIONS, _COLUMNS, (LENGTHS[0], LENGTHS[-1]))
+        for direction, column, n in product(
+            PUBLISHED_DIRECTIONS, _COLUMNS, (PUBLISHED_LENGTHS[0], PUBLISHED_LENGTHS[-1])
+        )
     ]
     return MemoryTitledSpeed(
-        titles=[their_title(evidence, direction) for direction in DIRECTIONS],
-        reason=evidence.published("lightning2", "memory", "fwd", "lightning2", LENGTHS[0]).reason,
+        titles=[their_title(evidence, direction) for direction in PUBLISHED_DIRECTIONS],
+        reason=evidence.published("lightning2", "memory", "fwd", "lightning2", PUBLISHED_LENGTHS[0]).reason,
         reproduced=reproduced(evidence),
         lines=lines,
     )
@@ -193,7 +195,7 @@ def xformers_then_and_now(evidence: Evidence) -> XformersThenAndNow:
     """Memory of xFormers' memory-efficient backward kernel: less scratch memory than it took."""
     lines = []
     version = ""
-    for n in LENGTHS:
+    for n in PUBLISHED_LENGTHS:
         printed = evidence.published("lightning2", "memory", "bwd", "xformers", n)
         row = evidence.here("paper", "memory", "bwd", "xformers", n)
         version = row.provider_version if row else version
@@ -239,7 +241,7 @@ class MeanOfPeaks:
 def mean_of_peaks(evidence: Evidence) -> MeanOfPeaks:
     """Where 173.600488 comes from."""
     lines = []
-    for n in LENGTHS:
+    for n in PUBLISHED_LENGTHS:
         printed = evidence.published("lightning2", "memory", "bwd", "lightning2", n)
         first = first_peak_mib(printed)
         lines.append(

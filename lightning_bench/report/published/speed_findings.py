@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from itertools import product
 
 from lightning_bench.record import Record
-from lightning_bench.report.published.evidence import DIRECTIONS, LENGTHS, Evidence, Fault, model_tflops, ms
+from lightning_bench.report.published.evidence import (
+    PUBLISHED_DIRECTIONS,
+    PUBLISHED_LENGTHS,
+    Evidence,
+    Fault,
+    model_tflops,
+    ms,
+)
 from lightning_bench.report.tables.figures import copy_floor_ms
 
 _FLA_LENGTHS = tuple(128 * 2**i for i in range(8))
@@ -40,8 +47,8 @@ class AccumulatedGradients:
 def accumulated_gradients(evidence: Evidence) -> AccumulatedGradients:
     """Speed, backward: each repeat adds its gradients to those of the repeats before it."""
     lines = []
-    for provider, n in product(("lightning-official", "lightning2", "flash2", "xformers"), LENGTHS):
-        cells = product(reversed(DIRECTIONS), ("paper", "lbench"))
+    for provider, n in product(("lightning-official", "lightning2", "flash2", "xformers"), PUBLISHED_LENGTHS):
+        cells = product(reversed(PUBLISHED_DIRECTIONS), ("paper", "lbench"))
         rows = [evidence.here(protocol, "speed", direction, provider, n) for direction, protocol in cells]
         if None in rows or len({row.provider_version for row in rows if row}) > 1:
             continue
@@ -118,8 +125,11 @@ def no_causal_mask(evidence: Evidence) -> NoCausalMask:
             )
         )
     faults = evidence.faults("no causal mask")
-    long = evidence.published("fla-performance", "speed", "fwd_bwd", "flash2", LENGTHS[5], batch=8)
-    masked = [evidence.published("lightning2", "speed", way, "flash2", LENGTHS[5]) for way in DIRECTIONS]
+    long = evidence.published("fla-performance", "speed", "fwd_bwd", "flash2", PUBLISHED_LENGTHS[5], batch=8)
+    masked = [
+        evidence.published("lightning2", "speed", way, "flash2", PUBLISHED_LENGTHS[5])
+        for way in PUBLISHED_DIRECTIONS
+    ]
     work = sum(model_tflops(row, causal=True) * (ms(row) or 0.0) for row in masked)
     masked_tflops = work / sum(ms(row) or 0.0 for row in masked)
     return NoCausalMask(long, model_tflops(long, causal=False), masked_tflops, lines, faults)

@@ -91,8 +91,8 @@ def test_plots_say_the_value_under_the_pointer(opened: Open) -> None:
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     marker = find(page, ".plot g[data-series=ours] g")[1]
     ActionChains(page).move_to_element(marker).perform()
-    told = "ours, n = 1024: 0.4000 ms, 20th to 80th percentile 0.392 to 0.408"
-    until(lambda: texts(page, ".tip")[0] == told)
+    tip = "ours, n = 1024: 0.4000 ms, 20th to 80th percentile 0.392 to 0.408"
+    until(lambda: texts(page, ".tip")[0] == tip)
     ActionChains(page).click().perform()
     until(lambda: texts(page, "#case-title") == ["ours, fwd, n = 1024"])
 

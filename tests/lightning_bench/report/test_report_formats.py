@@ -95,7 +95,7 @@ def test_latex() -> None:
 
 
 def check_structure(text: str) -> None:
-    """What pdflatex would trip over: environments, braces, specials, characters, columns."""
+    """Check what pdflatex refuses: environments, braces, specials, characters, columns."""
     ends: list[str] = []
     for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
         if what == "begin":
@@ -164,7 +164,7 @@ def test_markdown_escapes() -> None:
     assert md.code("a`|b") == "`a'\\|b`"
 
 
-def test_csv_has_a_line_a_cell() -> None:
+def test_csv_has_one_line_per_cell() -> None:
     lines = list(csv.DictReader(io.StringIO(table_csv(small()))))
     assert [(line["seq_len"], line["provider"], line["value"], line["text"]) for line in lines] == [
         ("512", "lightning2", "0.1", "0.1000"),

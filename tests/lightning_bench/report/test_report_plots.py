@@ -198,7 +198,7 @@ def test_unstable_points_are_shown_and_named() -> None:
     assert "a: unstable at 4096." in words(figure)
 
 
-def test_lines_on_one_another_are_named() -> None:
+def test_lines_that_coincide_are_named() -> None:
     same = [replace(r, provider="c") for r in two_lines() if r.provider == "a"]
     assert "Too close to tell apart: a, c." in words(time_plot([*two_lines(), *same]))
     assert "Too close" not in words(time_plot(two_lines()))

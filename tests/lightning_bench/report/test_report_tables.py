@@ -57,7 +57,7 @@ def test_each_column_has_its_family() -> None:
 
 
 @pytest.mark.parametrize("status", [s for s in STATUSES if s not in ("ok", "unstable")])
-def test_a_status_stands_where_the_figure_would(status: str) -> None:
+def test_a_cell_without_a_figure_has_its_status(status: str) -> None:
     # A figure in such a row, as `wrong` might carry, must not be printed.
     table = only([row("a", 512, 1.0), row("a", 1024, 2.0, status=status, reason="because")])
     assert texts(table) == [["1.0000"], [status]]
