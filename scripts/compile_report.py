@@ -46,7 +46,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 HOPPER_VARIANTS = (
     ("bf16 fp16", "64x64 128x128 256x256", "decay"),
     ("bf16", "96x96 64x128 128x64 64x32", "decay"),
-    ("bf16", "64x64 128x128 256x256", "decay ahead"),
+    ("bf16", "64x64 64x128 128x128 256x256", "decay ahead"),
     ("bf16", "64x64 128x128 256x256", "decay initial final packed"),
     ("bf16", "64x64 128x128", "initial final"),
     ("bf16", "64x64 96x96 128x128", "decay few"),
@@ -58,7 +58,7 @@ HOPPER_VARIANTS = (
     ("bf16", "256x256 192x80", "decay initial final long"),
     ("bf16 fp16", "64x64 128x128 256x256", "decay reverse"),
     ("bf16", "96x96", "decay reverse"),
-    ("bf16", "64x64 96x96 64x128 128x128 256x256", "decay reverse ahead"),
+    ("bf16", "64x64 96x96 128x128 256x256", "decay reverse ahead"),
     ("bf16", "64x64 128x128 80x192", "decay reverse initial final packed"),
     ("bf16", "64x64 128x128 256x256", "decay reverse initial final packed ahead"),
     ("bf16", "128x128", "reverse initial final ahead"),

@@ -28,7 +28,6 @@ PRIVATE_TORCH = (
     "kernels/lightning_kernels/common/private_torch.py",
     "lightning_bench/measure/device/memory.py",
     "lightning_bench/measure/device/timer.py",
-    "lightning_bench/providers/norm.py",
     "lightning_bench/providers/bundled_srmsnorm.py",
 )
 ROW = "lightning_bench/record/row.py"

@@ -126,11 +126,10 @@ def _sweeps(rows: Iterable[Row]) -> list[_Sweep]:
     frame = frame_of(rows)
     several = frame["machine_id"].nunique() > 1
     machine = ["device_name", "machine_id"] if several else []
+    names = ["suite", "protocol", *machine, "metric", "direction", "family"]
     chosen = frame[frame["metric"].isin(["speed", "memory"]) & (frame["heads"] != 0)]
     sweeps = []
-    for _, members in chosen.groupby(
-        ["suite", "protocol", *machine, "metric", "direction", "family"], sort=False
-    ):
+    for _, members in chosen[[*names, *_CELL, "row"]].groupby(names, sort=False):
         first = rows_in(members)[0].record
         name = _sweep_name(first) + (f", {first.device_name} {first.machine_id}" if several else "")
         sweeps.append(_Sweep(name, first, list(rows_by(members, _CELL).values())))

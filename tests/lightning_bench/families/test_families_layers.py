@@ -16,7 +16,7 @@ from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.gate import Reference, solve
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.providers import get_provider
-from lightning_bench.systems.vq_attention import vq_attention
+from lightning_bench.providers.forms.vq_attention import vq_attention
 
 SHAPE = Shape(2, 3, 45, 16, 16, "fp32", "cpu")
 WIDE = Shape(2, 1, 45, 128, 128, "fp32", "cpu")

@@ -27,7 +27,7 @@ FILE = (BASE, replace(BASE, provider="b", case_id="b/fwd/n64", median_ms=2.0))
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with results/here.csv."""
+    """Return a working folder with results/here.csv."""
     monkeypatch.chdir(tmp_path)
     return save(Path("results/here.csv"), *FILE)
 

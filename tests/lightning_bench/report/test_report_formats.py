@@ -95,7 +95,7 @@ def test_latex() -> None:
 
 
 def check_structure(text: str) -> None:
-    """What pdflatex would trip over: environments, braces, specials, characters, columns."""
+    """Check what pdflatex refuses: environments, braces, specials, characters, columns."""
     ends: list[str] = []
     for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
         if what == "begin":

@@ -26,7 +26,7 @@ BASE = replace(STORY, provider_version="1.0", machine_id="m1")
 
 
 def row(provider: str, median_ms: float | None, half: float | None = 0.01, **others: Any) -> Row:
-    """A row whose interval is the median ± ``half``."""
+    """Return a row whose interval is the median ± `half`."""
     values: dict[str, Any] = {"provider": provider, "median_ms": median_ms}
     if median_ms is not None and half is not None:
         values |= {"ci_low_ms": median_ms - half, "ci_high_ms": median_ms + half}

@@ -33,7 +33,7 @@ def pick(
 
 
 def measured(record: Record, provider: str, **changes: Any) -> Row:
-    """A row of ours for the cell of a published one."""
+    """Return a row of ours for the cell of a published row."""
     case_id = record.case_id.replace(f"{record.provider}/", f"{provider}/")
     named = {"provider": provider, "case_id": case_id, "suite": "paper", "provider_config": "", "reason": ""}
     return Row(

@@ -1,4 +1,4 @@
-"""xFormers' memory_efficient_attention (the module is not called xformers, as the package is)."""
+"""`memory_efficient_attention` of xFormers: the papers' kernel, and the library's own choice."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_bench.case import DTYPES, Direction, Shape
 from lightning_bench.errors import Unavailable
+from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Inputs, Provider
 from lightning_bench.providers.registry.packages import installed_version, load_error
 
@@ -24,7 +25,7 @@ CUDA12_PACKAGE = "nvidia-cuda-runtime-cu12"
 
 
 class _Xformers(Provider):
-    """``memory_efficient_attention`` under LowerTriangularMask, default scale 1/√head_dim: bnhd."""
+    """`memory_efficient_attention` under LowerTriangularMask, default scale 1/√head_dim: bnhd."""
 
     family = "softmax"
     layout = "bnhd"
@@ -34,7 +35,7 @@ class _Xformers(Provider):
     def load(self) -> None:
         """Import the package, with the CUDA 12 runtime that its wheel needs on a CUDA 13 torch.
 
-        Unavailable where its extension or the operator does not load: xFormers itself only warns.
+        Raise Unavailable if its extension or the operator does not load: xFormers itself only warns.
         """
         if built_for_cuda12():
             provide_cuda12_runtime()
@@ -50,13 +51,13 @@ class _Xformers(Provider):
             raise
         failure = xformers._cpp_lib._cpp_library_load_exception
         if failure is not None:
-            while failure.__cause__ is not None:  # the loader's own words are two wrappers down
+            while failure.__cause__ is not None:  # the loader's message is two wrappers down
                 failure = failure.__cause__
             raise Unavailable(f"the extension of xformers did not load: {load_error(failure)}")
         self._check_operators(fmha)
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why the library does not take this case, or None: rows must be aligned to 16 bytes."""
+        """Return why the library does not support this case, or None: rows must be aligned to 16 bytes."""
         reason = super().unsupported(shape, direction)
         if reason:
             return reason
@@ -67,7 +68,7 @@ class _Xformers(Provider):
         return None
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, n, h, value_dim]."""
+        """Return a call that computes the output [b, n, h, value_dim]."""
         import torch
         from xformers.ops import fmha
 
@@ -85,17 +86,17 @@ class _Xformers(Provider):
         return forward
 
     def _operators(self, fmha: Any) -> Any:
-        """The pair of forward and backward operators, or None for the library's own choice."""
+        """Return the pair of forward and backward operators, or None for the library's own choice."""
         return None
 
     def _check_operators(self, fmha: Any) -> None:
-        """Raise Unavailable where an operator that is asked for is not in this build."""
+        """Raise Unavailable if this build lacks an operator that is requested."""
 
 
 class XformersCutlass(_Xformers):
-    """The memory-efficient kernel of the papers: ``op=(fmha.cutlass.FwOp, fmha.cutlass.BwOp)``.
+    """The memory-efficient kernel of the papers: `op=(fmha.cutlass.FwOp, fmha.cutlass.BwOp)`.
 
-    In xFormers 0.0.35 these operators are torch's copy of that kernel, which ``sdpa-efficient`` runs too.
+    In xFormers 0.0.35 these operators are torch's copy of that kernel, which `sdpa-efficient` runs too.
     """
 
     name = "xformers"
@@ -112,23 +113,21 @@ class XformersCutlass(_Xformers):
 
 
 class XformersAuto(_Xformers):
-    """What users of xFormers get: the library dispatches, on recent GPUs to FlashAttention."""
+    """The default of xFormers: the library dispatches, on recent GPUs to FlashAttention."""
 
     name = "xformers-auto"
     label = "xFormers (default dispatch)"
     summary = "the kernel that xFormers chooses by itself"
 
     def version(self) -> str:
-        """Version of xFormers, and of the flash-attn that it dispatches to where that is installed."""
+        """Return the version of xFormers, and that of the flash-attn to which it dispatches if installed."""
         version, flash = super().version(), installed_version("flash-attn")
         return f"{version}+flash-attn-{flash}" if version and flash else version
 
     def config(self, shape: Shape, direction: Direction) -> str:
-        """The forward operator that the library picks for such inputs, "" where it would not say."""
+        """Return the forward operator that the library picks for such inputs; "" if that is not known."""
         import torch
         from xformers.ops import fmha
-
-        from lightning_bench.providers.dtypes import torch_dtype
 
         def rows(dim: int) -> Any:
             return torch.empty((1, 2, 1, dim), dtype=torch_dtype(shape.dtype), device=shape.device)
@@ -143,7 +142,7 @@ class XformersAuto(_Xformers):
 
 
 def built_for_cuda12() -> bool:
-    """Whether the installed xFormers was built against CUDA 12 and torch against another CUDA."""
+    """Return whether the installed xFormers was built against CUDA 12 and torch against another CUDA."""
     import torch
 
     spec = find_spec("xformers")
@@ -157,7 +156,7 @@ def built_for_cuda12() -> bool:
 
 
 def provide_cuda12_runtime() -> None:
-    """Load libcudart.so.12 for everyone, from the loader's path or from its wheel; Unavailable without."""
+    """Load libcudart.so.12 globally, from the loader's path or its wheel. Raise Unavailable without it."""
     try:
         ctypes.CDLL(CUDA12_RUNTIME, mode=ctypes.RTLD_GLOBAL)
     except OSError:
@@ -171,7 +170,7 @@ def provide_cuda12_runtime() -> None:
 
 
 def cuda12_runtime() -> Path | None:
-    """Where nvidia-cuda-runtime-cu12 put libcudart.so.12, or None where it is not installed."""
+    """Return where nvidia-cuda-runtime-cu12 installed libcudart.so.12, or None if it is not installed."""
     try:
         files = metadata.files(CUDA12_PACKAGE) or []
     except metadata.PackageNotFoundError:

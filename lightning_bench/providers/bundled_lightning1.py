@@ -6,7 +6,7 @@ from lightning_bench.providers.bundled import BundledProvider, NoDecay
 
 
 class Lightning1(BundledProvider):
-    """``lightning_kernels.lightning_attn1``: (QKᵀ ∘ M)V in tiles, as FlashAttention without the softmax."""
+    """`lightning_kernels.lightning_attn1`: (QKᵀ ∘ M)V in tiles, as FlashAttention without the softmax."""
 
     name = "lightning1"
     label = "Lightning Attention-1 (ours)"
@@ -17,7 +17,7 @@ class Lightning1(BundledProvider):
 
 
 class Lightning1NoDecay(NoDecay, Lightning1):
-    """The same with s = None: no decay."""
+    """The same kernels with s = None: no decay."""
 
     name = "lightning1-no-decay"
     label = "Lightning Attention-1 without decay (ours)"

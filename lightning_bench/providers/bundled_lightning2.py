@@ -1,4 +1,4 @@
-"""The bundled Lightning Attention-2 kernels in Triton: with decay, without, and as retention."""
+"""The bundled Lightning Attention-2: Triton kernels with decay, without, as retention; and in PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Lightning2(BundledProvider):
-    """``lightning_kernels.lightning_attn2``: one pass over the sequence, state in registers."""
+    """`lightning_kernels.lightning_attn2`: one pass over the sequence, state in registers."""
 
     name = "lightning2"
     label = "Lightning Attention-2 (ours)"
@@ -28,7 +28,7 @@ class Lightning2(BundledProvider):
     needs = ("triton",)
 
     def config(self, shape: Shape, direction: Direction) -> str:
-        """The kernel and the tiles that are chosen for this case; for fwd_bwd, those of the backward pass."""
+        """Return the kernel and the tiles chosen for this case; for fwd_bwd, those of the backward pass."""
         describe = kernels_attribute("lightning2_config")
         chosen = describe(
             shape.head_dim,
@@ -50,7 +50,7 @@ class Lightning2NoDecay(NoDecay, Lightning2):
 
 
 class Lightning2Retention(Lightning2):
-    """The same kernels as retention: RetNet's decays come with the inputs, its scale is passed."""
+    """The same kernels as retention: RetNet's decays are among the inputs, its scale is passed."""
 
     name = "lightning2-retention"
     label = "Retention (Lightning Attention-2, ours)"
@@ -58,6 +58,24 @@ class Lightning2Retention(Lightning2):
     summary = "bundled Triton kernels with RetNet's decays and scale"
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, h, n, value_dim]."""
+        """Return a call that computes the output [b, h, n, value_dim]."""
         scale = 1.0 / math.sqrt(inputs.q.shape[-1])
         return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, scale=scale)
+
+
+class Lightning2Torch(BundledProvider):
+    """`lightning_kernels.lightning_attn2_torch`: the same blocks in torch operations, on any device."""
+
+    name = "lightning2-torch"
+    label = "Lightning Attention-2 (PyTorch)"
+    summary = "bundled block algorithm in torch operations; runs on the CPU too"
+    function = "lightning_attn2_torch"
+    devices = ("cuda", "cpu")
+
+
+class Lightning2TorchNoDecay(NoDecay, Lightning2Torch):
+    """The same operations with s = None: no decay."""
+
+    name = "lightning2-no-decay-torch"
+    label = "Lightning Attention-2 without decay (PyTorch)"
+    summary = "bundled block algorithm in torch operations, no decay; runs on the CPU too"

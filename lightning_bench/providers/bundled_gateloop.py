@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 
 class _GateLoop(BundledProvider):
-    """A function ``(q, k, v, log_decay, phase) -> o`` of ``lightning_kernels``, channel by channel."""
+    """A function `(q, k, v, log_decay, phase) -> o` of `lightning_kernels`, channel by channel."""
 
     family: ClassVar[Family] = "gateloop"
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why this case is outside what the function does, or None."""
+        """Return why the function does not support this case, or None."""
         reason = super().unsupported(shape, direction)
         if reason is None and shape.value_dim != shape.head_dim:
             return f"{self.name} needs value_dim = head_dim, not {shape.value_dim} and {shape.head_dim}"
         return reason
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, h, n, value_dim]."""
+        """Return a call that computes the output [b, h, n, value_dim]."""
         phase = inputs["phase"] if self.family == "gateloop_complex" else None
         return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs["g"], phase)
 
 
-class GateLoop(_GateLoop):
-    """``lightning_kernels.gate_loop`` with real gates."""
+class GateLoopTriton(_GateLoop):
+    """`lightning_kernels.gate_loop` with real gates."""
 
     name = "gateloop"
     label = "GateLoop (ours)"
@@ -44,7 +44,7 @@ class GateLoop(_GateLoop):
 
 
 class GateLoopTorch(_GateLoop):
-    """``lightning_kernels.gate_loop_torch`` with real gates: ``associative_scan`` of PyTorch, eager."""
+    """`lightning_kernels.gate_loop_torch` with real gates: `associative_scan` of PyTorch, eager."""
 
     name = "gateloop-torch"
     label = "GateLoop (PyTorch scan)"
@@ -53,8 +53,8 @@ class GateLoopTorch(_GateLoop):
     devices = ("cuda", "cpu")
 
 
-class GateLoopComplex(GateLoop):
-    """The same with complex gates."""
+class GateLoopComplexTriton(GateLoopTriton):
+    """`lightning_kernels.gate_loop` with complex gates."""
 
     name = "gateloop-complex"
     label = "GateLoop (ours, complex)"
@@ -63,7 +63,7 @@ class GateLoopComplex(GateLoop):
 
 
 class GateLoopComplexTorch(GateLoopTorch):
-    """The same with complex gates."""
+    """`lightning_kernels.gate_loop_torch` with complex gates."""
 
     name = "gateloop-complex-torch"
     label = "GateLoop (PyTorch scan, complex)"

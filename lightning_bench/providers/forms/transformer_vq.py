@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class VqBlockwise(Provider):
-    """``lightning_bench.systems.vq_attention``: blocks of 512 tokens against counts and means of codes."""
+    """Our `vq_attention`: blocks of 512 tokens against the counts and the mean values of codes."""
 
     name = "vq-blockwise"
     label = "VQ attention (linear time)"
@@ -26,19 +26,19 @@ class VqBlockwise(Provider):
     summary = "Transformer-VQ in PyTorch operations, linear in seq_len"
 
     def version(self) -> str:
-        """PyTorch's and ours: a resumed sweep must not take one form's figures for another's."""
+        """Return the versions of torch and lightning-bench: a resumed sweep must not mix two of either."""
         torch = super().version()
         return f"{torch}, lightning-bench {__version__}" if torch else ""
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, h, n, value_dim]."""
-        from lightning_bench.systems.vq_attention import vq_attention
+        """Return a call that computes the output [b, h, n, value_dim]."""
+        from lightning_bench.providers.forms.vq_attention import vq_attention
 
         return lambda: vq_attention(inputs.q, inputs["codes"], inputs["codebook"], inputs.v)
 
 
 class VqSdpa(Provider):
-    """Keys looked up in the codebook, then SDPA with torch's own choice of kernel: quadratic."""
+    """The quadratic form: keys looked up in the codebook, then SDPA with torch's choice of kernel."""
 
     name = "vq-sdpa"
     label = "VQ attention (SDPA)"
@@ -49,7 +49,7 @@ class VqSdpa(Provider):
     summary = "the quadratic definition: keys looked up, then SDPA"
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, h, n, value_dim]."""
+        """Return a call that computes the output [b, h, n, value_dim]."""
         import torch
         from torch.nn.functional import embedding, scaled_dot_product_attention
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TransNormerLayer(BundledProvider):
-    """``lightning_kernels.TransNormerAttention``, the first of many layers, with the weights of the case."""
+    """`lightning_kernels.TransNormerAttention`, the first of many layers, with the weights of the case."""
 
     name = "transnormer-layer"
     label = "TransNormerLLM layer (ours)"
@@ -28,7 +28,7 @@ class TransNormerLayer(BundledProvider):
     form: ClassVar[str] = "triton"
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why this case is outside what the layer is, or None."""
+        """Return why the layer does not support this case, or None."""
         reason = super().unsupported(shape, direction)
         if reason:
             return reason
@@ -42,7 +42,7 @@ class TransNormerLayer(BundledProvider):
         return None
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, n, 1, width]."""
+        """Return a call that computes the output [b, n, 1, width]."""
         import torch
 
         batch, tokens, _, width = inputs.v.shape
@@ -70,7 +70,7 @@ class TransNormerLayer(BundledProvider):
 
 
 class TransNormerLayerTorch(TransNormerLayer):
-    """The module's form in PyTorch operations."""
+    """The same module on the PyTorch forms of its kernels."""
 
     name = "transnormer-layer-torch"
     label = "TransNormerLLM layer (PyTorch)"

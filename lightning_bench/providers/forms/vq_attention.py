@@ -1,8 +1,8 @@
-"""Transformer-VQ's attention over a codebook in linear time (arXiv 2309.16354), in PyTorch, attention alone.
+"""Transformer-VQ's attention over a codebook in linear time (arXiv 2309.16354), in PyTorch.
 
-Keys are vectors of a codebook, k̂_j = C[z_j]. All tokens of an earlier block that share a code have the same
-score, so a block of queries meets the past as one column a code: the score of the code plus the logarithm of
-its count, and the mean of its values. That is exact. Its own block it meets token by token.
+Keys are vectors of a codebook, k̂_j = C[z_j]. All tokens of earlier blocks that share a code have the same
+score, so a block of queries sees the past as one column per code: the score of the code plus the logarithm of
+its count, and the mean of its values. That is exact. The block itself is attended to token by token.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 BLOCK = 512
-"""Tokens of a block: the paper's L."""
+"""Tokens per block: the paper's L."""
 
 
 def vq_attention(q: Tensor, codes: Tensor, codebook: Tensor, v: Tensor, *, block: int = BLOCK) -> Tensor:
-    """o_t = Σ_{i≤t} softmax_i(d^(−1/2) q_t·C[z_i]) v_i in time and memory linear in the number of tokens.
+    """Return o_t = Σ_{i≤t} softmax_i(d^(−1/2) q_t·C[z_i]) v_i, in time and memory linear in the sequence.
 
-    Sums over codes are fp32 (fp64 for fp64), products are of the dtype of q. Differentiable with respect to
-    q, codebook and v; there is no positional bias and no compressive window beyond the block itself.
+    Sums over codes are in fp32 (fp64 for fp64), products in the dtype of q. The result is differentiable with
+    respect to q, codebook and v. There is no positional bias.
 
     Args:
         q: queries [b, h, n, d].
         codes: the code of each key, int64 [b, h, n], from 0 to m − 1.
         codebook: the codes' vectors [h, m, d].
         v: values [b, h, n, e].
-        block: tokens of a block.
+        block: tokens per block.
 
     Returns:
         o [b, h, n, e] in the dtype of v.
@@ -50,16 +50,16 @@ def vq_attention(q: Tensor, codes: Tensor, codebook: Tensor, v: Tensor, *, block
     size = min(block, n)
     count = -(-n // size)
     pad = count * size - n
-    # Tokens behind the end are in the last block alone, where the causal mask hides them.
+    # Padding is only in the last block, where the causal mask hides it.
     q, v = (torch.nn.functional.pad(x, (0, 0, 0, pad)) for x in (q, v))
     codes = torch.nn.functional.pad(codes, (0, pad))
     q, v, codes = (x.unflatten(2, (count, size)) for x in (q, v, codes))  # [b, h, count, size, ...]
     q = q * (1.0 / math.sqrt(d))
 
     seen, mean = _past(codes, v, m, wide)
-    # [b, h, count, size, m]: a code that was not seen yet has the logarithm of 0.
+    # [b, h, count, size, m]: a code that was not seen yet gets log(0) = −∞.
     past = (q @ codebook[:, None].mT).to(wide) + seen.log()[:, :, :, None]
-    # Looked up in wide, so that the gradients of the tokens of a code are summed in it.
+    # The lookup is in the wide dtype, so that the gradients of a code's tokens are summed in it.
     keys = _looked_up(codebook.to(wide), codes).to(q.dtype)
     near = (q @ keys.mT).to(wide)
     hidden = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
@@ -69,7 +69,7 @@ def vq_attention(q: Tensor, codes: Tensor, codebook: Tensor, v: Tensor, *, block
 
 
 def _past(codes: Tensor, v: Tensor, m: int, wide: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of the blocks before each: how often each code was seen [b, h, count, m], and its mean value."""
+    """Return how often each code was seen before each block [b, h, count, m], and its mean value."""
     counts = torch.zeros(*codes.shape[:3], m, dtype=wide, device=v.device)
     counts.scatter_add_(3, codes, torch.ones_like(codes, dtype=wide))
     sums = torch.zeros(*codes.shape[:3], m, v.shape[4], dtype=wide, device=v.device)
