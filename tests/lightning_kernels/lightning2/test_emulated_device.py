@@ -19,9 +19,9 @@ from tests.support.gluon_emulator.trials import Runner, Trial
 
 
 def barrier(count):
-    made = Barrier("full[0]")
-    made.init(count)
-    return made
+    full = Barrier("full[0]")
+    full.init(count)
+    return full
 
 
 def test_a_phase_ends_with_the_last_arrival():

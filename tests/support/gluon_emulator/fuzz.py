@@ -55,7 +55,7 @@ def _slopes(rng: random.Random, heads: int) -> tuple[float, ...] | None:
     return tuple(rng.random() * most for _ in range(heads))
 
 
-def fuzz(first: int, seconds: float, say: Callable[[str], None]) -> list[int]:
+def fuzz(first: int, seconds: float, report: Callable[[str], None]) -> list[int]:
     """Run the trials of seeds from `first` on for some seconds; return the seeds that failed."""
     runner, failed, paths, worst = Runner(), [], Counter(), 0.0
     start, seed = time.monotonic(), first
@@ -70,10 +70,10 @@ def fuzz(first: int, seconds: float, say: Callable[[str], None]) -> list[int]:
             )  # fmt: skip
         except HazardError as hazard:
             failed.append(seed)
-            say(f"seed {seed}: {type(hazard).__name__}: {hazard}\n    {draw(seed)}")
+            report(f"seed {seed}: {type(hazard).__name__}: {hazard}\n    {draw(seed)}")
         seed += 1
     spent = time.monotonic() - start
-    say(
+    report(
         f"seeds {first} to {seed - 1}: {len(failed)} failed, {(seed - first) / spent:.1f} trials per second, "
         f"largest error {worst:.2f} of the budget; "
         + ", ".join(f"{k}: {v}" for k, v in sorted(paths.items()))

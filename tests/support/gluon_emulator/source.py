@@ -28,7 +28,7 @@ LOADED = (f"{PACKAGE}.hopper", f"{PACKAGE}.tiles")
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace a text in a file of lightning2/, where it stands `count` times."""
+    """Replace a text that a file of lightning2/ contains `count` times."""
 
     file: str
     old: str
@@ -147,9 +147,9 @@ class _Generators(ast.NodeTransformer):
         self.generic_visit(node)
         if not self._inside:
             return node
-        function = ast.Name("call", ast.Load())
-        made = ast.Call(function, [node.func, *node.args], node.keywords)
-        return ast.copy_location(ast.YieldFrom(made), node)
+        call_name = ast.Name("call", ast.Load())
+        call_node = ast.Call(call_name, [node.func, *node.args], node.keywords)
+        return ast.copy_location(ast.YieldFrom(call_node), node)
 
 
 def _is_jit(decorator: ast.expr) -> bool:
