@@ -84,17 +84,17 @@ class LaunchFree(Provider):
         return ""
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """The call."""
+        """Make the call."""
         return lambda: Nothing.apply(inputs.q, inputs.k, inputs.v)  # type: ignore[no-untyped-call]
 
 
 def provider_of(name: str) -> Provider:
-    """The provider of that name, those of this script too."""
+    """Return the provider of that name, including those of this script."""
     return LaunchFree() if name == LaunchFree.name else get_provider(name)
 
 
 def mode_calls(provider: Provider, shape: Shape) -> dict[str, Callable[[], object]]:
-    """The zero-argument call of each mode."""
+    """Return the zero-argument call of each mode."""
     inputs = InputSet(shape, seed=0)
     shared, do = inputs.inputs(provider.layout), inputs.grad_output(provider.layout)
     leaves = (shared.q, shared.k, shared.v)
@@ -144,7 +144,7 @@ class Figure:
     samples: list[float]
 
     def row(self) -> dict[str, object]:
-        """The row of the CSV."""
+        """Return the row of the CSV."""
         p20, median, p80 = np.percentile(self.samples, [20, 50, 80])
         cuda = torch.cuda.is_available()
         return {

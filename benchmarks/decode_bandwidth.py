@@ -38,7 +38,7 @@ RULE = StopRule(ci_percent=0.5, min_samples=50, max_samples=400, sample_limit_s=
 
 
 def step_call(batch: int, heads: int, dim: int, device: str) -> tuple[Callable[[], Tensor], Tensor, int]:
-    """A decoding step, its state, and the bytes that it reads and writes."""
+    """Return a decoding step, its state, and the bytes that it reads and writes."""
     generator = torch.Generator(device=device).manual_seed(0)
     shape = (batch, heads, dim)
     dtype = torch.bfloat16 if device == "cuda" else torch.float16  # the interpreter has no bf16
@@ -54,7 +54,7 @@ def step_call(batch: int, heads: int, dim: int, device: str) -> tuple[Callable[[
 
 
 def copy_call(size_bytes: int, device: str) -> Callable[[], Tensor]:
-    """A copy of ``size_bytes``, which reads as many and writes as many."""
+    """Return a copy of `size_bytes`, which reads and writes that many bytes."""
     source = torch.randn(size_bytes // 4, device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
@@ -63,7 +63,7 @@ def copy_call(size_bytes: int, device: str) -> Callable[[], Tensor]:
 def measure(
     batch: int, heads: int, dim: int, timer: Timer, clocks: Clocks, *, device: str, large_copy_bytes: int
 ) -> dict[str, object]:
-    """The row of one shape."""
+    """Return the row of one shape."""
     step, state, step_bytes = step_call(batch, heads, dim, device)
     bytes_moved = {"step": step_bytes, "copy_same": 2 * state.nbytes, "copy_large": 2 * large_copy_bytes}
     tasks = {

@@ -31,7 +31,7 @@ RULE = StopRule(ci_percent=0.5, min_samples=50, max_samples=200, sample_limit_s=
 
 
 def calls() -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """Return the calls that are timed, by name."""
     from fla.ops.simple_gla import chunk_simple_gla
 
     short = InputSet(Shape(4, 32, 8192, 128, 128, "bf16", "cuda"), seed=0)

@@ -45,7 +45,7 @@ def _call(seq_len: int):
 
 
 def ours(fn) -> list[float]:
-    """Samples in ms as a sweep takes them."""
+    """Return samples in ms as a sweep takes them."""
     timer, task = CudaTimer(), Task.of("case", fn, RULE)
     warm_up(task, timer, 1.0)
     run_rounds([task], timer, NoClocks(), seed=0)
@@ -53,7 +53,7 @@ def ours(fn) -> list[float]:
 
 
 def nvbench(calls: dict[int, object]) -> dict[int, list[float]]:
-    """Samples in ms of nvbench's cold measurement."""
+    """Return samples in ms of nvbench's cold measurement."""
     from cuda import bench
     from cuda.bench.results import BenchmarkResult
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def out_path(doc: str | None) -> Path:
-    """The CSV named on the command line, asked for before anything is measured."""
+    """Return the CSV named on the command line; it is required before anything is measured."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the CSV to write")
     return Path(parser.parse_args().out)

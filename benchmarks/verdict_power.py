@@ -174,7 +174,7 @@ def amounts(bench: Bench, share: float) -> list[float]:
 
 
 def serve(pipe: Connection, device: Device) -> None:
-    """The worker process: answers until its parent hangs up."""
+    """Run the worker process, which answers until its parent closes the connection."""
     bench = Bench(device)
     pipe.send("ready")
     while True:
@@ -306,7 +306,7 @@ def main() -> None:
 def judged(
     base: Any, head: Any, threshold: float, slow: tuple[int, ...], rows: list[dict[str, str]]
 ) -> dict[str, Any]:
-    """The verdicts of one comparison, and of its first pass alone where the noise is known by then."""
+    """Return the verdicts of one comparison, and of only its first pass if the noise is known by then."""
     differences = head - base
     result = rule.judge(rule.trimmed(differences), threshold)
     noise = differences.std(axis=1, ddof=1) / np.sqrt(2)

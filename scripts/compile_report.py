@@ -1,18 +1,25 @@
 """Compile the Triton kernels for real GPUs without one and print what each variant takes.
 
 Run as a script, without TRITON_INTERPRET: `python compile_report.py --arch 90 --dtype bf16 --dims 128x128`.
-One line a variant: kernel arch dtype head_dim value_dim shared_bytes registers spill_bytes waits/products
+One line per variant: kernel arch dtype head_dim value_dim shared_bytes registers spill_bytes waits/products
 seconds config. Where registers are short in one part of a kernel, the compiler lets each of its products
 (wgmma) wait for the one before, which can cost half of the speed.
+
+`--hopper` takes all variants of the Hopper kernel instead, and `--csv FILE` also writes a CSV, to compare the
+kernel before and after a change: `code` is a digest of its instructions, `setmaxnreg` the registers per
+thread that they set for its roles.
 """
 
 import argparse
+import csv
+import hashlib
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import triton
@@ -24,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 from lightning_kernels.gateloop import gateloop_kernel as gateloop
 from lightning_kernels.lightning1 import lightning1_kernel as lightning1
 from lightning_kernels.lightning2 import portable as lightning2
-from lightning_kernels.lightning2 import tiles as _config
+from lightning_kernels.lightning2.tiles import hopper_tiles, lightning1_tiles, lightning2_tiles
 from lightning_kernels.norm import norm_kernel as norm
 from lightning_kernels.step import step_kernel as step
 
@@ -35,6 +42,53 @@ FEATURES = ("decay", "reverse", "initial", "final", "packed", "few", "long", "ah
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+HOPPER_VARIANTS = (
+    ("bf16 fp16", "64x64 128x128 256x256", "decay"),
+    ("bf16", "96x96 64x128 128x64 64x32", "decay"),
+    ("bf16", "64x64 64x128 128x128 256x256", "decay ahead"),
+    ("bf16", "64x64 128x128 256x256", "decay initial final packed"),
+    ("bf16", "64x64 128x128", "initial final"),
+    ("bf16", "64x64 96x96 128x128", "decay few"),
+    ("bf16", "64x64 96x96 128x128 256x256", "decay few ahead"),
+    ("bf16", "64x64 128x128", "decay few long"),
+    ("bf16", "64x64 96x96 128x128 256x256", "decay few long ahead"),
+    ("fp16", "64x64 128x128", "decay initial final few long ahead"),
+    ("bf16 fp16", "256x256 192x240", "decay long"),
+    ("bf16", "256x256 192x80", "decay initial final long"),
+    ("bf16 fp16", "64x64 128x128 256x256", "decay reverse"),
+    ("bf16", "96x96", "decay reverse"),
+    ("bf16", "64x64 96x96 128x128 256x256", "decay reverse ahead"),
+    ("bf16", "64x64 128x128 80x192", "decay reverse initial final packed"),
+    ("bf16", "64x64 128x128 256x256", "decay reverse initial final packed ahead"),
+    ("bf16", "128x128", "reverse initial final ahead"),
+)
+"""Dtypes, dims and features: every tile of the Hopper kernel, each direction, with and without states."""
+
+
+class Variant(NamedTuple):
+    """One compilation of one kernel."""
+
+    kernel: str
+    arch: int
+    dtype: str
+    head_dim: int
+    value_dim: int
+    features: tuple[str, ...]
+
+
+class Report(NamedTuple):
+    """What the compiler says of a variant."""
+
+    shared_bytes: int
+    registers: int
+    spill_bytes: int
+    waits: int
+    products: int
+    setmaxnreg: str
+    code: str
+    seconds: float
+    config: str
 
 
 def variant(name, arch, dtype, head_dim, value_dim, features):
@@ -61,11 +115,11 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
     constants["REVERSE"] = "reverse" in features
     if name == "lightning1":
         kernel, types = lightning1.quadratic_attention_kernel, {}
-        tiles = _config.lightning1_tiles(head_dim, value_dim, DTYPES[dtype])
+        tiles = lightning1_tiles(head_dim, value_dim, DTYPES[dtype])
     else:
         kernel = lightning2.linear_attention_kernel
         types = {"initial_ptr": "*fp32", "final_ptr": "*fp32", "offsets_ptr": "*i32", "scale": "fp32"}
-        tiles = _config.lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
+        tiles = lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
         constants |= {
             "HAS_INITIAL": "initial" in features, "HAS_FINAL": "final" in features,
             "PACKED": "packed" in features, "PRECISION": tiles.precision,
@@ -82,10 +136,8 @@ def hopper_variant(head_dim, value_dim, features):
 
     from lightning_kernels.lightning2.hopper.kernel import linear_attention_kernel
 
+    tiles = tiles_of(head_dim, value_dim, features)
     backward = "reverse" in features
-    programs, elements = 16 if "few" in features else 128, 2**25 if "long" in features else 0
-    ahead = "ahead" in features
-    tiles = _config.hopper_tiles(head_dim, value_dim, backward, programs, 132, elements, ahead)
     constants = {"D": head_dim, "E": value_dim, "TILES": tiles, "BACKWARD": backward}
     absent = {
         "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",
@@ -103,8 +155,15 @@ def hopper_variant(head_dim, value_dim, features):
     return linear_attention_kernel, constants, options, types | {"scale": "fp32"}, tiles.config
 
 
+def tiles_of(head_dim, value_dim, features):
+    """Return the `HopperTiles` of a variant."""
+    programs, elements = 16 if "few" in features else 128, 2**25 if "long" in features else 0
+    backward, ahead = "reverse" in features, "ahead" in features
+    return hopper_tiles(head_dim, value_dim, backward, programs, 132, elements, ahead)
+
+
 def compile_variant(name, arch, dtype, head_dim, value_dim, features):
-    """Compile as the launcher would specialise it and return what a line says from shared_bytes on."""
+    """Compile as the launcher would specialise it; return a `Report`."""
     kernel, constants, options, types, config = variant(name, arch, dtype, head_dim, value_dim, features)
     for flag, argument in (
         ("HAS_DECAY", "slope_ptr"), ("HAS_INITIAL", "initial_ptr"), ("HAS_FINAL", "final_ptr"),
@@ -135,11 +194,20 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
         usage = dump(cubin.name, "--dump-resource-usage")
-        code = dump(cubin.name, "-sass") if name == "hopper" else ""
-    registers = int(re.search(r"REG:(\d+)", usage)[1])
-    spill = int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1])
-    waits = f"{code.count('WARPGROUP.DEPBAR')}/{code.count('HGMMA')}"
-    return compiled.metadata.shared, registers, spill, waits, f"{seconds:.1f}", config
+        sass = dump(cubin.name, "-sass") if name == "hopper" else ""
+    code = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?;)", sass, re.MULTILINE)
+    roles = {int(count, 16) for line in code for count in re.findall(r"USETMAXREG.* (0x[0-9a-f]+)", line)}
+    return Report(
+        shared_bytes=compiled.metadata.shared,
+        registers=int(re.search(r"REG:(\d+)", usage)[1]),
+        spill_bytes=int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1]),
+        waits=sum("WARPGROUP.DEPBAR" in line for line in code),
+        products=sum("HGMMA" in line for line in code),
+        setmaxnreg="/".join(map(str, sorted(roles))),
+        code=hashlib.sha256("\n".join(code).encode()).hexdigest()[:12] if code else "",
+        seconds=seconds,
+        config=config,
+    )
 
 
 def source_type(name):
@@ -161,16 +229,43 @@ def main():
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--dims", nargs="+", default=["64x64", "128x128", "256x256"])
     parser.add_argument("--with", nargs="*", default=["decay"], choices=FEATURES, dest="features")
+    parser.add_argument("--hopper", action="store_true", help="all variants of the Hopper kernel instead")
+    parser.add_argument("--csv", type=Path, help="also write a CSV file")
     args = parser.parse_args()
-    for name in args.kernel:
-        for arch in args.arch:
-            for dtype in args.dtype:
-                for dims in args.dims:
-                    d, e = map(int, dims.split("x"))
-                    print(
-                        name, arch, dtype, d, e, *compile_variant(name, arch, dtype, d, e, args.features),
-                        flush=True,
-                    )  # fmt: skip
+    reports = []
+    for case in variants(args):
+        report = compile_variant(*case)
+        reports.append((case, report))
+        shared, registers, spill, waits, products, *_, seconds, config = report
+        print(
+            *case[:5], shared, registers, spill, f"{waits}/{products}", f"{seconds:.1f}", config, flush=True
+        )
+    if args.csv is not None:
+        write_csv(args.csv, reports)
+
+
+def variants(args):
+    """Yield the variants that the command line asks for."""
+    if args.hopper:
+        groups = [("hopper", [90], *map(str.split, group)) for group in HOPPER_VARIANTS]
+    else:
+        groups = [(kernel, args.arch, args.dtype, args.dims, args.features) for kernel in args.kernel]
+    for kernel, arches, dtypes, all_dims, features in groups:
+        for arch in arches:
+            for dtype in dtypes:
+                for dims in all_dims:
+                    yield Variant(kernel, arch, dtype, *map(int, dims.split("x")), tuple(features))
+
+
+def write_csv(path, reports):
+    """Write one row per variant, without the seconds, so that equal kernels give equal files."""
+    columns = [column for column in Report._fields if column != "seconds"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*Variant._fields, *columns])
+        for case, report in reports:
+            figures = [getattr(report, column) for column in columns]
+            writer.writerow([*case[:5], " ".join(case.features), *figures])
 
 
 if __name__ == "__main__":

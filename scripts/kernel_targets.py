@@ -80,7 +80,7 @@ class Finding:
         return self.reached is not None and compare(self.reached, self.must)
 
     def line(self) -> str:
-        """The line as it is printed."""
+        """Return the line as it is printed."""
         reached = "-" if self.reached is None else f"{self.reached:.3f}"
         goal = "" if self.goal is None else f"{self.goal:g}"
         must = f"{'≥' if self.at_least else '≤'} {self.must:g}"
@@ -89,13 +89,13 @@ class Finding:
 
 
 def cell_of(row: Record) -> str:
-    """What a row is about, with a mark where it is unstable and its status where there is no figure."""
+    """Describe a row, with a mark if it is unstable and its status if it has no figure."""
     mark = {"ok": "", "unstable": " *"}.get(row.status, f" ({row.status})")
     return f"{row.case_id.split('/', 1)[1]}{mark}"
 
 
 def over_floor(rows: list[Record]) -> Iterator[Finding]:
-    """The targets that are multiples of the floor."""
+    """Return the targets that are multiples of the floor."""
     for target in FLOOR_TARGETS:
         for row in filter(target.takes, rows):
             if row.provider == OURS:
@@ -142,7 +142,7 @@ def against_peers(rows: list[Record]) -> Iterator[Finding]:
 
 
 def geometric_means(findings: list[Finding]) -> Iterator[Finding]:
-    """The means over all cells of ``against_peers`` that have a figure."""
+    """Return the means over all cells of `against_peers` that have a figure."""
     for direction in ("fwd", "bwd"):
         logs = [math.log(f.reached) for f in findings if f.target == f"{PEER} {direction}" and f.reached]
         if logs:
@@ -151,14 +151,14 @@ def geometric_means(findings: list[Finding]) -> Iterator[Finding]:
 
 
 def memory(rows: list[Record]) -> Iterator[Finding]:
-    """What a call adds over its outputs alone, in every cell that the kernels take."""
+    """Return what a call adds over only its outputs, in every cell that the kernels take."""
     for row in rows:
         if row.provider == OURS and row.direction in ("fwd", "bwd") and row.status != "unsupported":
             yield Finding(f"{MEMORY} {row.direction}", cell_of(row), row.extra_ratio, MEMORY_MUST)
 
 
 def findings_of(path: Path) -> Iterator[Finding]:
-    """What one file has to say."""
+    """Return the lines of one file."""
     records = [row for row in latest(read_records(path)) if row.protocol == "lbench"]
     speed = [row for row in records if row.metric == "speed"]
     for judge in (over_floor, short_sequences, against_peers):

@@ -1,4 +1,4 @@
-"""Fixtures of the harness's tests: a desk, the command line in this process, pages in Chromium."""
+"""Fixtures of the harness's tests: a workspace, the command line in this process, pages in Chromium."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.support.desk import TOLD_TO_DISPLAYS, Desk, Ran, is_gone, until
 from tests.support.page_in_chromium import chromium, opened  # noqa: F401 (fixtures)
+from tests.support.workspace import TOLD_TO_DISPLAYS, Ran, Workspace, is_gone, until
 
 # Where the test extra is not installed, on a borrowed GPU say, the other tests still run; in CI it must be.
 collect_ignore = (
@@ -34,7 +34,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture
 def lbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
-    """Runs ``lbench`` with these arguments in this process, as its console script does, on pipes."""
+    """Run `lbench` with these arguments in this process, as its console script does, on pipes."""
     for name in TOLD_TO_DISPLAYS:
         monkeypatch.delenv(name, raising=False)
 
@@ -51,15 +51,15 @@ def lbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """One desk for the tests of a module that tell one story."""
-    return Desk(tmp_path_factory.mktemp("desk"))
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One workspace for the tests of a module that tell one story."""
+    return Workspace(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture
-def new_desk(tmp_path: Path) -> Desk:
-    """A desk for one test."""
-    return Desk(tmp_path)
+def new_workspace(tmp_path: Path) -> Workspace:
+    """Return a workspace for one test."""
+    return Workspace(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -70,5 +70,5 @@ def sides() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def wait_gone() -> Callable[[int], None]:
-    """Waits until a process has ended."""
+    """Return a function that waits until a process has ended."""
     return lambda pid: until(lambda: is_gone(pid), f"process {pid} lives on")

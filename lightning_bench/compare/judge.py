@@ -87,8 +87,14 @@ class _Judged:
         for index, versus in enumerate(timed):
             log_ratio = float(self._shift.log_ratio[index])
             self.cells.append(
-                replace(
-                    versus.cell,
+                ComparedCell(
+                    metric=versus.record.metric,
+                    protocol=versus.record.protocol,
+                    case_id=versus.record.case_id,
+                    provider=versus.record.provider,
+                    family=versus.record.family,
+                    direction=versus.record.direction,
+                    detail=versus.detail,
                     verdict=self._verdict(index, result.verdicts[index]),
                     base=_geometric(versus.base),
                     head=_geometric(versus.head),

@@ -18,9 +18,10 @@ _VERSIONS = ("protocol", "device_name", "driver", "cuda", "torch", "triton", "py
 
 @dataclass(frozen=True)
 class Versus:
-    """The blocks of one cell on both sides, for the rule to judge; `cell` has no verdict yet."""
+    """The blocks of one cell on both sides, for the rule to judge; `record` is the latest of head."""
 
-    cell: ComparedCell
+    record: Record
+    detail: str
     base: list[Run]
     head: list[Run]
 
@@ -54,7 +55,7 @@ def match(base: Iterable[Run], head: Iterable[Run], *, across_machines: bool = F
         shared = [place for place in ours if place in theirs]
         pairs = [(ours[place], theirs[place]) for place in shared]
         if shared:
-            matched.elsewhere += any(_elsewhere(side, shared) for side in (ours, theirs))
+            matched.elsewhere += any(_elsewhere(side, shared) for side in (ours, theirs) if len(side) > 1)
         elif across_machines and (pair := _across(ours, theirs)) is not None:
             pairs = [pair]
         else:
@@ -118,8 +119,7 @@ def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machin
             base_blocks, head_blocks = _blocks(base), _blocks(head)
             if base_blocks and head_blocks:
                 notes = [_unstable("base", base_blocks), _unstable("head", head_blocks)]
-                note = "; ".join(filter(None, notes))
-                matched.timed.append(Versus(_cell(now, "AMBIGUOUS", note), base_blocks, head_blocks))
+                matched.timed.append(Versus(now, "; ".join(filter(None, notes)), base_blocks, head_blocks))
             else:
                 matched.settled.append(_without_figure(now, "time", in_base=bool(base_blocks)))
     elif before.worked:

@@ -18,7 +18,7 @@ from lightning_bench.compare.rule import Floats
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.discover import result_files
-from lightning_bench.record.row import Key
+from lightning_bench.record.row import CaseKey
 from lightning_bench.record.samples import SampleLine, read_samples, sidecar_path
 
 _BATCHES = 10
@@ -141,7 +141,7 @@ def _of_interval(record: Record) -> tuple[float, float]:
     return (math.log(high / low) / _WIDTH_95) ** 2, float(max(1, (record.samples or 2) - 1))
 
 
-def _blocks_by_key(path: Path) -> dict[Key, list[_Block]]:
+def _blocks_by_key(path: Path) -> dict[CaseKey, list[_Block]]:
     """Return the blocks of a sidecar by the key of their rows; lines of one layout are computed together."""
     lines = _lines(path)
     layouts: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -156,7 +156,7 @@ def _blocks_by_key(path: Path) -> dict[Key, list[_Block]]:
         variances, df = _batch_variance(times_ms, edges)
         for index, median, variance in zip(members, medians.tolist(), variances.tolist(), strict=True):
             blocks[index] = _Block(median, variance, df, lines[index].pair)
-    found: defaultdict[Key, list[_Block]] = defaultdict(list)
+    found: defaultdict[CaseKey, list[_Block]] = defaultdict(list)
     for index in sorted(blocks):
         found[lines[index].key].append(blocks[index])
     return found

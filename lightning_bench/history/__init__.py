@@ -1,1 +1,1 @@
-"""A figure over commits, with its changes marked."""
+"""A figure over commits, and the commits that changed its level."""

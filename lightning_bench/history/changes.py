@@ -1,11 +1,11 @@
-"""Change points of a short series: where its level changed for good.
+"""Change points of a short series: the points at which its level changed for good.
 
-Of all ways to cut the series into levels of at least three points, the one whose squared distances from the
-means of the levels, in units of the noise, plus a penalty of 6·log n a change are least: optimal partitioning
-(Jackson et al., IEEE Signal Process. Lett. 12, 2005; Killick et al., PELT, JASA 107, 2012). The noise is the
-median absolute difference of neighbours, which a change of level hardly moves, and at least 0.1 %. A point
-that lies farther than four times the noise from the median of itself and its two neighbours counts as four
-times: one disturbed run is no level.
+Of all ways to cut the series into levels of at least three points, the one with the smallest sum of squared
+distances from the means of the levels, in units of the noise, and of a penalty of 6·log n per change: optimal
+partitioning (Jackson et al., IEEE Signal Process. Lett. 12, 2005; Killick et al., PELT, JASA 107, 2012). The
+noise is the median absolute difference of neighbours, which a change of level hardly moves, and at least
+0.1 %. A point farther than four times the noise from the median of itself and its two neighbours counts as
+four times the noise away, so that one disturbed run is no level.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from lightning_bench.compare.rule import Floats
 
 FEWEST = 3
-"""Points of a level; with fewer than twice as many a series has no change."""
+"""Minimum number of points of a level; a series with fewer than twice as many has no change."""
 _PENALTY = 6.0
 _LEAST_NOISE = 1e-3
 _FARTHEST = 4.0
@@ -23,7 +23,10 @@ _NORMAL = 0.6745 * 2**0.5  # median of |difference of two| of a normal distribut
 
 
 def change_points(values: Floats) -> list[int]:
-    """Indices of the first point of each new level; ``values`` are logs, so that ratios count alike."""
+    """Return the index of the first point of each new level.
+
+    `values` are logs of the figures, so that equal ratios count equally.
+    """
     count = len(values)
     if count < 2 * FEWEST:
         return []

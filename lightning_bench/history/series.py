@@ -1,20 +1,23 @@
-"""One cell's figure over commits or dates."""
+"""One case's figure over commits or dates."""
 
 from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 
 from lightning_bench.errors import UsageError
 from lightning_bench.history.changes import change_points
-from lightning_bench.record import Record, merge, read_records
+from lightning_bench.record import COLUMNS
+from lightning_bench.record.frame import load
 from lightning_bench.words import counted
 
 if TYPE_CHECKING:
@@ -26,9 +29,9 @@ FIGURES = ("median_ms", "min_ms", "mean_ms", "call_ms", "graph_ms", "tflops", "g
 
 @dataclass(frozen=True)
 class Point:
-    """A commit or a moment: the median figure of its rows, their range, and the change from before.
+    """A commit or a moment: the median figure of its rows and their range, in the unit of the figure.
 
-    ``change`` is the ratio of this level to the one before, where a new level begins here.
+    `change` is the ratio of this level to the one before, if a new level begins here.
     """
 
     label: str
@@ -53,119 +56,101 @@ class History:
     points: list[Point]
 
 
-def read_all(paths: Sequence[Path]) -> list[Record]:
-    """Every row of the CSVs and of those below folders, those that ``--fresh`` set aside too, by time.
+def read_history(paths: Sequence[Path]) -> pd.DataFrame:
+    """Return every row of the CSVs and folders by time, each once, with those that `--fresh` set aside.
 
-    UsageError where a path is not there and where no row is.
+    Raises UsageError if a path does not exist and if there are no rows.
     """
-    lists = []
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"{path}: there is no such file or folder; give a CSV that lbench wrote")
-        if path.is_dir():
-            for file in sorted(path.rglob("*.csv")):
-                with file.open("rb") as opened:
-                    head = opened.readline()
-                if all(name in head for name in (b"case_id", b"protocol", b"status")):
-                    lists.append(read_records(file))
-        else:
-            lists.append(read_records(path))
-    records = [record for record in merge(*lists) if record.time_utc]
-    if not records:
+    rows = load(paths, set_aside=True)
+    rows = rows[rows["time_utc"] != ""].drop_duplicates(list(COLUMNS)).sort_values("time_utc", kind="stable")
+    if rows.empty:
         raise UsageError(f"no rows of lbench in {', '.join(map(str, paths))}; run `lbench speed` first")
-    return records
+    return rows
 
 
-def choose(
-    records: Iterable[Record], figure: str, pattern: str | None, machine: str | None
-) -> tuple[str, str]:
-    """The case_id and machine_id that are meant; UsageError lists the choice where it is not one."""
+def choose_case(rows: pd.DataFrame, figure: str, pattern: str | None, machine: str | None) -> tuple[str, str]:
+    """Return the only case_id and machine_id that match; UsageError lists the choice if there is not one."""
     if figure not in FIGURES:
         raise UsageError(f"--figure {figure!r} is not known; allowed: {', '.join(FIGURES)}")
-    there: dict[tuple[str, str], int] = {}
-    for record in records:
-        if getattr(record, figure):
-            key = (record.case_id, record.machine_id)
-            there[key] = there.get(key, 0) + 1
-    if not there:
+    measured = _with_figure(rows, figure)
+    found = Counter(zip(measured["case_id"], measured["machine_id"], strict=True))
+    if not found:
         raise UsageError(
             f"no row has {figure}; give another --figure: {', '.join(FIGURES)}, or another --protocol"
         )
-    fits = [
-        key
-        for key in there
-        if (pattern is None or fnmatch.fnmatchcase(key[0], pattern)) and machine in (None, key[1])
+    matching = [
+        (case_id, machine_id)
+        for case_id, machine_id in found
+        if (pattern is None or fnmatch.fnmatchcase(case_id, pattern)) and machine in (None, machine_id)
     ]
-    if len(fits) == 1:
-        return fits[0]
-    best = sorted(fits or there, key=lambda key: -there[key])[:10]
+    if len(matching) == 1:
+        return matching[0]
+    most = sorted(matching or found, key=lambda key: -found[key])[:10]
     listed = "\n".join(
-        f"  {case} on machine {where} ({counted(there[case, where], 'row')})" for case, where in best
+        f"  {case_id} on machine {machine_id} ({counted(found[case_id, machine_id], 'row')})"
+        for case_id, machine_id in most
     )
-    many = len(fits or there)
-    what = f"{many} cases match" if fits else "no case matches"
+    many = len(matching or found)
+    what = f"{many} cases match" if matching else "no case matches"
     raise UsageError(
         f"{what}; give one by --case, and --machine where there are several. "
         f"{'All' if many <= 10 else 'The ten with most rows'}:\n{listed}"
     )
 
 
-def history(records: Iterable[Record], case_id: str, machine_id: str, figure: str, by: By) -> History:
-    """The points of a case: one a commit in order of its first row, or one a row.
+def trace_figure(rows: pd.DataFrame, case_id: str, machine_id: str, figure: str, by: By) -> History:
+    """Return the points of a case: one per commit in order of its first row, or one per row.
 
-    Versions of a provider that one commit of the harness measured (another commit's kernels by ``--ref``, a
-    repository of one's own) are points of their own.
+    Versions of a provider that one commit of the harness measured (another commit's kernels by `--ref`, a
+    repository of one's own) are separate points.
     """
-    rows = [
-        record
-        for record in records
-        if record.case_id == case_id and record.machine_id == machine_id and getattr(record, figure)
-    ]
-    groups: dict[object, list[Record]] = {}
-    for number, record in enumerate(rows):
-        key = (record.harness_commit, record.provider_version) if by == "commit" else number
-        groups.setdefault(key, []).append(record)
-    points = [_point(members, figure, by) for members in groups.values()]
+    rows = _with_figure(rows, figure)
+    rows = rows[(rows["case_id"] == case_id) & (rows["machine_id"] == machine_id)]
+    keys = ["harness_commit", "provider_version"] if by == "commit" else [np.arange(len(rows))]
+    points = [_point(members, figure, by) for _, members in rows.groupby(keys, sort=False)]
     logs = np.log([point.figure for point in points])
     edges = [0, *change_points(logs), len(points)]
     for before, here, after in zip(edges, edges[1:], edges[2:], strict=False):
         ratio = math.exp(float(np.median(logs[here:after]) - np.median(logs[before:here])))
         points[here] = replace(points[here], change=ratio)
-    return History(case_id, rows[-1].device_name, machine_id, figure, by, points)
+    return History(case_id, rows["device_name"].iloc[-1], machine_id, figure, by, points)
 
 
-def _point(rows: Sequence[Record], figure: str, by: By) -> Point:
-    values = [float(getattr(row, figure)) for row in rows]
-    bounds = [(row.ci_low_ms, row.ci_high_ms) for row in rows]
-    low, high = min(values), max(values)
-    if figure == "median_ms" and len(rows) == 1 and bounds[0][0] and bounds[0][1]:
-        low, high = bounds[0][0], bounds[0][1]
-    first = rows[0]
-    label = first.harness_commit or "unknown" if by == "commit" else first.time_utc
+def _with_figure(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
+    return rows[rows[figure].fillna(0) != 0]
+
+
+def _point(rows: pd.DataFrame, figure: str, by: By) -> Point:
+    values = rows[figure]
+    first, last = rows.iloc[0], rows.iloc[-1]
+    low, high = float(values.min()), float(values.max())
+    if figure == "median_ms" and len(rows) == 1 and first["ci_low_ms"] > 0 and first["ci_high_ms"] > 0:
+        low, high = float(first["ci_low_ms"]), float(first["ci_high_ms"])
+    label = first["harness_commit"] or "unknown" if by == "commit" else first["time_utc"]
     return Point(
-        label, first.time_utc, float(np.median(values)), low, high, len(rows), rows[-1].provider_version
+        label, first["time_utc"], float(values.median()), low, high, len(rows), last["provider_version"]
     )
 
 
-def plot(made: History) -> Figure:
-    """The figure over commits or dates, its range, the median of each level, and a line at every change."""
+def plot_history(history: History) -> Figure:
+    """Draw the figure over commits or dates with its range, the median of each level, and every change."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(8, 4), layout="constrained")
     axes = picture.subplots()
-    places = list(range(len(made.points)))
-    values = [point.figure for point in made.points]
+    places = list(range(len(history.points)))
+    values = [point.figure for point in history.points]
     spread = [
-        [point.figure - point.low for point in made.points],
-        [point.high - point.figure for point in made.points],
+        [point.figure - point.low for point in history.points],
+        [point.high - point.figure for point in history.points],
     ]
     axes.errorbar(places, values, yerr=np.maximum(spread, 0), fmt="o", color="#0072b2", ecolor="#9ecae1")
-    edges = [0, *(i for i, point in enumerate(made.points) if point.change is not None), len(places)]
+    edges = [0, *(i for i, point in enumerate(history.points) if point.change is not None), len(places)]
     for begin, end in pairwise(edges):
         level = float(np.median(values[begin:end]))
         axes.hlines(level, begin - 0.4, end - 0.6, color="#444444", linewidth=1)
     for index in edges[1:-1]:
-        change = made.points[index].change or 1.0
+        change = history.points[index].change or 1.0
         axes.axvline(index - 0.5, color="#d55e00", linestyle="--")
         axes.annotate(
             f"{100 * (change - 1):+.1f} %",
@@ -176,11 +161,11 @@ def plot(made: History) -> Figure:
             color="#d55e00",
         )
     step = max(1, len(places) // 12)
-    labels = [point.label[:10] for point in made.points]
+    labels = [point.label[:10] for point in history.points]
     axes.set_xticks(places[::step], labels[::step], rotation=30, ha="right")
     axes.set_ylabel(
-        made.figure.replace("_", ", ", 1) if made.figure.endswith(("_ms", "_mib")) else made.figure
+        history.figure.replace("_", ", ", 1) if history.figure.endswith(("_ms", "_mib")) else history.figure
     )
-    axes.set_title(f"{made.case_id}\n{made.device_name}", fontsize=10)
+    axes.set_title(f"{history.case_id}\n{history.device_name}", fontsize=10)
     axes.margins(y=0.15)
     return picture

@@ -11,8 +11,7 @@ from lightning_bench.case import Dtype
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import Machine
 from lightning_bench.record.codec import Schema, csv_text, read_cells, replace_file
-
-Figure = float | None
+from lightning_bench.record.row import Figure
 
 
 @dataclass(frozen=True)

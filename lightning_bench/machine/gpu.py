@@ -1,4 +1,4 @@
-"""The GPU that CUDA calls 0 in this process: found once, by UUID, for its row and for its clocks alike.
+"""The GPU that CUDA calls 0 in this process: found once, by UUID, for both the row and the clocks.
 
 Nothing else in lightning-bench reads CUDA_VISIBLE_DEVICES. NVML counts GPUs by the bus and hides none. CUDA
 counts those that the variable leaves, from the fastest one unless CUDA_DEVICE_ORDER says otherwise, and the
@@ -21,11 +21,11 @@ from lightning_bench.machine.software import why_no_cuda_build
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU or a MIG slice of one, as CUDA sees it, and the GPU whose sensors tell of it.
+    """A GPU, or a MIG slice of one, as CUDA sees it, and the GPU that its sensors belong to.
 
-    NVML gives neither clocks nor power of a MIG slice: `board_uuid` names the GPU that it is cut from, whose
-    clock all its slices share and whose power is that of all. It is `""` if no NVML device has the UUID that
-    torch gives; then there are no readings.
+    NVML gives neither clocks nor power of a MIG slice: `board_uuid` is that of the GPU that it is cut from,
+    whose clock all slices share and whose power is the sum over them. It is `""` if no NVML device has the
+    UUID that torch gives; then there are no readings.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Gpu:
 def cuda_gpu() -> Gpu:
     """Return the GPU that CUDA calls 0 in this process.
 
-    CUDA_VISIBLE_DEVICES decides where it can. torch is asked, and imported if need be, where CUDA is
-    initialized in this process already, among unlike GPUs whose order CUDA chooses, and for MIG slices.
-    Raises UsageError, with the reason, if there is no such GPU.
+    CUDA_VISIBLE_DEVICES decides if it can. torch, imported if necessary, decides if CUDA is initialized in
+    this process already, if CUDA chooses the order of unlike GPUs, and for MIG slices. Raises UsageError,
+    with the reason, if there is no such GPU.
     """
     with _nvml() as nvml:
         found = _find(nvml)
@@ -81,12 +81,12 @@ class _Board:
     slices: tuple[str, ...]
 
     def has(self, uuid: str) -> bool:
-        """Whether a UUID, with or without what stands before its digits, is this GPU's or a slice's."""
+        """Return whether a UUID, with or without its prefix, is this GPU's or a slice's."""
         return _digits(uuid) in map(_digits, (self.uuid, *self.slices))
 
 
 def _find(nvml: Any) -> Gpu | str:
-    """Find CUDA's first GPU or say why there is none; its name is `""` where only torch can tell which."""
+    """Return CUDA's first GPU, or why there is none; its name is `""` if only torch can tell which it is."""
     if isinstance(nvml, str):
         return f"no NVIDIA driver answers here ({nvml})"
     try:
@@ -108,7 +108,7 @@ def _find(nvml: Any) -> Gpu | str:
 
 
 def _first_visible(boards: list[_Board]) -> _Board | str | None:
-    """Return CUDA's first GPU, why there is none, or None where only torch can tell which it is."""
+    """Return CUDA's first GPU, why there is none, or None if only torch can tell which it is."""
     variable = os.environ.get("CUDA_VISIBLE_DEVICES")
     first = "0" if variable is None else _first_entry(variable)
     if first.startswith("MIG-"):
@@ -151,7 +151,7 @@ def _torch_is_on_a_gpu() -> bool:
 
 
 def _told_by_torch(nvml: Any, gpu: Gpu) -> Gpu:
-    """Fill in what torch knows best: name and capability of its device 0, and which of NVML's it is."""
+    """Fill in the name and capability of torch's device 0, and the board that has its UUID."""
     import torch
 
     if not torch.cuda.is_available():
@@ -190,7 +190,7 @@ def _boards(nvml: Any) -> list[_Board]:
 
 
 def _is_sliced(nvml: Any, handle: Any) -> bool:
-    """Whether the GPU is in MIG mode, where CUDA sees a slice of it under a name of its own."""
+    """Whether the GPU is in MIG mode, where CUDA sees a slice of it under its own name."""
     try:
         current, _pending = nvml.nvmlDeviceGetMigMode(handle)
     except nvml.NVMLError:  # most GPUs know no MIG

@@ -1,1 +1,1 @@
-"""How a case is measured: correctness first, then time or memory, with the clocks read beside it."""
+"""How a case is measured: correctness first, then time or memory, with clock readings."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lightning_bench.measure.device.clocks import ClockReading, Clocks
-from lightning_bench.measure.device.timer import Call, Timer
+from lightning_bench.measure.device.timer import TimedCall, Timer
 from lightning_bench.measure.job import Enter
 from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule
 
@@ -29,7 +29,7 @@ class Task:
     """
 
     key: str
-    fn: Call
+    fn: TimedCall
     sampler: Sampler
     turns: list[int] = field(default_factory=list)
     readings: list[ClockReading] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Task:
     estimate_ms: float = 0.0
 
     @classmethod
-    def of(cls, key: str, fn: Call, rule: StopRule) -> Task:
+    def of(cls, key: str, fn: TimedCall, rule: StopRule) -> Task:
         """Return a task that has no samples yet."""
         return cls(key, fn, Sampler(rule))
 

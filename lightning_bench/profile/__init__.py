@@ -1,1 +1,1 @@
-"""Profiles: one case taken apart into kernels, memory and counters, and what that says."""
+"""Profiles: the kernels, memory and counters of one case, and what follows from them."""

@@ -1,4 +1,4 @@
-"""What a profile holds. Plain data, which crosses a process boundary and goes to a file as JSON."""
+"""What a profile holds: plain data that crosses a process boundary and is written to a file as JSON."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Mode = Literal["profile", "ncu", "proton"]
 
 
 class Data(BaseModel):
-    """Frozen; a field that is not known is an error."""
+    """Base of all: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Request(Data):
-    """What a process of its own is asked to run."""
+    """What a child process is asked to run."""
 
     mode: Mode
     provider: str
@@ -36,9 +36,9 @@ class Request(Data):
     calls: int = 5
     seed: int = 0
     trace: str = ""
-    """Where the trace for Chrome and Perfetto goes; "" for none."""
+    """The file for the trace for Chrome and Perfetto; "" for none."""
     ceilings: tuple[float, float, int] | None = None
-    """Kept copy GB/s, TFLOP/s and L2 bytes; None has the two measured in this run."""
+    """Kept copy GB/s, TFLOP/s and L2 bytes; with None the two rates are measured in this run."""
 
     @property
     def shape(self) -> Shape:
@@ -49,14 +49,14 @@ class Request(Data):
 
     @property
     def case(self) -> Case:
-        """The case, by the provider's spec."""
+        """The case; its provider is the spec, not the name."""
         return Case(self.shape, self.provider, self.direction)
 
 
 class Kernel(Data):
-    """A kernel, copy or fill on the GPU in the order of the call; on a CPU all runs of one operator.
+    """A kernel, copy or fill on the GPU in the order of the call; on a CPU all runs of an operator.
 
-    Times are medians over the profiled calls. What is not known is None.
+    Times are medians over the profiled calls. Fields that are not known are None.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Kernel(Data):
     count: int = 1
     time_ms: float
     share: float
-    """Of the time of all that is listed, 0 to 1."""
+    """Share of the time of all listed kernels, 0 to 1."""
     grid: tuple[int, int, int] | None = None
     block: tuple[int, int, int] | None = None
     registers: int | None = None
@@ -74,19 +74,19 @@ class Kernel(Data):
     occupancy_percent: float | None = None
     """Warps on a multiprocessor over those that fit there, as registers, shared memory and grid allow."""
     spills: int | None = None
-    """32-bit values per thread in local memory, as Triton reads it off the compiled kernel."""
+    """32-bit values per thread in local memory, as Triton reads them from the compiled kernel."""
     gbps: float | None = None
-    """Achieved bandwidth: DRAM bytes of Nsight Compute over its time, else the model's for a sole kernel."""
+    """Achieved bandwidth: DRAM bytes over time by Nsight Compute, else by the model for a sole kernel."""
     counters: Counters | None = None
 
     @property
     def blocks(self) -> int | None:
-        """Blocks of the grid."""
+        """Number of blocks of the grid."""
         return None if self.grid is None else self.grid[0] * self.grid[1] * self.grid[2]
 
 
 class Counters(Data):
-    """What Nsight Compute counted over one launch. A metric that it did not give is None."""
+    """What Nsight Compute counted over a launch. A metric that it did not give is None."""
 
     kernel: str
     time_ms: float | None = None
@@ -103,22 +103,22 @@ class Counters(Data):
     registers: int | None = None
     spill_instructions: float | None = None
     local_instructions: float | None = None
-    """Loads and stores of local memory, for spills or arrays that are indexed."""
+    """Loads and stores of local memory, for spills or indexed arrays."""
     waves: float | None = None
-    """Blocks over those that fit on the whole GPU at a time."""
+    """Number of blocks over the number that fit on the whole GPU at a time."""
     stalls: dict[str, float] = Field(default_factory=dict)
     """Why a warp did not issue: the share of its time by reason, 0 to 1, the largest first."""
 
     @property
     def dram_bytes(self) -> float | None:
-        """Read and written."""
+        """DRAM bytes, read and written."""
         if self.dram_read_bytes is None or self.dram_write_bytes is None:
             return None
         return self.dram_read_bytes + self.dram_write_bytes
 
 
 class Timing(Data):
-    """Times of the call: without a profiler, unless said otherwise."""
+    """Times of the call, without a profiler unless noted otherwise."""
 
     device_ms: float
     """Median device time with a cold L2, launches hidden; on a CPU the wall time."""
@@ -126,7 +126,7 @@ class Timing(Data):
     """Median of what an eager caller waits, launch included."""
     samples: int
     kernels_ms: float | None = None
-    """Sum of what is listed as kernels, under torch.profiler; None on a CPU."""
+    """Sum of the listed kernels, under torch.profiler; None on a CPU."""
     between_ms: float | None = None
     """Gaps between kernels of a call, under torch.profiler; None on a CPU."""
     enqueue_ms: float | None = None
@@ -134,7 +134,7 @@ class Timing(Data):
     first_call_s: float
     """Building the call and running it for the first time in the process."""
     second_call_s: float
-    """The same again."""
+    """The same a second time."""
     triton_cache: Literal["empty", "kept"] = "empty"
     """Whether Triton had compiled nothing before the first call, or the user's cache was kept."""
     compiled: tuple[CompiledKernel, ...] = ()
@@ -142,7 +142,7 @@ class Timing(Data):
 
     @property
     def compile_s(self) -> float:
-        """What only a first call takes: compiling, loading and autotuning."""
+        """Time that only a first call takes: compiling, loading and autotuning."""
         return max(0.0, self.first_call_s - self.second_call_s)
 
     @property
@@ -154,7 +154,7 @@ class Timing(Data):
 
 
 class CompiledKernel(Data):
-    """A Triton kernel as it was compiled or loaded; what Triton does not tell is None."""
+    """A Triton kernel as it was compiled or loaded; fields that Triton does not give are None."""
 
     name: str
     registers: int | None = None
@@ -168,9 +168,9 @@ class Allocation(Data):
 
     size_bytes: int
     made_by: str
-    """Outermost and innermost operator around it, "" where it was made outside of any."""
+    """Outermost and innermost operator around the allocation, "" if it was outside of any."""
     freed: bool
-    """Whether it was gone when the call had ended."""
+    """Whether it was freed before the call ended."""
 
 
 class Saved(Data):
@@ -180,11 +180,11 @@ class Saved(Data):
     shape: tuple[int, ...]
     dtype: str
     same_as: str
-    """"q", "k", "v", "decay" or "o" where it shares their memory and costs none of its own, else ""."""
+    """"q", "k", "v", "decay" or "o" if it shares their memory and adds none, else ""."""
 
 
 class Memory(Data):
-    """MiB as `lbench memory` has them, and where they come from."""
+    """Figures of `lbench memory` in MiB, and the tensors behind them."""
 
     extra_mib: float | None
     ideal_mib: float
@@ -196,7 +196,7 @@ class Memory(Data):
 
 
 class Roofline(Data):
-    """The call against the models and the ceilings; docs/roofline.md."""
+    """The call compared with the models and the ceilings; see docs/roofline.md."""
 
     model_flops: float
     model_bytes: float
@@ -213,22 +213,22 @@ class Roofline(Data):
 
     @property
     def ceilings(self) -> Ceilings:
-        """The pair (the L2 left out)."""
+        """The two ceilings, without the size of the L2."""
         return Ceilings(self.ceiling_gbps, self.ceiling_tflops, 0)
 
     @property
     def bandwidth_share(self) -> float:
-        """Model bytes over the time, of the copy bandwidth."""
+        """Model bytes over the time, as a share of the copy bandwidth."""
         return self.gbps / self.ceiling_gbps
 
     @property
     def rate_share(self) -> float:
-        """Model FLOPs over the time, of the matmul rate."""
+        """Model FLOPs over the time, as a share of the matmul rate."""
         return self.tflops / self.ceiling_tflops
 
 
 class ProtonKernel(Data):
-    """A kernel by Triton's Proton, summed over the profiled calls."""
+    """A kernel as Triton's Proton saw it, summed over the profiled calls."""
 
     name: str
     time_ms: float
@@ -243,7 +243,7 @@ class Reading(Data):
 
 
 class Profile(Data):
-    """One case, taken apart."""
+    """Everything that is known of one case."""
 
     case_id: str
     provider: str
@@ -264,32 +264,32 @@ class Profile(Data):
     threads: int
     """Threads of torch on the CPU."""
     calls: int
-    """How many calls were profiled."""
+    """Number of profiled calls."""
     timing: Timing
     kernels: tuple[Kernel, ...]
     counters: tuple[Counters, ...] = ()
-    """Launches that Nsight Compute saw and that could not be matched with ``kernels``."""
+    """Launches that Nsight Compute saw and that could not be matched with `kernels`."""
     proton: tuple[ProtonKernel, ...] = ()
     memory: Memory
     roofline: Roofline
     notes: tuple[str, ...] = ()
-    """What could not be had, and why."""
+    """What could not be measured, and why."""
     readings: tuple[Reading, ...] = ()
     machine: dict[str, str | int | float] = Field(default_factory=dict)
     time_utc: str = ""
 
     @property
     def dram_bytes(self) -> float | None:
-        """Bytes that Nsight Compute saw cross device memory in the call; None where any kernel lacks them."""
+        """Bytes that Nsight Compute saw cross device memory in the call; None if any kernel lacks them."""
         counted = [kernel.counters for kernel in self.kernels if kernel.counters] or list(self.counters)
-        sizes = [one.dram_bytes for one in counted]
+        sizes = [counters.dram_bytes for counters in counted]
         if not sizes or None in sizes:
             return None
         return sum(size for size in sizes if size is not None)
 
     @property
     def traffic_ratio(self) -> float | None:
-        """Those bytes over the model's."""
+        """`dram_bytes` over the model's bytes."""
         moved = self.dram_bytes
         return None if moved is None else moved / self.roofline.model_bytes
 

@@ -1,4 +1,4 @@
-"""Profiles to files: JSON that holds all, and three CSVs with a row a call, a kernel and a tensor."""
+"""Profiles in files: JSON with everything, and three CSVs with one row per call, kernel and tensor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COUNTERS = (
 
 
 def as_data(profile: Profile) -> dict[str, Any]:
-    """The profile as JSON has it, with the figures that follow from others."""
+    """Return the profile as in its JSON, with the figures that are derived from others."""
     derived = {
         "compile_s": profile.timing.compile_s,
         "host_share": profile.timing.host_share,
@@ -43,8 +43,8 @@ def as_data(profile: Profile) -> dict[str, Any]:
 def write(profiles: Iterable[Profile], folder: Path) -> list[Path]:
     """Write each profile's JSON, and its rows into calls.csv, kernels.csv and tensors.csv of the folder.
 
-    Rows of the same case on the same machine are replaced, others stay. Raises UsageError where a CSV is
-    there that is not of this kind, LbenchError where a file cannot be written.
+    Rows of the same case on the same machine are replaced, others stay. Raises UsageError if a CSV of
+    another kind is in the way, LbenchError if a file cannot be written.
     """
     profiles = list(profiles)
     if folder.exists() and not folder.is_dir():
@@ -62,7 +62,7 @@ def write(profiles: Iterable[Profile], folder: Path) -> list[Path]:
 
 
 def call_rows(profile: Profile) -> list[dict[str, Any]]:
-    """One row: the call's times, its place on the roofline, its memory, its readings."""
+    """Return one row: the call's times, its place on the roofline, its memory, its readings."""
     t, r, m = profile.timing, profile.roofline, profile.memory
     machine = profile.machine
     return [
@@ -90,7 +90,7 @@ def call_rows(profile: Profile) -> list[dict[str, Any]]:
 
 
 def kernel_rows(profile: Profile) -> list[dict[str, Any]]:
-    """A row a launch, in order; on a CPU a row an operator. Launches that only ncu saw come last."""
+    """Return one row per launch, in order, then those that only ncu saw; on a CPU one per operator."""
     rows = []
     for index, kernel in enumerate(profile.kernels):
         counted = kernel.counters
@@ -112,34 +112,34 @@ def kernel_rows(profile: Profile) -> list[dict[str, Any]]:
 
 
 def tensor_rows(profile: Profile) -> list[dict[str, Any]]:
-    """A row a tensor that the call allocated, then one a tensor that the forward pass saved for backward."""
+    """Return one row per tensor that the call allocated, then one per tensor saved for backward."""
     rows = [
         {
             **_key(profile),
             "what": "allocated",
             "index": index,
-            "size_bytes": one.size_bytes,
-            "made_by": one.made_by,
-            "freed": one.freed,
+            "size_bytes": tensor.size_bytes,
+            "made_by": tensor.made_by,
+            "freed": tensor.freed,
             "shape": "",
             "dtype": "",
             "same_as": "",
         }
-        for index, one in enumerate(profile.memory.allocations)
+        for index, tensor in enumerate(profile.memory.allocations)
     ]
     rows += [
         {
             **_key(profile),
             "what": "saved",
             "index": index,
-            "size_bytes": one.size_bytes,
+            "size_bytes": tensor.size_bytes,
             "made_by": "",
             "freed": "",
-            "shape": _by(one.shape),
-            "dtype": one.dtype,
-            "same_as": one.same_as,
+            "shape": _by(tensor.shape),
+            "dtype": tensor.dtype,
+            "same_as": tensor.same_as,
         }
-        for index, one in enumerate(profile.memory.saved)
+        for index, tensor in enumerate(profile.memory.saved)
     ]
     return rows
 

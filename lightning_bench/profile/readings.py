@@ -1,6 +1,6 @@
-"""Readings: what the figures of a profile say, in sentences that name the figures that they rest on.
+"""Readings: what follows from the figures of a profile, in sentences that name those figures.
 
-A rule is a function from a profile to sentences, none where it has nothing to say or a figure is missing.
+A rule is a function from a profile to sentences; it gives none if it does not apply or a figure is missing.
 docs/profile.md lists the rules.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 
 from lightning_bench.profile.capture.trace import PYTHON
 from lightning_bench.profile.data import Counters, Kernel, Profile, Reading
-from lightning_bench.profile.parent.counters import base_name
+from lightning_bench.profile.kernel_names import base_name
 
 BOUND_SHARE = 0.6
-"""From this share of a ceiling on, the call is bound by it."""
+"""A call that reaches this share of a ceiling is bound by it."""
 TRAFFIC_RATIO = 1.15
 LAUNCH_SHARE = 0.2
 BETWEEN_SHARE = 0.1
@@ -53,7 +53,7 @@ STALLS = {
 
 
 def read(profile: Profile) -> tuple[Reading, ...]:
-    """All that the rules say of a profile, in the order of ``RULES``."""
+    """Return the readings of all rules for a profile, in the order of `RULES`."""
     return tuple(
         Reading(rule=name, text=sentence) for name, rule in RULES.items() for sentence in rule(profile)
     )
@@ -118,7 +118,7 @@ def _largest(p: Profile) -> Iterator[str]:
         shares[kernel.name] += kernel.share
     if len(shares) < 2:
         return
-    name = max(shares, key=lambda one: shares[one])
+    name = max(shares, key=lambda kernel: shares[kernel])
     if name == PYTHON:
         return
     if shares[name] >= LARGEST_SHARE:
@@ -224,7 +224,7 @@ RULES: dict[str, Callable[[Profile], Iterator[str]]] = {
     "saved": _saved,
     "compile": _compile,
 }
-"""Every rule by its name in docs/profile.md, in the order in which they speak."""
+"""Every rule by its name in docs/profile.md, in the order of their sentences."""
 
 
 def _percent(share: float) -> str:
@@ -232,7 +232,7 @@ def _percent(share: float) -> str:
 
 
 def _each(p: Profile) -> Iterator[Kernel]:
-    """Each kernel once, however often it is launched."""
+    """Yield each kernel once, however often it is launched."""
     seen = set()
     for kernel in p.kernels:
         if kernel.kind == "kernel" and kernel.name not in seen:
@@ -245,7 +245,7 @@ def _heavy(p: Profile) -> Iterator[Kernel]:
 
 
 def _counted(p: Profile) -> Iterator[tuple[str, Counters]]:
-    """Heavy kernels that have counters, by their bare names."""
+    """Yield the heavy kernels that have counters, by their base names."""
     for kernel in _heavy(p):
         if kernel.counters is not None:
             yield base_name(kernel.name), kernel.counters

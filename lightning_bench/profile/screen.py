@@ -1,4 +1,4 @@
-"""Profiles as people see them: one screen a profile, or two side by side."""
+"""Profiles in the terminal: one screen per profile, or two side by side."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_bench.profile.data import Kernel, Profile
-from lightning_bench.profile.parent.counters import base_name
+from lightning_bench.profile.kernel_names import base_name
 from lightning_bench.words import counted
 
 _MOST_LINES = 12
-"""Kernels that are listed one by one; more are summed up by name."""
+"""Kernels that are listed one by one; more are summed by name."""
 _MOST_TENSORS = 5
 _BAR = 20
 _RESOURCES = ("grid", "block", "regs", "spill", "smem", "occ", "GB/s")
@@ -23,7 +23,7 @@ _Figure = Callable[[Profile], float | None]
 
 
 def show(profiles: Sequence[Profile]) -> RenderableType:
-    """One profile whole; two with their figures side by side first."""
+    """Return one profile as a screen; of two, their figures side by side first."""
     if len(profiles) == 1:
         p = profiles[0]
         return Group(_title(p), *_calls(p), Text(), *_details(p))
@@ -80,8 +80,8 @@ def _memory(p: Profile) -> str:
 
 
 def _allocated(p: Profile) -> str:
-    alike = Counter((one.size_bytes, one.freed, one.made_by) for one in p.memory.allocations)
-    largest = sorted(alike.items(), key=lambda one: -one[0][0] * one[1])
+    equal = Counter((tensor.size_bytes, tensor.freed, tensor.made_by) for tensor in p.memory.allocations)
+    largest = sorted(equal.items(), key=lambda item: -item[0][0] * item[1])
     lines = [
         f"{f'{count} × ' if count > 1 else ''}{_size(size)}{', freed,' if freed else ''} by "
         + (_operator(made_by) or "no operator")
@@ -96,9 +96,9 @@ def _operator(name: str) -> str:
 
 def _saved(p: Profile) -> str:
     lines = [
-        f"{_size(one.size_bytes)} {one.dtype} {list(one.shape)}"
-        + (f", which is {one.same_as}" if one.same_as else "")
-        for one in p.memory.saved[:_MOST_TENSORS]
+        f"{_size(tensor.size_bytes)} {tensor.dtype} {list(tensor.shape)}"
+        + (f", which is {tensor.same_as}" if tensor.same_as else "")
+        for tensor in p.memory.saved[:_MOST_TENSORS]
     ]
     return "\n".join([*lines, *_rest(p.memory.saved)])
 
@@ -157,7 +157,10 @@ def _resources(kernel: Kernel) -> list[str]:
 
 
 def _lines(kernels: Sequence[Kernel]) -> Sequence[Kernel]:
-    """The kernels, or where they are many a line a name, the longest first, with what its launches share."""
+    """Return the kernels, or if they are many one line per name, the longest first.
+
+    A line keeps the fields that all launches of its name share.
+    """
     if len(kernels) <= _MOST_LINES:
         return kernels
     groups: dict[str, list[Kernel]] = {}
@@ -168,22 +171,22 @@ def _lines(kernels: Sequence[Kernel]) -> Sequence[Kernel]:
     lines = []
     for members in groups.values():
         first = members[0]
-        alike = {
-            name: getattr(first, name) if len({getattr(one, name) for one in members}) == 1 else None
+        shared = {
+            name: getattr(first, name) if len({getattr(member, name) for member in members}) == 1 else None
             for name in ("grid", "block", "registers", "shared_bytes", "occupancy_percent", "spills")
         }
         lines.append(
             first.model_copy(
                 update={
-                    **alike,
+                    **shared,
                     "count": len(members),
-                    "time_ms": sum(one.time_ms for one in members),
-                    "share": sum(one.share for one in members),
+                    "time_ms": sum(member.time_ms for member in members),
+                    "share": sum(member.share for member in members),
                     "gbps": None,
                 }
             )
         )
-    return sorted(lines, key=lambda one: -one.time_ms)[:_MOST_LINES]
+    return sorted(lines, key=lambda line: -line.time_ms)[:_MOST_LINES]
 
 
 def _counters(p: Profile) -> Table:
@@ -192,17 +195,17 @@ def _counters(p: Profile) -> Table:
     for name in ("ms", "read", "written", "L2", "L2 hit", "tensor", "occ", "waits for"):
         table.add_column(name, justify="right", no_wrap=True)
     counted = [kernel.counters for kernel in p.kernels if kernel.counters] or list(p.counters)
-    for one in counted[:_MOST_LINES]:
-        reason = next(iter(one.stalls.items()), None)
+    for launch in counted[:_MOST_LINES]:
+        reason = next(iter(launch.stalls.items()), None)
         cells = [
-            base_name(one.kernel),
-            "" if one.time_ms is None else f"{one.time_ms:.4f}",
-            _mib(None if one.dram_read_bytes is None else one.dram_read_bytes / 2**20),
-            _mib(None if one.dram_write_bytes is None else one.dram_write_bytes / 2**20),
-            _mib(None if one.l2_bytes is None else one.l2_bytes / 2**20),
-            _percent(one.l2_hit_percent),
-            _percent(one.tensor_percent),
-            _percent(one.occupancy_percent),
+            base_name(launch.kernel),
+            "" if launch.time_ms is None else f"{launch.time_ms:.4f}",
+            _mib(None if launch.dram_read_bytes is None else launch.dram_read_bytes / 2**20),
+            _mib(None if launch.dram_write_bytes is None else launch.dram_write_bytes / 2**20),
+            _mib(None if launch.l2_bytes is None else launch.l2_bytes / 2**20),
+            _percent(launch.l2_hit_percent),
+            _percent(launch.tensor_percent),
+            _percent(launch.occupancy_percent),
             "" if reason is None else f"{reason[0]} {_percent(100 * reason[1])}",
         ]
         table.add_row(*(Text(cell) for cell in cells))
@@ -216,9 +219,9 @@ def _proton(p: Profile) -> Table:
     table.add_column("by Proton", overflow="fold", ratio=1)
     table.add_column("ms a call", justify="right", no_wrap=True)
     table.add_column("launches", justify="right", no_wrap=True)
-    for one in p.proton[:_MOST_LINES]:
-        ms = f"{one.time_ms / p.calls:.4f}"
-        table.add_row(Text(base_name(one.name)), Text(ms), Text(str(one.count)))
+    for kernel in p.proton[:_MOST_LINES]:
+        ms = f"{kernel.time_ms / p.calls:.4f}"
+        table.add_row(Text(base_name(kernel.name)), Text(ms), Text(str(kernel.count)))
     return table
 
 
@@ -253,11 +256,11 @@ def _beside(profiles: Sequence[Profile]) -> Table:
     table.add_column(f"{second.provider} / {first.provider}", justify="right")
     table.add_column("")
     for name, unit, figure in _FIGURES:
-        one, other = figure(first), figure(second)
-        if one is None and other is None:
+        left, right = figure(first), figure(second)
+        if left is None and right is None:
             continue
-        ratio = f"{other / one:.2f}" if one and other is not None else ""
-        table.add_row(name, _figure(one), _figure(other), ratio, unit)
+        ratio = f"{right / left:.2f}" if left and right is not None else ""
+        table.add_row(name, _figure(left), _figure(right), ratio, unit)
     return table
 
 
@@ -295,7 +298,7 @@ def _whole(value: float | None) -> str:
 
 
 def _by(sizes: tuple[int, int, int] | None) -> str:
-    """Sizes without the ones at the end: 132x1x1 is 132."""
+    """Return the sizes without the ones at the end: 132x1x1 is 132."""
     if sizes is None:
         return ""
     kept = list(sizes)

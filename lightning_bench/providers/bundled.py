@@ -1,4 +1,4 @@
-"""What the bundled kernels share: one version that changes with every edit of their sources."""
+"""The base of the providers of our own kernels, whose version changes with every edit of their sources."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ KERNELS = "lightning_kernels"
 
 
 class BundledProvider(Provider):
-    """A function ``(q, k, v, s) -> o`` of ``lightning_kernels``: q, k, v [b, h, n, d], s [h]."""
+    """A function `(q, k, v, s) -> o` of `lightning_kernels`: q, k, v [b, h, n, d], s [h]."""
 
     family: ClassVar[Family] = "linear_decay"
     package = HARNESS
     dtypes = DTYPES
     function: ClassVar[str]
     dims: ClassVar[tuple[int, int] | None] = None
-    """Least and greatest head_dim and value_dim that the function is for; None where all are."""
+    """Least and greatest head_dim and value_dim that the function supports; None if it supports all."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Import packages that the function needs besides torch."""
 
     def version(self) -> str:
-        """Version of lightning-bench, then ``+`` and a digest of the kernels' sources.
+        """Return the version of lightning-bench, then `+` and a digest of the kernels' sources.
 
-        With the digest a resumed sweep never takes an older kernel's figures for the new one's.
+        Because of the digest, a resumed sweep never takes an older kernel's figures for the new one's.
         """
         return bundled_version(source_digest())
 
     def unavailable(self, device: Device) -> str | None:
-        """Why the kernels cannot run on ``device``, or None."""
+        """Return why the kernels cannot run on `device`, or None."""
         reason = missing_device(self, device)
         if reason:
             return reason
@@ -52,11 +52,11 @@ class BundledProvider(Provider):
         return f"{missing[0]} is not installed; pip install {missing[0]}" if missing else None
 
     def load(self) -> None:
-        """Import the function; ImportError where it is not there."""
+        """Import the function. Raise ImportError if it does not exist."""
         self._function()
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why this case is outside what the function does, or None."""
+        """Return why the function does not support this case, or None."""
         reason = super().unsupported(shape, direction)
         if reason or self.dims is None:
             return reason
@@ -67,7 +67,7 @@ class BundledProvider(Provider):
         return None
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, h, n, value_dim]."""
+        """Return a call that computes the output [b, h, n, value_dim]."""
         return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay)
 
     def _function(self) -> Callable[..., Tensor]:
@@ -76,17 +76,17 @@ class BundledProvider(Provider):
 
 
 class NoDecay(BundledProvider):
-    """Mixed into a provider of a function whose slopes may be None."""
+    """Mix-in for a provider of a function whose slopes may be None."""
 
     family: ClassVar[Family] = "linear"
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, h, n, value_dim]."""
+        """Return a call that computes the output [b, h, n, value_dim]."""
         return partial(self._function(), inputs.q, inputs.k, inputs.v)
 
 
 def kernels_attribute(name: str) -> Any:
-    """``lightning_kernels.<name>``; ImportError where the package or the name is missing."""
+    """Return `lightning_kernels.<name>`. Raise ImportError if the package or the name is missing."""
     module = import_module(KERNELS)
     try:
         return getattr(module, name)
@@ -95,19 +95,24 @@ def kernels_attribute(name: str) -> Any:
 
 
 def bundled_version(digest: str) -> str:
-    """The version of kernels whose sources have this digest, or "" where there are none."""
+    """Return the version of kernels whose sources have this digest; "" for no sources."""
     return f"{__version__}+{digest}" if digest else ""
 
 
 @cache
 def source_digest() -> str:
-    """First 8 hex digits of the sha256 over the kernels' Python sources, or "" where there are none."""
+    """Return the digest of the installed kernels' Python sources; "" if there are none."""
     spec = find_spec(KERNELS)
-    return "" if spec is None else digest_of([Path(one) for one in spec.submodule_search_locations or []])
+    return (
+        "" if spec is None else digest_of([Path(folder) for folder in spec.submodule_search_locations or []])
+    )
 
 
 def digest_of(folders: Iterable[Path]) -> str:
-    """The digest of the Python sources below these folders of one package, or ""."""
+    """Return 8 hex digits of the sha256 over the Python sources below these folders of one package.
+
+    Paths relative to the folder count too, at any depth. "" if there are no sources.
+    """
     digest = hashlib.sha256()
     sources = {
         path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")

@@ -1,4 +1,4 @@
-"""From the dtype names of a case to torch's."""
+"""From the dtype names of a case to those of torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lightning_bench.case import Dtype
 if TYPE_CHECKING:
     import torch
 
-NAMES: dict[Dtype, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_NAMES: dict[Dtype, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:
-    """The torch dtype of that name. Imports torch on the first call."""
+    """Return the torch dtype of a case's dtype. Imports torch on the first call."""
     import torch
 
-    found: torch.dtype = getattr(torch, NAMES[dtype])
-    return found
+    result: torch.dtype = getattr(torch, _NAMES[dtype])
+    return result

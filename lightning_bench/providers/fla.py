@@ -1,7 +1,7 @@
-"""What every function of flash-linear-attention (package fla-core) has in common, and its simple GLA.
+"""The base of all functions of flash-linear-attention (package fla-core), and its simple GLA.
 
-Simple GLA with one decay a head is the same function as Lightning Attention; the other systems are in
-``fla_systems.py``.
+Simple GLA with one decay per head is the same function as Lightning Attention. The other systems are in
+`fla_systems.py`.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 
 class FlaFunction(Provider):
-    """A function of ``fla.ops``; the final state is not asked for."""
+    """A function of `fla.ops`, without its final state."""
 
     layout = "bnhd"
     package = "fla-core"
     dtypes = DTYPES
     tf32 = True
     module: ClassVar[str]
-    """The module below ``fla.ops``."""
+    """The module below `fla.ops`."""
     function: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ("q", "k", "v")
     """Names of its parameters that are inputs of the same name."""
     renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """(parameter, input) where the names differ."""
+    """(parameter, input) pairs of those whose names differ."""
     scale: ClassVar[float | None] = None
-    """What to pass as its scale; None where its own default is the family's."""
+    """The scale to pass; None if the function's default is the family's."""
 
     def load(self) -> None:
-        """Import the function; ImportError where fla-core or Triton is broken or has no such function.
+        """Import the function. Raise ImportError if fla-core or Triton is broken or has no such function.
 
-        Raises Unavailable, with the library's own words, where all that is left of it is a refusal.
+        Raise Unavailable, with the library's message, if the function exists only to refuse every call.
         """
         function = self._function()
         if any(name not in inspect.signature(function).parameters for name in self.parameters()):
@@ -54,11 +54,11 @@ class FlaFunction(Provider):
             raise ImportError(f"fla.ops.{self.module}.{self.function} does not take {wanted}")
 
     def parameters(self) -> dict[str, str]:
-        """Parameter of the function to input of the family."""
+        """Return which input of the family each parameter of the function takes."""
         return {**{name: name for name in self.takes}, **dict(self.renamed)}
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, n, h, value_dim]."""
+        """Return a call that computes the output [b, n, h, value_dim]."""
         attend = self._function()
         given: dict[str, Any] = {name: inputs[of] for name, of in self.parameters().items()}
         if self.scale is not None:
@@ -80,7 +80,7 @@ class FlaFunction(Provider):
 
 
 class _SimpleGla(FlaFunction):
-    """A function of ``fla.ops.simple_gla`` with ``g_gamma`` = −s [h] (a log decay per head) and scale 1."""
+    """A function of `fla.ops.simple_gla` with `g_gamma` = −s [h] (a log decay per head) and scale 1."""
 
     family = "linear_decay"
     module = "simple_gla"
@@ -88,12 +88,12 @@ class _SimpleGla(FlaFunction):
     renamed = (("g_gamma", "decay"),)
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, n, h, value_dim]; the log decays are made here, once."""
+        """Return a call that computes the output [b, n, h, value_dim]; log decays are computed once, here."""
         return super().build(inputs.replaced({"decay": -inputs.decay}))
 
 
 class FlaChunk(_SimpleGla):
-    """``chunk_simple_gla``: every chunk's state goes through memory."""
+    """`chunk_simple_gla`: the state of every chunk is written to memory."""
 
     name = "fla-chunk"
     label = "FLA simple GLA (chunk)"
@@ -101,7 +101,7 @@ class FlaChunk(_SimpleGla):
     function = "chunk_simple_gla"
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why this case is outside what the function does, or None."""
+        """Return why the function does not support this case, or None."""
         reason = super().unsupported(shape, direction)
         odd = shape.head_dim % 2 or shape.value_dim % 2
         if reason is None and odd and direction != "fwd" and shape.dtype != "fp32":
@@ -110,7 +110,7 @@ class FlaChunk(_SimpleGla):
 
 
 class FlaFusedChunk(_SimpleGla):
-    """``fused_chunk_simple_gla``: one kernel walks the sequence with the state on chip."""
+    """`fused_chunk_simple_gla`: one kernel walks the sequence with the state on chip."""
 
     name = "fla-fused-chunk"
     label = "FLA simple GLA (fused chunk)"

@@ -1,4 +1,4 @@
-"""The other systems of flash-linear-attention, each by the functions that its pages name."""
+"""The other systems of flash-linear-attention, each by the functions that its documentation names."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from lightning_bench.providers.fla import FlaFunction
 
 
 class _Limited(FlaFunction):
-    """A function that takes head_dim up to a limit, which the library asserts."""
+    """A function whose head_dim has a limit, which the library asserts."""
 
-    most: ClassVar[int]
+    max_head_dim: ClassVar[int]
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why this case is outside what the function does, or None."""
+        """Return why the function does not support this case, or None."""
         reason = super().unsupported(shape, direction)
-        if reason is None and shape.head_dim > self.most:
-            return f"{self.name} takes head_dim up to {self.most}, not {shape.head_dim}"
+        if reason is None and shape.head_dim > self.max_head_dim:
+            return f"{self.name} takes head_dim up to {self.max_head_dim}, not {shape.head_dim}"
         return reason
 
 
 class _Retention(FlaFunction):
-    """It makes RetNet's decays itself, in each call, from the number of heads."""
+    """A function that computes RetNet's decays itself, in each call, from the number of heads."""
 
     family = "retention"
     module = "retention"
 
 
 class RetentionParallel(_Retention):
-    """``parallel_retention``: all pairs of tokens, in time quadratic in n."""
+    """`parallel_retention`: all pairs of tokens, in time quadratic in n."""
 
     name = "fla-retention-parallel"
     label = "FLA retention (parallel)"
@@ -38,7 +38,7 @@ class RetentionParallel(_Retention):
 
 
 class RetentionRecurrent(_Retention):
-    """``fused_recurrent_retention``: token by token, one program a slice of the state."""
+    """`fused_recurrent_retention`: token by token, one program per slice of the state."""
 
     name = "fla-retention-recurrent"
     label = "FLA retention (fused recurrent)"
@@ -48,7 +48,7 @@ class RetentionRecurrent(_Retention):
 
 
 class RetentionChunk(_Retention):
-    """``chunk_retention``: every chunk's state goes through memory."""
+    """`chunk_retention`: the state of every chunk is written to memory."""
 
     name = "fla-retention-chunk"
     label = "FLA retention (chunk)"
@@ -57,7 +57,7 @@ class RetentionChunk(_Retention):
 
 
 class RetentionFusedChunk(_Retention):
-    """``fused_chunk_retention``: one kernel walks the sequence with the state on chip."""
+    """`fused_chunk_retention`: one kernel walks the sequence with the state on chip."""
 
     name = "fla-retention-fused-chunk"
     label = "FLA retention (fused chunk)"
@@ -72,7 +72,7 @@ class _Gla(FlaFunction):
 
 
 class GlaRecurrent(_Gla):
-    """``fused_recurrent_gla``: token by token."""
+    """`fused_recurrent_gla`: token by token."""
 
     name = "fla-gla-recurrent"
     label = "FLA GLA (fused recurrent)"
@@ -84,7 +84,7 @@ class GlaRecurrent(_Gla):
 
 
 class GlaChunk(_Gla):
-    """``chunk_gla``: every chunk's state goes through memory."""
+    """`chunk_gla`: the state of every chunk is written to memory."""
 
     name = "fla-gla-chunk"
     label = "FLA GLA (chunk)"
@@ -93,7 +93,7 @@ class GlaChunk(_Gla):
 
 
 class GlaFusedChunk(_Gla):
-    """``fused_chunk_gla``: fla-core 0.6.0 keeps the name and refuses the call."""
+    """`fused_chunk_gla`: fla-core 0.6.0 keeps the name and refuses the call."""
 
     name = "fla-gla-fused-chunk"
     label = "FLA GLA (fused chunk)"
@@ -102,7 +102,7 @@ class GlaFusedChunk(_Gla):
 
 
 class BasedParallel(_Limited):
-    """``parallel_based``: all pairs of tokens, in time quadratic in n."""
+    """`parallel_based`: all pairs of tokens, in time quadratic in n."""
 
     name = "fla-based-parallel"
     label = "FLA Based (parallel)"
@@ -110,12 +110,12 @@ class BasedParallel(_Limited):
     summary = "flash-linear-attention, all pairs of tokens; feature dim up to 128"
     module = "based"
     function = "parallel_based"
-    most = 128
+    max_head_dim = 128
     tf32 = False
 
 
 class BasedFusedChunk(_Limited):
-    """``fused_chunk_based``: one kernel walks the sequence with the state of all features on chip."""
+    """`fused_chunk_based`: one kernel walks the sequence with the state of all features on chip."""
 
     name = "fla-based-fused-chunk"
     label = "FLA Based (fused chunk)"
@@ -123,7 +123,7 @@ class BasedFusedChunk(_Limited):
     summary = "flash-linear-attention, one fused pass; feature dim up to 16"
     module = "based"
     function = "fused_chunk_based"
-    most = 16
+    max_head_dim = 16
     tf32 = False
 
 
@@ -135,7 +135,7 @@ class _Rwkv6(FlaFunction):
 
 
 class Rwkv6Recurrent(_Rwkv6):
-    """``fused_recurrent_rwkv6``: token by token."""
+    """`fused_recurrent_rwkv6`: token by token."""
 
     name = "fla-rwkv6-recurrent"
     label = "FLA RWKV-6 (fused recurrent)"
@@ -145,7 +145,7 @@ class Rwkv6Recurrent(_Rwkv6):
 
 
 class Rwkv6Chunk(_Rwkv6):
-    """``chunk_rwkv6``: every chunk's state goes through memory."""
+    """`chunk_rwkv6`: the state of every chunk is written to memory."""
 
     name = "fla-rwkv6-chunk"
     label = "FLA RWKV-6 (chunk)"
@@ -154,7 +154,7 @@ class Rwkv6Chunk(_Rwkv6):
 
 
 class AbcChunk(FlaFunction):
-    """``chunk_abc``: two passes, over the slots' keys and values."""
+    """`chunk_abc`: two passes, over the slots' keys and values."""
 
     name = "fla-abc-chunk"
     label = "FLA ABC (chunk)"
@@ -167,7 +167,7 @@ class AbcChunk(FlaFunction):
 
 
 class Mamba2Chunk(FlaFunction):
-    """``chunk_simple_gla`` with a log decay of each token and head: the matrix of SSD."""
+    """`chunk_simple_gla` with a log decay of each token and head: the matrix of SSD."""
 
     name = "fla-mamba2-chunk"
     label = "FLA Mamba-2 SSD (chunk simple GLA)"
@@ -180,7 +180,7 @@ class Mamba2Chunk(FlaFunction):
 
 
 class GatedDeltaChunk(_Limited):
-    """``chunk_gated_delta_rule``; q and k come normalised, g and beta activated."""
+    """`chunk_gated_delta_rule`; its q and k are normalised, its g and beta activated."""
 
     name = "fla-gated-delta-chunk"
     label = "FLA Gated DeltaNet (chunk)"
@@ -189,11 +189,11 @@ class GatedDeltaChunk(_Limited):
     module = "gated_delta_rule"
     function = "chunk_gated_delta_rule"
     takes = ("q", "k", "v", "g", "beta")
-    most = 256
+    max_head_dim = 256
 
 
 class KdaChunk(_Limited):
-    """``chunk_kda``; q and k come normalised, g and beta activated."""
+    """`chunk_kda`; its q and k are normalised, its g and beta activated."""
 
     name = "fla-kda-chunk"
     label = "FLA KDA (chunk)"
@@ -202,4 +202,4 @@ class KdaChunk(_Limited):
     module = "kda"
     function = "chunk_kda"
     takes = ("q", "k", "v", "g", "beta")
-    most = 256
+    max_head_dim = 256

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KERNEL_DIMS = (32, 64, 96, 128, 192, 256)
-"""The head dims that flash-attn 2.7 and later has kernels for; others run the next larger one."""
+"""The head dims of the kernels in flash-attn 2.7 and later; another head dim runs the next larger kernel."""
 
 # void flash::run_mha_fwd_<cutlass::half_t, DIM, true>(Flash_fwd_params&, cudaStream_t)
 _SYMBOL = "_ZN5flash12run_mha_fwd_IN7cutlass6half_tELi{}ELb1EEEvRNS_16Flash_fwd_paramsEP11CUstream_st"
 
 
 class Flash2(Provider):
-    """``flash_attn_func(q, k, v, causal=True)`` with the default scale 1/√head_dim: bnhd."""
+    """`flash_attn_func(q, k, v, causal=True)` with the default scale 1/√head_dim: bnhd."""
 
     name = "flash2"
     label = "FlashAttention-2"
@@ -37,7 +37,7 @@ class Flash2(Provider):
     def load(self) -> None:
         """Import the package and find out for which head dims its extension was built.
 
-        ImportError where the extension was built for another torch or CUDA.
+        Raise ImportError if the extension was built for another torch or CUDA.
         """
         from flash_attn import flash_attn_func  # noqa: F401
 
@@ -45,10 +45,10 @@ class Flash2(Provider):
         self._built_dims = built_dims(extension) if extension else frozenset()
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why this case is outside what the installed build does, or None.
+        """Return why the installed build does not support this case, or None.
 
-        A build reduced to some head dims runs the nearest kernel it has for the others: beyond its
-        largest it silently leaves out the rest of head_dim. Those are refused here.
+        A build reduced to some head dims runs its nearest kernel for the others, and above its largest head
+        dim it silently ignores the rest of head_dim. These cases are refused here.
         """
         reason = super().unsupported(shape, direction)
         if reason:
@@ -60,18 +60,18 @@ class Flash2(Provider):
         kernel = next(dim for dim in KERNEL_DIMS if dim >= shape.head_dim)
         if self._built_dims and kernel not in self._built_dims:
             built = ", ".join(map(str, sorted(self._built_dims)))
-            return f"this build of flash-attn has kernels for head_dim {built} alone, not {shape.head_dim}"
+            return f"this build of flash-attn has kernels for head_dim {built} only, not {shape.head_dim}"
         return None
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, n, h, head_dim]."""
+        """Return a call that computes the output [b, n, h, head_dim]."""
         from flash_attn import flash_attn_func
 
         return partial(flash_attn_func, inputs.q, inputs.k, inputs.v, causal=self.causal)
 
 
 class Flash2Full(Flash2):
-    """The same without the causal mask, as the flash-linear-attention README timed it."""
+    """The same kernels without the causal mask, as the flash-linear-attention README timed them."""
 
     name = "flash2-full"
     label = "FlashAttention-2 (no mask)"
@@ -81,9 +81,9 @@ class Flash2Full(Flash2):
 
 
 def built_dims(extension: str) -> frozenset[int]:
-    """Head dims of the kernels that the already loaded shared library ``extension`` exports.
+    """Return the head dims of the kernels that the already loaded shared library `extension` exports.
 
-    Empty where it exports none under the name that flash-attn gives them: then nothing is known.
+    The set is empty if it exports none under flash-attn's names: then the head dims are not known.
     """
     import ctypes
 

@@ -1,4 +1,4 @@
-"""FlashAttention-4 (CuTe DSL), package flash-attn-4: import package ``flash_attn.cute``."""
+"""FlashAttention-4 (CuTe DSL), package flash-attn-4: import package `flash_attn.cute`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTERFACE = "flash_attn/cute/interface.py"
 
 
 class Flash4(Provider):
-    """``flash_attn.cute.flash_attn_func(q, k, v, causal=True)``, default scale 1/√head_dim: bnhd.
+    """`flash_attn.cute.flash_attn_func(q, k, v, causal=True)`, default scale 1/√head_dim: bnhd.
 
     The first call for a head dim and dtype compiles the kernel, for many seconds.
     """
@@ -35,16 +35,16 @@ class Flash4(Provider):
     summary = "the CuTe DSL kernels of package flash-attn-4, causal, for Hopper and Blackwell"
 
     def unavailable(self, device: Device) -> str | None:
-        """Why it cannot run here, or None: flash-attn ships an older copy under the same import name."""
+        """Return why it cannot run here, or None; flash-attn ships an older copy under the same name."""
         return super().unavailable(device) or shadowed()
 
     def load(self) -> None:
-        """Import the package, with the folder of nvidia-cutlass-dsl that its .pth file adds elsewhere."""
+        """Import the package, with the folder of nvidia-cutlass-dsl that its .pth file would add."""
         _find_cutlass()
         from flash_attn.cute import flash_attn_func  # noqa: F401
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why this case is outside what the library does on any GPU, or None."""
+        """Return why the library does not support this case on any GPU, or None."""
         reason = super().unsupported(shape, direction)
         if reason:
             return reason
@@ -54,7 +54,7 @@ class Flash4(Provider):
         return None
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, n, h, value_dim]."""
+        """Return a call that computes the output [b, n, h, value_dim]."""
         import torch
         from flash_attn.cute import flash_attn_func
 
@@ -73,10 +73,10 @@ class Flash4(Provider):
 
 
 def shadowed() -> str | None:
-    """Why ``flash_attn.cute`` on this path is not the one that flash-attn-4 installed, or None.
+    """Return why `flash_attn.cute` on the import path is not the copy of flash-attn-4, or None if it is.
 
-    flash-attn has a folder of that name too: beside flash-attn-4 the later installed of the two wins, and
-    in another folder of the path the one found first.
+    flash-attn has a folder of that name too. In one site-packages the package installed last wins; in two
+    folders of the path, the copy found first.
     """
     wanted = _installed_interface()
     spec = find_spec("flash_attn")
@@ -94,7 +94,7 @@ def shadowed() -> str | None:
 
 
 def _installed_interface() -> tuple[Path, str] | None:
-    """Where flash-attn-4 put its interface.py and the sha256 it recorded for it ("" for none)."""
+    """Return where flash-attn-4 installed its interface.py, and the sha256 that it recorded ("" for none)."""
     try:
         files = metadata.files(Flash4.package) or []
     except metadata.PackageNotFoundError:
@@ -114,7 +114,7 @@ def _unchanged(path: Path, recorded: str) -> bool:
 
 
 def _find_cutlass() -> None:
-    """Do what nvidia-cutlass-dsl's .pth file does where Python did not read it (pip install --target)."""
+    """Do what nvidia-cutlass-dsl's .pth file does if Python did not read it (pip install --target)."""
     if find_spec("cutlass") is not None:
         return
     spec = find_spec("nvidia_cutlass_dsl")

@@ -1,4 +1,4 @@
-"""torch.nn.functional.scaled_dot_product_attention, held to one of its kernels at a time."""
+"""`scaled_dot_product_attention` of torch, restricted to one of its kernels at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class _Sdpa(Provider):
-    """Causal SDPA with the default scale 1/√head_dim under ``sdpa_kernel`` of one backend: bhnd.
+    """Causal SDPA with the default scale 1/√head_dim under `sdpa_kernel` of one backend: bhnd.
 
-    The context is entered anew for each forward call (the backward goes with the recorded node), which
-    adds about 10 µs to the call time and none to the GPU time.
+    Each forward call enters the context again (the backward follows the recorded node), which adds about
+    10 µs to the call time and nothing to the GPU time.
     """
 
     family: ClassVar[Family] = "softmax"
@@ -25,18 +25,18 @@ class _Sdpa(Provider):
     package = "torch"
     backend: ClassVar[str]
     cuda_dtypes: ClassVar[tuple[Dtype, ...]] = DTYPES
-    most_dim: ClassVar[int | None] = None
-    """Greatest head_dim and value_dim on a GPU; None for no limit."""
+    max_dim: ClassVar[int | None] = None
+    """Largest head_dim and value_dim on a GPU; None for no limit."""
     steps: ClassVar[Mapping[Dtype, int]] = {}
-    """What head_dim and value_dim must be multiples of on a GPU, by dtype."""
+    """By dtype, the number of which head_dim and value_dim must be multiples on a GPU."""
     equal_dims: ClassVar[bool] = False
 
     def load(self) -> None:
-        """Import torch and look the backend up; ImportError where this torch has none of that name."""
+        """Import torch and look up the backend. Raise ImportError if this torch has none of that name."""
         self._backend()
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why the backend does not take this case, or None; torch itself gives no reason but a warning."""
+        """Return why the backend does not support this case, or None; torch itself only warns."""
         reason = super().unsupported(shape, direction)
         if reason:
             return reason
@@ -45,7 +45,10 @@ class _Sdpa(Provider):
         return self._cuda_limit(shape) if shape.device == "cuda" else None
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A call that gives the output [b, h, n, value_dim]; RuntimeError where the backend refuses."""
+        """Return a call that computes the output [b, h, n, value_dim].
+
+        The call raises RuntimeError if the backend refuses the inputs.
+        """
         from torch.nn.attention import sdpa_kernel
         from torch.nn.functional import scaled_dot_product_attention
 
@@ -66,20 +69,20 @@ class _Sdpa(Provider):
             raise ImportError(f"this torch has no SDPA backend {self.backend}") from error
 
     def _cuda_limit(self, shape: Shape) -> str | None:
-        """What torch's own checks refuse on every GPU; those that depend on the GPU are left to the run."""
+        """Return what torch's checks refuse on every GPU; checks that depend on the GPU fail in the run."""
         if shape.dtype not in self.cuda_dtypes:
             return f"{self.name} takes {', '.join(self.cuda_dtypes)} on cuda, not {shape.dtype}"
         step = self.steps.get(shape.dtype, 1)
         for label, dim in (("head_dim", shape.head_dim), ("value_dim", shape.value_dim)):
-            if self.most_dim is not None and dim > self.most_dim:
-                return f"{self.name} takes a {label} up to {self.most_dim}, not {dim}"
+            if self.max_dim is not None and dim > self.max_dim:
+                return f"{self.name} takes a {label} up to {self.max_dim}, not {dim}"
             if dim % step:
                 return f"{self.name} takes a {label} in steps of {step} in {shape.dtype}, not {dim}"
         return None
 
 
 class SdpaFlash(_Sdpa):
-    """FlashAttention-2 inside torch; on the CPU torch's own kernel of that name."""
+    """torch's FlashAttention-2; on the CPU, torch's own kernel of that name."""
 
     name = "sdpa-flash"
     label = "SDPA (flash)"
@@ -88,7 +91,7 @@ class SdpaFlash(_Sdpa):
     dtypes = DTYPES
     backend = "FLASH_ATTENTION"
     cuda_dtypes = ("fp16", "bf16")
-    most_dim = 256
+    max_dim = 256
     equal_dims = True
 
 
@@ -100,18 +103,18 @@ class SdpaCudnn(_Sdpa):
     summary = "cuDNN's fused attention through torch"
     backend = "CUDNN_ATTENTION"
     cuda_dtypes = ("fp16", "bf16")
-    most_dim = 256
+    max_dim = 256
     steps: ClassVar[Mapping[Dtype, int]] = {"fp16": 8, "bf16": 8}
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why the backend does not take this case, or None."""
+        """Return why the backend does not support this case, or None."""
         reason = super().unsupported(shape, direction)
         if reason is None and shape.seq_len == 1:
             return f"{self.name} does not take seq_len 1"
         return reason
 
     def config(self, shape: Shape, direction: Direction) -> str:
-        """The version of cuDNN, which is installed apart from torch."""
+        """Return the version of cuDNN, which is installed separately from torch."""
         import torch
 
         cudnn: Any = torch.backends.cudnn
@@ -142,7 +145,7 @@ class SdpaMath(_Sdpa):
 
 
 class SdpaMathFull(SdpaMath):
-    """The same without the causal mask."""
+    """The same kernel without the causal mask."""
 
     name = "sdpa-math-full"
     label = "SDPA (math, no mask)"

@@ -5,7 +5,7 @@
 
 from lightning_bench.record.file import ResultFile
 from lightning_bench.record.latest import case_key, last_row, latest, latest_by, suite_case_key
-from lightning_bench.record.read import merge, read_records, read_rows
+from lightning_bench.record.read import read_records, read_rows
 from lightning_bench.record.row import COLUMNS, FAILED, STATUSES, WORKED, Record, Row, Status
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "last_row",
     "latest",
     "latest_by",
-    "merge",
     "read_records",
     "read_rows",
     "suite_case_key",

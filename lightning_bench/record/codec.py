@@ -22,7 +22,7 @@ class TornRowError(ValueError):
 
 
 class BadRowError(ValueError):
-    """A line cannot be parsed: the one at `index`; `torn` if it is not a whole row."""
+    """The line at `index` cannot be parsed; it is `torn` if it is not a whole row."""
 
     def __init__(self, index: int, error: ValueError) -> None:
         super().__init__(str(error))
@@ -170,7 +170,8 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _hints(kind: type[object]) -> dict[str, Any]:
-    return {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]
 
 
 def _parser(hint: Any) -> Parse:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.record.codec import BadRowError, encode_line
@@ -65,7 +65,7 @@ class ResultFile:
         self._write(self._fd, self.path, SCHEMA.encode(record))
         self.records.append(record)
 
-    def append_samples(self, record: Record, samples: Mapping[str, Any]) -> None:
+    def append_samples(self, record: Record, samples: Mapping[str, object]) -> None:
         """Write the samples of `record`; call it before `append`, so that no row lacks its samples."""
         line = encode_samples(record, samples)
         if self._samples_fd < 0:
@@ -139,5 +139,5 @@ def _check_header(path: Path, head: bytes) -> None:
         raise UsageError(
             f"{path} has other columns than this version writes "
             f"(it {', '.join(differences) or 'orders them differently'}): "
-            "give --fresh to begin it anew (the old file is kept), or another --out"
+            "give --fresh to start a new file (the old one is kept), or another --out"
         )

@@ -24,7 +24,7 @@ def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
     """Return one line per row, in order: the columns of `COLUMNS`, with units in their names, and `source`.
 
     `status` is a category of `STATUSES`, counts are Int64, figures float64 with NaN where none was taken,
-    texts are strings, blank where there is none.
+    texts are strings, blank if there is none.
     """
     rows = list(rows)
     columns: dict[str, Any] = {

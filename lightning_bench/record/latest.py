@@ -40,7 +40,7 @@ def latest(records: Iterable[Record], key: Callable[[Record], Hashable] = case_k
 
 
 def latest_by(rows: Iterable[RowT], key: Callable[[Record], KeyT]) -> dict[KeyT, RowT]:
-    """Return the latest row of each key of its record, as `latest` does for records alone."""
+    """Return the latest row of each key of its record, as `latest` does for records."""
     kept: dict[KeyT, RowT] = {}
     for row in rows:
         name = key(row.record)

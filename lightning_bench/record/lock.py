@@ -1,4 +1,4 @@
-"""Opening a file that one process at a time appends to."""
+"""Open a file that one process at a time appends to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_bench.errors import UsageError
 
 
 def refuse_target(path: Path) -> None:
-    """UsageError where `path` cannot become a CSV; its folder is made."""
+    """Create the folder of `path`. Raises UsageError if `path` cannot become a CSV."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UsageError(f"{path} is not a file: give the name of a .csv file")
     if path.suffix != ".csv":
@@ -21,7 +21,7 @@ def refuse_target(path: Path) -> None:
 
 
 def open_for_appending(path: Path) -> int:
-    """A descriptor of the file, which is made where it is not there; UsageError where that fails."""
+    """Return a descriptor of the file, which is created if need be. Raises UsageError if that fails."""
     try:
         return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:
@@ -29,7 +29,7 @@ def open_for_appending(path: Path) -> int:
 
 
 def open_locked(path: Path) -> int:
-    """The same, locked against every other writer; UsageError where one has it."""
+    """Return a descriptor that is locked against other writers. Raises UsageError if one has the lock."""
     import fcntl  # not on Windows, where reports can still be read
 
     descriptor = open_for_appending(path)
@@ -47,7 +47,7 @@ def open_locked(path: Path) -> int:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Return whether the open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except OSError:

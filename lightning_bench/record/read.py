@@ -1,10 +1,10 @@
-"""Reading result files: the records of one file, and the rows of files and folders."""
+"""Read result files: the records of one file, and the rows of files and folders."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from lightning_bench.record.row import SCHEMA, Record, Row
 
 
 @dataclass(frozen=True)
-class Rows:
+class ResultRows:
     """The rows of some result files; named files `without_rows`; why CSVs of folders were `skipped`."""
 
     rows: list[Row]
@@ -23,7 +23,7 @@ class Rows:
     skipped: list[str]
 
 
-def read_rows(paths: Sequence[str | Path], *, set_aside: bool = False) -> Rows:
+def read_rows(paths: Sequence[str | Path], *, set_aside: bool = False) -> ResultRows:
     """Return the rows of files and of folders with all below them, each file once, in order of the paths.
 
     A folder's CSVs that a script wrote are skipped, and those that `--fresh` set aside left out unless
@@ -39,7 +39,7 @@ def read_rows(paths: Sequence[str | Path], *, set_aside: bool = False) -> Rows:
             without_rows.append(path)
         source = shown_path(path)
         rows += (Row(record, source) for record in records)
-    return Rows(rows, without_rows, found.skipped)
+    return ResultRows(rows, without_rows, found.skipped)
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -76,8 +76,3 @@ def read_header(path: Path, head: bytes) -> list[str]:
 def bad_row(path: Path, number: int, error: ValueError) -> UsageError:
     """Return the error for a line that cannot be parsed; lines are numbered from 1, the header's number."""
     return UsageError(f"{path}, line {number}: not a row of lbench ({error}); mend or remove that line")
-
-
-def merge(*lists: Iterable[Record]) -> list[Record]:
-    """Join the records of several files by time, equal records once; `latest` may follow."""
-    return sorted(dict.fromkeys(row for records in lists for row in records), key=lambda row: row.time_utc)

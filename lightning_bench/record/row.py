@@ -23,7 +23,7 @@ KEY = ("metric", "protocol", "case_id", "provider_version", "machine_id")
 """Columns that identify a finished case: a sweep that resumes and the samples of a row go by them."""
 
 Figure = float | None
-Key = tuple[str, str, str, str, str]
+CaseKey = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class Record:
                 object.__setattr__(self, name, tidy)
 
     @property
-    def key(self) -> Key:
+    def key(self) -> CaseKey:
         """The values of `KEY`: what a sweep that resumes recognises a finished case by."""
         return self.metric, self.protocol, self.case_id, self.provider_version, self.machine_id
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from lightning_bench.record.row import KEY, Key, Record, Row
+from lightning_bench.record.row import KEY, CaseKey, Record, Row
 
 TIMES = ("samples_ms", "call_ms", "graph_ms")
 """Lists of times that a line may have, ms: cold samples, what an eager caller waits, CUDA-graph replays."""
@@ -28,7 +28,7 @@ class SampleLine:
     `pair` names the pass in which two sides were measured side by side, "" if there was none.
     """
 
-    key: Key
+    key: CaseKey
     samples: Samples
     turns: list[int] | None
     pair: str
@@ -56,7 +56,7 @@ def sidecar_path(path: Path) -> Path:
     return path.with_suffix(".samples.jsonl")
 
 
-def encode_samples(record: Record, samples: Mapping[str, Any]) -> bytes:
+def encode_samples(record: Record, samples: Mapping[str, object]) -> bytes:
     """Return the line of a record's samples: numbers to six digits, arrays as lists.
 
     Raises ValueError if `samples` names what the record gives.
@@ -119,7 +119,7 @@ def _line(entry: dict[str, Any]) -> SampleLine:
         samples[name] = _numbers(each.get(name) for each in readings)
     turns = entry.get("turns")
     return SampleLine(
-        key=cast(Key, tuple(entry[name] for name in KEY)),
+        key=cast(CaseKey, tuple(entry[name] for name in KEY)),
         samples={name: values for name, values in samples.items() if values},
         turns=turns if isinstance(turns, list) else None,
         pair=str(entry.get("pair", "")),

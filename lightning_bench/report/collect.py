@@ -1,4 +1,4 @@
-"""From paths to tables of rows: which CSVs are ours, the latest row of each case, and who shares a table."""
+"""From paths to rows: the latest row of each case, and frames of them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,43 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Row, latest_by, read_rows, suite_case_key
+from lightning_bench.record.frame import to_frame
 
+ORIGIN = ("suite", "protocol", "machine_id")
+"""Columns that say who measured a row and how: what a mixed table lets differ."""
+DIMS = ("head_dim", "value_dim")
+SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS)
+"""Columns that the rows of every table agree in."""
+
+_OF_TABLES = [
+    "provider",
+    "seq_len",
+    "status",
+    "reason",
+    *ORIGIN,
+    *SHAPE,
+    "row",
+]  # few columns are quick to take apart
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The latest row of every case, and ``skipped``: a sentence for each CSV that a folder had in vain."""
+    """The latest row of every case; `skipped` has a sentence for each CSV of a folder that is not ours."""
 
     rows: list[Row]
     skipped: list[str]
 
 
-@dataclass(frozen=True)
-class Group:
-    """Rows of one table: they differ in seq_len and provider, and with ``mixed`` in machine and protocol."""
-
-    rows: list[Row]
-    mixed: bool = False
-
-
 def collect(paths: Sequence[str | Path]) -> Collected:
-    """Read files and folders, the latter with all below them, each file once.
+    """Return the latest rows of files and folders, the latter with all below them; each file is read once.
 
-    A folder's files that a script wrote or that ``--fresh`` set aside are left out; a file that is named
-    must be ours. Raises UsageError for one that is not, for a row that cannot be parsed, and where no row is.
+    Files of a folder that a script wrote or that `--fresh` set aside are left out. Raises UsageError for a
+    named file that is not ours, for a row that cannot be parsed, and if there is no row.
     """
     found = read_rows(paths)
     if found.without_rows:
@@ -47,29 +57,31 @@ def collect(paths: Sequence[str | Path]) -> Collected:
 
 
 def published_folder() -> Path:
-    """Where the published tables lie: in a wheel in the package, in a checkout in results/."""
+    """Return the folder of the published tables: in the package of a wheel, in results/ of a checkout."""
     packaged = _PACKAGE / "published"
     return packaged if packaged.is_dir() else _PACKAGE.parent / "results" / "published"
 
 
 def latest_rows(rows: Iterable[Row]) -> list[Row]:
-    """Keep the last row by time of each case of a suite, metric, protocol and machine.
+    """Return the last row by time of each case of a suite, metric, protocol and machine.
 
-    In order of first appearance, so that columns stay where a sweep put them.
+    They are in order of first appearance, so that columns stay where a sweep put them.
     """
     return list(latest_by(rows, suite_case_key).values())
 
 
-def group(rows: Iterable[Row], *, mix: bool = False) -> list[Group]:
-    """Tables in order of appearance; ``mix`` lets suites, machines and protocols of one shape share one."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        r = row.record
-        origin = () if mix else (r.suite, r.protocol, r.machine_id)
-        shape = (r.metric, r.device, r.direction, r.dtype, r.batch, r.heads, r.head_dim, r.value_dim)
-        groups.setdefault((origin, shape), []).append(row)
-    return [Group(members, mixed=len(_origins(members)) > 1) for members in groups.values()]
+def frame_of(rows: Iterable[Row]) -> pd.DataFrame:
+    """Return the frame of `record.frame.to_frame`, with each `Row` itself in the column `row`."""
+    rows = list(rows)
+    return to_frame(rows).assign(row=pd.Series(rows, dtype=object))
 
 
-def _origins(rows: Iterable[Row]) -> set[tuple[str, ...]]:
-    return {(row.record.suite, row.record.protocol, row.record.machine_id) for row in rows}
+def rows_in(frame: pd.DataFrame) -> list[Row]:
+    """Return the rows of a frame of `frame_of`, in order."""
+    return frame["row"].tolist()
+
+
+def rows_by(frame: pd.DataFrame, columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
+    """Return the rows by what they agree in, in order of appearance."""
+    groups = frame.groupby(list(columns), sort=False)["row"]
+    return {key: members.tolist() for key, members in groups}

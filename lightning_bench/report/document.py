@@ -6,42 +6,41 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Row
-from lightning_bench.report.collect import Collected, collect, group, published_folder
+from lightning_bench.report.collect import Collected, collect, published_folder
 from lightning_bench.report.formats.export import table_csv
 from lightning_bench.report.formats.latex import latex
 from lightning_bench.report.formats.markdown import findings_markdown, markdown
-from lightning_bench.report.published.against import against
-from lightning_bench.report.published.evidence import Finding, faults_in, main_machine
-from lightning_bench.report.published.findings import findings
 from lightning_bench.report.tables.grid import Grid, grids
-from lightning_bench.report.tables.kinds import Kind, chosen_kinds, page_kinds
+from lightning_bench.report.tables.groups import group
+from lightning_bench.report.tables.kinds import TableKind, chosen_kinds, page_kinds
 from lightning_bench.words import counted
 
+if TYPE_CHECKING:
+    from lightning_bench.report.published.prose import Finding
+
 FormatName = Literal["md", "tex", "html", "csv"]
-PlotFormat = Literal["png", "svg", "pdf"]
-PLOT_FORMATS: tuple[PlotFormat, ...] = get_args(PlotFormat)
 
 _LEGEND = "Bold: the best of its row. *: unstable, the figure is not to be relied on."
 
 
 @dataclass(frozen=True)
 class Report:
-    """Tables with what stands above them; ``said`` is for the one who made it and not part of it."""
+    """Tables with what is above them; `messages` are for the user and not part of it."""
 
     heading: str
     remarks: list[str]
     grids: list[Grid]
-    said: list[str]
+    messages: list[str]
     rows: list[Row]
-    """What the tables were made of, for plots and the page's summary; none in a comparison."""
-    page_grids: list[Grid]
-    """The page's tables: those of ``grids`` and every kind that they can be switched to."""
+    """The rows of the tables, for plots and the page's summary; none in a comparison."""
+    page_grids: Callable[[], list[Grid]]
+    """Makes the page's tables: those of `grids` and every kind that they can be switched to."""
     findings: list[Finding] = field(default_factory=list)
-    """What the published tables measured; none but in a comparison."""
+    """What the published tables measured; only in a comparison."""
 
 
 FORMATS: dict[FormatName, Callable[[Report], str]] = {
@@ -50,13 +49,13 @@ FORMATS: dict[FormatName, Callable[[Report], str]] = {
     "html": lambda report: _page(report),
     "csv": lambda report: table_csv(report.grids),
 }
-"""The text of each format's file: see ``files_of``."""
+"""The text of each format's file: see `files_of`."""
 
 FINDINGS_NAME = "what-they-measured.md"
 
 
 def files_of(report: Report, formats: Sequence[FormatName]) -> dict[str, str]:
-    """Names and texts of a report's files: tables.FORMAT, index.html, and the findings beside tables.md."""
+    """Return the files of a report by name: tables.FORMAT, index.html, and the findings beside tables.md."""
     files = {"index.html" if name == "html" else f"tables.{name}": FORMATS[name](report) for name in formats}
     if report.findings and "md" in formats:
         files[FINDINGS_NAME] = findings_markdown(report.findings)
@@ -70,11 +69,10 @@ def make_report(
     baseline: str | None = None,
     mix: bool = False,
 ) -> Report:
-    """The tables of these files and folders. Raises UsageError where there is nothing to make one of."""
+    """Return the tables of these files and folders. Raises UsageError if no row has what they show."""
     kinds = chosen_kinds(metrics)
     collected = collect(paths)
     rows = _of_metrics(collected, kinds)
-    said = list(collected.skipped)
     if baseline is not None:
         _check_baseline(rows, baseline)
     groups = group(rows, mix=mix)
@@ -83,12 +81,19 @@ def make_report(
         raise UsageError(
             "none of the tables asked for has a figure in these rows; leave out --metric to see all"
         )
-    switched = [grid for each in groups for grid in grids([each], page_kinds(each.rows[0].record), baseline)]
-    return Report("Results", [*_remarks(rows), _LEGEND], tables, said, rows, switched)
+
+    def page_grids() -> list[Grid]:
+        return [grid for each in groups for grid in grids([each], page_kinds(each.rows[0].record), baseline)]
+
+    return Report("Results", [*_remarks(rows), _LEGEND], tables, collected.skipped, rows, page_grids)
 
 
 def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ()) -> Report:
-    """The published tables, each cell beside what these files and folders have for it."""
+    """Return the published tables, each cell beside what these files and folders have for it."""
+    from lightning_bench.report.published.against import against
+    from lightning_bench.report.published.evidence import faults_in, main_machine
+    from lightning_bench.report.published.findings import findings  # Jinja2: for a comparison and a page only
+
     published = collect([published_folder()]).rows
     collected = collect(paths)
     theirs = {row.record.machine_id for row in published}
@@ -111,17 +116,17 @@ def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ())
             "What the published tables measured is told from the rows of one machine, which has most: "
             f"{judged[0].record.device_name} {judged[0].record.machine_id}."
         )
-    told = findings(published, judged, faults_in(paths))
+    found = findings(published, judged, faults_in(paths))
     return Report(
-        "Published and measured here", remarks, tables, collected.skipped, [], tables, findings=told
+        "Published and measured here", remarks, tables, collected.skipped, [], lambda: tables, found
     )
 
 
 def _page(report: Report) -> str:
-    from lightning_bench.report.page import page  # Jinja2: for a page alone
+    from lightning_bench.report.page import page
 
     return page(
-        report.page_grids,
+        report.page_grids(),
         heading=report.heading,
         remarks=report.remarks,
         rows=report.rows,
@@ -129,7 +134,7 @@ def _page(report: Report) -> str:
     )
 
 
-def _of_metrics(collected: Collected, kinds: Sequence[Kind] | None) -> list[Row]:
+def _of_metrics(collected: Collected, kinds: Sequence[TableKind] | None) -> list[Row]:
     if kinds is None:
         return collected.rows
     wanted = {kind.metric for kind in kinds}
@@ -151,6 +156,6 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
     statuses = Counter(row.record.status for row in rows)
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
     remarks = [f"{counted(len(rows), 'row')}: {counts}."]
-    if not statuses.keys() & {"ok", "unstable"}:
+    if not any(row.record.worked for row in rows):
         remarks.append("No row here has a figure: the notes under each table say why.")
     return remarks

@@ -1,7 +1,7 @@
 """Two trees measured side by side: in every pass a fresh worker process for each, shapes in turns A B B A.
 
-What drifts over minutes hits both alike, and what one process draws by lot (memory layout, clocks) is drawn
-anew in the next pass; the pass is what `lbench compare` counts.
+Drift over minutes affects both equally, and what is random per process (memory layout, clocks) is drawn again
+in the next pass; the pass is the unit that `lbench compare` counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lightning_bench.run.sweep import Sweep, Watcher
 
 @dataclass(frozen=True)
 class Tree:
-    """One side: its plan, the folder that goes first on its workers' import path, and its rows."""
+    """One side: its plan, the folder that is first on its workers' import path, and its rows."""
 
     plan: Plan
     import_path: Path | None
@@ -30,10 +30,10 @@ class Tree:
 
 
 def plan_of_tree(plan: Plan, root: Path, tree: Path, import_path: Path) -> Plan:
-    """The plan with the kernels of the checkout ``tree`` of the repository ``root``.
+    """Return the plan with the kernels of the checkout `tree` of the repository `root`.
 
-    A provider from a file of the repository is taken from the same file of the tree, by its workers alone;
-    where that is not there, its cases are left out and have no row. Bundled kernels get the version that the
+    A provider from a file of the repository is taken from the same file of the tree, only by its workers;
+    if that does not exist, its cases are left out and have no row. Bundled kernels get the version that the
     tree's sources give.
     """
     providers: dict[str, PlannedProvider] = {}
@@ -61,7 +61,7 @@ def plan_of_tree(plan: Plan, root: Path, tree: Path, import_path: Path) -> Plan:
 
 
 def comparable(plan: Plan, root: Path) -> tuple[Plan, list[str]]:
-    """The plan with those providers alone that the repository ``root`` holds, and the names of the others."""
+    """Return the plan with only the providers that the repository `root` holds, and the others' names."""
     ours = {
         spec
         for spec, planned in plan.providers.items()
@@ -73,7 +73,7 @@ def comparable(plan: Plan, root: Path) -> tuple[Plan, list[str]]:
 
 
 def run_pairs(base: Tree, head: Tree, pairs: int, watcher: Watcher) -> None:
-    """Append ``pairs`` rows a case and side; memory and check, which are the same each time, get one.
+    """Append `pairs` rows per case and side; memory and check, which are the same each time, get one.
 
     A case that has no figure on one side is not run again on either.
     """
@@ -96,7 +96,7 @@ def run_pairs(base: Tree, head: Tree, pairs: int, watcher: Watcher) -> None:
                 side.supervisor.close()
         done |= {record.case_id for side in sides for record in side.sweep.records if not record.worked}
         names = [{side.tree.plan.case_id(case) for case in side.tree.plan.cases} for side in sides]
-        done |= names[0] ^ names[1]  # what one tree alone has needs no second figure
+        done |= names[0] ^ names[1]  # cases of only one tree need no second figure
 
 
 class _Side:

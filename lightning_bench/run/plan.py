@@ -1,4 +1,4 @@
-"""What a sweep will do: its cases by shape, less those that the result file has already."""
+"""The plan of a sweep: its cases by shape, without those that the result file has already."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RETRIED = FAILED | {"oom", "unstable"}
 
 @dataclass(frozen=True)
 class PlannedProvider:
-    """A provider with what the parent process can know of it without importing its library."""
+    """A provider, and what the parent process can know of it without importing its library."""
 
     provider: Provider
     version: str
@@ -26,7 +26,7 @@ class PlannedProvider:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cases of a sweep and how to measure them. ``pending`` are those without a row yet."""
+    """The cases of a sweep and how to measure them."""
 
     suite: str
     metric: Metric
@@ -44,12 +44,12 @@ class Plan:
         return case.id_by(self.providers[case.provider].provider.name)
 
     def key(self, case: Case) -> tuple[str, str, str, str, str]:
-        """What the row of this case will be known by."""
+        """Return the key of the row that this case will have."""
         version = self.providers[case.provider].version
         return self.metric, self.protocol, self.case_id(case), version, self.machine.id
 
     def split(self, records: Iterable[Record], *, retry: bool) -> tuple[list[Case], list[Record]]:
-        """(cases still to do, rows that stand). With ``retry`` rows that did not work are done again."""
+        """Return (cases still to do, rows that stay). With `retry`, rows that failed are measured again."""
         rows = {record.key: record for record in records}
         pending: list[Case] = []
         standing: list[Record] = []
@@ -63,7 +63,7 @@ class Plan:
 
 
 def with_providers(plan: Plan) -> Plan:
-    """The plan with every provider of its cases looked up once."""
+    """Add every provider of the plan's cases, looked up once, and return the plan."""
     for case in plan.cases:
         if case.provider not in plan.providers:
             provider = get_provider(case.provider)
@@ -74,7 +74,7 @@ def with_providers(plan: Plan) -> Plan:
 
 
 def by_shape(cases: Iterable[Case]) -> dict[Shape, list[Case]]:
-    """Cases that share inputs, in order of first appearance."""
+    """Return the cases that share inputs, by shape, in order of first appearance."""
     groups: dict[Shape, list[Case]] = {}
     for case in cases:
         groups.setdefault(case.shape, []).append(case)

@@ -1,4 +1,4 @@
-"""The parent's side of a worker: start it, watch it, kill it, say how it ended."""
+"""The parent's side of a worker: start it, watch it, kill it, report how it ended."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from lightning_bench.run.worker import worker_main
 _START_LIMIT_S = 300.0
 # The kernel counts a wait in milliseconds, in 31 bits; a time limit may be longer.
 _LONGEST_POLL_S = 86400.0
-# Inputs and oracle belong to no case; a shape gets this much for them, or the time limit where that is more.
+# Inputs and oracle belong to no case; a shape gets this much for them, or the time limit if that is more.
 _SHARED_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a worker was lost: the status that its culprit deserves, and why."""
+    """How a worker was lost: the status of the case that caused it, and why."""
 
     status: Status
     reason: str
 
 
 class Supervisor:
-    """Keeps one healthy worker, starts it when needed, and books its time by phase in ``seconds``."""
+    """Keeps one healthy worker, starts it when needed, and books its time by phase in `seconds`."""
 
     def __init__(
         self, device: Device, memory_limit_gib: float | None, import_path: Path | None = None
@@ -68,7 +68,7 @@ class Supervisor:
     def run(
         self, job: Job, on_outcome: Callable[[Outcome], None], on_enter: Callable[[str, str], None]
     ) -> Ending | None:
-        """Have a worker measure the job. None when it finished; otherwise the worker is gone."""
+        """Have a worker measure the job. Return None if it finished, else how the worker was lost."""
         if not self._alive:
             self.prepare()
         if not self._ready:
@@ -80,7 +80,7 @@ class Supervisor:
             self._connection.send(job)
             ending = self._watch(job, on_outcome, on_enter)
         except (EOFError, ConnectionError):
-            ending = self._obituary(oom_kills)
+            ending = self._exit_report(oom_kills)
         if ending is not None:
             self.stop()
         return ending
@@ -123,9 +123,9 @@ class Supervisor:
             self._ready = True
         except EOFError:
             self._process.join()
-            words = self._last_words(20)
+            tail = self._output_tail(20)
             self.stop()
-            raise LbenchError(f"the worker process could not start:\n{words}") from None
+            raise LbenchError(f"the worker process could not start:\n{tail}") from None
         finally:
             self.seconds["start"] += time.monotonic() - begin
 
@@ -162,32 +162,32 @@ class Supervisor:
                 case ("poisoned", why):
                     return Ending("crashed", why)
 
-    def _obituary(self, oom_kills: int) -> Ending:
+    def _exit_report(self, oom_kills: int) -> Ending:
         self._process.join()
         code = self._process.exitcode
-        words = self._last_words(1)
-        said = f"; its last words: {words}" if words else ""
+        line = self._output_tail(1)
+        output = f"; its last output: {line}" if line else ""
         if code is None or code >= 0:
-            return Ending("crashed", f"the worker process ended with exit code {code}{said}")
+            return Ending("crashed", f"the worker process ended with exit code {code}{output}")
         name = str(-code)
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name
         if -code == signal.SIGKILL and _oom_kills() > oom_kills:
-            return Ending("oom", f"the kernel killed the worker for lack of memory{said}")
-        return Ending("crashed", f"the worker process died of {name}{said}")
+            return Ending("oom", f"the kernel killed the worker for lack of memory{output}")
+        return Ending("crashed", f"the worker process died of {name}{output}")
 
-    def _last_words(self, lines: int) -> str:
+    def _output_tail(self, lines: int) -> str:
         text = ""
-        with contextlib.suppress(FileNotFoundError):  # somebody tidied the temporary folder
+        with contextlib.suppress(FileNotFoundError):  # the temporary folder was cleaned
             text = self._log.read_text(errors="replace")
         return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])
 
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C inside counts once outside: no worker is left half started, and a new one never hears of it.
+    """Defer Ctrl-C to the end of the block: no worker is left half started, and a new worker never gets it.
 
-    A spawned process inherits the signals that are blocked here; that one would print a traceback.
+    A spawned process inherits the signals that are blocked here; else it would print a traceback.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -206,7 +206,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _oom_kills() -> int:
-    """How often the kernel has killed for lack of memory since boot; 0 where it does not say."""
+    """Return how often the kernel has killed for lack of memory since boot; 0 if it does not report it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):

@@ -1,4 +1,4 @@
-"""The sweep: every case of a plan to a row in the result file, whatever the providers do."""
+"""The sweep: every case of a plan gets a row in the result file, whatever the providers do."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lightning_bench.run.supervisor import Supervisor
 
 
 class Watcher(Protocol):
-    """Told what goes on; a progress display, or a list in a test."""
+    """Receives the events of a sweep: a progress display, or a list in a test."""
 
     def started(self, total: int, standing: list[Record]) -> None:
-        """The sweep begins; ``standing`` rows were there already."""
+        """Note that the sweep begins; the file has the `standing` rows already."""
 
     def entered(self, case_id: str, phase: str) -> None:
-        """A case is in hand; an empty id is work for all cases of a shape."""
+        """Note that a case enters a phase; an empty id is work for all cases of a shape."""
 
     def recorded(self, record: Record) -> None:
-        """A row has been written."""
+        """Note that a row has been written."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Summary:
 
 
 def run_sweep(plan: Plan, out: ResultFile, watcher: Watcher, *, retry: bool = False) -> Summary:
-    """Measure what is pending and append a row a case, flushed as it ends."""
+    """Measure what is pending and append one row per case, flushed as it ends."""
     begin = time.monotonic()
     pending, standing = plan.split(out.records, retry=retry)
     watcher.started(len(plan.cases), standing)
@@ -71,7 +71,7 @@ def run_sweep(plan: Plan, out: ResultFile, watcher: Watcher, *, retry: bool = Fa
 
 
 class Sweep:
-    """Measures shapes one by one and appends a row a case; ``tag`` goes into every line of samples."""
+    """Measures shapes one by one and appends one row per case; `tag` goes into every line of samples."""
 
     def __init__(
         self,
@@ -87,13 +87,13 @@ class Sweep:
         self._oom_at: dict[tuple[object, ...], int] = {}
 
     def note_ooms(self, records: Iterable[Record]) -> None:
-        """Remember at which seq_len a provider ran out of memory, so that longer ones need not be tried."""
+        """Note at which seq_len providers ran out of memory, so that longer sequences are not tried."""
         for record in records:
             if record.status == "oom":
                 self._note_oom(_oom_axis(record), record.seq_len)
 
     def shape(self, cases: list[Case]) -> None:
-        """All cases of one shape: first what is known without a worker, then the rest in one job."""
+        """Do all cases of one shape: first those that need no worker, then the rest in one job."""
         runnable = []
         for case in cases:
             known = self._known(case)
@@ -114,10 +114,10 @@ class Sweep:
         return None
 
     def _measure(self, cases: list[Case]) -> None:
-        """One job for all. Who loses the worker or its memory there goes again, alone in a fresh worker.
+        """Run one job for all. A case that loses the worker or its memory runs again in its own fresh worker.
 
-        So the culprit alone is blamed, and not whoever came after it in the same process. On a GPU the
-        worker itself proves that nobody else holds memory before it says oom; on a CPU it cannot know.
+        So only the culprit is blamed, and not a later case of the same process. On a GPU the worker itself
+        makes sure that nothing else holds memory before it reports oom; on a CPU it cannot know.
         """
         plan = self.plan
         job = Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed)
@@ -141,9 +141,9 @@ class Sweep:
 
         ending = self.supervisor.run(job, on_outcome, on_enter)
         if "oom" in statuses & unproven:
-            self.supervisor.stop()  # it may still hold what there was too little of
+            self.supervisor.stop()  # it may still hold the memory that was missing
         elif ending is None:
-            for outcome in doubtful:  # each raised an error of its own
+            for outcome in doubtful:  # each raised its own error
                 left.remove(outcome.case)
                 self._record(outcome)
             assert not left, f"the worker forgot {left}"
@@ -174,7 +174,7 @@ class Sweep:
         self._oom_at[axis] = min(seq_len, self._oom_at.get(axis, seq_len))
 
     def _blank(self, case: Case) -> Record:
-        """The row of a case, without what measuring it gives."""
+        """Return the row of a case without its figures."""
         plan, shape, machine = self.plan, case.shape, self.plan.machine
         planned = plan.providers[case.provider]
         provider = planned.provider
@@ -211,13 +211,5 @@ class Sweep:
 
 
 def _oom_axis(record: Record) -> tuple[object, ...]:
-    """Everything but seq_len: along it, memory can only grow."""
-    return (
-        record.provider,
-        record.direction,
-        record.dtype,
-        record.batch,
-        record.heads,
-        record.head_dim,
-        record.value_dim,
-    )
+    """Return everything but seq_len: along it, memory can only grow."""
+    return record.provider, record.direction, replace(record.shape, seq_len=0)

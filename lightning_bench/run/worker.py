@@ -1,7 +1,7 @@
 """The worker process: spawned, never forked; measures jobs until its parent hangs up.
 
 Messages to the parent are tuples whose first item names them:
-``("ready",)``, ``("enter", case_id, phase)``, ``("outcome", Outcome)``, ``("done",)``, ``("poisoned", why)``.
+`("ready",)`, `("enter", case_id, phase)`, `("outcome", Outcome)`, `("done",)`, `("poisoned", why)`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ def worker_main(
     log: str,
     import_path: str | None = None,
 ) -> None:
-    """Entry point of the process. Everything that a library prints goes to the file ``log``.
+    """Measure the jobs that come in; the entry point of the process.
 
-    The folder ``import_path`` goes before all others, so that the kernels of another tree are imported.
+    Everything that a library prints goes to the file `log`. The folder `import_path` precedes all others, so
+    that the kernels of another tree are imported.
     """
     die_with_parent()
     if import_path is not None:
@@ -73,13 +74,13 @@ def die_with_parent() -> None:
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):
-        return  # not Linux: the closed pipe ends an idle worker all the same
+        return  # not Linux: the closed pipe still ends an idle worker
 
 
 def _limit_memory(device: Device, limit_gib: float | None) -> None:
-    """Cap what a case may allocate, so that a greedy one fails with an error and takes nothing down.
+    """Cap what a case may allocate, so that a greedy case fails with an error and affects no other.
 
-    On a CPU without a limit of its own, nine tenths of what is free now.
+    On a CPU the default is nine tenths of what is free now.
     """
     if device == "cpu":
         import psutil

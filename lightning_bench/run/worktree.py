@@ -21,7 +21,7 @@ _PREFIX = "lbench-ref-"
 
 @dataclass(frozen=True)
 class Checkout:
-    """A tree and the commit that it shows; ``dirty``: it differs from that commit."""
+    """A tree and its commit; `dirty` if the tree differs from that commit."""
 
     root: Path
     commit: str
@@ -29,17 +29,17 @@ class Checkout:
 
     @property
     def name(self) -> str:
-        """Twelve digits of the commit, with ``-dirty`` behind them where the tree differs."""
+        """Twelve digits of the commit, followed by `-dirty` if the tree differs."""
         return self.commit[:12] + ("-dirty" if self.dirty else "")
 
 
 def working_tree(folder: Path) -> Checkout:
-    """The repository that ``folder`` lies in, as it is. UsageError where it lies in none."""
+    """Return the repository that `folder` is in, as it is. Raise UsageError if there is none."""
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top.returncode:
-        said = (top.stderr.strip().splitlines() or ["git failed"])[-1]
+        message = (top.stderr.strip().splitlines() or ["git failed"])[-1]
         raise UsageError(
-            f"--ref needs a git repository, and {folder} lies in none ({said}); "
+            f"--ref needs a git repository, and {folder} lies in none ({message}); "
             "run it in the repository of the kernels"
         )
     root = Path(top.stdout.strip())
@@ -52,9 +52,9 @@ def working_tree(folder: Path) -> Checkout:
 
 @contextmanager
 def checked_out(tree: Checkout, ref: str) -> Iterator[Checkout]:
-    """The commit that ``ref`` names in a temporary worktree, which is removed in any case.
+    """Yield the commit that `ref` names in a temporary worktree, which is removed in any case.
 
-    Worktrees that a killed process of ours has left are removed too. UsageError for a ref that is not known.
+    Worktrees that a killed process of lbench has left are removed too. Raises UsageError for an unknown ref.
     """
     _remove_orphans(tree.root)
     found = _git(tree.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
@@ -62,14 +62,14 @@ def checked_out(tree: Checkout, ref: str) -> Iterator[Checkout]:
         shallow = _git(tree.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
         hint = "; this is a shallow clone: fetch it first (git fetch --unshallow)" if shallow else ""
         raise UsageError(
-            f"--ref {ref!r} names no commit of {tree.root}{hint}; `git branch -a` shows what there is"
+            f"--ref {ref!r} names no commit of {tree.root}{hint}; `git branch -a` lists the branches"
         )
     commit = found.stdout.strip()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     try:
-        made = _git(tree.root, "worktree", "add", "--detach", "--force", str(folder), commit)
-        if made.returncode:
-            raise UsageError(f"git could not check {ref} out: {made.stderr.strip()}")
+        added = _git(tree.root, "worktree", "add", "--detach", "--force", str(folder), commit)
+        if added.returncode:
+            raise UsageError(f"git could not check {ref} out: {added.stderr.strip()}")
         yield Checkout(folder, commit)
     finally:
         _remove(tree.root, folder)

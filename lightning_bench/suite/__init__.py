@@ -1,6 +1,6 @@
 """Suites: a TOML file that says what to measure, validated, and expanded to cases."""
 
-from lightning_bench.suite.axes import Bound
+from lightning_bench.suite.axes import LengthBound
 from lightning_bench.suite.expand import Overrides, expand
 from lightning_bench.suite.find import bundled_suites, default_suite, find_suite
 from lightning_bench.suite.load import load_suite
@@ -8,9 +8,9 @@ from lightning_bench.suite.model import Exclude, Group, Limits, Suite
 from lightning_bench.suite.options import parse_ints, parse_providers, parse_words
 
 __all__ = [
-    "Bound",
     "Exclude",
     "Group",
+    "LengthBound",
     "Limits",
     "Overrides",
     "Suite",

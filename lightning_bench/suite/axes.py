@@ -1,8 +1,7 @@
-"""How one axis is read: lengths, ranges, comparisons, words, providers. Every fault of a value at once."""
+"""Parsers of one axis: lengths, ranges, comparisons, words, providers. All faults of a value at once."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ from lightning_bench.case import Family
 from lightning_bench.errors import UsageError
 from lightning_bench.providers import canonical_spec, get_provider
 from lightning_bench.providers.registry.files import is_file_spec
+from lightning_bench.words import nearest
 
 Item = TypeVar("Item")
 Word = TypeVar("Word", bound=str)
@@ -42,14 +42,14 @@ class Faults(ValueError):  # noqa: N818 - a collection of what is wrong, not one
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A test that an exclude entry puts to a length, such as ``> 65536``."""
+class LengthBound:
+    """A condition on a length in an exclude entry, such as `> 65536`."""
 
     operator: Operator
     value: int
 
     def holds(self, length: int) -> bool:
-        """Whether the length passes the test."""
+        """Return whether the length meets the condition."""
         match self.operator:
             case "=":
                 return length == self.value
@@ -67,7 +67,7 @@ class Bound:
 
 
 def show(value: object) -> str:
-    """A value as it stands in TOML, on one line and not too long."""
+    """Return a value as written in TOML, on one line of at most 60 characters."""
     try:
         text = repr(value) if isinstance(value, float) else json.dumps(value, default=str)
     except (TypeError, ValueError, RecursionError):
@@ -76,22 +76,22 @@ def show(value: object) -> str:
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """`` (did you mean `seq_len`?)`` where something allowed is near, else nothing."""
-    near = difflib.get_close_matches(word.lower().replace("-", "_"), list(allowed), n=1, cutoff=0.6)
-    return f" (did you mean `{near[0]}`?)" if near else ""
+    """Return ` (did you mean `seq_len`?)` with the nearest word that is allowed, or nothing."""
+    near = nearest(word, allowed)
+    return f" (did you mean `{near}`?)" if near else ""
 
 
 def read_lengths(value: object) -> tuple[int, ...]:
-    """The lengths of an integer axis: an integer, a list, or a string range. Raises Faults."""
+    """Return the lengths of an integer axis: an integer, a list, or a string range. Raises Faults."""
 
-    def one(item: object) -> tuple[int, ...]:
+    def read(item: object) -> tuple[int, ...]:
         return read_range(item) if isinstance(item, str) else (_length(item, LENGTHS_ALLOWED),)
 
-    return _collect(value, one, LENGTHS_ALLOWED)
+    return _collect(value, read, LENGTHS_ALLOWED)
 
 
 def read_range(text: str) -> tuple[int, ...]:
-    """``"512..4096"`` is 512, 1024, 2048, 4096: doubling, with both ends. Raises Faults."""
+    """Return a doubling range with both ends: `"512..4096"` is 512, 1024, 2048, 4096. Raises Faults."""
     match = _RANGE.fullmatch(text.strip())
     if match is None:
         raise Faults(f"{show(text)} is no range; allowed: {LENGTHS_ALLOWED}")
@@ -109,41 +109,41 @@ def read_range(text: str) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def read_bounds(value: object) -> tuple[Bound, ...]:
-    """What an exclude entry says of an integer axis; any one bound suffices. Raises Faults."""
+def read_bounds(value: object) -> tuple[LengthBound, ...]:
+    """Return the bounds of an exclude entry on an integer axis, any of which suffices. Raises Faults."""
 
-    def one(item: object) -> tuple[Bound]:
+    def read(item: object) -> tuple[LengthBound]:
         if not isinstance(item, str):
-            return (Bound("=", _length(item, BOUNDS_ALLOWED)),)
+            return (LengthBound("=", _length(item, BOUNDS_ALLOWED)),)
         match = _COMPARISON.fullmatch(item.strip())
         if match is None:
             raise Faults(f"{show(item)} can match no length; allowed: {BOUNDS_ALLOWED}")
-        bound = Bound(cast(Operator, match[1]), _number(match[2], BOUNDS_ALLOWED))
+        bound = LengthBound(cast(Operator, match[1]), _number(match[2], BOUNDS_ALLOWED))
         if not (bound.holds(1) or bound.holds(MAX_LENGTH)):
             raise Faults(f"{show(item)} can match no length; allowed: {BOUNDS_ALLOWED}")
         return (bound,)
 
-    return _collect(value, one, BOUNDS_ALLOWED)
+    return _collect(value, read, BOUNDS_ALLOWED)
 
 
 def read_words(value: object, allowed: Sequence[Word]) -> tuple[Word, ...]:
-    """One word or a list of words out of a fixed vocabulary. Raises Faults."""
+    """Return one word or a list of words out of a fixed vocabulary. Raises Faults."""
     choice = ", ".join(allowed)
 
-    def one(item: object) -> tuple[Word]:
+    def read(item: object) -> tuple[Word]:
         for word in allowed:
             if item == word:
                 return (word,)
         hint = did_you_mean(item, allowed) if isinstance(item, str) else ""
         raise Faults(f"{show(item)} is not known{hint}; allowed: {choice}")
 
-    return _collect(value, one, choice)
+    return _collect(value, read, choice)
 
 
 def read_providers(value: object, folder: Path) -> tuple[str, ...]:
-    """Canonical specs of the providers named; a relative file is looked for in ``folder``. Raises Faults."""
+    """Return canonical specs of providers; relative paths start at `folder`. Raises Faults."""
 
-    def one(item: object) -> tuple[str]:
+    def read(item: object) -> tuple[str]:
         if not isinstance(item, str):
             raise Faults(f"{show(item)} is no provider; allowed: {PROVIDERS_ALLOWED}")
         spec = _anchored(item, folder)
@@ -153,20 +153,20 @@ def read_providers(value: object, folder: Path) -> tuple[str, ...]:
         except UsageError as error:
             raise Faults(" ".join(str(error).split())) from None
 
-    return _collect(value, one, PROVIDERS_ALLOWED)
+    return _collect(value, read, PROVIDERS_ALLOWED)
 
 
 def family_of(spec: str) -> Family:
-    """The family of a provider that has been read."""
+    """Return the family of a provider that has been read."""
     return get_provider(spec).family
 
 
 def distinct(items: Iterable[Item]) -> tuple[Item, ...]:
-    """The items in their order, each once."""
+    """Return the items in their order, each once."""
     return tuple(dict.fromkeys(items))
 
 
-def _collect(value: object, one: Callable[[object], tuple[Item, ...]], allowed: str) -> tuple[Item, ...]:
+def _collect(value: object, read: Callable[[object], tuple[Item, ...]], allowed: str) -> tuple[Item, ...]:
     items = list(value) if isinstance(value, list | tuple) else [value]
     if not items:
         raise Faults(f"is empty; allowed: {allowed}")
@@ -174,7 +174,7 @@ def _collect(value: object, one: Callable[[object], tuple[Item, ...]], allowed: 
     faults: list[str] = []
     for item in items:
         try:
-            found += one(item)
+            found += read(item)
         except Faults as error:
             faults += error.faults
     twice = distinct(item for item in found if found.count(item) > 1)

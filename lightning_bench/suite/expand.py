@@ -28,8 +28,7 @@ _AXES = ("providers", "direction", "dtype", "batch", "heads", "seq_len", "head_d
 class Overrides:
     """Axes that replace those of every group; None leaves an axis as the suite has it.
 
-    Providers are looked for first: one that groups of the suite name is run in these groups alone, another
-    one in every group.
+    A provider that groups of the suite name runs only in these groups, any other provider in every group.
     """
 
     providers: tuple[str, ...] | None = None
@@ -43,10 +42,10 @@ class Overrides:
 
 
 def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
-    """The cases of a suite on a device: those of one shape side by side, providers in the suite's order.
+    """Return the cases of a suite on a device, grouped by shape, with providers in the suite's order.
 
-    Shapes come in the order of the groups; within one, dtype and head_dim change slowest and seq_len
-    fastest. Raises UsageError where an override is wrong or the excludes leave nothing.
+    Shapes are in the order of the groups; within a group, dtype and head_dim change slowest and seq_len
+    fastest. UsageError if an override is wrong or the excludes leave nothing.
     """
     overrides = _checked(overrides)
     ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
@@ -100,7 +99,7 @@ class _Axes:
         given = {axis: getattr(overrides, axis) for axis in _AXES}
         if overrides.providers is not None:
             given["providers"] = tuple(
-                one for one in overrides.providers if one in group.providers or one not in named
+                spec for spec in overrides.providers if spec in group.providers or spec not in named
             )
         return cls(**{axis: own[axis] if given[axis] is None else given[axis] for axis in _AXES})
 

@@ -1,4 +1,4 @@
-"""Which suites there are: the bundled ones by name, one's own by path."""
+"""The available suites: bundled ones by name, the user's own by path."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def bundled_suites() -> list[str]:
-    """Names of the suites that come with lightning-bench, sorted."""
+    """Return the names of the suites that come with lightning-bench, sorted."""
     return sorted(path.stem for path in _bundled_folder().glob("*.toml"))
 
 
 def default_suite(device: Device) -> str:
-    """The suite that runs where none is named: ``paper`` on a GPU, ``quick`` on a CPU."""
+    """Return the suite that runs if none is named: `paper` on a GPU, `quick` on a CPU."""
     return "paper" if device == "cuda" else "quick"
 
 
 def find_suite(name_or_path: str | Path) -> Path:
-    """The file of a bundled suite, or of one's own: whatever ends in ``.toml`` is a path."""
+    """Return the file of a suite: a name that ends in `.toml` is a path, any other that of a bundled suite.
+
+    UsageError if there is no such file or suite.
+    """
     given = str(name_or_path)
     if given.endswith(".toml"):
         path = Path(given).expanduser()
@@ -45,6 +48,6 @@ def _is_own(name: str) -> bool:
 
 
 def _bundled_folder() -> Path:
-    # In a wheel the suites lie in the package; in a checkout, and so in an editable install, beside it.
+    # In a wheel the suites are in the package; in a checkout, and so in an editable install, beside it.
     packaged = _PACKAGE / "suites"
     return packaged if packaged.is_dir() else _PACKAGE.parent / "suites"

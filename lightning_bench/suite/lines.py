@@ -1,4 +1,4 @@
-"""On which line of a suite file a key stands, so that a fault can point at it."""
+"""The line of each key of a suite file, so that a fault can point at it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _KEY = re.compile(r"\s*([\"']?)([\w-]+)\1\s*=")
 
 
 def line_numbers(text: str, raw: dict[str, Any]) -> dict[Location, int]:
-    """Lines of the tables and keys, each at its location such as ``("group", 1, "seq_len")``.
+    """Return the lines of tables and keys, each at its location such as `("group", 1, "seq_len")`.
 
-    Empty where the file writes its groups in a way that this reading does not follow (inline tables):
-    no line is better than a wrong one.
+    The result is empty if the file writes its groups in a way that this function does not follow (inline
+    tables): no line is better than a wrong one.
     """
     blanked = _STRING.sub(lambda match: '""' + "\n" * match[0].count("\n"), text)
     found: dict[Location, int] = {}
@@ -35,7 +35,7 @@ def line_numbers(text: str, raw: dict[str, Any]) -> dict[Location, int]:
 
 
 def nearest_line(found: dict[Location, int], location: Location) -> int | None:
-    """The line of the location, or of the innermost table around it that has one."""
+    """Return the line of the location, or of the innermost table around it that has one."""
     for length in range(len(location), 0, -1):
         if location[:length] in found:
             return found[location[:length]]
@@ -43,7 +43,7 @@ def nearest_line(found: dict[Location, int], location: Location) -> int | None:
 
 
 def _enter(names: list[str], in_array: bool, counts: dict[Location, int]) -> Location:
-    """The location of the table under a header; ``[[a.b]]`` adds one to the array b of the last a."""
+    """Return the location of the table of a header; `[[a.b]]` adds a table to the array b of the last a."""
     location: Location = ()
     for depth, name in enumerate(names, start=1):
         location = (*location, name)

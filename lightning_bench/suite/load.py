@@ -19,7 +19,7 @@ from lightning_bench.suite.model import Suite, SuiteFile, table_fields
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
-    """Read and validate a bundled suite or a file. Raises one UsageError, one line a fault."""
+    """Read and validate a bundled suite or a file. Raises one UsageError with one line per fault."""
     path = find_suite(name_or_path)
     text = _read(path)
     raw = _parse(path, text)

@@ -1,4 +1,4 @@
-"""The tables of a suite file as frozen models: what may stand in each, and of which type."""
+"""The tables of a suite file as frozen models: the keys allowed in each, and their types."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from lightning_bench.suite.axes import (
     BOUNDS_ALLOWED,
     LENGTHS_ALLOWED,
     PROVIDERS_ALLOWED,
-    Bound,
     Faults,
+    LengthBound,
     read_bounds,
     read_lengths,
     read_providers,
@@ -58,7 +58,7 @@ def _groups(value: object) -> object:
     return _list_to_tuple(value)
 
 
-# The description of a field is what a fault says is allowed there.
+# A message about a fault quotes the description of the field as what is allowed.
 _Providers = Annotated[tuple[str, ...], BeforeValidator(_providers), Field(description=PROVIDERS_ALLOWED)]
 _Directions = Annotated[
     tuple[Direction, ...],
@@ -76,7 +76,7 @@ _Families = Annotated[
     Field(description=", ".join(FAMILIES)),
 ]
 _Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
-_Bounds = Annotated[tuple[Bound, ...], BeforeValidator(read_bounds), Field(description=BOUNDS_ALLOWED)]
+_Bounds = Annotated[tuple[LengthBound, ...], BeforeValidator(read_bounds), Field(description=BOUNDS_ALLOWED)]
 _Text = Annotated[str, Field(min_length=1, description=TEXT_ALLOWED)]
 _Count = Annotated[int, Field(ge=1, description="an integer from 1")]
 _Seconds = Annotated[float, Field(gt=0, description="a number of seconds above 0")]
@@ -87,7 +87,7 @@ class _Table(BaseModel):
 
 
 class Limits(_Table):
-    """How long the measuring of one case goes on, and what ends it."""
+    """How long one case is measured, in seconds and samples, and the precision that ends it earlier."""
 
     time_limit_s: _Seconds = 120.0
     sample_limit_s: _Seconds = Field(default=2.0, validate_default=True)
@@ -116,7 +116,7 @@ class Limits(_Table):
 
 
 class Exclude(_Table):
-    """A cell that matches every key given here is left out."""
+    """An entry of `exclude`: a cell that matches every key given here is left out."""
 
     provider: _Providers | None = None
     family: _Families | None = None
@@ -136,7 +136,7 @@ class Exclude(_Table):
         return value
 
     def matches(self, case: Case, family: Family) -> bool:
-        """Whether the case, whose provider is of this family, is left out."""
+        """Return whether the case, whose provider is of this family, is left out."""
         shape = case.shape
         words: list[tuple[tuple[str, ...] | None, str]] = [
             (self.provider, case.provider),
@@ -159,13 +159,13 @@ class Exclude(_Table):
         parts = []
         for key, values in self:
             if values is not None:
-                texts = [str(value) if isinstance(value, Bound) else f'"{value}"' for value in values]
+                texts = [str(value) if isinstance(value, LengthBound) else f'"{value}"' for value in values]
                 parts.append(f"{key} = {texts[0] if len(texts) == 1 else '[' + ', '.join(texts) + ']'}")
         return "{" + ", ".join(parts) + "}"
 
 
 class Group(_Table):
-    """Axes; every combination of their values is a cell. Without ``value_dim`` it equals ``head_dim``."""
+    """Axes; every combination of their values is a cell. Without `value_dim` it equals `head_dim`."""
 
     providers: _Providers
     direction: _Directions
@@ -181,7 +181,7 @@ class Group(_Table):
 
 
 class SuiteFile(_Table):
-    """The whole of a suite file."""
+    """A whole suite file: title, description, protocol, device, limits and groups."""
 
     title: _Text
     description: _Text
@@ -193,7 +193,7 @@ class SuiteFile(_Table):
 
 @dataclass(frozen=True)
 class Suite:
-    """What to measure, and for how long. ``device`` is None where the machine decides."""
+    """What to measure, and for how long. `device` is None if the machine decides."""
 
     name: str
     path: Path
@@ -206,7 +206,7 @@ class Suite:
 
 
 def table_fields(keys: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of the table that is reached by these keys from the top of a suite file."""
+    """Return the fields of the table that is reached by these keys from the top of a suite file."""
     models: dict[tuple[str, ...], type[_Table]] = {
         (): SuiteFile,
         ("limits",): Limits,

@@ -1,4 +1,4 @@
-"""Axes as they are typed on the command line: ``512,4096``, ``512..32768``, ``fwd,bwd``."""
+"""Axes as they are typed on the command line: `512,4096`, `512..32768`, `fwd,bwd`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INTS_ALLOWED = "positive integers and ranges with commas between them, such as 5
 
 
 def parse_ints(text: str, option_name: str) -> tuple[int, ...]:
-    """``"512,4096"``, ``"512..32768"`` (doubling) or a mix; a value that comes twice is taken once."""
+    """Return the integers of `"512,4096"`, `"512..32768"` (doubling) or a mix, each once."""
     faults: list[str] = []
     lengths: list[int] = []
     for part in _parts(text, option_name, INTS_ALLOWED):
@@ -27,7 +27,7 @@ def parse_ints(text: str, option_name: str) -> tuple[int, ...]:
 
 
 def parse_words(text: str, allowed: Sequence[Word], option_name: str) -> tuple[Word, ...]:
-    """``"fwd,bwd"`` out of a fixed vocabulary; a word that comes twice is taken once."""
+    """Return the words of a list such as `"fwd,bwd"`, each once; UsageError for one that is not allowed."""
     parts = _parts(text, option_name, ", ".join(allowed))
     try:
         return read_words(distinct(parts), allowed)
@@ -36,7 +36,7 @@ def parse_words(text: str, allowed: Sequence[Word], option_name: str) -> tuple[W
 
 
 def parse_providers(text: str, option_name: str = "--provider") -> tuple[str, ...]:
-    """Canonical specs of ``"lightning2,mine.py:NAME"``; relative files lie in the working directory."""
+    """Return canonical specs of `"lightning2,mine.py:NAME"`; paths are relative to the working directory."""
     parts = _parts(text, option_name, "provider names, or path/to/file.py:NAME, with commas between them")
     try:
         return read_providers(distinct(parts), Path.cwd())

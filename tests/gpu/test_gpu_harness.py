@@ -111,7 +111,7 @@ def test_launch_cost_is_hidden() -> None:
     assert not device.exposed(slow_to_launch)
 
 
-def test_a_call_that_synchronises_is_said_to_be_exposed() -> None:
+def test_a_call_that_synchronises_is_reported_as_exposed() -> None:
     x = torch.randn(1000, device="cuda")
     device = timer()
 
@@ -144,6 +144,19 @@ def test_graph_replay_gives_the_same_numbers() -> None:
     torch.testing.assert_close(out, torch.full_like(out, 6.0))
 
 
+def test_the_clocks_are_those_of_the_gpu_that_torch_uses() -> None:
+    from lightning_bench.machine.gpu import cuda_gpu
+    from lightning_bench.measure.device.clocks import NvmlClocks, make_clocks
+
+    gpu = cuda_gpu()
+    assert gpu.name == describe_machine("cuda").device_name == torch.cuda.get_device_name(0)
+    if "MIG" not in gpu.name:
+        assert gpu.board_uuid == f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    clocks = make_clocks("cuda")
+    assert isinstance(clocks, NvmlClocks)
+    assert clocks.read().sm_clock_mhz > 0
+
+
 def test_memory_is_exact() -> None:
     from lightning_bench.measure.device.memory import MIB, CudaMeter
 
@@ -168,7 +181,7 @@ Run = Callable[..., dict[str, Record]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A sweep through worker processes; rows by ``provider/direction``."""
+    """Run a sweep through worker processes; return rows by `provider/direction`."""
 
     def sweep(
         cases: list[Case],
@@ -192,7 +205,7 @@ def bad(tmp_path: Path) -> Callable[[str], str]:
     return lambda name: f"{path}:{name}"
 
 
-def test_the_culprit_alone_is_blamed(bad: Callable[[str], str], run: Run) -> None:
+def test_only_the_culprit_is_blamed(bad: Callable[[str], str], run: Run) -> None:
     names = ("Good", "IllegalAddress", "Greedy", "Stale")
     rows = run([Case(SHAPE, bad(name), "fwd") for name in names])
     assert rows["good/fwd"].status in ("ok", "unstable")
@@ -238,7 +251,7 @@ def test_a_backward_pass_can_be_captured(run: Run) -> None:
 
 @pytest.mark.parametrize("metric", ["speed", "memory"])
 @pytest.mark.parametrize("families", list(SHAPES), ids=["attention", "scans", "layers"])
-def test_every_provider_that_is_here_works(families: tuple[Family, ...], metric: Metric, run: Run) -> None:
+def test_every_available_provider_works(families: tuple[Family, ...], metric: Metric, run: Run) -> None:
     directions: tuple[Direction, ...] = ("fwd", "bwd", "fwd_bwd")
     shape, names = SHAPES[families], _here(families)
     assert names

@@ -12,7 +12,7 @@ from lightning_bench.errors import LbenchError
 from lightning_bench.machine import describe_machine
 from lightning_bench.measure.device.peaks import measure_ceilings, measure_device
 from lightning_bench.profile.data import Profile, Request
-from lightning_bench.profile.parent.run import Options, find_ncu, profile_case
+from lightning_bench.profile.parent.profilers import Options, find_ncu, profile_case
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,23 +37,23 @@ def taken(provider: str, direction: Any, *, n: int = 4096, **options: Any) -> Pr
     return profile_case(request, describe_machine("cuda"), None, Options(time_limit_s=200, **options))
 
 
-def test_ceilings_stand_in_their_order() -> None:
-    one = measure_device("cuda")
-    assert one.note == ""
-    assert one.read_gbps is not None
-    assert one.l2_gbps is not None
-    assert one.tf32_tflops is not None
-    assert one.fp32_tflops is not None
-    assert one.bf16_tflops is not None
-    assert 0.7 < one.read_gbps / one.copy_gbps < 1.4
-    assert one.l2_gbps > 1.2 * one.read_gbps
-    assert one.bf16_tflops > one.tf32_tflops > one.fp32_tflops
-    assert one.launch_us is not None
-    assert one.call_us is not None
-    assert 0.5 < one.launch_us < one.call_us < 200
+def test_ceilings_are_in_the_expected_order() -> None:
+    ceilings = measure_device("cuda")
+    assert ceilings.note == ""
+    assert ceilings.read_gbps is not None
+    assert ceilings.l2_gbps is not None
+    assert ceilings.tf32_tflops is not None
+    assert ceilings.fp32_tflops is not None
+    assert ceilings.bf16_tflops is not None
+    assert 0.7 < ceilings.read_gbps / ceilings.copy_gbps < 1.4
+    assert ceilings.l2_gbps > 1.2 * ceilings.read_gbps
+    assert ceilings.bf16_tflops > ceilings.tf32_tflops > ceilings.fp32_tflops
+    assert ceilings.launch_us is not None
+    assert ceilings.call_us is not None
+    assert 0.5 < ceilings.launch_us < ceilings.call_us < 200
     again = measure_ceilings("cuda", "bf16")
-    assert again.gbps == pytest.approx(one.copy_gbps, rel=0.1)
-    assert again.l2_bytes == one.of("bf16").l2_bytes
+    assert again.gbps == pytest.approx(ceilings.copy_gbps, rel=0.1)
+    assert again.l2_bytes == ceilings.of("bf16").l2_bytes
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +77,13 @@ def test_the_kernel_and_what_it_takes(forward: Profile) -> None:
     assert t.enqueue_ms is not None
     assert 0 < t.enqueue_ms < 5
     assert t.compile_s > 0.3  # an empty Triton cache
-    assert "linear_attention_kernel" in {one.name for one in t.compiled}
+    assert "linear_attention_kernel" in {kernel.name for kernel in t.compiled}
     assert 1 / 1.15 < forward.roofline.floor_ratio < 4
     assert forward.roofline.impossible == ""
 
 
-def test_memory_is_the_output_alone(forward: Profile) -> None:
-    sizes = [one.size_bytes for one in forward.memory.allocations if not one.freed]
+def test_memory_is_only_the_output(forward: Profile) -> None:
+    sizes = [tensor.size_bytes for tensor in forward.memory.allocations if not tensor.freed]
     assert max(sizes) == 4 * 32 * 4096 * 128 * 2
     assert forward.memory.extra_mib == pytest.approx(forward.memory.ideal_mib, rel=0.02)
 
@@ -96,33 +96,33 @@ def test_counters(forward: Profile) -> None:
     assert kernel.counters is not None, forward.notes
     assert forward.traffic_ratio is not None
     assert 0.6 < forward.traffic_ratio < 2
-    one = kernel.counters
-    assert one.l2_bytes is not None
-    assert one.dram_read_bytes is not None
-    assert one.l2_bytes > one.dram_read_bytes
-    assert one.tensor_percent is not None
-    assert 0 < one.tensor_percent <= 100
-    assert one.registers == kernel.registers
-    assert one.stalls
-    assert sum(one.stalls.values()) <= 1
-    assert one.time_ms == pytest.approx(kernel.time_ms, rel=0.5)
-    assert one.waves is not None
-    assert one.spill_instructions is not None
+    counters = kernel.counters
+    assert counters.l2_bytes is not None
+    assert counters.dram_read_bytes is not None
+    assert counters.l2_bytes > counters.dram_read_bytes
+    assert counters.tensor_percent is not None
+    assert 0 < counters.tensor_percent <= 100
+    assert counters.registers == kernel.registers
+    assert counters.stalls
+    assert sum(counters.stalls.values()) <= 1
+    assert counters.time_ms == pytest.approx(kernel.time_ms, rel=0.5)
+    assert counters.waves is not None
+    assert counters.spill_instructions is not None
     assert {"bound", "traffic", "tensor"} <= {reading.rule for reading in forward.readings}
 
 
 def test_proton_sees_the_same_kernel(forward: Profile) -> None:
-    (one,) = forward.proton
-    assert one.name == "linear_attention_kernel"
-    assert one.count == forward.calls
-    assert one.time_ms / one.count == pytest.approx(forward.kernels[0].time_ms, rel=0.3)
+    (kernel,) = forward.proton
+    assert kernel.name == "linear_attention_kernel"
+    assert kernel.count == forward.calls
+    assert kernel.time_ms / kernel.count == pytest.approx(forward.kernels[0].time_ms, rel=0.3)
 
 
 def test_a_backward_pass_on_autograd_s_own_thread() -> None:
     profile = taken("sdpa-flash", "bwd", n=1024)
     assert len(profile.kernels) >= 2
     assert profile.memory.saved
-    assert {one.same_as for one in profile.memory.saved} >= {"q", "k", "v"}
+    assert {tensor.same_as for tensor in profile.memory.saved} >= {"q", "k", "v"}
     assert profile.memory.allocations
     assert profile.timing.host_share is not None
 

@@ -33,7 +33,7 @@ FAST = [
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """A CSV with the columns that matter."""
+    """Write a CSV with the columns that matter."""
     whole = []
     for row in rows:
         base = {

@@ -26,7 +26,7 @@ LIBRARY = [
 
 
 def block(language: str, holding: str) -> str:
-    """The one fenced block of a language that holds some text."""
+    """Return the only fenced block of a language that holds some text."""
     blocks = [b for b in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if holding in b]
     assert len(blocks) == 1
     return str(blocks[0])

@@ -24,7 +24,7 @@ FILES = [*COMPARING, ROOT / "docs" / "ci.md", ROOT / "docs" / "compare.md"]
 
 
 def calls(path: Path) -> list[list[str]]:
-    """The words of each call, up to what the shell does with it."""
+    """Return the words of each call, up to what the shell does with it."""
     found = []
     for line in path.read_text().splitlines():
         if path.suffix == ".md" and not re.match(r"\s*(- run: )?lbench ", line):

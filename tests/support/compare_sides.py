@@ -34,7 +34,7 @@ COMMON: dict[str, Any] = {
 
 
 def row(case: str = "lightning2/fwd/b1", **changes: Any) -> Record:
-    """A row of one case; its provider and direction are those of its id."""
+    """Return a row of one case; its provider and direction are those of its id."""
     provider, direction, _ = case.split("/")
     return Record(**COMMON | {"case_id": case, "provider": provider, "direction": direction} | changes)
 
@@ -52,7 +52,7 @@ def write(
     seed: int = 0,
     **changes: Any,
 ) -> Path:
-    """A CSV of these cases: their times in ms, or whole rows. With ``passes`` that many tagged rows each."""
+    """Write a CSV of cases: times in ms, or whole rows; with `passes`, that many tagged rows each."""
     rng = np.random.default_rng(seed)
     with ResultFile(path) as file:
         for number in range(max(1, passes)):

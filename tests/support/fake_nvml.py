@@ -114,7 +114,7 @@ class FakeNvml(ModuleType):
 
 
 def fake_torch(name: str | None, uuid: str = "", *, initialized: bool = False) -> Any:
-    """What torch says of its first GPU; None for a torch that sees none."""
+    """Return what torch says of its first GPU; None for a torch that sees none."""
     cuda = SimpleNamespace(
         is_available=lambda: name is not None,
         is_initialized=lambda: initialized,

@@ -28,8 +28,12 @@ PRIVATE_TORCH = (
     "kernels/lightning_kernels/common/private_torch.py",
     "lightning_bench/measure/device/memory.py",
     "lightning_bench/measure/device/timer.py",
-    "lightning_bench/providers/norm.py",
+    "lightning_bench/providers/bundled_srmsnorm.py",
 )
+ROW = "lightning_bench/record/row.py"
+WORKED = {"ok", "unstable"}
+READING_ROOMS = tuple(f"lightning_bench/{room}/" for room in ("report", "compare", "history"))
+CSV_READERS = {"csv.reader", "csv.DictReader", "pandas.read_csv", "pd.read_csv"}
 TYPED_ROOMS = tuple(f"lightning_bench/{room}/" for room in ("measure", "run", "record"))
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -120,6 +124,33 @@ def private_torch_symbols(root: Path) -> list[str]:
     ]
 
 
+def lists_of_worked_statuses(root: Path) -> list[str]:
+    """Return the modules besides record/row.py that list the statuses of rows with a usable figure.
+
+    `Record.worked` is the owner of that rule.
+    """
+    return [
+        _name(root, path)
+        for path in _modules(root)
+        if _name(root, path) != ROW
+        and any(
+            isinstance(node, ast.Tuple | ast.Set | ast.List)
+            and {element.value for element in node.elts if isinstance(element, ast.Constant)} == WORKED
+            for node in ast.walk(_parsed(path))
+        )
+    ]
+
+
+def readers_of_csv(root: Path) -> list[str]:
+    """Return the modules of report/, compare/ and history/ that open CSVs instead of asking record/."""
+    return [
+        f"{_name(root, path)}: {call}"
+        for path in _modules(root)
+        if _name(root, path).startswith(READING_ROOMS)
+        for call in sorted({ast.unparse(node) for node in ast.walk(_parsed(path))} & CSV_READERS)
+    ]
+
+
 def _files(root: Path) -> list[Path]:
     folders = [root / name for name in SOURCES]
     return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in SOURCE_ENDINGS)
@@ -168,7 +199,7 @@ def _aliases(module: ast.Module) -> Iterator[str]:
 
 
 def _annotations(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
-    """The annotations that a reader of the module relies on, with what they annotate."""
+    """Yield the annotations that a reader of the module relies on, with what they annotate."""
     for node in ast.walk(module):
         if isinstance(node, ast.ClassDef):
             for statement in node.body:

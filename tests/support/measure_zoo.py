@@ -1,4 +1,4 @@
-"""Providers for test_measure_session.py: right ones, and one for each way to go wrong."""
+"""Providers for test_measure_bench.py: right ones, and one for each way to go wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_bench.providers import Inputs, Provider
 
 
 class Base(Provider):
-    """Right; ``attend`` is told which call since the file was loaded this is."""
+    """Right; `attend` gets the number of the call since the file was loaded."""
 
     name = label = "base"
     family = "linear_decay"

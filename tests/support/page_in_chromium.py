@@ -32,10 +32,10 @@ def chromium() -> Iterator[Driver]:
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver = shutil.which("chromedriver")
     if not program or not driver:
-        told = "chromium and chromedriver are not installed: apt-get install chromium chromium-driver"
+        message = "chromium and chromedriver are not installed: apt-get install chromium chromium-driver"
         if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
+            pytest.fail(message)
+        pytest.skip(message)
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
@@ -47,7 +47,7 @@ def chromium() -> Iterator[Driver]:
 
 
 def cell(provider: str, seq_len: int, median_ms: float | None, **others: Any) -> Record:
-    """A row with its interval, percentiles and rates."""
+    """Return a row with its interval, percentiles and rates."""
     direction = others.get("direction", "fwd")
     values: dict[str, Any] = {"case_id": f"{provider}/{direction}/n{seq_len}"}
     if median_ms is not None:
@@ -88,7 +88,7 @@ Open = Callable[..., Driver]
 
 @pytest.fixture
 def opened(chromium: Driver, tmp_path: Path) -> Iterator[Open]:
-    """Opens a page of these records; afterwards the console must be empty of errors and warnings."""
+    """Open a page of these records; afterwards the console must have no errors or warnings."""
 
     def open_it(*records: Record) -> Driver:
         chromium.get(write_page(tmp_path, *(records or STORY)).as_uri())
@@ -111,7 +111,7 @@ def texts(page: Driver, selector: str) -> list[str]:
 
 
 def body(page: Driver, at: int = 0) -> list[list[str]]:
-    """The shown rows of a table, cell by cell."""
+    """Return the shown rows of a table, cell by cell."""
     shown = page.execute_script(
         """const shown = (elements) => [...elements].filter((e) => !e.closest('[hidden]'));
         const table = document.querySelectorAll('section.table table')[arguments[0]];

@@ -1,6 +1,6 @@
 """What an H200's profilers print, for tests without one: a Kineto trace, Nsight Compute's CSV, Proton's tree.
 
-The names of fields, columns and units are those of torch 2.11, Nsight Compute 2025 (``--csv --page raw``) and
+The names of fields, columns and units are those of torch 2.11, Nsight Compute 2025 (`--csv --page raw`) and
 triton 3.6; the figures are made up so that results can be told by hand.
 """
 
@@ -23,7 +23,7 @@ TID, PID = 4242, 4200
 
 
 class KinetoTrace:
-    """Builds the list ``traceEvents`` of calls with a flush before each, times in µs."""
+    """Builds the list `traceEvents` of calls with a flush before each, times in µs."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = [
@@ -33,7 +33,7 @@ class KinetoTrace:
         self._correlation = 10
 
     def call(self, kernels: Sequence[tuple[str, float]], *, gap_us: float = 2.0) -> None:
-        """A call that launches these kernels (name, µs) one after the other, and the wait for it."""
+        """Add a call that launches these kernels (name, µs) in turn, and the wait for it."""
         self._launched(FLUSH, self.now, self.now + 5, 60.0, "kernel")
         begin = self.now + 100
         start = begin + 12
@@ -46,11 +46,11 @@ class KinetoTrace:
         self.now = start + 200
 
     def operator(self, name: str, begin: float, us: float) -> None:
-        """An operator on the CPU."""
+        """Add an operator on the CPU."""
         self._span("cpu_op", name, begin, us)
 
     def memory(self, at: float, size: int, address: int, *, device: int = 1) -> None:
-        """An allocation, or with a negative size the end of one."""
+        """Add an allocation, or with a negative size the end of one."""
         args = {"Total Reserved": 0, "Total Allocated": 0, "Bytes": size, "Device Id": 0, "Addr": address}
         self.events.append(
             {
@@ -138,7 +138,7 @@ METRICS = {
 
 
 def ncu_csv(*launches: dict[str, str], units: dict[str, str] | None = None) -> str:
-    """What ``ncu --csv --page raw`` writes for launches, each given by the cells that differ."""
+    """Return what `ncu --csv --page raw` writes for launches, each given by the cells that differ."""
     names = [*IDENTITY, *METRICS]
     given = units or {}
     head = dict.fromkeys(IDENTITY, "") | {name: unit for name, (unit, _) in METRICS.items()} | given

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lightning_bench.record import Record
+from collections.abc import Iterable
+
+from lightning_bench.record import Record, Row
 
 PAPER = Record(
     suite="lightning2",
@@ -38,3 +40,8 @@ STORY = Record(
     value_dim=16,
     device="cpu",
 )
+
+
+def rows_of(records: Iterable[Record], source: str = "results/x.csv") -> list[Row]:
+    """Return the records as rows of one file."""
+    return [Row(record, source) for record in records]

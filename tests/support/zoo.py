@@ -1,4 +1,4 @@
-"""Providers that behave and misbehave, each in one way; tests name them as ``zoo.py:NAME``.
+"""Providers that behave and misbehave, each in one way; tests name them as `zoo.py:NAME`.
 
 Those that wait or leave notes do so in the folder of this file: tests that need that copy it first.
 As the bundled ones do, it leaves the import of torch to the worker.
@@ -155,7 +155,7 @@ class TooLargeAt256(Good):
 
 
 class NotesItsProcess(Good):
-    """Appends ``seq_len pid`` to ``pids`` whenever it is built."""
+    """Appends `seq_len pid` to `pids` whenever it is built."""
 
     name = "notes-its-process"
 
@@ -175,7 +175,7 @@ class DiesAt512(Good):
 
 
 class WaitsAt128(Good):
-    """At seq_len 128 it writes its pid to ``waiting`` and waits until there is a file ``go``."""
+    """At seq_len 128 it writes its pid to `waiting` and waits until there is a file `go`."""
 
     name = "waits-at-128"
 
@@ -189,7 +189,7 @@ class WaitsAt128(Good):
 
 
 class RaisesUntilGo(Good):
-    """Raises until there is a file ``go``."""
+    """Raises until there is a file `go`."""
 
     name = "raises-until-go"
 

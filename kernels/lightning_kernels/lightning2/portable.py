@@ -48,11 +48,19 @@ def load_tile(pointers, row_ok, col_ok, RAGGED: tl.constexpr, PADDED: tl.constex
 
 @triton.jit  # type: ignore[untyped-decorator]
 def visit_block(  # type: ignore[no-untyped-def]
-    q_tile, k_tile, v_tile, o_tile, state, inside, d_ok, e_ok, weight, read, write, block_decay, rest_decay,
+    tiles, masks, weights, decays, state,
     WEIGHT_READ: tl.constexpr, WEIGHT_WRITE: tl.constexpr, HAS_DECAY: tl.constexpr, RAGGED: tl.constexpr,
     UPDATE: tl.constexpr, PADDED_D: tl.constexpr, PADDED_E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write one block of o and return the state that leaves it, which takes UPDATE."""
+    """Write one block of o and return the state that leaves it, which takes UPDATE.
+
+    `tiles` are pointers to q, k, v and o, `masks` the tokens and columns that exist, `weights` those of M, of
+    reading and of writing, and `decays` λ^B and what rounding it left over.
+    """
+    q_tile, k_tile, v_tile, o_tile = tiles
+    inside, d_ok, e_ok = masks
+    weight, read, write = weights
+    block_decay, rest_decay = decays
     q_t = load_tile(q_tile, inside[None, :], d_ok[:, None], RAGGED, PADDED_D)  # [BLOCK_D, BLOCK]
     k = load_tile(k_tile, inside[:, None], d_ok[None, :], RAGGED, PADDED_D)  # [BLOCK, BLOCK_D]
     v_t = load_tile(v_tile, inside[None, :], e_ok[:, None], RAGGED, PADDED_E)  # [BLOCK_E, BLOCK]
@@ -162,9 +170,11 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     for block in range(whole):
         start = tl.cast(block, tl.int64) * BLOCK
         state = visit_block(
-            q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
-            v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
-            state, row < BLOCK, d_ok, e_ok, weight, read, write, block_decay, rest_decay,
+            (
+                q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
+                v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
+            ),
+            (row < BLOCK, d_ok, e_ok), (weight, read, write), (block_decay, rest_decay), state,
             weight_read, weight_write, HAS_DECAY, False, True, padded_d, padded_e, PRECISION,
         )  # fmt: skip
     left = seq_len - whole * BLOCK
@@ -176,9 +186,11 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         else:
             write = tl.exp(tl.minimum(-slope * (left - 1 - row), 0.0))
         state = visit_block(
-            q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
-            v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
-            state, row < left, d_ok, e_ok, weight, read, write, tl.exp(-slope * left), 0.0,
+            (
+                q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
+                v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
+            ),
+            (row < left, d_ok, e_ok), (weight, read, write), (tl.exp(-slope * left), 0.0), state,
             weight_read, weight_write, HAS_DECAY, True, HAS_FINAL, padded_d, padded_e, PRECISION,
         )  # fmt: skip
     if HAS_FINAL:

@@ -13,6 +13,8 @@ HOPPER_BLOCK = 64
 """Tokens of a block of the Hopper kernel."""
 LARGEST_SHARED_BYTES = 232448
 """Shared memory that one program may take on compute capability 9.0; 166912 on 8.0 and 101376 on 8.9."""
+REGISTERS = 65536
+"""Registers of 32 bits of one multiprocessor."""
 
 
 @cache
@@ -45,7 +47,7 @@ class Tiles:
 def lightning2_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_limit: int) -> Tiles:
     """Choose the tiles of the one-pass kernel, whose state is [block_e, block_d] in fp32 registers.
 
-    They fit `shared_limit` bytes of shared memory a program, at least the 101376 of compute capability 8.9.
+    They fit `shared_limit` bytes of shared memory per program, at least the 101376 of compute capability 8.9.
     """
     block_d, whole_e = _padded(head_dim), _padded(value_dim)
     if dtype == torch.float32:
@@ -66,7 +68,7 @@ def lightning2_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_l
 
 
 def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:
-    """Say whether the Hopper kernel takes this dtype and these dims, where strides are as for its `takes`.
+    """Say whether the Hopper kernel takes this dtype and these dims; `hopper.host.takes` judges strides.
 
     LIGHTNING_KERNELS_HOPPER=0 in the environment turns the kernel off.
     """
@@ -80,7 +82,7 @@ def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:
 
 @cache
 def _triton_has_gluon() -> bool:
-    """Say whether triton is 3.6 or later; Gluon lacked what the kernel needs before."""
+    """Say whether triton is 3.6 or later: before, Gluon lacked what the kernel needs."""
     major, minor = version("triton").split(".")[:2]
     return (int(major), int(minor)) >= (3, 6)
 
@@ -122,6 +124,42 @@ class HopperTiles(NamedTuple):
     def state_warps(self) -> int:
         """Warps that hold the state: `num_warps` of the launch."""
         return 8 if self.wide else 4
+
+    @property
+    def launch_registers(self) -> int:
+        """Registers of each thread at the launch: those of a multiprocessor shared out evenly, in eights."""
+        return REGISTERS // self._threads // 8 * 8
+
+    @property
+    def state_registers(self) -> int:
+        """Registers of each thread of the state's warps: what output and loader leave of the launch's."""
+        others = 128 * (self.output_registers + self.loader_registers)
+        left = (self.launch_registers * self._threads - others) // (32 * self.state_warps)
+        return min(256, left // 8 * 8)
+
+    @property
+    def registers(self) -> int:
+        """Registers of all threads of a program, once each role has its own number: at most REGISTERS."""
+        others = 128 * (self.output_registers + self.loader_registers)
+        return 32 * self.state_warps * self.state_registers + others
+
+    @property
+    def _threads(self) -> int:
+        return 32 * (self.state_warps + 8)
+
+    def shared_bytes(self) -> int:
+        """Return how much shared memory a program takes: what the compiler allocates, to the byte."""
+        ring = self.stages * HOPPER_BLOCK * (2 * self.block_d + self.columns) * 2
+        states = self.copies * self.columns * self.block_d * 2
+        # Where the output's warps exchange rows of o before they store them: 512 bytes per warp. It is also
+        # where the warps find their arguments when they start.
+        exchange = 4 * 512
+        weights = (self.group + 1) * 2 * HOPPER_BLOCK * 2  # high and low halves, and those of the last block
+        ready = self.copies // 2 if self.pairs else self.copies
+        # Barriers have 8 bytes, and each array of them begins at a multiple of 16.
+        barriers = 2 * _to_16(8 * self.stages) + _to_16(8 * ready) + 8 * self.copies
+        started = 8  # a byte per warp of output and loader
+        return ring + states + exchange + weights + barriers + started
 
     @property
     def config(self) -> str:
@@ -265,3 +303,7 @@ def lightning1_tiles(head_dim: int, value_dim: int, dtype: torch.dtype) -> Tiles
 
 def _padded(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
+
+
+def _to_16(size: int) -> int:
+    return -(-size // 16) * 16

@@ -43,10 +43,10 @@ def history(
     known("--protocol", protocol, get_args(ProtocolName))
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {plot} does not end with .png, .svg or .pdf")
-    everything = figures.read_all(results or [Path("results")])
-    records = [record for record in everything if record.protocol == protocol]
-    case_id, machine_id = figures.choose(records, figure, case, machine)
-    series = figures.history(records, case_id, machine_id, figure, unit)
+    rows = figures.read_history(results or [Path("results")])
+    rows = rows[rows["protocol"] == protocol]
+    case_id, machine_id = figures.choose_case(rows, figure, case, machine)
+    series = figures.trace_figure(rows, case_id, machine_id, figure, unit)
     sink = output.sink()
     if sink.as_json:
         sink.data(asdict(series))
@@ -76,7 +76,7 @@ def history(
     if plot is not None:
         try:
             plot.parent.mkdir(parents=True, exist_ok=True)
-            figures.plot(series).savefig(plot, dpi=150)
+            figures.plot_history(series).savefig(plot, dpi=150)
         except OSError as error:
             raise UsageError(f"cannot write {plot}: {error.strerror}") from error
         sink.say(f"wrote {plot}")

@@ -103,7 +103,7 @@ def profile(
     from lightning_bench.machine import describe_machine
     from lightning_bench.machine.ceilings import kept_path, read_kept
     from lightning_bench.profile.data import Request
-    from lightning_bench.profile.parent.run import Options, profile_case
+    from lightning_bench.profile.parent.profilers import Options, profile_case
     from lightning_bench.profile.profile_export import as_data, write
     from lightning_bench.profile.screen import show
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lightning_bench.cli.shared.common_options import Quiet, Results
+from lightning_bench.cli.shared.common_options import Quiet, Results, known
 from lightning_bench.errors import LbenchError, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.report.document import FormatName, PlotFormat, Report
+    from lightning_bench.report.document import FormatName, Report
+    from lightning_bench.report.plots import PlotFormat
 
 
 def report(
@@ -61,7 +62,6 @@ def report(
     """Make tables, plots and a page of results."""
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.report.document import FORMATS, make_comparison, make_report
-    from lightning_bench.report.tables.grid import as_table
 
     if show and out is None:
         if formats is not None:
@@ -73,16 +73,15 @@ def report(
     paths = results or [Path("results")]
     if against is None:
         document = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
-    elif against != "published":
-        raise UsageError(f"--against {against!r} is not known; allowed: published")
-    elif baseline is not None or mix:
-        raise UsageError(
-            "--baseline and --mix do not go with --against: its ratios are to what was published"
-        )
     else:
+        known("--against", against, ("published",))
+        if baseline is not None or mix:
+            raise UsageError(
+                "--baseline and --mix do not go with --against: its ratios are to what was published"
+            )
         document = make_comparison(paths, metrics=metric or ())
     sink = Sink(quiet=quiet)
-    for warning in document.said:
+    for warning in document.messages:
         sink.say(f"left out: {warning}")
     if out is not None:
         for path in _write(document, out, chosen):
@@ -99,7 +98,7 @@ def report(
         for remark in document.remarks:
             sink.say(remark)
         for grid in document.grids:
-            sink.paper_table(as_table(grid))
+            sink.paper_table(grid)
 
 
 def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[FormatName], list[PlotFormat]]:
@@ -107,7 +106,8 @@ def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[F
 
     UsageError for an unknown format, for more than stdout can take, and for plots where none are made.
     """
-    from lightning_bench.report.document import FORMATS, PLOT_FORMATS
+    from lightning_bench.report.document import FORMATS
+    from lightning_bench.report.plots import PLOT_FORMATS
 
     if text is None:
         return (list(FORMATS), ["png"] if plots else []) if out is not None else ([], [])
@@ -128,20 +128,20 @@ def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[F
 
 def _plot(document: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
     """Write the plots; if machines or protocols differ, each pair of them has its own folder."""
-    from lightning_bench.report.plots.draw import plot_set
-    from lightning_bench.report.plots.plot_rows import groups_by
+    from lightning_bench.report.collect import frame_of, rows_by
+    from lightning_bench.report.plots.plot_files import plot_set
     from lightning_bench.report.tables.grid import DEFAULT_BASELINE
 
     # heads 0: a whole model's figure, which has no shape to plot against
-    shaped = [row.record for row in document.rows if row.record.heads]
-    groups = groups_by(shaped, ("machine_id", "protocol"))
+    shaped = frame_of(row for row in document.rows if row.record.heads)
+    groups = rows_by(shaped, ["machine_id", "protocol"])
     written = []
-    for records in groups:
+    for (machine, by_protocol), rows in groups.items():
         wanted = baseline or DEFAULT_BASELINE
-        against = wanted if any(record.provider == wanted for record in records) else None
+        against = wanted if any(row.record.provider == wanted for row in rows) else None
         try:
-            own = folder / f"{records[0].machine_id}-{records[0].protocol}"
-            written += plot_set(records, pictures, folder if len(groups) == 1 else own, against)
+            own = folder / f"{machine}-{by_protocol}"
+            written += plot_set(rows, pictures, folder if len(groups) == 1 else own, against)
         except OSError as error:
             raise LbenchError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
     return written

@@ -120,7 +120,7 @@ def default_out(plan: Plan) -> Path:
 def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Summary:
     from lightning_bench.cli.shared.progress import make_watcher
     from lightning_bench.record import ResultFile
-    from lightning_bench.report.tables.paper_tables import paper_tables
+    from lightning_bench.report.tables.grid import sweep_grids
     from lightning_bench.run.sweep import run_sweep
 
     with ResultFile(path, fresh=fresh) as file:
@@ -137,8 +137,8 @@ def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Sum
             sink.err.print(f"interrupted; {path} is whole. To go on: {command}", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
     if not sink.quiet and not sink.as_json:
-        for table in paper_tables(summary.records):
-            sink.paper_table(table)
+        for grid in sweep_grids(summary.records):
+            sink.paper_table(grid)
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     sink.say(f"{name}: {counts} in {summary.seconds:.0f} s")
     if summary.seconds >= 1.0:

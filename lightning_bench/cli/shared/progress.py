@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lightning_bench.cli.shared.sink import STATUS_STYLES
 from lightning_bench.record import Record
-from lightning_bench.report.tables.paper_tables import figure_text
+from lightning_bench.report.tables.figures import figure_with_unit
 from lightning_bench.words import counted
 
 
@@ -23,7 +23,7 @@ def record_line(record: Record) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{record.status:<11} ", style=STATUS_STYLES[record.status])
     line.append(record.case_id)
-    if figure := figure_text(record):
+    if figure := figure_with_unit(record):
         line.append(f"  {figure}", style="bold")
     if record.reason:
         line.append(f"  {record.reason}", style="dim")

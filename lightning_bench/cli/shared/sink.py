@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from lightning_bench.report.tables.paper_tables import Table
+    from lightning_bench.report.tables.grid import Grid
 
 STATUS_STYLES = {
     "ok": "green",
@@ -67,32 +67,34 @@ class Sink:
             table.add_row(*(Text(cell) for cell in row))
         self.out.print(table)
 
-    def paper_table(self, table: Table) -> None:
+    def paper_table(self, grid: Grid) -> None:
         """Print a table in the published shape, cut into as many parts as the width needs."""
+        under = [column.over or column.family for column in grid.columns]
         widths = [
-            max(len(name), len(family), *(len(row[index]) for row in table.cells)) + 2
-            for index, (name, family) in enumerate(zip(table.columns, table.families, strict=True))
+            max(len(column.provider), len(text), *(len(row[index].text) for row in grid.cells)) + 2
+            for index, (column, text) in enumerate(zip(grid.columns, under, strict=True))
         ]
-        n_width = max(len(str(n)) for n in table.rows) + 2
-        self.out.print(Text(f"{table.title}  ({table.unit})", style="bold"))
+        n_width = max(len(str(n)) for n in grid.lengths) + 2
+        self.out.print(Text(f"{grid.title}  ({grid.unit})", style="bold"))
         start = 0
         while start < len(widths):
             end, used = start + 1, n_width + widths[start]
             while end < len(widths) and used + widths[end] <= self.out.width:
                 used += widths[end]
                 end += 1
-            self._part(table, start, end)
+            self._part(grid, start, end)
             start = end
-        for note in table.notes:
+        for note in (*grid.notes, *grid.origin):
             self.out.print(Text(f"  {note}", style="dim"))
         self.out.print()
 
-    def _part(self, table: Table, start: int, end: int) -> None:
-        grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        grid.add_column("n", justify="right", no_wrap=True)
-        for name in table.columns[start:end]:
-            grid.add_column(name, justify="right", no_wrap=True)
-        grid.add_row("", *(Text(family, style="dim") for family in table.families[start:end]))
-        for n, cells in zip(table.rows, table.cells, strict=True):
-            grid.add_row(str(n), *(Text(cell) for cell in cells[start:end]))
-        self.out.print(grid)
+    def _part(self, grid: Grid, start: int, end: int) -> None:
+        table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("n", justify="right", no_wrap=True)
+        columns = grid.columns[start:end]
+        for column in columns:
+            table.add_column(column.provider, justify="right", no_wrap=True)
+        table.add_row("", *(Text(column.over or column.family, style="dim") for column in columns))
+        for n, cells in zip(grid.lengths, grid.cells, strict=True):
+            table.add_row(str(n), *(Text(cell.text) for cell in cells[start:end]))
+        self.out.print(table)

@@ -1,4 +1,4 @@
-"""SM clock, power, temperature and throttle reasons, read beside the samples through NVML."""
+"""SM clock, power, temperature and throttle reasons, read between the samples through NVML."""
 
 from __future__ import annotations
 

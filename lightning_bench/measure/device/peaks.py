@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +15,8 @@ from torch import Tensor
 
 from lightning_bench.case import Device, Dtype
 from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings
+from lightning_bench.measure.device.timer import TimedCall
 from lightning_bench.providers.dtypes import torch_dtype
-
-Call = Callable[[], object]
 
 # The tensors are far larger than any cache on a GPU; on a CPU, large enough to leave most of them.
 _COPY_BYTES: dict[Device, int] = {"cuda": 2**30, "cpu": 2**26}
@@ -190,7 +188,7 @@ def _wait(device: Device) -> None:
         torch.cuda.synchronize()
 
 
-def _best_ms(fn: Call, repeats: int, device: Device) -> float:
+def _best_ms(fn: TimedCall, repeats: int, device: Device) -> float:
     fn()
     _wait(device)
     times: list[float] = []

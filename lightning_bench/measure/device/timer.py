@@ -11,7 +11,8 @@ import torch
 
 from lightning_bench.case import Device
 
-Call = Callable[[], Any]
+TimedCall = Callable[[], Any]
+"""What is timed: a call without arguments."""
 
 _MIN_FLUSH_BYTES = 2**27
 _FIRST_SPIN_MS = 0.3
@@ -21,13 +22,13 @@ _MAX_SPIN_MS = 100.0
 class Timer(Protocol):
     """Takes samples of a call; milliseconds throughout."""
 
-    def sample(self, fn: Call, count: int) -> list[float]:
+    def sample(self, fn: TimedCall, count: int) -> list[float]:
         """Return the device times of `count` calls, each with a cold cache and, on a GPU, launches hidden."""
 
-    def call(self, fn: Call) -> float:
+    def call(self, fn: TimedCall) -> float:
         """Return how long an eager caller waits for one call, launch included."""
 
-    def exposed(self, fn: Call) -> bool:
+    def exposed(self, fn: TimedCall) -> bool:
         """Return whether launches could not be kept ahead of the device, so that samples include waiting."""
 
     def now(self) -> float:
@@ -40,17 +41,17 @@ class Timer(Protocol):
 class CpuTimer:
     """Monotonic clock, no flush."""
 
-    def sample(self, fn: Call, count: int) -> list[float]:
+    def sample(self, fn: TimedCall, count: int) -> list[float]:
         """Return the wall time of each call in ms."""
         return [self.call(fn) for _ in range(count)]
 
-    def call(self, fn: Call) -> float:
+    def call(self, fn: TimedCall) -> float:
         """Return the wall time of one call in ms."""
         begin = time.perf_counter_ns()
         fn()
         return (time.perf_counter_ns() - begin) / 1e6
 
-    def exposed(self, fn: Call) -> bool:
+    def exposed(self, fn: TimedCall) -> bool:
         """Return False: a CPU has no launches."""
         return False
 
@@ -79,7 +80,7 @@ class CudaTimer:
         self._spin_ms: dict[int, float] = {}
         self._exposed: set[int] = set()
 
-    def sample(self, fn: Call, count: int) -> list[float]:
+    def sample(self, fn: TimedCall, count: int) -> list[float]:
         """Return the device time of each call in ms."""
         spin_ms = self._spin_ms.get(id(fn), _FIRST_SPIN_MS)
         while True:
@@ -92,11 +93,11 @@ class CudaTimer:
                 spin_ms = 0.0
             self._spin_ms[id(fn)] = spin_ms
 
-    def exposed(self, fn: Call) -> bool:
+    def exposed(self, fn: TimedCall) -> bool:
         """Return whether sampling found the call exposed."""
         return id(fn) in self._exposed
 
-    def call(self, fn: Call) -> float:
+    def call(self, fn: TimedCall) -> float:
         """Return the wall time of one call and the wait for it, in ms."""
         torch.cuda.synchronize()
         begin = time.perf_counter_ns()
@@ -114,7 +115,7 @@ class CudaTimer:
         self._spin_ms.clear()
         self._exposed.clear()
 
-    def _batch(self, fn: Call, count: int, spin_ms: float) -> tuple[list[float], bool]:
+    def _batch(self, fn: TimedCall, count: int, spin_ms: float) -> tuple[list[float], bool]:
         if self._flush is None:
             self._flush = torch.empty(self._flush_bytes, dtype=torch.int8, device="cuda")
         starts = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
@@ -149,7 +150,7 @@ def make_timer(device: Device) -> CpuTimer | CudaTimer:
     return CudaTimer() if device == "cuda" else CpuTimer()
 
 
-def capture_graph(build: Callable[[], Call]) -> Call:
+def capture_graph(build: Callable[[], TimedCall]) -> TimedCall:
     """Return a call that replays from a CUDA graph what `build` makes.
 
     `build` runs on the stream of the capture, because autograd runs a backward pass on the stream of its
@@ -174,7 +175,7 @@ class _Replay:
     """Replays the graph; holds the captured call, whose tensors the graph reads."""
 
     graph: torch.cuda.CUDAGraph
-    fn: Call
+    fn: TimedCall
 
     def __call__(self) -> None:
         self.graph.replay()

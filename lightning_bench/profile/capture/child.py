@@ -1,8 +1,8 @@
-"""Run one case to be profiled: ``python -m lightning_bench.profile.capture.child REQUEST ANSWER``.
+"""Run one case to be profiled: `python -m lightning_bench.profile.capture.child REQUEST ANSWER`.
 
-REQUEST is a file with a ``Request`` in JSON; ANSWER gets ``{"profile": …}``, ``{"done": …}`` or
-``{"error": "a sentence"}``. Of its own so that it can be killed, run under Nsight Compute, and start with no
-kernel compiled.
+REQUEST is a file with a `Request` in JSON; ANSWER gets `{"profile": …}`, `{"done": …}` or
+`{"error": "a sentence"}`. It is its own process so that it can be killed, run under Nsight Compute, and start
+with no kernel compiled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lightning_bench.run.worker import die_with_parent
 
 
 def main(request_path: str, answer_path: str) -> int:
-    """Run it; the exit code is 0 where it worked."""
+    """Run the case of a request; return 0 if it worked, else 1."""
     die_with_parent()
     request = Request.model_validate_json(Path(request_path).read_text(encoding="utf-8"))
     try:
@@ -34,7 +34,7 @@ def main(request_path: str, answer_path: str) -> int:
 
 
 def _answer(request: Request, answer_path: str) -> dict[str, Any]:
-    from lightning_bench.profile.capture.capture import run_calls, take_profile
+    from lightning_bench.profile.capture.case_run import run_calls, take_profile
 
     if request.mode == "profile":
         return {"profile": take_profile(request).model_dump(mode="json")}

@@ -1,4 +1,4 @@
-"""What Triton knows of the kernels that it compiled in this process, and which of them a launch was."""
+"""The kernels that Triton compiled in this process: what they take, and which of them a launch was."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning_bench.profile.data import CompiledKernel, Kernel
-from lightning_bench.profile.parent.counters import base_name
+from lightning_bench.profile.kernel_names import base_name
 
 
 def compiled_kernels() -> tuple[CompiledKernel, ...]:
-    """All that are alive, wherever they are kept: launched through Triton's own caches or held by a library.
+    """Return all that are alive, whether Triton's own caches or a library hold them.
 
-    Those that were compiled and never loaded have neither registers nor spills.
+    Kernels that were compiled and never loaded have neither registers nor spills.
     """
     compiler = sys.modules.get("triton.compiler.compiler")
     if compiler is None:
         return ()
-    found = [one for one in gc.get_objects() if type(one) is compiler.CompiledKernel]
-    return tuple(sorted(map(_describe, found), key=lambda one: one.name))
+    found = [kernel for kernel in gc.get_objects() if type(kernel) is compiler.CompiledKernel]
+    return tuple(sorted(map(_describe, found), key=lambda kernel: kernel.name))
 
 
 def _describe(kernel: Any) -> CompiledKernel:
@@ -37,20 +37,20 @@ def _describe(kernel: Any) -> CompiledKernel:
 def with_spills(
     kernels: Sequence[Kernel], compiled: Iterable[CompiledKernel]
 ) -> tuple[tuple[Kernel, ...], tuple[str, ...]]:
-    """Give launches the spills of the compiled kernel that they were, and a note where several may be meant.
+    """Add to launches the spills of the compiled kernel that they were, and a note if several may be meant.
 
-    A launch is known by its name and, among variants of one name, by registers and shared memory.
+    A launch is identified by its name and, among variants of one name, by registers and shared memory.
     """
-    loaded = [one for one in compiled if one.spills is not None]
+    loaded = [variant for variant in compiled if variant.spills is not None]
     notes: dict[str, None] = {}
-    told = []
+    launches = []
     for kernel in kernels:
-        same = [one for one in loaded if one.name == base_name(kernel.name)]
+        same = [variant for variant in loaded if variant.name == base_name(kernel.name)]
         for attribute in ("registers", "shared_bytes"):
             wanted = getattr(kernel, attribute)
-            same = [one for one in same if getattr(one, attribute) == wanted] or same
-        spills = {one.spills for one in same}
+            same = [variant for variant in same if getattr(variant, attribute) == wanted] or same
+        spills = {variant.spills for variant in same}
         if len(spills) > 1:
             notes[f"spills of {kernel.name}: {len(same)} compiled variants look like the one launched"] = None
-        told.append(kernel.model_copy(update={"spills": spills.pop()}) if len(spills) == 1 else kernel)
-    return tuple(told), tuple(notes)
+        launches.append(kernel.model_copy(update={"spills": spills.pop()}) if len(spills) == 1 else kernel)
+    return tuple(launches), tuple(notes)

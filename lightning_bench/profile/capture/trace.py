@@ -1,6 +1,6 @@
-"""From the events of a Kineto trace (Chrome's format) to the kernels, operators and allocations of a call.
+"""Read the kernels, operators and allocations of a call from the events of a Kineto trace (Chrome's format).
 
-Pure functions: they take the list ``traceEvents`` and know no torch. Times of events are µs.
+Pure functions: they take the list `traceEvents` and do not import torch. Times of events are µs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CPU, _CUDA = 0, 1  # "Device Type" of memory events
 
 @dataclass(frozen=True)
 class GpuCalls:
-    """The kernels of a call and its times, medians over ``calls`` calls; ``note`` says what was odd."""
+    """The kernels of a call and its times, medians over `calls` calls; `note` says if some calls differed."""
 
     kernels: tuple[Kernel, ...]
     kernels_ms: float
@@ -39,7 +39,7 @@ class GpuCalls:
 
 
 def gpu_calls(events: Sequence[Event]) -> GpuCalls:
-    """Read what ran on the GPU in the annotated calls. Raises ValueError where nothing did."""
+    """Return what ran on the GPU in the annotated calls. Raise ValueError if nothing did."""
     windows = _windows(events)
     launched = _launches(events)
     work = sorted((e for e in events if e.get("cat") in _KINDS and "dur" in e), key=lambda e: e["ts"])
@@ -54,26 +54,27 @@ def gpu_calls(events: Sequence[Event]) -> GpuCalls:
     usual, times_seen = sequences.most_common(1)[0] if sequences else ((), 0)
     if not usual:
         raise ValueError("the profiler saw no kernel in any call")
-    alike = [call for call in calls if tuple(event["name"] for event in call) == usual]
+    same = [call for call in calls if tuple(event["name"] for event in call) == usual]
     note = ""
     if times_seen < len(calls):
         note = f"{len(calls) - times_seen} of {len(calls)} calls launched other kernels and are left out"
-    total = sum(_median_ms([call[i] for call in alike]) for i in range(len(usual)))
-    kernels = [_kernel([call[i] for call in alike], total) for i in range(len(usual))]
+    total = sum(_median_ms([call[i] for call in same]) for i in range(len(usual)))
+    kernels = [_kernel([call[i] for call in same], total) for i in range(len(usual))]
     return GpuCalls(
         kernels=tuple(kernels),
-        kernels_ms=statistics.median(_busy_ms(call) for call in alike),
-        between_ms=statistics.median(_span_ms(call) - _busy_ms(call) for call in alike),
+        kernels_ms=statistics.median(_busy_ms(call) for call in same),
+        between_ms=statistics.median(_span_ms(call) - _busy_ms(call) for call in same),
         enqueue_ms=statistics.median(float(e["dur"]) / 1e3 for e in _annotations(events, CALL)),
-        calls=len(alike),
+        calls=len(same),
         note=note,
     )
 
 
 def cpu_operators(events: Sequence[Event]) -> tuple[Kernel, ...]:
-    """The operators of the annotated calls by their own time (without those that they call), longest first.
+    """Return the operators of the annotated calls by their own time, the longest first.
 
-    Times and counts are medians over the calls; what is spent in no operator is a line of its own.
+    Own time excludes the operators that an operator calls. Times and counts are medians over the calls; time
+    outside of all operators is a separate line.
     """
     calls = [_own_times(events, e) for e in _annotations(events, CALL)]
     if not calls:
@@ -90,7 +91,7 @@ def cpu_operators(events: Sequence[Event]) -> tuple[Kernel, ...]:
 
 
 def allocations(events: Sequence[Event], *, cuda: bool) -> tuple[Allocation, ...]:
-    """What the first annotated call allocated on the device, in order."""
+    """Return what the first annotated call allocated on the device, in order."""
     calls = _annotations(events, CALL)
     if not calls:
         return ()
@@ -107,19 +108,19 @@ def allocations(events: Sequence[Event], *, cuda: bool) -> tuple[Allocation, ...
         key=lambda event: event["ts"],
     )
     operators = [event for event in events if event.get("cat") == "cpu_op"]
-    made: list[tuple[Event, bool]] = []
+    allocated: list[tuple[Event, bool]] = []
     live: dict[int, int] = {}
     for event in memory:
         size, address = int(event["args"]["Bytes"]), int(event["args"]["Addr"])
         if size > 0:
-            live[address] = len(made)
-            made.append((event, False))
+            live[address] = len(allocated)
+            allocated.append((event, False))
         elif address in live:
             index = live.pop(address)
-            made[index] = (made[index][0], True)
+            allocated[index] = (allocated[index][0], True)
     return tuple(
         Allocation(size_bytes=int(event["args"]["Bytes"]), made_by=_around(event, operators), freed=freed)
-        for event, freed in made
+        for event, freed in allocated
     )
 
 
@@ -147,7 +148,7 @@ def _correlation(event: Event) -> Any:
 
 
 def _launches(events: Iterable[Event]) -> dict[Any, float]:
-    """When each correlation was launched."""
+    """Return when each correlation was launched."""
     found = {}
     for event in events:
         if event.get("cat") in _LAUNCHES and _correlation(event) is not None:
@@ -156,7 +157,7 @@ def _launches(events: Iterable[Event]) -> dict[Any, float]:
 
 
 def _windows(events: Sequence[Event]) -> list[tuple[float, float]]:
-    """From the begin of each call to the end of the wait for it."""
+    """Return (begin of the call, end of the wait for it) for each call."""
     waits = [_span(event) for event in _annotations(events, WAIT)]
     windows = []
     for event in _annotations(events, CALL):
@@ -185,7 +186,7 @@ def _span_ms(call: Sequence[Event]) -> float:
 
 
 def _busy_ms(call: Sequence[Event]) -> float:
-    """Time in which at least one kernel runs: those on several streams may overlap."""
+    """Return the time in which at least one kernel runs: kernels on several streams may overlap."""
     return sum(end - begin for begin, end in _union(map(_span, call))) / 1e3
 
 
@@ -200,7 +201,7 @@ def _union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _own_times(events: Sequence[Event], call: Event) -> dict[str, tuple[int, float]]:
-    """(runs, own ms) of each operator in a call."""
+    """Return (runs, own ms) of each operator in a call."""
     begin, end = _span(call)
     inside = [e for e in events if e.get("cat") == "cpu_op" and begin <= e["ts"] < end]
     own: dict[str, tuple[int, float]] = {}
@@ -228,7 +229,7 @@ def _holds(outer: Event, inner: Event) -> bool:
 
 
 def _around(event: Event, operators: Iterable[Event]) -> str:
-    """Outermost and innermost operator that run where and when the event happened."""
+    """Return the outermost and the innermost operator that run where and when the event happened."""
     around = sorted((e for e in operators if _holds(e, event)), key=lambda e: (e["ts"], -e["dur"]))
     names = list(dict.fromkeys(e["name"] for e in (around[:1] + around[-1:])))
     return " > ".join(names)

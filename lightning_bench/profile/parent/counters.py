@@ -1,6 +1,6 @@
-"""Nsight Compute: how it is called, what its CSV says, and why it says nothing.
+"""Nsight Compute: its command line, its CSV, and the reasons why it gives none.
 
-``ncu --csv --page raw`` prints a header of column names, a row of their units, and a row a kernel launch.
+`ncu --csv --page raw` prints a header of column names, a row of their units, and one row per kernel launch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from lightning_bench.profile.data import Counters, Kernel
+from lightning_bench.profile.kernel_names import unqualified_name
 
 # Section sets leave these out on some GPUs; they are asked for by name.
 METRICS = (
@@ -21,7 +22,7 @@ METRICS = (
     "sass__inst_executed_register_spilling",
 )
 
-# To bytes and ms; a rate goes by what stands before its "/".
+# To bytes and ms; the unit of a rate is the part before its "/".
 _SCALES = {
     "Kbyte": 1e3,
     "Mbyte": 1e6,
@@ -37,14 +38,14 @@ _SCALES = {
 _SECTOR_BYTES = 32
 _TENSOR = re.compile(r"sm__(inst_executed_)?pipe_tensor\w*\.avg\.pct_of_peak_sustained_(active|elapsed)")
 _STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+?)_per_issue_active\.ratio")
-# What stands for a stall that is none: the warp issued.
+# Listed among the stalls, but not a stall: the warp issued.
 _NO_STALL = "selected"
 
 
 def command(ncu: str, log: str, target: Sequence[str], *, metrics: Sequence[str] = METRICS) -> list[str]:
-    """The command line that counts the kernels which ``target`` runs between cudaProfilerStart and Stop.
+    """Return the command that counts the kernels which `target` runs between cudaProfilerStart and Stop.
 
-    Clocks are left alone, and processes that the target starts are watched too: a Python may be a launcher.
+    Clocks are not changed, and child processes of the target are profiled too: a Python may be a launcher.
     """
     named = ["--metrics", ",".join(metrics)] if metrics else []
     return [
@@ -55,7 +56,7 @@ def command(ncu: str, log: str, target: Sequence[str], *, metrics: Sequence[str]
 
 
 def parse(text: str) -> tuple[Counters, ...]:
-    """Read what ncu printed: one entry a launch, in order. Raises ValueError where it holds no table."""
+    """Parse what ncu printed: one entry per launch, in order. Raise ValueError if it holds no table."""
     lines = text.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
     if start is None:
@@ -73,7 +74,7 @@ def parse(text: str) -> tuple[Counters, ...]:
 
 
 def trouble(log: str, returncode: int | None) -> str:
-    """Say in a sentence why ncu gave no counters; ``returncode`` is None where it was killed at a limit."""
+    """Return why ncu gave no counters, as a sentence; `returncode` is None if it was killed at the limit."""
     if "ERR_NVGPUCTRPERM" in log:
         return (
             "the driver does not permit this user to read GPU counters (ERR_NVGPUCTRPERM): run as root, or "
@@ -92,34 +93,24 @@ def trouble(log: str, returncode: int | None) -> str:
 def join(
     kernels: Sequence[Kernel], counters: Sequence[Counters]
 ) -> tuple[tuple[Kernel, ...], tuple[Counters, ...], str]:
-    """Put counters beside the kernels of the same call: (kernels, counters left over, a note or "").
+    """Join counters with the kernels of the same call: (kernels, counters left over, a note or "").
 
-    ncu lists no copies and fills, and leaves out namespaces. Both lists are in the order of launch; where the
+    ncu lists no copies and fills, and leaves out namespaces. Both lists are in the order of launch; if the
     names differ, as after an autotuner chose another kernel, nothing is joined.
     """
     launches = [i for i, kernel in enumerate(kernels) if kernel.kind == "kernel"]
-    ours = [_own_name(kernels[i].name) for i in launches]
-    theirs = [_own_name(one.kernel) for one in counters]
+    ours = [unqualified_name(kernels[i].name) for i in launches]
+    theirs = [unqualified_name(entry.kernel) for entry in counters]
     if ours != theirs:
         note = (
             f"Nsight Compute saw other launches ({len(theirs)}) than torch.profiler ({len(ours)}): its "
-            "figures stand apart"
+            "figures are listed separately"
         )
         return tuple(kernels), tuple(counters), note
     joined = list(kernels)
-    for i, one in zip(launches, counters, strict=True):
-        joined[i] = kernels[i].model_copy(update={"counters": one, "gbps": _gbps(one)})
+    for i, entry in zip(launches, counters, strict=True):
+        joined[i] = kernels[i].model_copy(update={"counters": entry, "gbps": _gbps(entry)})
     return tuple(joined), (), ""
-
-
-def base_name(kernel: str) -> str:
-    """The name without return type, template arguments and parameters, which profilers print in many ways."""
-    bare = re.split(r"[<(]", kernel.replace("(anonymous namespace)", "_anonymous_"), maxsplit=1)[0]
-    return bare.split()[-1] if bare.split() else kernel
-
-
-def _own_name(kernel: str) -> str:
-    return base_name(kernel).rsplit("::", 1)[-1]
 
 
 def _gbps(counters: Counters) -> float | None:
@@ -130,7 +121,7 @@ def _gbps(counters: Counters) -> float | None:
 
 def _counters(row: Mapping[str, str], units: Mapping[str, str]) -> Counters:
     def figure(*names: str) -> float | None:
-        """The first of the metrics that has a number, in bytes, ms, per cent or as it is."""
+        """Return the first of the metrics that has a number, in bytes, ms, per cent or as it is."""
         for name in names:
             value = _number(row.get(name, ""))
             unit = units.get(name, "")
@@ -156,14 +147,14 @@ def _counters(row: Mapping[str, str], units: Mapping[str, str]) -> Counters:
         occupancy_percent=figure("sm__warps_active.avg.pct_of_peak_sustained_active"),
         registers=None if registers is None else round(registers),
         spill_instructions=figure("sass__inst_executed_register_spilling"),
-        local_instructions=None if None in local else sum(one for one in local if one is not None),
+        local_instructions=None if None in local else sum(count for count in local if count is not None),
         waves=figure("launch__waves_per_multiprocessor"),
         stalls=_stalls(row),
     )
 
 
 def _tensor(row: Mapping[str, str]) -> float | None:
-    """Active cycles of the tensor pipe where ncu has them, else its instructions; of the busiest kind."""
+    """Return the active cycles of the busiest tensor pipe if ncu has them, else its instructions."""
     found = {name: _number(cell) for name, cell in row.items() if _TENSOR.fullmatch(name)}
     known = {name: value for name, value in found.items() if value is not None}
     cycles = [value for name, value in known.items() if "cycles_active" in name]
@@ -177,7 +168,7 @@ def _stalls(row: Mapping[str, str]) -> dict[str, float]:
         if match and value is not None and not match[1].endswith("not_issued"):
             waited[match[1]] = value
     total = sum(waited.values())
-    ordered = sorted(waited.items(), key=lambda one: -one[1])
+    ordered = sorted(waited.items(), key=lambda item: -item[1])
     return {name: value / total for name, value in ordered if name != _NO_STALL and value > 0}
 
 

@@ -1,4 +1,4 @@
-"""Triton's Proton: the tree that it writes (``.hatchet``, JSON) to a list of kernels."""
+"""Triton's Proton: parse the tree that it writes (`.hatchet`, JSON) into a list of kernels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SCALES = {"time (ns)": 1e-6, "time (us)": 1e-3, "time (ms)": 1.0, "time (s)": 1
 
 
 def parse(text: str) -> tuple[ProtonKernel, ...]:
-    """Kernels with their time and count, the longest first.
+    """Return the kernels with their time and count, the longest first.
 
-    Raises ValueError where it is not Proton's JSON or holds no kernel.
+    Raises ValueError if the text is not Proton's JSON or holds no kernel.
     """
     try:
         tree = json.loads(text)
@@ -27,12 +27,12 @@ def parse(text: str) -> tuple[ProtonKernel, ...]:
         kernels[name] = (seen_ms + ms, seen + count)
     if not kernels:
         raise ValueError("Proton saw no kernel")
-    ordered = sorted(kernels.items(), key=lambda one: -one[1][0])
+    ordered = sorted(kernels.items(), key=lambda item: -item[1][0])
     return tuple(ProtonKernel(name=name, time_ms=ms, count=count) for name, (ms, count) in ordered)
 
 
 def _leaves(node: Any) -> Iterator[tuple[str, float, int]]:
-    """Nodes that were timed and have no timed node below them; the last root describes devices."""
+    """Yield the nodes that were timed and have no timed node below them; the last root describes devices."""
     if not isinstance(node, dict) or "frame" not in node:
         return
     below = [leaf for child in node.get("children", []) for leaf in _leaves(child)]

@@ -1,1 +1,1 @@
-"""PyTorch forms of the families, written another way than the oracles."""
+"""The families in plain PyTorch, written in another way than the oracles."""

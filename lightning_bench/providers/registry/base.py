@@ -1,4 +1,4 @@
-"""Provider: what can be measured, and the inputs that it is given."""
+"""Provider, an implementation to measure, and Inputs, the tensors that it is given."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tensors in the provider's layout; ``decay`` holds the slopes s ≥ 0, fp32, [heads].
+    """Tensors in the provider's layout; `decay` holds the slopes s ≥ 0, fp32, [heads].
 
-    In layout ``bhnd``: q, k [batch, heads, seq_len, head_dim]; v [batch, heads, seq_len, value_dim].
-    In layout ``bnhd`` heads and seq_len change places. ``more`` holds what the family reads besides, such as
-    gates, by the names and axes of its definition in ``lightning_bench.families``; ``inputs["g"]`` reads it.
+    In layout `bhnd`: q, k [batch, heads, seq_len, head_dim]; v [batch, heads, seq_len, value_dim].
+    In layout `bnhd` heads and seq_len are exchanged. `more` holds the other inputs of the family, such as
+    gates, by the names and axes of its definition in `lightning_bench.families`; `inputs["g"]` reads one.
     """
 
     q: Tensor
@@ -32,16 +32,16 @@ class Inputs:
         return tensor
 
     def replaced(self, tensors: Mapping[str, Tensor]) -> Inputs:
-        """The same inputs with other tensors under these names."""
+        """Return the same inputs with other tensors under these names."""
         own = {name: x for name, x in tensors.items() if name not in self.more}
         return replace(self, **own, more={name: tensors.get(name, x) for name, x in self.more.items()})
 
 
 class Provider:
-    """One implementation. Subclass, set the class attributes, write ``load`` and ``build``.
+    """One implementation. A subclass sets the class attributes and implements `load` and `build`.
 
-    ``name`` is what users type, ``label`` what tables print. ``package`` is the distribution whose
-    version ``version()`` gives. The instance has no state of its own besides what ``load`` imports.
+    `name` is what users type, `label` what tables print. `package` is the distribution whose version
+    `version()` returns. An instance has no state except what `load` imports.
     """
 
     name: ClassVar[str]
@@ -54,25 +54,25 @@ class Provider:
     dtypes: ClassVar[tuple[Dtype, ...]] = ("fp16", "bf16")
     directions: ClassVar[tuple[Direction, ...]] = ("fwd", "bwd", "fwd_bwd")
     tf32: ClassVar[bool] = False
-    """Whether it computes fp32 inputs in TF32, which is off by 1.5e-3 (measured on an H200)."""
+    """Whether it computes fp32 inputs in TF32, whose relative error is 1.5e-3 (measured on an H200)."""
 
     def version(self) -> str:
-        """Version of the wrapped package as installed, or "" where it is not. Imports nothing heavy."""
+        """Return the installed version of the wrapped package, or "" without it. Imports nothing heavy."""
         from lightning_bench.providers.registry.packages import installed_version
 
         return installed_version(self.package)
 
     def unavailable(self, device: Device) -> str | None:
-        """Why it cannot run on this machine, judged without importing the library, or None."""
+        """Return why it cannot run on this machine, or None; judged without importing the library."""
         from lightning_bench.providers.registry.packages import missing_device, missing_package
 
         return missing_device(self, device) or missing_package(self.package)
 
     def load(self) -> None:
-        """Import the library. Raises ImportError, OSError or Unavailable; its message is the row's reason."""
+        """Import the library. Raise ImportError, OSError or Unavailable; its message is the row's reason."""
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
-        """Why this case is outside what the library does, or None. Called after ``load``."""
+        """Return why the library does not support this case, or None. Called after `load`."""
         if shape.dtype not in self.dtypes:
             return f"{self.name} takes {', '.join(self.dtypes)}, not {shape.dtype}"
         if shape.dtype == "fp32" and shape.device == "cuda" and self.tf32:
@@ -82,13 +82,13 @@ class Provider:
         return None
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """A zero-argument callable that computes the output [like v] of the forward pass, anew each time.
+        """Return a zero-argument callable that computes the output, shaped like v, in each call.
 
-        It must be differentiable with respect to every input that requires gradients: q, k and v, and the
-        gates of families that have such.
+        The output must be differentiable with respect to every input that requires gradients: q, k and v,
+        and the gates of families that have them.
         """
         raise NotImplementedError(f"provider {self.name} does not implement build()")
 
     def config(self, shape: Shape, direction: Direction) -> str:
-        """The kernel configuration chosen for this case, for the row; "" where there is none to tell."""
+        """Return the kernel configuration chosen for this case, for the row; "" if there is none."""
         return ""

@@ -1,4 +1,4 @@
-"""From what a file or an entry point names to a Provider that can be trusted to declare what it must."""
+"""Check that what a file or an entry point names is a Provider with all its declarations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ REQUIRED = ("name", "label", "family", "package")
 
 
 class NotAProvider(UsageError):  # noqa: N818 - says what was found
-    """What a file or an entry point names is no usable provider."""
+    """A file or an entry point names something that is not a usable provider."""
 
 
 def as_provider(found: object, what: str) -> Provider:
-    """The provider that ``found`` (a Provider subclass or instance) is; ``what`` names it in errors.
+    """Return `found`, a Provider instance, or an instance of it, a subclass; `what` names it in errors.
 
-    Raises NotAProvider where it is neither, cannot be made without arguments or lacks a declaration.
+    Raise NotAProvider if it is neither, if the class needs arguments or if a declaration is missing.
     """
     if isinstance(found, type) and issubclass(found, Provider):
         try:

@@ -1,4 +1,4 @@
-"""Providers from a file: ``path/to/file.py:NAME``."""
+"""Providers from a file: `path/to/file.py:NAME`."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _modules: dict[Path, tuple[ModuleType, str]] = {}
 
 
 def is_file_spec(spec: str) -> bool:
-    """Whether ``spec`` means a file rather than the name of a provider."""
+    """Return whether `spec` means a file rather than the name of a provider."""
     return ".py:" in spec or spec.endswith(".py") or "/" in spec or "\\" in spec
 
 
 def canonical_file_spec(spec: str) -> str:
-    """``spec`` with the absolute path of its file, so that it means the same from any folder."""
+    """Return `spec` with the absolute path of its file, so that it means the same in any folder."""
     path, name = _split(spec)
     return f"{path.resolve()}:{name}"
 
 
 def file_provider(spec: str) -> Provider:
-    """The provider that ``spec`` names; UsageError says what is wrong with it and what is allowed.
+    """Return the provider that `spec` names. Raise UsageError with what is wrong and what is allowed.
 
-    Its version ends in a digest of the file unless it declares its own, so that a resumed sweep never
-    takes the figures of the file as it was for those of the file as it is.
+    Its version ends in a digest of the file unless it declares its own, so that a resumed sweep never takes
+    the figures of an older version of the file for those of the present one.
     """
     path, name = _split(spec)
     if not path.is_file():
@@ -57,7 +57,7 @@ def file_provider(spec: str) -> Provider:
 
 
 def version_in(provider: Provider, path: Path) -> str:
-    """The version that a provider from a file has where ``path`` is that file, which is not imported."""
+    """Return the version that a provider from a file has if `path` is that file, which is not imported."""
     if type(provider).version is not Provider.version:
         return provider.version()
     return _version(provider, _digest(path))
@@ -68,7 +68,7 @@ def _digest(path: Path) -> str:
 
 
 def _split(spec: str) -> tuple[Path, str]:
-    """The file and the NAME of ``spec``; NAME is "" where there is none."""
+    """Return the file and the NAME of `spec`; NAME is "" if it has none."""
     path, colon, name = spec.rpartition(":")
     if not colon or not path.endswith(".py"):
         path, name = spec.rstrip(":"), ""
@@ -76,7 +76,10 @@ def _split(spec: str) -> tuple[Path, str]:
 
 
 def _module(path: Path) -> tuple[ModuleType, str]:
-    """The module of ``path`` and a digest of its source, run once a process: no kernel registers twice."""
+    """Return the module of `path` and a digest of its source.
+
+    It runs once per process, so that no kernel registers twice.
+    """
     if path in _modules:
         return _modules[path]
     name = f"lightning_bench_provider_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
@@ -101,7 +104,7 @@ def _module(path: Path) -> tuple[ModuleType, str]:
 
 
 def _line(error: BaseException, path: Path) -> int | None:
-    """The line of ``path`` at which ``error`` was raised or from which it was called."""
+    """Return the line of `path` at which `error` was raised or from which it was called."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
@@ -109,7 +112,7 @@ def _line(error: BaseException, path: Path) -> int | None:
 
 
 def _provider_names(module: ModuleType) -> list[str]:
-    """Names in ``module`` that are providers of its own: classes it defines and instances."""
+    """Return the names in `module` of its own providers: classes that it defines, and instances."""
     return [
         name
         for name, value in vars(module).items()
@@ -119,6 +122,6 @@ def _provider_names(module: ModuleType) -> list[str]:
 
 
 def _version(provider: Provider, digest: str) -> str:
-    """The installed version of the package that ``provider`` names, then ``+`` and ``digest``."""
+    """Return the installed version of the package that `provider` names, then `+` and `digest`."""
     installed = Provider.version(provider)
     return f"{installed}+{digest}" if installed else ""

@@ -1,4 +1,4 @@
-"""What is installed, and one-line reasons for what is not: judged from metadata, importing no library."""
+"""Installed versions, and one-line reasons for what is missing, from metadata only: nothing is imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FOLDER = re.compile(r"(?:/[^/\s:]+)+/(?=[^/\s:]+)")
 
 
 def installed_version(dist: str) -> str:
-    """Version of distribution ``dist`` as its metadata gives it, or "" where it is not installed."""
+    """Return the version of distribution `dist` from its metadata, or "" if it is not installed."""
     try:
         return metadata.version(dist)
     except (metadata.PackageNotFoundError, ValueError):
@@ -29,16 +29,16 @@ def installed_version(dist: str) -> str:
 
 
 def missing_package(dist: str) -> str | None:
-    """None where distribution ``dist`` is installed, else what to install."""
+    """Return what to install for distribution `dist`, or None if it is installed."""
     if installed_version(dist):
         return None
     return f"{dist} is not installed; pip install {_requirement(dist)}"
 
 
 def missing_device(provider: Provider, device: Device) -> str | None:
-    """Why ``provider`` has nothing to run on ``device``, or None.
+    """Return why `provider` cannot run on `device`, or None.
 
-    Compares declarations alone: whether the machine has such a device is for its caller to know.
+    It compares declarations only: the caller knows whether the machine has such a device.
     """
     if device in provider.devices:
         return None
@@ -50,7 +50,7 @@ def missing_device(provider: Provider, device: Device) -> str | None:
 
 
 def load_error(exc: BaseException) -> str:
-    """One line that says why a library did not load, without the folders of the files it names."""
+    """Return one line on why a library did not load, without the folders of the files it names."""
     text = " ".join(str(exc).split())
     if not text:
         return type(exc).__name__
@@ -62,7 +62,7 @@ def load_error(exc: BaseException) -> str:
 
 
 def _requirement(dist: str) -> str:
-    """The smallest extra of lightning-bench that brings ``dist``, or ``dist`` where none is declared."""
+    """Return the smallest extra of lightning-bench that has `dist`, or `dist` if none has."""
     try:
         requirements = metadata.requires(HARNESS) or []
     except metadata.PackageNotFoundError:  # a bare checkout

@@ -1,4 +1,4 @@
-"""Providers of other distributions, by the entry-point group ``lightning_bench.providers``."""
+"""Providers of other distributions, by the entry-point group `lightning_bench.providers`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP = "lightning_bench.providers"
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: the name of its provider, ``module:attribute`` and the distribution that has it."""
+    """One entry point: the name of its provider, `module:attribute` and the distribution that declares it."""
 
     name: str
     value: str
@@ -24,7 +24,7 @@ class Plugin:
     _entry: metadata.EntryPoint
 
     def load(self) -> Provider:
-        """Import the provider. Raises whatever its import raises, or NotAProvider."""
+        """Import the provider. Raise whatever its import raises, or NotAProvider."""
         provider = as_provider(self._entry.load(), self.value)
         if provider.name != self.name:
             raise NotAProvider(f"{self.value} is named {provider.name}, its entry point {self.name}")
@@ -32,26 +32,26 @@ class Plugin:
 
 
 class BrokenPlugin(Provider):
-    """Stands for an entry point that does not load: always unavailable, with the reason."""
+    """A placeholder for an entry point that does not load: always unavailable, with the reason."""
 
     def __init__(self, plugin: Plugin, error: BaseException) -> None:
         self.name = plugin.name  # type: ignore[misc]
         self.label = plugin.name  # type: ignore[misc]
         self.package = plugin.dist  # type: ignore[misc]
-        self.family = "linear"  # type: ignore[misc]  # not known without its class
+        self.family = "linear"  # type: ignore[misc]  # unknown without its class
         self.reason = f"entry point {plugin.name} of {plugin.dist} does not load: {load_error(error)}"
 
     def unavailable(self, device: Device) -> str:
-        """Why the entry point does not load."""
+        """Return why the entry point does not load."""
         return self.reason
 
     def load(self) -> None:
-        """Raises Unavailable with the same reason."""
+        """Raise Unavailable with the same reason."""
         raise Unavailable(self.reason)
 
 
 def plugins() -> list[Plugin]:
-    """Every entry point of the group, by name and then distribution; imports none of them."""
+    """Return every entry point of the group, by name and then distribution; imports none of them."""
     found = [
         Plugin(entry.name, entry.value, entry.dist.name if entry.dist else "an unnamed distribution", entry)
         for entry in metadata.entry_points(group=GROUP)
@@ -60,7 +60,7 @@ def plugins() -> list[Plugin]:
 
 
 def load_plugin(plugin: Plugin) -> Provider:
-    """The provider of ``plugin``, or a BrokenPlugin in its place: others' faults never stop a listing."""
+    """Return the provider of `plugin`, or a BrokenPlugin: faults of plugins never stop a listing."""
     try:
         return plugin.load()
     except (Exception, SystemExit) as error:

@@ -1,13 +1,22 @@
-"""Grids as CSV, a line a cell, for a notebook or a spreadsheet."""
+"""Grids as CSV, one line per cell, for a notebook or a spreadsheet."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 
-from lightning_bench.report.tables.grid import Grid
+import pandas as pd
 
+from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn
+
+_OF_ROW = (
+    "status",
+    "reason",
+    "protocol",
+    "device_name",
+    "machine_id",
+    "provider_version",
+    "harness_commit",
+)
 HEADER = (
     "title",
     "kind",
@@ -18,41 +27,35 @@ HEADER = (
     "family",
     "value",
     "text",
-    "status",
-    "reason",
-    "protocol",
-    "device_name",
-    "machine_id",
-    "provider_version",
-    "harness_commit",
+    *_OF_ROW,
     "source",
 )
 
 
 def table_csv(grids: Iterable[Grid]) -> str:
-    """Every cell of every table with what its row says of it; a blank ``value`` has its reason beside it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    for grid in grids:
-        for n, cells in zip(grid.lengths, grid.cells, strict=True):
-            for column, cell in zip(grid.columns, cells, strict=True):
-                row = cell.row
-                r = row.record if row else None
-                writer.writerow(
-                    [
-                        grid.title,
-                        grid.kind,
-                        grid.unit,
-                        n,
-                        column.provider,
-                        column.over,
-                        column.family,
-                        "" if cell.value is None else format(cell.value, ".12g"),
-                        cell.text,
-                        *((r.status, r.reason, r.protocol, r.device_name, r.machine_id) if r else [""] * 5),
-                        *((r.provider_version, r.harness_commit) if r else [""] * 2),
-                        row.source if row else "",
-                    ]
-                )
-    return text.getvalue()
+    """Return every cell of every table with what its row says of it. A blank `value` has a reason."""
+    lines = [
+        _line(grid, n, column, cell)
+        for grid in grids
+        for n, cells in zip(grid.lengths, grid.cells, strict=True)
+        for column, cell in zip(grid.columns, cells, strict=True)
+    ]
+    return pd.DataFrame(lines, columns=list(HEADER)).to_csv(index=False, lineterminator="\n")
+
+
+def _line(grid: Grid, n: int, column: GridColumn, cell: GridCell) -> dict[str, object]:
+    line: dict[str, object] = {
+        "title": grid.title,
+        "kind": grid.kind,
+        "unit": grid.unit,
+        "seq_len": n,
+        "provider": column.provider,
+        "column": column.over,
+        "family": column.family,
+        "value": "" if cell.value is None else format(cell.value, ".12g"),
+        "text": cell.text,
+    }
+    if cell.row is not None:
+        line |= {name: getattr(cell.row.record, name) for name in _OF_ROW}
+        line["source"] = cell.row.source
+    return line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from lightning_bench.report.tables.grid import Column, Grid
+from lightning_bench.report.tables.grid import Grid, GridColumn
 
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
@@ -55,20 +55,20 @@ _LETTERS = re.compile(r"[ -~À-ÖØ-öø-ÿ]")  # what T1 has under its own name
 
 
 def latex(grids: Iterable[Grid], *, heading: str, remarks: Sequence[str] = ()) -> str:
-    """A document with ``heading``, ``remarks`` and a booktabs table a page. Text of a CSV is escaped."""
+    """Return a document with `heading`, `remarks` and one booktabs table per page, all text escaped."""
     parts = [_PREAMBLE + rf"\section*{{{escape(heading)}}}", *map(escape, remarks)]
     parts += (table(grid, number) for number, grid in enumerate(grids, start=1))
     return "\n\n".join([*parts, r"\end{document}"]) + "\n"
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is; what pdflatex has no letter for becomes a question mark."""
+    """Return text that LaTeX prints as it is; what pdflatex has no letter for becomes a question mark."""
     letters = "".join(_SPECIAL.get(c) or (c if _LETTERS.match(c) else "?") for c in text)
     return re.sub("-(?=-)", "-{}", letters)  # two hyphens in a row would become a dash
 
 
 def table(grid: Grid, number: int) -> str:
-    """One table environment, its units in the caption, the best value of each row in bold."""
+    """Return one table environment, its units in the caption, the best value of each row in bold."""
     lines = [
         r"\begin{table}[p]",
         r"\centering",
@@ -98,7 +98,7 @@ def _tabular(grid: Grid) -> list[str]:
     return [*lines, r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
 
 
-def _under(column: Column) -> str:
+def _under(column: GridColumn) -> str:
     return column.over or column.family.replace("_", " ")
 
 

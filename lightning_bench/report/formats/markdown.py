@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from lightning_bench.report.published.evidence import Finding
-from lightning_bench.report.tables.grid import Column, Grid
+from lightning_bench.report.tables.grid import Grid, GridColumn
+
+if TYPE_CHECKING:
+    from lightning_bench.report.published.prose import Finding
 
 
 def markdown(grids: Iterable[Grid], *, heading: str, remarks: Sequence[str] = ()) -> str:
-    """A document: ``heading``, ``remarks``, then a section a table. Text of a CSV is escaped."""
+    """Return a document: `heading`, `remarks`, then one section per table. Text of a CSV is escaped."""
     parts = [f"# {escape(heading)}", *(escape(remark) for remark in remarks)]
     for grid in grids:
         parts += _section(grid)
@@ -18,7 +21,7 @@ def markdown(grids: Iterable[Grid], *, heading: str, remarks: Sequence[str] = ()
 
 
 def findings_markdown(findings: Iterable[Finding]) -> str:
-    """The document on what the published tables measured: a section a finding."""
+    """Return the document on what the published tables measured: one section per finding."""
     parts = ["# What the published tables measured"]
     for finding in findings:
         parts += [f"## {escape(finding.title)}", *map(_with_code, finding.paragraphs)]
@@ -37,18 +40,18 @@ def findings_markdown(findings: Iterable[Finding]) -> str:
 
 
 def _with_code(paragraph: str) -> str:
-    """Text in which names between backticks are code."""
+    """Return text in which names between backticks are code."""
     pieces = paragraph.split("`")
     return "".join(code(piece) if at % 2 else escape(piece) for at, piece in enumerate(pieces))
 
 
 def escape(text: str) -> str:
-    """Text that Markdown prints as it is, in a table too."""
+    """Return text that Markdown prints as it is, in a table too."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text).replace("&", "&amp;")
 
 
 def code(text: str) -> str:
-    """A name in code type; in a table a bar would end the cell even there."""
+    """Return a name in code type; in a table a bar would end the cell even there."""
     return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
 
 
@@ -70,10 +73,10 @@ def _table(grid: Grid) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _head(column: Column) -> str:
+def _head(column: GridColumn) -> str:
     return f"{code(column.provider)} {escape(column.over)}".strip()
 
 
 def _capital(text: str) -> str:
-    """Sentence case, but for units: ms and tokens/s stay as they are."""
+    """Return text in sentence case, except units: ms and tokens/s stay as they are."""
     return text[:1].upper() + text[1:] if text.startswith(("speedup", "worst")) else text

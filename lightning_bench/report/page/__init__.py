@@ -13,12 +13,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lightning_bench.record.samples import samples_of
-from lightning_bench.report.page import page_data as model
+from lightning_bench.report.collect import rows_in
+from lightning_bench.report.page.page_data import (
+    KIND_LABELS,
+    machines,
+    page_data,
+    providers,
+    sections_of,
+    sources,
+)
 from lightning_bench.report.page.summary import crossings, standings
-from lightning_bench.report.published.evidence import Finding
 
 if TYPE_CHECKING:
     from lightning_bench.record import Row
+    from lightning_bench.report.published.prose import Finding
     from lightning_bench.report.tables.grid import Grid
 
 _HERE = Path(__file__).parent
@@ -33,12 +41,12 @@ def page(
     rows: Sequence[Row] = (),
     findings: Sequence[Finding] = (),
 ) -> str:
-    """The document. ``rows`` are what its summary is of; text of a CSV is escaped, in the data too.
+    """Return the document. `rows` are what its summary is of; text of a CSV is escaped, in the data too.
 
     The same rows give the same bytes: no date is in them. Samples are read beside the CSVs.
     """
-    sections, shown = model.sections_of(grids)
-    samples, unread = samples_of(shown)
+    sections, shown = sections_of(grids)
+    samples, unread = samples_of(rows_in(shown))
     script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "})();\n"
     style = _read("page.css")
     switched = {grid.kind for section in sections if len(section.grids) > 1 for grid in section.grids}
@@ -49,17 +57,19 @@ def page(
             heading=heading,
             remarks=[*remarks, *(f"Left out: {sentence}." for sentence in unread)],
             findings=findings,
-            standings=[list(members) for _, members in groupby(standings(rows), lambda one: one.sweep)],
+            standings=[
+                list(members) for _, members in groupby(standings(rows), lambda standing: standing.sweep)
+            ],
             crossings=crossings(rows),
             sections=sections,
-            kinds=[(kind, label) for kind, label in model.KIND_LABELS.items() if kind in switched],
+            kinds=[(kind, label) for kind, label in KIND_LABELS.items() if kind in switched],
             providers=list(dict.fromkeys(c.provider for grid in grids for c in grid.columns)),
             listings=[
-                ("Machines and versions", *model.machines(shown)),
-                ("Providers", *model.providers(shown)),
-                ("Files", *model.sources(shown, samples)),
+                ("Machines and versions", *machines(shown)),
+                ("Providers", *providers(shown)),
+                ("Files", *sources(shown, samples)),
             ],
-            data=model.page_data(sections, shown, samples),
+            data=page_data(sections, shown, samples),
             script=Markup(script),
             style=Markup(style),
             policy=(
@@ -88,5 +98,5 @@ def _read(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a content security policy lets this one text run by."""
+    """Return the source expression by which a content security policy lets this text run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

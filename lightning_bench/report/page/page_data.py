@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import pandas as pd
+
 from lightning_bench.record import COLUMNS, Record, Row
 from lightning_bench.record.samples import Samples
+from lightning_bench.report.collect import frame_of, rows_in
 from lightning_bench.report.plots.strokes import strokes
 from lightning_bench.report.tables.grid import Grid
 from lightning_bench.report.tables.origin import VERSIONS, distinct
@@ -29,7 +32,7 @@ KIND_LABELS = {
 
 @dataclass(frozen=True)
 class Section:
-    """One table and the kinds that it can be switched to; ``cases`` index the page's rows, -1 for none."""
+    """One table and the kinds that it can be switched to; `cases` index the page's rows, -1 for none."""
 
     name: str
     title: str
@@ -50,8 +53,8 @@ class Section:
         return sum(any(cell.value is not None for cell in line) for line in lines) > 1
 
 
-def sections_of(grids: Iterable[Grid]) -> tuple[list[Section], list[Row]]:
-    """Grids of one group together, and the rows that their cells show."""
+def sections_of(grids: Iterable[Grid]) -> tuple[list[Section], pd.DataFrame]:
+    """Return grids of one group together, and a frame of the rows that their cells show."""
     index: dict[int, int] = {}
     rows: list[Row] = []
     sections = []
@@ -79,83 +82,67 @@ def sections_of(grids: Iterable[Grid]) -> tuple[list[Section], list[Row]]:
                 cases=[[number(cell.row) for cell in line] for line in first.cells],
             )
         )
-    return sections, rows
+    return sections, frame_of(rows)
 
 
 def page_data(
-    sections: Sequence[Section], rows: Sequence[Row], samples: dict[Row, Samples]
+    sections: Sequence[Section], shown: pd.DataFrame, samples: dict[Row, Samples]
 ) -> dict[str, Any]:
-    """All that the page's script reads, as JSON can hold it."""
+    """Return all that the page's script reads, as JSON can hold it."""
     return {
         "meanings": COLUMNS,
         "kinds": KIND_LABELS,
         "sections": [_section(section) for section in sections],
-        "cases": {"count": len(rows), "columns": _columns(rows)},
-        "samples": {str(at): samples[row] for at, row in enumerate(rows) if row in samples},
-        "strokes": _strokes(rows),
+        "cases": {"count": len(shown), "columns": _columns(shown)},
+        "samples": {str(at): samples[row] for at, row in enumerate(rows_in(shown)) if row in samples},
+        "strokes": _strokes(shown),
     }
 
 
-def machines(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the table of machines: one for each fingerprint and protocol."""
-    found: dict[tuple[str, str], list[Record]] = {}
-    for row in rows:
-        found.setdefault((row.record.machine_id, row.record.protocol), []).append(row.record)
-    head = ["device", "capability", *(name for name, _ in VERSIONS), "lightning-bench", "protocol", "machine"]
+def machines(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return head and lines of the table of machines: one for each fingerprint and protocol."""
+    head = ["device", "capability", *VERSIONS, "lightning-bench", "protocol", "machine"]
     lines = [
         [
-            distinct(r.device_name for r in records) or "not recorded",
-            distinct(r.capability for r in records),
-            *(distinct(map(part, records)) for _, part in VERSIONS),
-            distinct(_harness(r) for r in records) or "not by lightning-bench",
-            protocol,
-            machine,
+            distinct(members["device_name"]) or "not recorded",
+            distinct(members["capability"]),
+            *(distinct(members[column]) for column in VERSIONS.values()),
+            distinct(_harness(row.record) for row in rows_in(members)) or "not by lightning-bench",
+            str(members["protocol"].iloc[0]),
+            str(members["machine_id"].iloc[0]),
         ]
-        for (machine, protocol), records in found.items()
+        for _, members in rows.groupby(["machine_id", "protocol"], sort=False)
     ]
     return head, lines
 
 
-def providers(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the table of providers."""
-    found: dict[str, list[Record]] = {}
-    for row in rows:
-        found.setdefault(row.record.provider, []).append(row.record)
+def providers(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return head and lines of the table of providers."""
+    columns = ["label", "family", "provider_version", "status"]
     lines = [
-        [
-            name,
-            distinct(r.label for r in records),
-            distinct(r.family for r in records),
-            distinct(r.provider_version for r in records),
-            distinct(r.status for r in records),
-        ]
-        for name, records in found.items()
+        [str(name), *(distinct(members[column]) for column in columns)]
+        for name, members in rows.groupby("provider", sort=False)
     ]
     return ["provider", "label", "family", "version", "how its cases ended"], lines
 
 
-def sources(rows: Sequence[Row], samples: dict[Row, Samples]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the table of files: what each holds, and of how many rows there are samples."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.source, []).append(row)
+def sources(rows: pd.DataFrame, samples: dict[Row, Samples]) -> tuple[list[str], list[list[str]]]:
+    """Return head and lines of the table of files: what each holds, and how many rows have samples."""
     lines = [
         [
-            source,
-            distinct(row.record.suite for row in members),
-            distinct(row.record.metric for row in members),
-            distinct(row.record.protocol for row in members),
+            str(source),
+            *(distinct(members[column]) for column in ("suite", "metric", "protocol")),
             str(len(members)),
-            str(sum(row in samples for row in members)),
-            _times(row.record.time_utc for row in members),
+            str(sum(row in samples for row in rows_in(members))),
+            _times(members["time_utc"]),
         ]
-        for source, members in found.items()
+        for source, members in rows.groupby("source", sort=False)
     ]
     return ["file", "suite", "metric", "protocol", "rows shown", "with samples", "measured (UTC)"], lines
 
 
 def _under(records: Sequence[Record], kind: str) -> str:
-    """Device and protocol; where published rows stand beside measured ones, those of the measured."""
+    """Return device and protocol; of published rows beside measured ones, those of the measured."""
     if kind == "against":
         here = [r for r in records if r.harness_version]
         return f"here: {_under(here, '')}" if here else "not measured here"
@@ -167,7 +154,7 @@ def _under(records: Sequence[Record], kind: str) -> str:
 
 
 def _words(grid: Grid, records: Sequence[Record]) -> str:
-    """What a filter finds the table by, in lower case."""
+    """Return what a filter finds the table by, in lower case."""
     found = [grid.title, *(part for r in records for part in (r.status, r.protocol, r.device_name, r.family))]
     found += (f"{column.provider} {column.over}" for column in grid.columns)
     found += (f"head_dim {r.head_dim} batch {r.batch} heads {r.heads}" for r in records[:1])
@@ -196,26 +183,31 @@ def _kind(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, Any]:
-    """Each column that a row has something in: one value for all, a list, or texts and indices of them."""
+def _columns(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that are not blank: one value for all, a list, or texts and their indices."""
     found: dict[str, Any] = {}
-    columns = {name: [getattr(row.record, name) for row in rows] for name in COLUMNS}
-    columns["source"] = [row.source for row in rows]
-    for name, values in columns.items():
-        distinct_values = list(dict.fromkeys(values))
-        if distinct_values in ([], [""], [None]):
+    for name in (*COLUMNS, "source"):
+        values = _plain(rows[name])
+        kinds = list(dict.fromkeys(values))
+        if kinds in ([], [""], [None]):
             continue
-        if len(distinct_values) == 1:
-            found[name] = {"all": distinct_values[0]}
-        elif any(isinstance(value, str) for value in distinct_values):
-            at = {value: index for index, value in enumerate(distinct_values)}
-            found[name] = {"texts": distinct_values, "at": [at[value] for value in values]}
+        if len(kinds) == 1:
+            found[name] = {"all": kinds[0]}
+        elif any(isinstance(value, str) for value in kinds):
+            at = {value: index for index, value in enumerate(kinds)}
+            found[name] = {"texts": kinds, "at": [at[value] for value in values]}
         else:
             found[name] = {"each": values}
     return found
 
 
-def _strokes(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+def _plain(column: pd.Series[Any]) -> list[Any]:
+    """Return the values as JSON has them: None for a blank figure."""
+    return column.astype(object).where(column.notna(), None).tolist()
+
+
+def _strokes(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    families = dict(zip(rows["provider"], rows["family"], strict=True))
     return {
         name: {
             "color": stroke.color,
@@ -223,7 +215,7 @@ def _strokes(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
             "dashes": [] if isinstance(stroke.dashes, str) else stroke.dashes[1],
             "hollow": stroke.hollow,
         }
-        for name, stroke in strokes({row.record.provider: row.record.family for row in rows}).items()
+        for name, stroke in strokes(families).items()
     }
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lightning_bench.record import Record, Row
-from lightning_bench.report.tables.kinds import figure
-from lightning_bench.report.tables.paper_tables import FIGURES
+from lightning_bench.report.collect import ORIGIN, SHAPE, frame_of, rows_by, rows_in
+from lightning_bench.report.tables.figures import figure, figure_text
+from lightning_bench.words import DIRECTION_WORDS
 
-DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward and backward"}
+_CELL = ("device", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim")
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One line of the summary: of the cells of a sweep and family, those that ``winner`` leads."""
+    """One line of the summary: of the cells of a sweep and family, those that `winner` leads."""
 
     sweep: str
     what: str
@@ -40,7 +41,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class _Lead:
-    """One cell: who leads it, before whom and by which factor; ``sure`` None where nothing says so."""
+    """One cell: who leads it, whose figure is next and by which factor; `sure` is None if unknown."""
 
     names: tuple[str, ...]
     second: str
@@ -48,95 +49,94 @@ class _Lead:
     sure: bool | None
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """The rows of one suite, protocol, machine, metric, direction and family, and what to call them."""
+
+    name: str
+    first: Record
+    cells: list[list[Row]]
+
+
 def standings(rows: Iterable[Row]) -> list[Standing]:
-    """The leaders of each suite, protocol, machine, metric, direction and family.
+    """Return the leaders of each suite, protocol, machine, metric, direction and family.
 
-    A sweep's lines follow each other, times before memory; protocol lbench comes before paper, and of
-    several leaders the one with most cells.
+    A sweep's lines follow each other, times before memory; protocol lbench comes before paper, and of several
+    leaders the one with most cells.
 
-    A cell is a shape with its length. Providers whose figures print alike lead it together. A lead in time
-    is sure where the 95 % intervals of the two medians have nothing in common, or the ranges from the 20th
-    to the 80th percentile where a row has no interval; never where one of the two is unstable.
+    A cell is a shape with its length. Providers whose figures print the same lead it together. A lead in
+    time is sure if the 95 % intervals of the two medians have nothing in common, or the ranges from the 20th
+    to the 80th percentile if a row has no interval; never if one of the two is unstable.
     """
-    made = []
+    found = []
     sweeps = _sweeps(rows)
-    places = {name: place for place, name in enumerate(dict.fromkeys(name for name, _, _ in sweeps))}
+    places = {name: place for place, name in enumerate(dict.fromkeys(sweep.name for sweep in sweeps))}
 
-    def order(item: tuple[tuple[str, str, str], list[Record]]) -> tuple[bool, int, bool]:
-        (name, _, _), records = item
-        return records[0].protocol != "lbench", places[name], records[0].metric != "speed"
+    def order(sweep: _Sweep) -> tuple[bool, int, bool]:
+        return sweep.first.protocol != "lbench", places[sweep.name], sweep.first.metric != "speed"
 
-    for (sweep, what, family), records in sorted(sweeps.items(), key=order):
-        cells: dict[tuple[object, ...], list[Record]] = {}
-        for r in records:
-            shape = (r.device, r.dtype, r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim)
-            cells.setdefault(shape, []).append(r)
-        leads = [lead for each in cells.values() if (lead := _lead(each))]
+    for sweep in sorted(sweeps, key=order):
+        leads = [lead for cell in sweep.cells if (lead := _lead([row.record for row in cell]))]
         by_names: dict[tuple[str, ...], list[_Lead]] = {}
         for lead in leads:
             by_names.setdefault(lead.names, []).append(lead)
-        for names, won in sorted(by_names.items(), key=lambda item: -len(item[1])):
-            together = len(names) > 1
-            made.append(
-                Standing(
-                    sweep=sweep,
-                    what=what,
-                    family=family,
-                    winner=" and ".join(names) + (", alike" if together else ""),
-                    won=len(won),
-                    cells=len(leads),
-                    by=_by(won),
-                    sure=_sure(won, records[0]),
-                )
+        what = "time" if sweep.first.metric == "speed" else "memory"
+        found += [
+            Standing(
+                sweep=sweep.name,
+                what=f"{what}, {DIRECTION_WORDS[sweep.first.direction]}",
+                family=sweep.first.family,
+                winner=" and ".join(names) + (", alike" if len(names) > 1 else ""),
+                won=len(won),
+                cells=len(leads),
+                by=_by(won),
+                sure=_sure(won, sweep.first),
             )
-    return made
+            for names, won in sorted(by_names.items(), key=lambda item: -len(item[1]))
+        ]
+    return found
 
 
 def crossings(rows: Iterable[Row]) -> list[Crossing]:
-    """The fastest linear attention against the fastest softmax, of each shape with both at two lengths."""
-    made = []
-    shapes: dict[tuple[object, ...], list[Record]] = {}
-    for row in rows:
-        r = row.record
-        if r.metric == "speed" and r.heads and _value(r):
-            key = (_sweep(r), r.machine_id, r.device, r.direction, r.dtype, r.batch, r.heads)
-            shapes.setdefault((*key, r.head_dim, r.value_dim), []).append(r)
-    for records in shapes.values():
+    """Return the fastest linear against the fastest softmax attention, where both have two lengths."""
+    found = []
+    timed = [row for row in rows if row.record.metric == "speed" and row.record.heads and _value(row.record)]
+    for members in rows_by(frame_of(timed), (*ORIGIN, *SHAPE)).values():
+        records = [row.record for row in members]
         softmax = _fastest(r for r in records if r.family == "softmax")
         linear = _fastest(r for r in records if r.family in ("linear_decay", "linear"))
         shared = sorted(softmax.keys() & linear.keys())
-        if len(shared) > 1:
-            first = records[0]
-            made.append(
-                Crossing(
-                    sweep=_sweep(first),
-                    what=f"{DIRECTIONS[first.direction]}, {_shape(first)}",
-                    names=" and ".join(
-                        dict.fromkeys(
-                            f"{linear[n].provider} against {softmax[n].provider}"
-                            for n in (shared[0], shared[-1])
-                        )
-                    ),
-                    shortest=_at(shared[0], linear, softmax),
-                    longest=_at(shared[-1], linear, softmax),
-                )
+        if len(shared) < 2:
+            continue
+        ends = (shared[0], shared[-1])
+        pairs = dict.fromkeys(f"{linear[n].provider} against {softmax[n].provider}" for n in ends)
+        found.append(
+            Crossing(
+                sweep=_sweep_name(records[0]),
+                what=f"{DIRECTION_WORDS[records[0].direction]}, {_shape(records[0])}",
+                names=" and ".join(pairs),
+                shortest=_at(ends[0], linear, softmax),
+                longest=_at(ends[1], linear, softmax),
             )
-    return made
+        )
+    return found
 
 
-def _sweeps(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Record]]:
-    machines = {row.record.machine_id for row in rows}
-    sweeps: dict[tuple[str, str, str], list[Record]] = {}
-    for row in rows:
-        r = row.record
-        if r.metric in ("speed", "memory") and r.heads:
-            machine = f", {r.device_name} {r.machine_id}" if len(machines) > 1 else ""
-            what = f"{'time' if r.metric == 'speed' else 'memory'}, {DIRECTIONS[r.direction]}"
-            sweeps.setdefault((f"{_sweep(r)}{machine}", what, r.family), []).append(r)
+def _sweeps(rows: Iterable[Row]) -> list[_Sweep]:
+    frame = frame_of(rows)
+    several = frame["machine_id"].nunique() > 1
+    machine = ["device_name", "machine_id"] if several else []
+    names = ["suite", "protocol", *machine, "metric", "direction", "family"]
+    chosen = frame[frame["metric"].isin(["speed", "memory"]) & (frame["heads"] != 0)]
+    sweeps = []
+    for _, members in chosen[[*names, *_CELL, "row"]].groupby(names, sort=False):
+        first = rows_in(members)[0].record
+        name = _sweep_name(first) + (f", {first.device_name} {first.machine_id}" if several else "")
+        sweeps.append(_Sweep(name, first, list(rows_by(members, _CELL).values())))
     return sweeps
 
 
-def _sweep(r: Record) -> str:
+def _sweep_name(r: Record) -> str:
     return f"{r.suite or 'no suite'}, protocol {r.protocol}"
 
 
@@ -146,22 +146,22 @@ def _shape(r: Record) -> str:
 
 
 def _value(r: Record) -> float | None:
-    return figure(r) if r.status in ("ok", "unstable") else None
+    return figure(r) if r.worked else None
 
 
 def _text(r: Record) -> str:
-    return f"{_value(r) or 0.0:.{FIGURES[r.metric, r.protocol][2]}f}"
+    return figure_text(r, _value(r) or 0.0)
 
 
 def _lead(records: Sequence[Record]) -> _Lead | None:
-    """Who leads one cell; None where fewer than two providers have a figure."""
+    """Return who leads one cell; None if fewer than two providers have a figure."""
     have = sorted((r for r in records if _value(r) is not None), key=lambda r: _value(r) or 0.0)
     if len({r.provider for r in have}) < 2:
         return None
     first = have[0]
-    alike = [r for r in have if _text(r) == _text(first)]
-    names = tuple(dict.fromkeys(r.provider for r in alike))
-    behind = have[len(alike) :]
+    equal = [r for r in have if _text(r) == _text(first)]
+    names = tuple(dict.fromkeys(r.provider for r in equal))
+    behind = have[len(equal) :]
     if not behind:
         return _Lead(names, "", None, None)
     second = behind[0]
@@ -174,10 +174,10 @@ def _lead(records: Sequence[Record]) -> _Lead | None:
 def _apart(first: Record, second: Record) -> bool | None:
     if first.metric != "speed":
         return None
-    one, other = _interval(first), _interval(second)
-    if one is None or other is None or one[2] != other[2]:
+    lead, rival = _interval(first), _interval(second)
+    if lead is None or rival is None or lead[2] != rival[2]:
         return None
-    return one[1] < other[0] and "unstable" not in (first.status, second.status)
+    return lead[1] < rival[0] and "unstable" not in (first.status, second.status)
 
 
 def _interval(r: Record) -> tuple[float, float, str] | None:
@@ -203,11 +203,11 @@ def _by(leads: Sequence[_Lead]) -> str:
 def _sure(leads: Sequence[_Lead], first: Record) -> str:
     if first.metric != "speed":
         return "counted by the allocator: no spread"
-    told = [lead.sure for lead in leads if lead.sure is not None]
-    if not told:
+    known = [lead.sure for lead in leads if lead.sure is not None]
+    if not known:
         return "not known: these rows keep no interval"
     kind = _interval(first)
-    return f"{kind[2] if kind else 'intervals'} apart in {sum(told)} of {len(leads)}"
+    return f"{kind[2] if kind else 'intervals'} apart in {sum(known)} of {len(leads)}"
 
 
 def _fastest(records: Iterable[Record]) -> dict[int, Record]:

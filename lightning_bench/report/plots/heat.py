@@ -11,14 +11,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lightning_bench.record import Record
-from lightning_bench.report.plots.plot_rows import caption, heading, names_of, of_one, status_notes, time_ms
-from lightning_bench.report.plots.style import COLUMN, TEXT_PT, Look, Sheet, house_style, n_text, three_digits
+from lightning_bench.report.plots.plot_rows import caption, heading, names_of, of_one, status_notes
+from lightning_bench.report.plots.style import (
+    COLUMN,
+    TEXT_PT,
+    Look,
+    Sheet,
+    house_style,
+    length_text,
+    three_digits,
+)
+from lightning_bench.report.tables.figures import time_ms
 
 HeatValue = Literal["floor", "ms"]
 
 
 def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Look = COLUMN) -> Figure | None:
-    """Head dim by n, a panel for each provider: time over its floor, or in ms; None with one head dim.
+    """Draw head dim by n, a panel for each provider: time over its floor, or in ms; None with one head dim.
 
     The records may differ in head_dim and value_dim too.
     """
@@ -56,7 +65,7 @@ def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Loo
             axes.set_xticks(range(len(lengths)), [])
             axes.tick_params(length=0)
             axes.set_title(name, loc="left", fontsize=TEXT_PT, pad=2)
-        sheet.axes[-1].set_xticks(range(len(lengths)), [n_text(n) for n in lengths])
+        sheet.axes[-1].set_xticks(range(len(lengths)), [length_text(n) for n in lengths])
         sheet.axes[-1].set_xlabel("sequence length n (tokens)")
         sheet.axes[len(names) // 2].set_ylabel("head dim")
         what = "× the longer of what the least bytes and operations take" if value == "floor" else "ms"
@@ -70,7 +79,7 @@ def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Loo
 def _heat_cell(
     axes: Axes, at: tuple[int, int], record: Record, number: float | None, low: float, high: float
 ) -> None:
-    """A square from pale at ``low`` to dark blue at ``high``, in logarithm; hatched with no number."""
+    """Draw a square from pale at `low` to dark blue at `high`, in logarithm; hatched without a number."""
     share = 0.0
     if number is not None:
         share = 0.08 + 0.92 * (math.log(number / low) / math.log(high / low) if high > low else 0.0)

@@ -1,74 +1,39 @@
-"""What plots take from records: who shares a plot, the number of a point, and the words around the axes."""
+"""What plots take from records: which share a plot, their names, and the words around the axes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lightning_bench.case import Shape
-from lightning_bench.families.work import Work
 from lightning_bench.record import Record, Status
-from lightning_bench.report.tables.kinds import figure
+from lightning_bench.report.collect import DIMS, ORIGIN, SHAPE
 from lightning_bench.report.tables.origin import VERSIONS, distinct
+from lightning_bench.words import DIRECTION_WORDS
 
-SHARED = ("suite", "machine_id", "protocol", "metric", "device", "direction", "dtype", "batch", "heads")
-DIMS = ("head_dim", "value_dim")
+SHARED = tuple(column for column in (*ORIGIN, *SHAPE) if column not in DIMS)
+"""Columns that the rows of every plot agree in; those of a plot over n agree in `DIMS` too."""
 
 _NAME_WIDTH = 40
-_DIRECTIONS = {"fwd": "forward", "bwd": "backward", "fwd_bwd": "forward and backward"}
 
 
 def of_one(records: Iterable[Record], *, dims: bool = False) -> list[Record]:
-    """The last record of each cell; ValueError if they are not of one table (with ``dims``, of several)."""
+    """Return the last record of each cell.
+
+    Raises ValueError if they are not of one table or, with `dims`, differ in more than `DIMS`.
+    """
     records = [r for r in records if r.seq_len > 0 and r.heads > 0]  # a whole model's row states no shape
     check_same(records, SHARED if dims else (*SHARED, *DIMS))
     return list({(r.provider, r.seq_len, r.head_dim, r.value_dim): r for r in records}.values())
 
 
 def check_same(records: Sequence[Record], columns: Iterable[str]) -> None:
-    """ValueError if the records differ in one of the columns."""
+    """Raise ValueError if the records differ in one of the columns."""
     for column in columns:
         if len(found := sorted({str(getattr(r, column)) for r in records})) > 1:
             raise ValueError(f"one plot cannot hold rows of several {column}: {', '.join(found)}")
 
 
-def groups_by(records: Iterable[Record], columns: Sequence[str]) -> list[list[Record]]:
-    """Records that agree in the columns, in order of appearance."""
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(tuple(getattr(record, column) for column in columns), []).append(record)
-    return list(groups.values())
-
-
-def time_ms(record: Record) -> float | None:
-    """The row's time, None where it has none or must not show it."""
-    return figure(record) if record.metric == "speed" and _worked(record) else None
-
-
-def memory_mib(record: Record) -> float | None:
-    """The row's memory, None where it has none or must not show it."""
-    return figure(record) if record.metric == "memory" and _worked(record) else None
-
-
-def intensity(record: Record) -> float:
-    """Model operations for each byte of model traffic, FLOP/byte."""
-    work = _work(record)
-    return work.min_flops / work.min_bytes
-
-
-def least_ms(record: Record) -> float | None:
-    """What moving the least bytes takes at the copy bandwidth of the same run, in ms."""
-    if not record.ceiling_gbps:
-        return record.floor_ms
-    return _work(record).min_bytes / record.ceiling_gbps / 1e6
-
-
-def least_mib(record: Record) -> float:
-    """Inputs and outputs together, MiB."""
-    return _work(record).min_bytes / 2**20
-
-
 def names_of(records: Iterable[Record], *, labels: bool) -> dict[str, str]:
-    """What each provider is called, in order of appearance: its name, or a label that no other has.
+    """Return what each provider is called, in order of appearance: its name, or a label that no other has.
 
     The front of a long one is cut off: a provider given by file has a path there.
     """
@@ -79,14 +44,14 @@ def names_of(records: Iterable[Record], *, labels: bool) -> dict[str, str]:
 
 
 def lengths_text(lengths: Iterable[int]) -> str:
-    """512, 1024: sequence lengths as tables write them."""
+    """Return sequence lengths as tables write them: 512, 1024."""
     return ", ".join(map(str, sorted(set(lengths))))
 
 
 def status_notes(
     records: Sequence[Record], names: Mapping[str, str], figure: Callable[[Record], float | None]
 ) -> list[str]:
-    """A sentence for each status that left cells out or asks for care, with who and at which lengths.
+    """Return a sentence on each status that left cells out or asks for care, with who and at which lengths.
 
     Providers that share a status at the same lengths share a clause; a status that holds everywhere has
     no lengths.
@@ -112,7 +77,7 @@ def status_notes(
 
 
 def together_notes(lines: Mapping[str, Mapping[int, float]], apart: float) -> list[str]:
-    """A sentence on lines (name to value by length) that nowhere differ by more than the factor ``apart``."""
+    """Return a sentence on lines (name to value by length) that nowhere differ by more than `apart` times."""
     groups: list[list[str]] = []
     for name, line in lines.items():
         for group in groups:
@@ -127,10 +92,10 @@ def together_notes(lines: Mapping[str, Mapping[int, float]], apart: float) -> li
 
 
 def heading(records: Sequence[Record], *, dims: bool = True) -> str:
-    """What the plot is of, in words: suite, direction, shape and dtype."""
+    """Return what the plot is of, in words: suite, direction, shape and dtype."""
     r = records[0]
     parts = [r.suite] if r.suite else []
-    parts += [_DIRECTIONS[r.direction], f"batch {r.batch}", f"{r.heads} heads"]
+    parts += [DIRECTION_WORDS[r.direction], f"batch {r.batch}", f"{r.heads} heads"]
     if dims:
         parts.append(
             f"head dim {r.head_dim}" if r.head_dim == r.value_dim else f"head dim {r.head_dim}/{r.value_dim}"
@@ -139,10 +104,10 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
 
 
 def caption(records: Sequence[Record]) -> str:
-    """Where and with what it was measured: device, versions, commit, protocol. A blank field is left out."""
+    """Return where and with what it was measured: device, versions, commit, protocol; no blank fields."""
     parts = [distinct(r.device_name for r in records) or records[0].device]
-    for name, version in (("compute capability", lambda r: r.capability), *VERSIONS):
-        if text := distinct(map(version, records)):
+    for name, column in {"compute capability": "capability", **VERSIONS}.items():
+        if text := distinct(getattr(r, column) for r in records):
             parts.append(f"{name} {text}")
     harness = f"lightning-bench {distinct(r.harness_version for r in records)}".rstrip()
     commit = distinct(r.harness_commit for r in records)
@@ -150,14 +115,5 @@ def caption(records: Sequence[Record]) -> str:
     return f"{', '.join(parts)}. {by}, protocol {records[0].protocol}."
 
 
-def _worked(record: Record) -> bool:
-    return record.status in ("ok", "unstable")
-
-
 def _word(status: Status) -> str:
     return "no figure" if status == "ok" else status
-
-
-def _work(r: Record) -> Work:
-    shape = Shape(r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim, r.dtype, r.device)
-    return Work.of(r.family, shape, r.direction)

@@ -1,7 +1,7 @@
-"""How each provider is drawn: a colour, a marker and dashes of its own, in print and on the page.
+"""How each provider is drawn: its own colour, marker and dashes, in print and on the page.
 
-A provider is told by its marker and its dashes; its colour (Okabe and Ito's palette, without the yellow) is a
-third hint. Filled markers compute linear attention, hollow ones softmax.
+A provider is recognised by its marker and its dashes; its colour (Okabe and Ito's palette without yellow) is
+a third hint. Filled markers compute linear attention, hollow ones softmax.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Dashes = tuple[float, tuple[float, ...]] | Literal["-"]
 
 @dataclass(frozen=True)
 class Stroke:
-    """How one provider is drawn. ``hollow`` fills its marker with white."""
+    """How one provider is drawn. `hollow` fills its marker with white."""
 
     color: str
     marker: str
@@ -65,7 +65,7 @@ _OTHERS = {
 
 
 def strokes(families: dict[str, str]) -> dict[str, Stroke]:
-    """A stroke for each provider (name to family), no two with one marker and dashes.
+    """Return a stroke for each provider (name to family), no two with one marker and dashes.
 
     A provider of this package always has the same. Another has one by its name: the same in every plot,
     unless two such names meet on one; then the later of the two in the alphabet takes the next.

@@ -1,7 +1,7 @@
 """How every plot looks: widths, ticks, letters, and the sheet that holds text around axes.
 
 One style for print: it is read in grey and by colour-blind people. Lines and markers are those of
-``strokes``. Nothing here touches pyplot or leaves matplotlib's settings changed.
+`strokes`. Nothing here touches pyplot or leaves matplotlib's settings changed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 @dataclass(frozen=True)
 class Look:
-    """A width and what follows from it. ``labels`` prints labels ("FlashAttention-2") for names ("flash2").
+    """A width and what follows from it. `labels` prints labels ("FlashAttention-2") for names ("flash2").
 
-    ``suffix`` ends the names of the files, so that two looks can share a folder.
+    `suffix` ends the names of the files, so that two looks can share a folder.
     """
 
     width_in: float
@@ -76,13 +76,13 @@ _RC = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Our settings over matplotlib's defaults, whatever the user's are; theirs are back afterwards."""
+    """Set our settings over matplotlib's defaults, whatever the user's are, and restore theirs afterwards."""
     with matplotlib.style.context(_RC, after_reset=True):
         yield
 
 
-def n_text(n: int) -> str:
-    """512, 1K, 128K, 1M: as ticks name sequence lengths."""
+def length_text(n: int) -> str:
+    """Return a sequence length as ticks name it, on the page too: 512, 1K, 128K, 1M."""
     for unit, letter in ((2**20, "M"), (2**10, "K")):
         if n >= unit and n % unit == 0:
             return f"{n // unit}{letter}"
@@ -90,22 +90,22 @@ def n_text(n: int) -> str:
 
 
 def number_text(value: float) -> str:
-    """0.01, 1, 10,000: no exponents on an axis."""
+    """Return a number without an exponent: 0.01, 1, 10,000."""
     return f"{value:,.10g}"
 
 
 def three_digits(value: float) -> str:
-    """1.23, 12.3, 1,234: at least three digits of a positive figure, and no more decimals than those take."""
+    """Return at least three digits of a positive figure, and no more decimals: 1.23, 12.3, 1,234."""
     return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def ratio_text(value: float) -> str:
-    """4×, 1×, 1/4×: as a ratio is said."""
+    """Return a ratio in words: 4×, 1×, 1/4×."""
     return f"{value:g}×" if value >= 1 else f"1/{1 / value:g}×"
 
 
 def length_axis(axes: Axes, lengths: Sequence[int], look: Look) -> None:
-    """A logarithmic x axis of sequence lengths with ticks at powers of two, as many as can be read."""
+    """Make the x axis logarithmic, with ticks at powers of two, as many as can be read."""
     low, high = min(lengths), max(lengths)
     powers = [2**i for i in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
     ticks = powers if len(powers) > 1 else sorted(set(lengths))
@@ -115,12 +115,12 @@ def length_axis(axes: Axes, lengths: Sequence[int], look: Look) -> None:
     axes.set_xlim(low / 1.15, high * 1.15)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FixedFormatter([n_text(tick) for tick in ticks]))
+    axes.xaxis.set_major_formatter(FixedFormatter([length_text(tick) for tick in ticks]))
     axes.set_xlabel("sequence length n (tokens)")
 
 
 def value_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float], *, ratio: bool = False) -> None:
-    """A logarithmic axis around positive ``values`` with plain numbers as ticks: powers of ten, or of two."""
+    """Make an axis logarithmic around positive `values`, with plain ticks: powers of ten or of two."""
     values = list(values)
     low, high = min(values), max(values)
     room = (high / low) ** 0.05 * 1.05
@@ -163,7 +163,7 @@ class Sheet:
     """A figure of a look's width: title, axes, legend, notes and caption, none of them over another."""
 
     def __init__(self, look: Look, panels: Sequence[float]) -> None:
-        """``panels`` are the heights of the axes in inches, from the top."""
+        """Start a figure with one axes for each of `panels`, their heights in inches, from the top."""
         self.look = look
         self.heights = list(panels)
         self.figure = Figure(figsize=(look.width_in, 6.0), dpi=300)
@@ -214,7 +214,7 @@ class Sheet:
     def _text(
         self, content: str, size: float, width: float, *, weight: str = "normal", color: str = "black"
     ) -> tuple[Artist, float]:
-        """A text wrapped to ``width`` inches, and its height in inches."""
+        """Return a text wrapped to `width` inches, and its height in inches."""
         font = FontProperties(family="sans-serif", size=size, weight=weight)
         lines = [""]
         for word in content.split():
@@ -232,7 +232,7 @@ class Sheet:
         return float(self.renderer.get_text_width_height_descent(content, font, False)[0]) / self.figure.dpi
 
     def _legend(self, entries: dict[str, Artist], inner: float) -> tuple[Legend, float, float]:
-        """The legend in as many columns as fit, and its size in inches."""
+        """Return the legend in as many columns as fit, and its width and height in inches."""
         names = [legend_text(name) for name in entries]
         for columns in (1,) if self.look.legend == "right" else (3, 2, 1):
             box = self.figure.legend(
@@ -266,5 +266,5 @@ class Sheet:
 
 
 def legend_text(name: str) -> str:
-    """A name that matplotlib does not leave out of a legend, as it does with `_name`."""
+    """Return a name that matplotlib does not leave out of a legend, as it does with `_name`."""
     return f"\u200a{name}" if name.startswith("_") else name

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_bench.case import Direction, Shape
+from lightning_bench.case import Direction
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import Work
-from lightning_bench.record import Record, Row
-from lightning_bench.report.tables.kinds import figure
-from lightning_bench.report.tables.paper_tables import title
+from lightning_bench.record import Record, Row, latest_by
+from lightning_bench.record.codec import Schema, read_cells
+from lightning_bench.record.discover import shown_path
+from lightning_bench.report.tables.figures import figure, title
 
 FAULTS_CSV = "published-faults.csv"
 FAULTS_COMMAND = f"python benchmarks/published_faults.py results/h200/{FAULTS_CSV}"
-_FAULT_COLUMNS = ("fault", "provider", "direction", "seq_len", "with_ms", "without_ms", "device_name")
+PUBLISHED_LENGTHS = tuple(512 * 2**i for i in range(7))
+"""Sequence lengths of the tables of the lightning-attention READMEs."""
+PUBLISHED_DIRECTIONS: tuple[Direction, Direction] = ("fwd", "bwd")
+"""Their directions."""
+
 _REPEATS = 20  # of the published memory script
-_SLOPES_MIB = 512 / 2**20  # 4 bytes a head for the slopes: one block of the allocator
+_SLOPES_MIB = 512 / 2**20  # 4 bytes per head for the slopes: one block of the allocator
 
 
 @dataclass(frozen=True)
-class Listing:
-    """A table of evidence, as text."""
+class Fault:
+    """One call with and without a fault of a published script, timed in turns: a row of `FAULTS_CSV`."""
 
-    caption: str
-    head: list[str]
-    lines: list[list[str]]
+    fault: str
+    provider: str
+    direction: str
+    seq_len: str
+    with_ms: float
+    without_ms: float
+    device_name: str
 
+    @property
+    def added_ms(self) -> float:
+        """What the fault adds, ms."""
+        return self.with_ms - self.without_ms
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that the published tables measured other than they say, and the files that show it."""
-
-    title: str
-    paragraphs: list[str]
-    listings: list[Listing]
-    sources: list[str] = field(default_factory=list)
+    @property
+    def ratio(self) -> float:
+        """The time with the fault over that without it."""
+        return self.with_ms / self.without_ms
 
 
 class Evidence:
@@ -46,49 +54,28 @@ class Evidence:
 
     def __init__(self, published: Iterable[Row], measured: Iterable[Row], faults: Iterable[Path]) -> None:
         self._published = {_key(row.record, row.record.suite): row for row in published}
-        self._measured: dict[tuple[object, ...], Row] = {}
-        for row in measured:
-            key = _key(row.record, row.record.protocol)
-            if key not in self._measured or self._measured[key].record.time_utc <= row.record.time_utc:
-                self._measured[key] = row
-        self.faults = [(path, line) for path in faults for line in _fault_lines(path)]
+        self._measured = latest_by(measured, lambda record: _key(record, record.protocol))
+        self._faults = [(path, fault) for path in faults for fault in _read_faults(path)]
         self.used: dict[str, None] = {}
 
     def published(
-        self, suite: str, metric: str, direction: str, provider: str, n: int, *, batch: int = 4
+        self, suite: str, metric: str, direction: Direction, provider: str, n: int, *, batch: int = 4
     ) -> Record:
-        """A published row. Raises KeyError where there is none."""
+        """Return a published row. Raises KeyError if there is none."""
         return self._use(self._published[suite, metric, direction, provider, n, batch])
 
     def here(
-        self, protocol: str, metric: str, direction: str, provider: str, n: int, *, batch: int = 4
+        self, protocol: str, metric: str, direction: Direction, provider: str, n: int, *, batch: int = 4
     ) -> Record | None:
-        """The latest row that measured the cell of the published shape here, with a figure; None without."""
+        """Return the latest row that measured the cell of the published shape here; None without a figure."""
         row = self._measured.get((protocol, metric, direction, provider, n, batch))
-        if row is None or row.record.status not in ("ok", "unstable"):
-            return None
-        return self._use(row)
+        return self._use(row) if row is not None and row.record.worked else None
 
-    def fault(self, name: str) -> Listing | None:
-        """What the script of ``FAULTS_COMMAND`` measured of one fault, with and without it, in turns."""
-        rows = [(path, line) for path, line in self.faults if line["fault"] == name]
-        if not rows:
-            return None
-        self.used |= dict.fromkeys(_shown(path) for path, _ in rows)
-        lines = []
-        for _, line in rows:
-            with_ms, without_ms = float(line["with_ms"]), float(line["without_ms"])
-            figures = [
-                f"{with_ms:.4f}",
-                f"{without_ms:.4f}",
-                f"{with_ms - without_ms:.4f}",
-                f"{with_ms / without_ms:.3f}",
-            ]
-            lines.append(
-                [line["provider"], line["direction"], line["seq_len"], *figures, line["device_name"]]
-            )
-        head = ["provider", "direction", "n", "with it, ms", "without, ms", "adds, ms", "ratio", "device"]
-        return Listing(f"The same call with and without the fault ({name}), in turns", head, lines)
+    def faults(self, name: str) -> list[Fault]:
+        """Return what the script of `FAULTS_COMMAND` measured of one fault."""
+        found = [(path, fault) for path, fault in self._faults if fault.fault == name]
+        self.used |= dict.fromkeys(shown_path(path) for path, _ in found)
+        return [fault for _, fault in found]
 
     def _use(self, row: Row) -> Record:
         self.used[row.source] = None
@@ -96,63 +83,53 @@ class Evidence:
 
 
 def faults_in(paths: Sequence[str | Path]) -> list[Path]:
-    """The files of ``FAULTS_COMMAND`` in these folders."""
+    """Return the files of `FAULTS_COMMAND` in these folders and below."""
     return [found for path in map(Path, paths) if path.is_dir() for found in sorted(path.rglob(FAULTS_CSV))]
 
 
 def main_machine(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the machine that has most: findings compare protocols, which two machines would blur."""
+    """Return the rows of the machine that has most: findings compare protocols of one machine."""
     counts = Counter(row.record.machine_id for row in rows)
     return [row for row in rows if row.record.machine_id == max(counts, key=lambda name: counts[name])]
 
 
 def mib(record: Record | None) -> float | None:
-    """The row's peak with the inputs in it, MiB."""
+    """Return the row's peak with the inputs in it, MiB; None without a row or figure."""
     return None if record is None else record.peak_mib
 
 
 def ms(record: Record | None) -> float | None:
-    """The row's time, ms."""
+    """Return the row's time, ms; None without a row or figure."""
     return None if record is None else figure(record)
 
 
-def text(value: float | None, decimals: int) -> str:
-    """A figure, or that there is none."""
-    return "not measured" if value is None else f"{value:.{decimals}f}"
-
-
 def first_peak_mib(record: Record) -> float:
-    """Inputs, outputs and, backward, the gradients of one call: 4 U forward and 8 U backward, MiB."""
-    shape = shape_of(record)
+    """Return inputs, outputs and, backward, the gradients of one call in MiB: 4 U forward, 8 U backward."""
+    shape = record.shape
     held = shape.input_bytes + shape.output_bytes
     return held * (1 if record.direction == "fwd" else 2) / 2**20
 
 
 def gradients_mib(record: Record) -> float:
-    """The gradients of q, k and v, MiB."""
-    return shape_of(record).input_bytes / 2**20
+    """Return the size of the gradients of q, k and v, MiB."""
+    return record.shape.input_bytes / 2**20
 
 
 def paper_peak_mib(record: Record) -> float:
-    """Mean of 20 backward calls of which each but the first finds the gradients of those before it, MiB."""
+    """Return the mean peak of 20 backward calls, each but the first with earlier gradients held, MiB."""
     first = first_peak_mib(record)
     later = first + gradients_mib(record)
     return (first + (_REPEATS - 1) * later) / _REPEATS + _SLOPES_MIB
 
 
 def model_tflops(record: Record, *, causal: bool) -> float:
-    """What the row's time would mean in TFLOP/s, with the causal mask or without it: twice the pairs."""
-    flops = Work.of(record.family, shape_of(record), record.direction).min_flops * (1 if causal else 2)
+    """Return the rate that the row's time implies, TFLOP/s; without the mask the work is twice as much."""
+    flops = Work.of(record.family, record.shape, record.direction).min_flops * (1 if causal else 2)
     return flops / (ms(record) or float("inf")) / 1e9
 
 
-def shape_of(r: Record) -> Shape:
-    """The row's shape."""
-    return Shape(r.batch, r.heads, r.seq_len, r.head_dim, r.value_dim, r.dtype, r.device)
-
-
 def their_title(evidence: Evidence, direction: Direction) -> str:
-    """The title that the README prints over its table of speed, without our suite in front."""
+    """Return the title that the README prints over its table of speed, without our suite in front."""
     return title(evidence.published("lightning2", "speed", direction, "lightning2", 512))
 
 
@@ -162,19 +139,14 @@ def _key(r: Record, first: str) -> tuple[object, ...]:
     return (first, r.metric, r.direction, r.provider, r.seq_len, r.batch)
 
 
-def _fault_lines(path: Path) -> list[dict[str, str]]:
+def _read_faults(path: Path) -> list[Fault]:
+    schema = Schema(Fault, digits=6)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        for line in lines:
-            missing = [name for name in _FAULT_COLUMNS if not line.get(name)]
-            if missing or not (float(line["with_ms"]) > 0 and float(line["without_ms"]) > 0):
-                raise ValueError
-    except (ValueError, OSError, csv.Error):
-        raise UsageError(f"{_shown(path)} is not what `{FAULTS_COMMAND}` writes: make it anew") from None
-    return lines
-
-
-def _shown(path: Path) -> str:
-    full, here = path.resolve(), Path.cwd()
-    return (full.relative_to(here) if full.is_relative_to(here) else full).as_posix()
+        faults = [schema.from_cells(cells) for cells in read_cells(path)]
+        if not all(
+            all(vars(fault).values()) and min(fault.with_ms, fault.without_ms) > 0 for fault in faults
+        ):
+            raise ValueError("a cell is blank or a time is not positive")
+    except (ValueError, UsageError):
+        raise UsageError(f"{shown_path(path)} is not what `{FAULTS_COMMAND}` writes: run it again") from None
+    return faults

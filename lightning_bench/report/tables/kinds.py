@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from lightning_bench.case import Metric
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record
-from lightning_bench.report.tables.paper_tables import FIGURES, worst_error
+from lightning_bench.report.tables.figures import figure, figure_text, protocol_unit, unit
 
 KindName = Literal["ms", "speedup", "tflops", "gbps", "floor", "per_token", "tokens", "memory", "check"]
 
@@ -18,10 +18,10 @@ _SPEED: tuple[KindName, ...] = ("ms", "speedup", "tflops", "gbps", "floor")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of table. ``value`` is the number in a cell, None where the row has none.
+class TableKind:
+    """One kind of table. `value` is the number in a cell, None if the row has none.
 
-    ``text`` prints it; ``unit`` says what it is, for the rows' metric and protocol.
+    `text` prints it; `unit` says what it is, for the rows' metric and protocol.
     """
 
     name: KindName
@@ -30,36 +30,6 @@ class Kind:
     value: Callable[[Record], float | None]
     text: Callable[[Record, float], str]
     best: Literal["low", "high"]
-
-
-def figure(record: Record) -> float | None:
-    """The number that stands for the row under its protocol: see ``FIGURES``.
-
-    Where a script took a median, as flash-linear-attention's did, a row of protocol paper has that instead.
-    """
-    if record.metric == "check":
-        return worst_error(record)
-    value: float | None = getattr(record, FIGURES[record.metric, record.protocol][0])
-    if value is None and _is_published_median(record):
-        return record.median_ms
-    return value
-
-
-def unit(record: Record) -> str:
-    """What ``figure`` is, with its unit."""
-    if record.metric == "check":
-        return "worst relative L2 error against fp64"
-    if _is_published_median(record):
-        return "ms, median as the script took it"
-    return FIGURES[record.metric, record.protocol][1]
-
-
-def _is_published_median(record: Record) -> bool:
-    return record.metric == "speed" and record.protocol == "paper" and record.mean_ms is None
-
-
-def _decimals(record: Record) -> int:
-    return FIGURES[record.metric, record.protocol][2]
 
 
 def _floor(record: Record) -> float | None:
@@ -78,7 +48,7 @@ def _per_token_ns(record: Record) -> float | None:
 
 
 def _memory_text(record: Record, value: float) -> str:
-    text = f"{value:.{_decimals(record)}f}"
+    text = figure_text(record, value)
     if record.protocol != "lbench" or not record.ideal_mib:
         return text
     return f"{text} ({value / record.ideal_mib:.2f}×)"
@@ -89,11 +59,11 @@ def _memory_unit(record: Record) -> str:
     return f"{unit(record)}{ratio}"
 
 
-KINDS: dict[KindName, Kind] = {
-    "ms": Kind("ms", "speed", unit, figure, lambda r, x: f"{x:.{_decimals(r)}f}", "low"),
+KINDS: dict[KindName, TableKind] = {
+    "ms": TableKind("ms", "speed", unit, figure, figure_text, "low"),
     # Its value is the time; a table divides the baseline's by it.
-    "speedup": Kind("speedup", "speed", lambda r: "×", figure, lambda r, x: f"{x:.2f}×", "high"),
-    "tflops": Kind(
+    "speedup": TableKind("speedup", "speed", lambda r: "×", figure, lambda r, x: f"{x:.2f}×", "high"),
+    "tflops": TableKind(
         "tflops",
         "speed",
         lambda r: "TFLOP/s, model operations over the median",
@@ -101,7 +71,7 @@ KINDS: dict[KindName, Kind] = {
         lambda r, x: f"{x:.1f}",
         "high",
     ),
-    "gbps": Kind(
+    "gbps": TableKind(
         "gbps",
         "speed",
         lambda r: "GB/s, model traffic over the median",
@@ -109,7 +79,7 @@ KINDS: dict[KindName, Kind] = {
         lambda r, x: f"{x:.0f}",
         "high",
     ),
-    "floor": Kind(
+    "floor": TableKind(
         "floor",
         "speed",
         lambda r: (
@@ -119,7 +89,7 @@ KINDS: dict[KindName, Kind] = {
         lambda r, x: f"{x:.2f} ({100 / x:.0f} %)",
         "low",
     ),
-    "per_token": Kind(
+    "per_token": TableKind(
         "per_token",
         "speed",
         lambda r: "ns for each of batch · n tokens",
@@ -127,14 +97,22 @@ KINDS: dict[KindName, Kind] = {
         lambda r, x: f"{x:.3f}",
         "low",
     ),
-    "tokens": Kind("tokens", "speed", lambda r: "tokens/s", _tokens_per_s, lambda r, x: f"{x:.0f}", "high"),
-    "memory": Kind("memory", "memory", _memory_unit, figure, _memory_text, "low"),
-    "check": Kind("check", "check", unit, figure, lambda r, x: f"{x:.1e}", "low"),
+    "tokens": TableKind(
+        "tokens", "speed", lambda r: "tokens/s", _tokens_per_s, lambda r, x: f"{x:.0f}", "high"
+    ),
+    "memory": TableKind("memory", "memory", _memory_unit, figure, _memory_text, "low"),
+    "check": TableKind("check", "check", unit, figure, figure_text, "low"),
 }
+FIGURE_KINDS: dict[Metric, TableKind] = {
+    "speed": TableKind("ms", "speed", protocol_unit, figure, figure_text, "low"),
+    "memory": TableKind("memory", "memory", protocol_unit, figure, figure_text, "low"),
+    "check": TableKind("check", "check", protocol_unit, figure, figure_text, "low"),
+}
+"""The kind that shows nothing but the figure of a metric, as a sweep prints it."""
 
 
-def chosen_kinds(names: Sequence[str]) -> tuple[Kind, ...] | None:
-    """The kinds of ``--metric``: their names, or ``speed`` for all about time; None where none is named.
+def chosen_kinds(names: Sequence[str]) -> tuple[TableKind, ...] | None:
+    """Return the kinds of `--metric`: their names, or `speed` for all about time; None if none is named.
 
     Raises UsageError for a name that is neither.
     """
@@ -148,15 +126,15 @@ def chosen_kinds(names: Sequence[str]) -> tuple[Kind, ...] | None:
     return tuple(KINDS[name] for name in dict.fromkeys(chosen)) or None
 
 
-def default_kinds(record: Record) -> tuple[Kind, ...]:
-    """All kinds that rows like this one can fill; the training of a whole model is told in tokens/s."""
+def default_kinds(record: Record) -> tuple[TableKind, ...]:
+    """Return all kinds that rows like this one can fill; the training of a whole model is in tokens/s."""
     if record.metric == "speed":
         return tuple(KINDS[name] for name in (_SPEED if record.heads else ("tokens", "ms")))
     return (KINDS[record.metric],)
 
 
-def page_kinds(record: Record) -> tuple[Kind, ...]:
-    """All kinds that a page can switch a table of such rows to."""
+def page_kinds(record: Record) -> tuple[TableKind, ...]:
+    """Return all kinds that a page can switch a table of such rows to."""
     if record.metric == "speed" and record.heads:
         return tuple(KINDS[name] for name in (*_SPEED, "per_token"))
     return default_kinds(record)

@@ -1,4 +1,4 @@
-"""Exit codes of sweeps and what bad usage is told."""
+"""Exit codes of sweeps, and the messages for bad usage."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Lbench = Callable[..., Any]
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_exit_code_by_status(new_desk: Any, lbench: Lbench, status: str) -> None:
-    command = ["speed", new_desk.suite(["NeedsGpu"]), "--out", new_desk.out]
+def test_exit_code_by_status(new_workspace: Any, lbench: Lbench, status: str) -> None:
+    command = ["speed", new_workspace.suite(["NeedsGpu"]), "--out", new_workspace.out]
     assert lbench(*command).code == 0
-    text = new_desk.out.read_text()
-    new_desk.out.write_text(text.replace(",unavailable,", f",{status},"))
+    text = new_workspace.out.read_text()
+    new_workspace.out.write_text(text.replace(",unavailable,", f",{status},"))
     assert lbench(*command).code == (1 if status in ("crashed", "timeout", "wrong") else 0)
-    assert new_desk.ids(status) == ["needs-gpu 64"]
+    assert new_workspace.ids(status) == ["needs-gpu 64"]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_bad_usage_is_2_and_says_what_is_allowed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_faults_of_one_option_are_told_at_once(lbench: Lbench) -> None:
+def test_several_faults_of_one_option_are_reported_at_once(lbench: Lbench) -> None:
     lines = lbench("check", "quick", "--seq-len", "0,a,512").err.splitlines()
     assert [line.removeprefix("lbench: ")[:16] for line in lines] == ['--seq-len: "0" i', '--seq-len: "a" i']
 
@@ -71,7 +71,7 @@ def test_several_faults_of_one_option_are_told_at_once(lbench: Lbench) -> None:
     pytest.importorskip("torch").cuda.is_available(), reason="there is a CUDA device: nothing is wrong"
 )
 @pytest.mark.parametrize("command", ["speed", "env"])
-def test_a_device_that_is_not_here(lbench: Lbench, command: str) -> None:
+def test_a_missing_device_is_bad_usage(lbench: Lbench, command: str) -> None:
     ran = lbench(command, "--device", "cuda")
     assert ran.code == 2
     assert ran.err.startswith("lbench: no CUDA device: ")
@@ -113,38 +113,38 @@ def test_a_bad_suite_is_refused_with_all_its_faults(lbench: Lbench, tmp_path: Pa
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_the_second_bad_suite_is_found_before_the_first_runs(new_desk: Any, lbench: Lbench) -> None:
-    bad = new_desk.folder / "bad.toml"
+def test_the_second_bad_suite_is_found_before_the_first_runs(new_workspace: Any, lbench: Lbench) -> None:
+    bad = new_workspace.folder / "bad.toml"
     bad.write_text(BAD)
-    assert lbench("check", new_desk.suite(["Good"]), bad, "--out", new_desk.out).code == 2
-    assert not new_desk.out.exists()
+    assert lbench("check", new_workspace.suite(["Good"]), bad, "--out", new_workspace.out).code == 2
+    assert not new_workspace.out.exists()
 
 
-def test_a_provider_file_that_does_not_import_is_bad_usage(new_desk: Any, lbench: Lbench) -> None:
-    broken = new_desk.folder / "broken.py"
+def test_a_provider_file_that_does_not_import_is_bad_usage(new_workspace: Any, lbench: Lbench) -> None:
+    broken = new_workspace.folder / "broken.py"
     broken.write_text("import a_library_that_nobody_has\n")
     ran = lbench("check", "quick", "--provider", f"{broken}:Mine")
     assert ran.code == 2
     assert f"provider file {broken} failed to import, line 1: ModuleNotFoundError" in ran.err
 
 
-def test_two_suites_into_one_file_start_fresh_once(new_desk: Any, lbench: Lbench) -> None:
-    one = new_desk.suite(["NeedsGpu"], name="one")
-    two = new_desk.suite(["NeedsGpu"], name="two", seq_len=128)
-    command = ["check", one, two, "--out", new_desk.out, "--fresh"]
+def test_two_suites_into_one_file_start_fresh_once(new_workspace: Any, lbench: Lbench) -> None:
+    one = new_workspace.suite(["NeedsGpu"], name="one")
+    two = new_workspace.suite(["NeedsGpu"], name="two", seq_len=128)
+    command = ["check", one, two, "--out", new_workspace.out, "--fresh"]
     for _ in range(2):
         assert lbench(*command).code == 0
-        assert new_desk.ids() == ["needs-gpu 64", "needs-gpu 128"]
-    (aside,) = new_desk.folder.glob("out.*.csv")
+        assert new_workspace.ids() == ["needs-gpu 64", "needs-gpu 128"]
+    (aside,) = new_workspace.folder.glob("out.*.csv")
     assert [row.suite for row in read_records(aside)] == ["one", "two"]
 
 
 @pytest.mark.parametrize(("options", "ending"), [([], ""), (["--protocol", "paper"], "-published")])
 def test_results_go_to_a_folder_named_after_the_device(
-    new_desk: Any, lbench: Lbench, monkeypatch: pytest.MonkeyPatch, options: list[str], ending: str
+    new_workspace: Any, lbench: Lbench, monkeypatch: pytest.MonkeyPatch, options: list[str], ending: str
 ) -> None:
-    monkeypatch.chdir(new_desk.folder)
-    ran = lbench("speed", new_desk.suite(["NeedsGpu"]), *options)
+    monkeypatch.chdir(new_workspace.folder)
+    ran = lbench("speed", new_workspace.suite(["NeedsGpu"]), *options)
     (csv,) = Path("results").rglob("*.csv")
     assert csv.name == f"story-speed{ending}.csv"
     assert len(csv.parts) == 3
@@ -152,7 +152,7 @@ def test_results_go_to_a_folder_named_after_the_device(
 
 
 def test_a_traceback_on_request(
-    new_desk: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    new_workspace: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lightning_bench.cli import main
     from lightning_bench.errors import UsageError

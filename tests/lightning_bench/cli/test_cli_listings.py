@@ -126,8 +126,8 @@ def test_dry_run_runs_nothing_and_writes_nothing(
     assert ran.err == "8 cases; the largest needs at least 2.0 MiB for its inputs and outputs\n"
 
 
-def test_dry_run_says_what_cannot_run_here(new_desk: Any, lbench: Lbench) -> None:
-    rows = json.loads(lbench("memory", new_desk.suite(["Good", "NeedsGpu"]), "--dry-run", "--json").out)
+def test_dry_run_says_what_cannot_run_here(new_workspace: Any, lbench: Lbench) -> None:
+    rows = json.loads(lbench("memory", new_workspace.suite(["Good", "NeedsGpu"]), "--dry-run", "--json").out)
     assert [(row["case_id"].split("/")[0], row["here"]) for row in rows] == [
         ("good", "yes"),
         ("needs-gpu", "needs a CUDA device"),

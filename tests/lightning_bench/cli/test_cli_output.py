@@ -1,4 +1,4 @@
-"""What a sweep writes where: data to stdout, narration to stderr, a live display on a terminal alone."""
+"""What a sweep writes where: data to stdout, narration to stderr, a live display only on a terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Screen(NamedTuple):
 
 
 def emulate(raw: str, width: int) -> list[str]:
-    """What a terminal shows in the end: a cursor that moves up, lines that are erased and written over."""
+    """Return what a terminal shows in the end: the cursor moves up, lines are erased and written over."""
     lines, row, column = [""], 0, 0
     for control, text in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", raw):
         if control == "\r":
@@ -54,10 +54,10 @@ def emulate(raw: str, width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def on_terminal(desk: Any, width: int, *arguments: str) -> Screen:
+def on_terminal(workspace: Any, width: int, *arguments: str) -> Screen:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-    process: subprocess.Popen[bytes] = desk.start(
+    process: subprocess.Popen[bytes] = workspace.start(
         *arguments, stdin=theirs, stdout=theirs, stderr=theirs, terminal=True
     )
     os.close(theirs)
@@ -76,10 +76,10 @@ def on_terminal(desk: Any, width: int, *arguments: str) -> Screen:
 
 
 @pytest.fixture(scope="module")
-def screens(desk: Any) -> dict[int, Screen]:
-    desk.suite(["Good", "Raises", "NeedsGpu"], seq_len=[64, 128])
+def screens(workspace: Any) -> dict[int, Screen]:
+    workspace.suite(["Good", "Raises", "NeedsGpu"], seq_len=[64, 128])
     command = ["speed", "story.toml", "--out", "out.csv"]
-    return {80: on_terminal(desk, 80, *command), 120: on_terminal(desk, 120, *command, "--retry")}
+    return {80: on_terminal(workspace, 80, *command), 120: on_terminal(workspace, 120, *command, "--retry")}
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -105,13 +105,13 @@ def test_terminal_shows_rows_a_bar_a_table_and_where_the_file_lies(
     assert [line for line in screen.lines if line][-1] == "results: out.csv"
 
 
-def test_a_message_on_a_terminal_breaks_between_words(desk: Any) -> None:
-    screen = on_terminal(desk, 40, "check", "nope")
+def test_a_message_on_a_terminal_breaks_between_words(workspace: Any) -> None:
+    screen = on_terminal(workspace, 40, "check", "nope")
     assert screen.code == 2
     assert max(map(len, screen.lines)) <= 40
     assert {"parallelism,", "systems-quick,"} <= {word for line in screen.lines for word in line.split()}
     path = f"{'long-' * 20}.toml"  # whole, and not at its hyphens, to be copied
-    assert f"{path}:" in on_terminal(desk, 109, "check", path).raw.split()
+    assert f"{path}:" in on_terminal(workspace, 109, "check", path).raw.split()
 
 
 def test_display_is_live(screens: dict[int, Screen]) -> None:
@@ -129,13 +129,13 @@ def test_resumed_display_counts_what_stands(screens: dict[int, Screen]) -> None:
 
 
 @pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory, desk: Any) -> subprocess.CompletedProcess[str]:
+def memory(tmp_path_factory: pytest.TempPathFactory, workspace: Any) -> subprocess.CompletedProcess[str]:
     providers = "lightning2-torch,lightning2"
     axes = ["--seq-len", "256", "--direction", "fwd,bwd", "--provider", providers, "--device", "cpu"]
-    return desk.run("memory", "quick", *axes, "--json", "--out", desk.folder / "memory.csv")
+    return workspace.run("memory", "quick", *axes, "--json", "--out", workspace.folder / "memory.csv")
 
 
-def test_json_stands_alone_on_stdout(memory: subprocess.CompletedProcess[str]) -> None:
+def test_stdout_holds_only_json(memory: subprocess.CompletedProcess[str]) -> None:
     assert memory.returncode == 0
     (data,) = json.loads(memory.stdout)
     assert (data["suite"], data["metric"], data["protocol"]) == ("quick", "memory", "lbench")
@@ -171,9 +171,9 @@ def test_progress_is_plain_lines_on_stderr(memory: subprocess.CompletedProcess[s
     assert lines[-1].startswith("results: ")
 
 
-def test_quiet_says_nothing(lbench: Callable[..., Any], new_desk: Any) -> None:
+def test_quiet_prints_nothing(lbench: Callable[..., Any], new_workspace: Any) -> None:
     axes = ["--seq-len", "256", "--direction", "fwd_bwd", "--provider", "lightning2-torch", "--device", "cpu"]
-    command = ["check", "quick", *axes, "--out", new_desk.out]
+    command = ["check", "quick", *axes, "--out", new_workspace.out]
     ran = lbench(*command, "--quiet", "--time-limit", "inf")
     assert ran == (0, "", "")
     ran = lbench(*command)
@@ -181,24 +181,24 @@ def test_quiet_says_nothing(lbench: Callable[..., Any], new_desk: Any) -> None:
     assert "quick check: 1 ok in 0 s" in ran.err.splitlines()
 
 
-def test_quiet_json_is_data_alone(lbench: Callable[..., Any], new_desk: Any) -> None:
-    ran = lbench("check", new_desk.suite(["NeedsGpu"]), "--out", new_desk.out, "--quiet", "--json")
+def test_quiet_json_prints_only_data(lbench: Callable[..., Any], new_workspace: Any) -> None:
+    ran = lbench("check", new_workspace.suite(["NeedsGpu"]), "--out", new_workspace.out, "--quiet", "--json")
     assert json.loads(ran.out)[0]["counts"] == {"unavailable": 1}
     assert ran.err == ""
 
 
-def test_errors_are_told_however_quiet(lbench: Callable[..., Any]) -> None:
+def test_errors_are_printed_even_with_quiet(lbench: Callable[..., Any]) -> None:
     ran = lbench("check", "nope", "--quiet")
     assert ran.code == 2
     assert ran.err.startswith("lbench: there is no suite `nope`")
 
 
-def test_tables_go_to_stdout_and_the_rest_to_stderr(lbench: Callable[..., Any], new_desk: Any) -> None:
-    ran = lbench("check", new_desk.suite(["NeedsGpu"]), "--out", new_desk.out)
+def test_tables_go_to_stdout_and_the_rest_to_stderr(lbench: Callable[..., Any], new_workspace: Any) -> None:
+    ran = lbench("check", new_workspace.suite(["NeedsGpu"]), "--out", new_workspace.out)
     assert ran.out == PLAIN_OUT
     assert ran.err.splitlines() == [
         "story check: 1 case",
         "[1/1] unavailable needs-gpu/fwd/b1-h2-n64-d16-e16-fp32-cpu  needs a CUDA device",
         "story check: 1 unavailable in 0 s",
-        f"results: {new_desk.out}",
+        f"results: {new_workspace.out}",
     ]

@@ -1,4 +1,4 @@
-"""The live display by itself: never wider than the terminal, and no guess without grounds."""
+"""The live display by itself: never wider than the terminal, and no estimate without grounds."""
 
 from __future__ import annotations
 
@@ -68,37 +68,37 @@ def plain(raw: str) -> list[str]:
 def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     lines = plain(shown(width, ROWS, len(ROWS)))
     assert max(map(len, lines)) <= width
-    for row in ROWS:  # one line a row, cut where it is too long
+    for row in ROWS:  # one line per row, cut where it is too long
         assert len([line for line in lines if line.startswith(f"{row.status} ")]) == 1
 
 
-def test_what_is_cut_says_so() -> None:
+def test_a_cut_line_ends_in_an_ellipsis() -> None:
     lines = plain(shown(80, ROWS, len(ROWS)))
     (crashed,) = [line for line in lines if line.startswith("crashed ")]
     assert crashed.endswith("…")
 
 
-def test_no_time_left_is_told_from_rows_that_took_none() -> None:
+def test_time_left_is_not_estimated_from_rows_that_took_no_time() -> None:
     assert "left" not in shown(120, ROWS[:1], 100)
     assert re.search(r"about \d+ (s|min) left", shown(120, ROWS[:2], 100))
     assert "left" not in shown(120, ROWS[1:2], 1)
 
 
-def test_case_in_hand_is_gone_in_the_end() -> None:
+def test_the_current_case_is_not_shown_at_the_end() -> None:
     lines = [line for line in plain(shown(120, ROWS, len(ROWS))) if line.strip()]
     assert any(line.startswith("  warm-up: lightning2-torch/") for line in lines)
     assert not lines[-1].startswith("  warm-up")
     assert "4/4" in lines[-1]
 
 
-def test_a_line_a_row() -> None:
+def test_one_line_per_row() -> None:
     assert record_line(ROWS[1]).plain == f"ok          {ROWS[1].case_id}  12.3457 ms"
     assert record_line(ROWS[0]).plain == f"unavailable {ROWS[0].case_id}  needs a CUDA device"
     marked = record("crashed", reason="[bold]not markup[/bold] [red]")
     assert record_line(marked).plain.endswith("[bold]not markup[/bold] [red]")
 
 
-def test_the_watcher_suits_the_stream() -> None:
+def test_the_watcher_depends_on_the_stream() -> None:
     pipe = Console(file=io.StringIO(), _environ={})
     terminal = Console(file=io.StringIO(), force_terminal=True, _environ={})
     assert type(make_watcher(pipe, "x", quiet=False)) is PlainWatcher

@@ -165,28 +165,27 @@ def test_the_table_shows_what_changed_and_with_all_everything(
     assert "SAME " in whole.out.split("linear_decay fwd")[0]
 
 
-def test_twenty_thousand_cells_in_seconds_and_without_torch(sides: Any, tmp_path: Path) -> None:
-    """5 s and 1 GB are the aim on two idle cores; here with a margin, since others may use them too."""
-    rows = 20_000
+def test_many_cells_are_compared_without_torch_and_pandas(sides: Any, tmp_path: Path) -> None:
+    """benchmarks/reading_speed.py times 20,000 of them."""
+    rows = 2_000
     path = sides.write(tmp_path / "one.csv", {"lightning2/fwd/b0": 1.0}, seed=1)
     lines = path.with_suffix(".samples.jsonl").read_text()
     head, line = path.read_text().splitlines()
     for name in ("base", "head"):
-        names = [f"lightning2/fwd/b{n}" for n in range(rows)]
-        body = "\n".join(line.replace("lightning2/fwd/b0", one) for one in names)
+        cases = [f"lightning2/fwd/b{n}" for n in range(rows)]
+        body = "\n".join(line.replace("lightning2/fwd/b0", case) for case in cases)
         (tmp_path / f"{name}.csv").write_text(f"{head}\n{body}\n")
         (tmp_path / f"{name}.samples.jsonl").write_text(
-            "".join(lines.replace("lightning2/fwd/b0", one) for one in names)
+            "".join(lines.replace("lightning2/fwd/b0", case) for case in cases)
         )
     code = (
-        "import resource, sys, time; begin = time.process_time()\n"
+        "import resource, sys\n"
         "sys.argv = ['lbench', 'compare', 'base.csv', 'head.csv', '--json']\n"
         "from lightning_bench.cli import main\n"
         "try: main()\n"
         "except SystemExit as ended: code = ended.code\n"
         "gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
-        "print(code, 'torch' in sys.modules, 'pandas' in sys.modules, gib < 1, "
-        "time.process_time() - begin < 15, file=sys.stderr)"
+        "print(code, 'torch' in sys.modules, 'pandas' in sys.modules, gib < 0.5, file=sys.stderr)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code],
@@ -196,5 +195,5 @@ def test_twenty_thousand_cells_in_seconds_and_without_torch(sides: Any, tmp_path
         check=True,
         timeout=PATIENCE_S,
     )
-    assert ran.stderr.splitlines()[-1] == "0 False False True True"
+    assert ran.stderr.splitlines()[-1] == "0 False False True"
     assert ran.stdout.count('"verdict"') == rows

@@ -28,7 +28,7 @@ def quiet(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 
 
 def drift(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """The clock falls by 10 % over the comparison; passes begin with A and B in turns."""
+    """Let the clock fall by 10 % over the comparison; passes begin with A and B in turns."""
     sides = np.arange(2 * PAIRS).reshape(PAIRS, 2)
     sides[1::2] = sides[1::2, ::-1]
     return quiet(rng, shape) + 0.1 * (sides / (2 * PAIRS))[None, None, :, :, None]
@@ -41,7 +41,7 @@ def outliers(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
 
 
 def two_modes(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """A process runs in one of two modes that lie 1 % apart, and a sample in one of two 3 % apart."""
+    """Run each process in one of two modes 1 % apart, and each sample in one of two 3 % apart."""
     modes = 0.01 * (rng.random((*shape[:4], 1)) < 0.3) + 0.03 * (rng.random(shape) < 0.3)
     return quiet(rng, shape) + modes
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lightning_bench.compare.sides import read_side
+from lightning_bench.errors import UsageError
 from lightning_bench.record import ResultFile
 
 Case = dict[str, Any]
@@ -54,14 +55,14 @@ def test_slower_faster_and_same_of_interleaved_passes(
     assert slower["noise"] == "measured"
 
 
-def test_one_run_a_side_is_judged_by_a_stated_noise_which_the_verdict_says(
+def test_one_run_per_side_is_judged_by_an_assumed_noise_which_the_cell_names(
     sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
 ) -> None:
     sides.write(files[0], {FWD: 1.0, BWD: 1.0}, seed=1)
     sides.write(files[1], {FWD: 1.02, BWD: 1.2}, seed=2)
     code, cells = compared(lbench, files)
     assert code == 1
-    assert [cells[one]["verdict"] for one in (FWD, BWD)] == ["AMBIGUOUS", "SLOWER"]
+    assert [cells[case]["verdict"] for case in (FWD, BWD)] == ["AMBIGUOUS", "SLOWER"]
     assert {cell["noise"] for cell in cells.values()} == {"assumed"}
     ran = lbench("compare", *files)
     assert "assumed (1 % on cuda): `lbench calibrate` measures it" in ran.err
@@ -237,14 +238,14 @@ def test_geometric_means_by_family_and_direction(
     sides.write(files[0], cases, passes=PASSES)
     sides.write(files[1], {c: 1.1 if "fwd" in c else 1.0 for c in cases}, passes=PASSES, seed=9)
     overall = json.loads(lbench("compare", *files, "--json").out)["overall"]
-    by_way = {one["direction"]: one for one in overall}
+    by_way = {mean["direction"]: mean for mean in overall}
     assert by_way["fwd"]["cells"] == 4
     assert by_way["fwd"]["low"] < 1.1 < by_way["fwd"]["high"]
     assert by_way["bwd"]["low"] < 1.0 < by_way["bwd"]["high"]
     assert by_way["fwd"]["low"] > 1.08
 
 
-def test_samples_are_used_and_not_the_medians_alone(sides: Any, files: tuple[Path, Path]) -> None:
+def test_samples_are_used_and_not_only_the_medians(sides: Any, files: tuple[Path, Path]) -> None:
     """Two rows of one median: the one whose samples drifted from turn to turn is known less well."""
     still, drifting = np.linspace(0.99, 1.01, 30), np.linspace(0.8, 1.2, 30)
     rng = np.random.default_rng(0)
@@ -276,6 +277,14 @@ def test_lines_of_older_files_without_turns_and_torn_ones_are_read(
     assert run.variance > 0
 
 
+def test_a_line_that_is_no_samples_is_named(sides: Any, files: tuple[Path, Path]) -> None:
+    sides.write(files[0], {FWD: 1.0})
+    path = files[0].with_suffix(".samples.jsonl")
+    path.write_bytes(path.read_bytes() + b'{"case_id": "other"}\n')
+    with pytest.raises(UsageError, match=r"base\.samples\.jsonl, line 2: not samples of lbench"):
+        read_side(files[0])
+
+
 def test_the_last_row_of_the_latest_version_counts(sides: Any, files: tuple[Path, Path]) -> None:
     from lightning_bench.compare.judge import compare_sides
 
@@ -304,7 +313,7 @@ def test_one_crash_in_several_runs_of_head_is_broken_whichever_it_is(
     assert cells[FWD]["detail"] == "now crashed: boom (in 1 of 4 runs)"
 
 
-def test_a_protocol_that_one_side_lacks_is_missing_and_other_machines_are_said(
+def test_a_protocol_that_one_side_lacks_is_missing_and_other_machines_are_remarked(
     sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
 ) -> None:
     for path in files:
@@ -315,7 +324,7 @@ def test_a_protocol_that_one_side_lacks_is_missing_and_other_machines_are_said(
     ran = lbench("compare", *files, "--json")
     found = {(cell["protocol"], cell["verdict"]) for cell in json.loads(ran.out)["cells"]}
     assert (ran.code, found) == (1, {("lbench", "SAME"), ("paper", "MISSING")})
-    assert any("rows of another machine too" in one for one in json.loads(ran.out)["remarks"])
+    assert any("rows of another machine too" in remark for remark in json.loads(ran.out)["remarks"])
 
 
 @pytest.mark.parametrize("figure", [0.0, None, float("nan")])
@@ -329,7 +338,7 @@ def test_a_row_of_head_that_worked_and_has_no_time_is_no_pass(
     assert cells[FWD]["detail"] == "a row that worked has no time"
 
 
-def test_the_figures_shown_are_those_of_the_rule_without_a_disturbed_process(
+def test_the_figures_shown_leave_out_a_disturbed_process_as_the_rule_does(
     sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
 ) -> None:
     rng = np.random.default_rng(2)
@@ -342,7 +351,7 @@ def test_the_figures_shown_are_those_of_the_rule_without_a_disturbed_process(
     assert (cells[FWD]["base"], cells[FWD]["head"]) == pytest.approx((1.0, 1.0), rel=0.01)
 
 
-def test_how_many_blocks_were_unstable_is_said_though_the_last_was_not(
+def test_the_cell_counts_unstable_blocks_even_if_the_last_was_stable(
     sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
 ) -> None:
     sides.write(files[0], {FWD: 1.0}, passes=PASSES)
@@ -355,7 +364,7 @@ def test_how_many_blocks_were_unstable_is_said_though_the_last_was_not(
     assert cells[FWD]["detail"] == "head unstable in 2 of 12 blocks: throttled"
 
 
-def test_a_pattern_with_a_verdict_accepts_that_alone(
+def test_a_pattern_with_a_verdict_accepts_only_that_verdict(
     sides: Any, lbench: Callable[..., Any], files: tuple[Path, Path]
 ) -> None:
     sides.write(files[0], {FWD: 1.0, BWD: 1.0}, passes=PASSES)

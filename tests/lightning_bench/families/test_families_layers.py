@@ -16,7 +16,7 @@ from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.gate import Reference, solve
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.providers import get_provider
-from lightning_bench.systems.vq_attention import vq_attention
+from lightning_bench.providers.forms.vq_attention import vq_attention
 
 SHAPE = Shape(2, 3, 45, 16, 16, "fp32", "cpu")
 WIDE = Shape(2, 1, 45, 128, 128, "fp32", "cpu")
@@ -36,7 +36,7 @@ def at(shape: Shape, dtype: Dtype) -> Shape:
 
 
 def problem(family: Family, shape: Shape) -> Problem:
-    """Inputs of the family in fp64, with every (batch, head) as a pair."""
+    """Return inputs of the family in fp64, with every (batch, head) as a pair."""
     inputs = InputSet(shape, 3).of(family)
     given = inputs.inputs("bhnd")
 
@@ -65,7 +65,7 @@ def gate_loop(p: Problem) -> Tensor:
 
 
 def vq(p: Problem) -> Tensor:
-    """The quadratic definition, one-hot codes times the codebook."""
+    """Evaluate the quadratic definition, one-hot codes times the codebook."""
     codebook = p["codebook"]
     keys = torch.nn.functional.one_hot(p["codes"], codebook.shape[1]).double() @ codebook
     n = p.q.shape[1]
@@ -132,7 +132,7 @@ def test_gate_loop_in_finite_differences(family: Family) -> None:
 
 
 def judged(name: str, shape: Shape, *, spoil: str = "") -> str | None:
-    """What the gate says to output and gradients of a provider, one of them a little changed."""
+    """Return the gate's answer to output and gradients of a provider, one of them a little changed."""
     provider = get_provider(name)
     provider.load()
     assert provider.unavailable("cpu") is None

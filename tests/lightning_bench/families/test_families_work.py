@@ -84,7 +84,7 @@ def test_the_published_floor() -> None:
 
 
 def edge_ms(must_move: float) -> float:
-    """The time at which so many bytes are just possible."""
+    """Return the shortest time in which that many bytes are possible."""
     return must_move / (4000e9 * CEILING_TOLERANCE) * 1e3
 
 

@@ -14,8 +14,9 @@ import pytest
 from lightning_bench.compare.calibration import noise_floor
 from lightning_bench.compare.noise import Noises, read_calibration, write_calibration
 from lightning_bench.compare.sides import read_side
-from lightning_bench.errors import LbenchError
+from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.history.changes import change_points
+from lightning_bench.history.series import read_history
 from tests.support.patience import PATIENCE_S
 
 FWD, BWD = "lightning2/fwd/b1", "lightning2/bwd/b1"
@@ -42,7 +43,7 @@ def test_one_disturbed_run_is_no_level_and_hides_none() -> None:
     assert missed <= 8
 
 
-def test_noise_alone_changes_in_few_of_many_series_and_too_few_points_in_none() -> None:
+def test_noise_gives_changes_in_few_of_many_series_and_in_none_with_too_few_points() -> None:
     rng = np.random.default_rng(1)
     hits = sum(bool(change_points(rng.standard_t(4, 20) * 0.01)) for _ in range(200))
     assert hits <= 10
@@ -85,9 +86,22 @@ def test_history_of_a_case_over_commits_and_dates(lbench: Callable[..., Any], re
     assert "-10." in ran.out or "-9." in ran.out
 
 
-def test_protocols_have_each_a_history_of_its_own(
-    sides: Any, lbench: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_rows_of_all_files_are_joined_by_time_each_once(sides: Any, tmp_path: Path) -> None:
+    old, new = (sides.row(FWD, time_utc=f"2026-0{month}-01T00:00:00+00:00") for month in (1, 2))
+    undated = sides.row(BWD, time_utc="")
+    for rows in ([new, undated], [old, new]):
+        with sides.ResultFile(tmp_path / "x.csv", fresh=True) as file:  # sets the first file aside
+            for row in rows:
+                file.append(row)
+    assert read_history([tmp_path])["time_utc"].tolist() == [old.time_utc, new.time_utc]
+    assert len(list(tmp_path.glob("*.csv"))) == 2
+    (tmp_path / "x.csv").unlink()
+    sides.write(tmp_path / "y.csv", {FWD: undated})
+    with pytest.raises(UsageError, match="no rows of lbench in"):
+        read_history([tmp_path / "y.csv"])
+
+
+def test_each_protocol_has_its_own_history(sides: Any, lbench: Callable[..., Any], tmp_path: Path) -> None:
     with sides.ResultFile(tmp_path / "both.csv") as file:
         for protocol, ms in (("lbench", 1.0), ("paper", 2.0)):
             file.append(sides.row(FWD, protocol=protocol, mean_ms=ms, harness_commit=protocol))
@@ -109,7 +123,7 @@ def test_versions_that_one_commit_of_the_harness_measured_are_points_of_their_ow
     assert [point["figure"] for point in points] == pytest.approx([1.0, 2.0], rel=0.02)
 
 
-def test_history_says_what_there_is_where_it_is_not_one_case(
+def test_history_lists_the_cases_if_not_exactly_one_matches(
     lbench: Callable[..., Any], results: Path
 ) -> None:
     ran = lbench("history", results)
@@ -155,7 +169,7 @@ def test_calibration_gives_back_the_noise_that_went_in(sides: Any, tmp_path: Pat
     assert (own.source, other.source, nowhere) == ("calibrated", "calibrated on other cases", None)
 
 
-def test_a_calibration_beside_the_inputs_is_used_and_said(
+def test_a_calibration_below_results_is_used_and_the_cell_names_it(
     sides: Any, lbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -228,7 +242,7 @@ def test_two_providers_of_one_run_have_each_its_own_calibration(
     assert {source for _, source in both} == {"calibrated"}
 
 
-def test_an_unstable_row_is_known_no_better_than_its_interval_says(
+def test_an_unstable_row_has_at_least_the_variance_of_its_interval(
     sides: Any, lbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches of few samples may agree by chance; a row known to ±80 % must not make a clear change.
@@ -266,17 +280,18 @@ def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
         noise_floor(side, side, threshold=0.03, pairs=16)
 
 
-def test_calibrate_measures_this_machine(desk: Any) -> None:
-    suite = desk.suite(["Good"])
-    process = desk.start(
+@pytest.mark.slow
+def test_calibrate_measures_this_machine(workspace: Any) -> None:
+    suite = workspace.suite(["Good"])
+    process = workspace.start(
         "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%"
     )
     _, said = process.communicate(timeout=PATIENCE_S)  # twelve workers
     assert process.returncode == 0, said
-    (row,) = read_calibration(desk.folder / "x-calibration.csv")
+    (row,) = read_calibration(workspace.folder / "x-calibration.csv")
     assert (row.pairs, row.device) == (6, "cpu")
     assert row.pair_noise_percent > 0
     assert "at a threshold of 50 %," in said
-    refused = desk.run("calibrate", suite, "--out", "x.csv")
+    refused = workspace.run("calibrate", suite, "--out", "x.csv")
     assert refused.returncode == 2
     assert "does not end with -calibration.csv" in refused.stderr

@@ -50,7 +50,7 @@ def test_every_ceiling_of_this_cpu() -> None:
     assert measured.threads >= 1
 
 
-def test_fp32_is_held_against_tf32_where_there_is_any() -> None:
+def test_fp32_is_compared_with_tf32_if_there_is_any() -> None:
     assert SOME.of("fp32") == Ceilings(4233.25, 400.0, 50 * 2**20)
     assert replace(SOME, tf32_tflops=None).of("fp32").tflops == 50.0
     assert SOME.of("bf16").tflops == 790.0
@@ -58,7 +58,7 @@ def test_fp32_is_held_against_tf32_where_there_is_any() -> None:
         SOME.of("fp16")
 
 
-def test_kept_is_read_back_for_its_machine_alone(tmp_path: Path, machine: Machine) -> None:
+def test_kept_ceilings_are_read_back_only_for_their_machine(tmp_path: Path, machine: Machine) -> None:
     path = tmp_path / "results" / "ceilings.csv"
     assert read_kept(path, machine.id) is None
     first = keep(path, SOME, machine)
@@ -95,7 +95,7 @@ def test_a_cpu_has_ceilings_for_each_number_of_threads(
     assert f"ceilings.csv: two are measured on {threads + 2} threads" in ran.err
 
 
-def test_what_is_no_file_of_ceilings_is_refused_and_left(tmp_path: Path, machine: Machine) -> None:
+def test_a_file_that_is_not_of_ceilings_is_refused_and_left(tmp_path: Path, machine: Machine) -> None:
     path = tmp_path / "speed.csv"
     path.write_text("case_id,median_ms\na,1\n")
     for use in (lambda: read_kept(path, machine.id), lambda: keep(path, SOME, machine)):
@@ -141,10 +141,10 @@ def test_the_command_measures_once(lbench: Lbench, tmp_path: Path, monkeypatch: 
     assert first.err.startswith("measuring ")
     again = lbench("ceilings", "--device", "cpu", "--json")
     assert "--fresh measures again" in again.err
-    one, two = json.loads(first.out), json.loads(again.out)
-    assert one["time_utc"] == two["time_utc"]
-    assert two["kept"] == "results/cpu/ceilings.csv"
-    assert two["copy_gbps"] == pytest.approx(one["copy_gbps"], rel=1e-4)
+    measured, kept = json.loads(first.out), json.loads(again.out)
+    assert measured["time_utc"] == kept["time_utc"]
+    assert kept["kept"] == "results/cpu/ceilings.csv"
+    assert kept["copy_gbps"] == pytest.approx(measured["copy_gbps"], rel=1e-4)
     screen = lbench("ceilings", "--device", "cpu")
     assert " threads" in screen.out.splitlines()[0]
     assert "copy_gbps" in screen.out
@@ -171,7 +171,7 @@ def test_the_reading_kernel_reads_what_it_counts() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_reading_kernel_goes_past_the_l1_in_sixteen_bytes_a_thread() -> None:
+def test_the_reading_kernel_bypasses_the_l1_in_sixteen_bytes_per_thread() -> None:
     """As compiled for a Hopper GPU: 16-byte loads that are cached at the L2 alone."""
     code = """
 import triton

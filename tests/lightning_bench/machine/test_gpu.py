@@ -69,7 +69,7 @@ class TestGpus:
     @pytest.mark.parametrize(
         ("visible", "name"), [("1", RTX), (" 1 ,0", RTX), ("0", H200), ("GPU-1", RTX), ("GPU-0aaa", H200)]
     )
-    def test_the_visible_one_counts(
+    def test_the_visible_gpu_counts(
         self, gpus: Any, monkeypatch: pytest.MonkeyPatch, visible: str, name: str
     ) -> None:
         gpus(H200, RTX, visible=visible)

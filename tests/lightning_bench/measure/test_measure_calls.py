@@ -53,7 +53,7 @@ def plain(inputs: InputSet) -> dict[str, Tensor]:
 
 
 def leaves(given: Inputs) -> list[Tensor]:
-    """The scripts' own q, k, v: in layout bnhd the provider sees views of them."""
+    """Return the scripts' own q, k, v: in layout bnhd the provider sees views of them."""
     return [x if x.is_leaf else x._base for x in (given.q, given.k, given.v)]
 
 

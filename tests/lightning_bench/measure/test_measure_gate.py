@@ -27,7 +27,7 @@ def shape(dtype: Dtype = "fp32", n: int = 150, b: int = 2, h: int = 3, d: int = 
 
 
 def right(family: Family) -> Attention:
-    """An implementation in the dtype of its inputs, [b, h, n, d], that owes the oracle nothing."""
+    """Compute in the dtype of the inputs, [b, h, n, d], independently of the oracle."""
     if family == "softmax":
         sdpa = torch.nn.functional.scaled_dot_product_attention
         return lambda q, k, v, s: sdpa(q, k, v, is_causal=True)
@@ -35,7 +35,7 @@ def right(family: Family) -> Attention:
 
 
 def tensors(attention: Attention, inputs: InputSet, layout: Layout = "bhnd") -> Tensors:
-    """Output and gradients as a provider in ``layout`` gives them."""
+    """Output and gradients as a provider in `layout` gives them."""
 
     def turn(x: Tensor) -> Tensor:
         return x if layout == "bhnd" else x.transpose(1, 2)
@@ -47,7 +47,7 @@ def tensors(attention: Attention, inputs: InputSet, layout: Layout = "bhnd") -> 
 
 
 def exact(reference: Reference, inputs: InputSet) -> Tensors:
-    """The reference's own results in fp64, [b, h, n, d]; every pair must be among those checked."""
+    """Return the reference's own results in fp64, [b, h, n, d]; every pair must be among those checked."""
     b, h = inputs.shape.batch, inputs.shape.heads
     assert len(reference.pairs) == b * h
     return {name: x.unflatten(0, (b, h)).clone() for name, x in reference.tensors.items()}
@@ -85,7 +85,7 @@ def test_lengths_that_fill_no_tile_pass(n: int, family: Family, dtype: Dtype) ->
     assert reference.judge(tensors(right(family), inputs), "bhnd").failure is None
 
 
-def test_forward_alone_is_judged_alone() -> None:
+def test_a_forward_pass_is_judged_without_gradients() -> None:
     inputs, reference = gate("linear_decay", shape(), gradients=False)
     o = tensors(right("linear_decay"), inputs)["o"]
     verdict = reference.judge({"o": o}, "bhnd")
@@ -97,7 +97,9 @@ def test_forward_alone_is_judged_alone() -> None:
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", PLAIN)
-def test_the_budget_is_where_it_is_said_to_be(family: Family, dtype: Dtype, name: str) -> None:
+def test_errors_just_below_the_budget_pass_and_just_above_fail(
+    family: Family, dtype: Dtype, name: str
+) -> None:
     inputs, reference = gate(family, shape(dtype))
     budget = reference.budgets[name]
     for factor, passes in ((0.98, True), (1.02, False)):
@@ -122,7 +124,7 @@ def test_budgets_scale_with_the_dtype(family: Family) -> None:
 
 
 def masked(offset: int, family: Family) -> Attention:
-    """Attention whose causal mask is off by ``offset``: −1 hides the diagonal, 1 lets the next key in."""
+    """Attention whose causal mask is off by `offset`: −1 hides the diagonal, 1 lets the next key in."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, s: Tensor) -> Tensor:
         steps = torch.arange(q.shape[2])
@@ -144,8 +146,8 @@ def test_a_mask_that_is_off_by_one_fails(family: Family, dtype: Dtype) -> None:
     inputs, reference = gate(family, shape(dtype))
     assert reference.judge(tensors(masked(0, family), inputs), "bhnd").failure is None
     for offset in (-1, 1):
-        said = failure(reference, tensors(masked(offset, family), inputs))
-        assert all(f"{name} is off by" in said for name in TENSORS)
+        message = failure(reference, tensors(masked(offset, family), inputs))
+        assert all(f"{name} is off by" in message for name in TENSORS)
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -243,9 +245,9 @@ def test_tf32_in_fp32_fails_with_a_hint(family: Family) -> None:
     inputs, reference = gate(family, shape("fp32"))
     attention = right(family)
     got = tensors(lambda q, k, v, s: attention(tf32(q), tf32(k), tf32(v), s), inputs)
-    said = failure(reference, got)
-    assert said.startswith("o is off by ")
-    assert "(what TF32 gives), the budget is" in said
+    message = failure(reference, got)
+    assert message.startswith("o is off by ")
+    assert "(what TF32 gives), the budget is" in message
     got["o"] = got["o"] * 1.1
     assert "TF32" not in failure(reference, {"o": got["o"]})
 
@@ -324,8 +326,8 @@ def test_memory_that_was_never_written_does_not_pass(family: Family, n: int) -> 
         del answer  # what an earlier provider leaves behind
         with poisoned(inputs, gradients=False):
             got = torch.empty_like(inputs.v)
-        said = failure(reference, {"o": got})
-        assert said == f"o has NaN or Inf in {2 * n} of {2 * n} checked rows"
+        message = failure(reference, {"o": got})
+        assert message == f"o has NaN or Inf in {2 * n} of {2 * n} checked rows"
 
 
 def test_a_row_that_was_never_written_does_not_pass() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,17 +23,8 @@ ELEMENTS = 2**18
 
 
 def block(count: int = 1) -> Tensor:
-    """``count`` MiB."""
+    """`count` MiB."""
     return torch.empty(count * ELEMENTS, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def young() -> Iterator[None]:
-    """The meter collects garbage: spare it the objects of the modules imported so far."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
@@ -44,7 +34,7 @@ def meter() -> CpuMeter:
     return meter
 
 
-def test_two_temporaries_that_are_there_together(meter: CpuMeter) -> None:
+def test_two_temporaries_at_the_same_time_add_up(meter: CpuMeter) -> None:
     def fn() -> None:
         first, second = block(3), block(2)
         del first, second
@@ -66,7 +56,7 @@ def test_one_is_freed_before_the_next(meter: CpuMeter) -> None:
     assert (peak.peak, peak.held) == (4 * 2**20, 2**20)
 
 
-def test_what_a_call_frees_of_an_earlier_one_is_held_no_more(meter: CpuMeter) -> None:
+def test_memory_of_an_earlier_call_that_a_call_frees_counts_negative(meter: CpuMeter) -> None:
     before: list[Tensor] = []
     meter.measure(lambda: before.append(block(2)))
 
@@ -97,7 +87,7 @@ def test_settling_counts_from_zero(meter: CpuMeter) -> None:
 
 
 class Saving(torch.autograd.Function):
-    """Output like v, ``saved`` MiB kept for backward, a temporary of ``working`` MiB in each pass."""
+    """Output like v, `saved` MiB kept for backward, a temporary of `working` MiB in each pass."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, saved: int, working: int) -> Tensor:
@@ -159,7 +149,7 @@ def test_backward_with_a_large_temporary() -> None:
     assert got.saved_mib == pytest.approx(2)
 
 
-def test_both_directions_count_from_the_inputs_alone() -> None:
+def test_both_directions_count_from_only_the_inputs() -> None:
     got = figures("fwd_bwd", saved=2, working=8)
     assert got.saved_mib == pytest.approx(2)
     # Output, saved and the larger of temporary and gradients.

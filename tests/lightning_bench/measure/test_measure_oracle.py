@@ -28,7 +28,7 @@ def problem(pairs: int, n: int, d: int, e: int, decay: list[float] | float = 0.3
 
 
 def weights(family: Family, p: Problem) -> Tensor:
-    """The causal n × n matrix that multiplies v, element by element from the definition."""
+    """Return the causal n × n matrix that multiplies v, element by element from the definition."""
     steps = torch.arange(p.q.shape[1], dtype=torch.float64)
     distance = steps[:, None] - steps
     products = torch.einsum("pid,pjd->pij", p.q, p.k)
@@ -81,8 +81,8 @@ def test_each_pair_has_its_own_decay() -> None:
     p = problem(2, 300, 4, 4, [0.01, 2.0])
     both = solve("linear_decay", p, gradients=True)
     for i in range(2):
-        one = Problem(*(x[i : i + 1] for x in (p.q, p.k, p.v, p.do, p.decay)))
-        assert_close({name: x[i : i + 1] for name, x in both.items()}, naive("linear_decay", one), one)
+        single = Problem(*(x[i : i + 1] for x in (p.q, p.k, p.v, p.do, p.decay)))
+        assert_close({name: x[i : i + 1] for name, x in both.items()}, naive("linear_decay", single), single)
 
 
 def test_linear_ignores_decay() -> None:
@@ -119,7 +119,7 @@ def test_gradients_are_those_of_the_oracles_own_output(family: Family) -> None:
 
 
 @pytest.mark.parametrize("family", PLAIN)
-def test_without_gradients_there_is_the_output_alone(family: Family) -> None:
+def test_without_gradients_there_is_only_the_output(family: Family) -> None:
     p = problem(1, 40, 4, 4)
     alone = solve(family, p, gradients=False)
     assert list(alone) == ["o"]
@@ -152,7 +152,7 @@ def test_softmax_gradients_start_from_the_rounded_output() -> None:
 
 
 @pytest.mark.parametrize("elements", [1, 2 * 130 * 7, 2 * 130 * 129, 2 * 130 * 130])
-def test_row_blocks_of_softmax_change_nothing(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+def test_softmax_in_row_blocks_gives_the_same(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     p = problem(2, 130, 5, 4)
     whole = solve("softmax", p, gradients=True)
     monkeypatch.setattr(exact, "_SCORE_ELEMENTS", elements)

@@ -17,7 +17,7 @@ QUICK = StopRule(ci_percent=1.0, min_samples=20, max_samples=100, sample_limit_s
 
 
 class FakeTimer:
-    """A call returns how many ms it took at full speed; ``speed`` says how fast the device is by then."""
+    """A call returns how many ms it took at full speed; `speed` says how fast the device is by then."""
 
     def __init__(self, speed: Callable[[float], float] = lambda seconds: 1.0, launch_ms: float = 0.5) -> None:
         self.seconds = 0.0
@@ -64,14 +64,14 @@ def scripted(*times: float, then: float) -> Callable[[], float]:
 
 
 def task(key: str, ms: float, rule: StopRule = QUICK) -> Task:
-    made = Task.of(key, lambda: ms, rule)
-    made.estimate_ms = ms
-    return made
+    task = Task.of(key, lambda: ms, rule)
+    task.estimate_ms = ms
+    return task
 
 
 def measure(tasks: list[Task], timer: FakeTimer, seed: int = 0) -> list[tuple[str, int]]:
     """Run the rounds and give the turns as (key, samples)."""
-    keys = {id(one.fn): one.key for one in tasks}
+    keys = {id(timed.fn): timed.key for timed in tasks}
     run_rounds(tasks, timer, NoClocks(), seed=seed)
     return [(keys[id(fn)], count) for fn, count in timer.turns]
 
@@ -81,10 +81,10 @@ def test_every_round_gives_each_task_one_turn_in_changing_order() -> None:
     turns = [key for key, _ in measure(tasks, FakeTimer())]
     rounds = [tuple(turns[i : i + 4]) for i in range(0, len(turns), 4)]
     assert len(rounds) == 40
-    assert all(sorted(one) == list("abcd") for one in rounds)
+    assert all(sorted(keys) == list("abcd") for keys in rounds)
     assert len(set(rounds)) >= 12
-    assert {one[0] for one in rounds} == set("abcd")
-    assert all(len(one.sampler.samples) == 200 for one in tasks)
+    assert {keys[0] for keys in rounds} == set("abcd")
+    assert all(len(timed.sampler.samples) == 200 for timed in tasks)
 
 
 def test_the_seed_decides_the_order() -> None:
@@ -105,11 +105,11 @@ def test_a_task_that_is_done_gets_no_more_turns() -> None:
 
 
 def test_every_sample_and_its_time_are_kept() -> None:
-    one = Task.of("one", scripted(*map(float, range(1, 101)), then=0.0), QUICK)
-    one.estimate_ms = 1.0
-    measure([one], FakeTimer())
-    assert one.sampler.samples == list(map(float, range(1, 101)))
-    assert one.sampler.seconds == pytest.approx(5.05)
+    timed = Task.of("one", scripted(*map(float, range(1, 101)), then=0.0), QUICK)
+    timed.estimate_ms = 1.0
+    measure([timed], FakeTimer())
+    assert timed.sampler.samples == list(map(float, range(1, 101)))
+    assert timed.sampler.seconds == pytest.approx(5.05)
 
 
 def test_the_time_limit_is_each_tasks_own() -> None:
@@ -122,27 +122,27 @@ def test_the_time_limit_is_each_tasks_own() -> None:
 
 
 @pytest.mark.parametrize(("ms", "slot"), [(0.001, 5), (4.0, 5), (5.0, 4), (19.0, 1), (500.0, 1)])
-def test_slow_calls_take_fewer_samples_a_turn(ms: float, slot: int) -> None:
+def test_slow_calls_take_fewer_samples_per_turn(ms: float, slot: int) -> None:
     assert {count for _, count in measure([task("one", ms)], FakeTimer())} == {slot}
 
 
 def test_never_more_samples_than_allowed() -> None:
     rule = StopRule(ci_percent=1e-9, min_samples=6, max_samples=13, sample_limit_s=1e9)
-    one = task("one", 1.0, rule)
-    one.fn = scripted(*[1.0, 2.0] * 20, then=1.0)
-    measure([one], FakeTimer())
-    assert len(one.sampler.samples) == 13
+    timed = task("one", 1.0, rule)
+    timed.fn = scripted(*[1.0, 2.0] * 20, then=1.0)
+    measure([timed], FakeTimer())
+    assert len(timed.sampler.samples) == 13
 
 
 @pytest.mark.parametrize("most", [1, 3, 5, 6])
 def test_fewer_than_six_samples_allowed_still_ends_with_six(most: int) -> None:
     rule = StopRule(ci_percent=1.0, min_samples=1, max_samples=most, sample_limit_s=1e9)
-    one = task("one", 1.0, rule)
-    measure([one], FakeTimer())
-    assert len(one.sampler.samples) == 6
+    timed = task("one", 1.0, rule)
+    measure([timed], FakeTimer())
+    assert len(timed.sampler.samples) == 6
 
 
-def test_drift_hits_all_alike() -> None:
+def test_drift_affects_all_equally() -> None:
     """The device slows to half its speed two fifths into the work."""
 
     def ratio(interleaved: bool) -> float:
@@ -156,20 +156,20 @@ def test_drift_hits_all_alike() -> None:
     assert ratio(interleaved=False) > 3.5
 
 
-def test_enter_is_told_before_each_turn() -> None:
+def test_enter_is_called_before_each_turn() -> None:
     timer = FakeTimer()
     log: list[str] = []
 
-    def told(key: str) -> Callable[[], float]:
+    def call(key: str) -> Callable[[], float]:
         def fn() -> float:
             log.append(f"call {key}")
             return 1.0
 
         return fn
 
-    tasks = [Task.of(key, told(key), QUICK) for key in "ab"]
-    for one in tasks:
-        one.estimate_ms = 1.0
+    tasks = [Task.of(key, call(key), QUICK) for key in "ab"]
+    for timed in tasks:
+        timed.estimate_ms = 1.0
     run_rounds(tasks, timer, NoClocks(), seed=0, enter=lambda key, phase: log.append(f"enter {key} {phase}"))
     turn = ""
     for line in log:
@@ -184,26 +184,26 @@ def test_enter_is_told_before_each_turn() -> None:
 def test_clocks_are_read_once_a_turn() -> None:
     clocks, tasks = FakeClocks(), [task(key, 1.0) for key in "ab"]
     run_rounds(tasks, FakeTimer(), clocks, seed=0)
-    assert [len(one.readings) for one in tasks] == [4, 4]
+    assert [len(timed.readings) for timed in tasks] == [4, 4]
     assert clocks.count == 8
-    assert {r.sm_clock_mhz for one in tasks for r in one.readings} == {1000.0 + i for i in range(1, 9)}
+    assert {r.sm_clock_mhz for timed in tasks for r in timed.readings} == {1000.0 + i for i in range(1, 9)}
     quiet = task("c", 1.0)
     run_rounds([quiet], FakeTimer(), NoClocks(), seed=0)
     assert quiet.readings == []
 
 
 def test_call_times_are_taken_apart_from_the_samples() -> None:
-    one = task("one", 2.0)
-    run_rounds([one], FakeTimer(launch_ms=0.5), NoClocks(), seed=0)
-    assert one.call_samples == [2.5] * 30
-    assert one.sampler.samples == [2.0] * 20
+    timed = task("one", 2.0)
+    run_rounds([timed], FakeTimer(launch_ms=0.5), NoClocks(), seed=0)
+    assert timed.call_samples == [2.5] * 30
+    assert timed.sampler.samples == [2.0] * 20
 
 
 @pytest.mark.parametrize(("ms", "count"), [(50.0, 6), (1000.0, 3)])
 def test_call_times_of_slow_calls_stop_early(ms: float, count: int) -> None:
-    one = task("one", ms)
-    run_rounds([one], FakeTimer(), NoClocks(), seed=0)
-    assert len(one.call_samples) == count
+    timed = task("one", ms)
+    run_rounds([timed], FakeTimer(), NoClocks(), seed=0)
+    assert len(timed.call_samples) == count
 
 
 def test_no_tasks_are_no_work() -> None:
@@ -213,35 +213,38 @@ def test_no_tasks_are_no_work() -> None:
 
 
 def test_warm_up_stops_when_two_batches_agree() -> None:
-    timer, one = FakeTimer(), Task.of("one", scripted(900.0, 60.0, 30.0, 25.0, then=20.0), QUICK)
-    warm_up(one, timer, 1e9)
+    timer, timed = FakeTimer(), Task.of("one", scripted(900.0, 60.0, 30.0, 25.0, then=20.0), QUICK)
+    warm_up(timed, timer, 1e9)
     # 900, 60, 30 and 25 one at a time, as each is slower than a slot; 20 disagrees, and twice agrees.
     assert [count for _, count in timer.turns] == [1] * 7
-    assert one.estimate_ms == 20.0
-    assert one.sampler.samples == []
+    assert timed.estimate_ms == 20.0
+    assert timed.sampler.samples == []
 
 
 def test_warm_up_of_a_stable_call_is_short() -> None:
-    timer, one = FakeTimer(), Task.of("one", scripted(1.0, 1.01, then=1.0), QUICK)
-    warm_up(one, timer, 1e9)
+    timer, timed = FakeTimer(), Task.of("one", scripted(1.0, 1.01, then=1.0), QUICK)
+    warm_up(timed, timer, 1e9)
     assert [count for _, count in timer.turns] == [1, 5, 5]
-    assert one.estimate_ms == 1.0
+    assert timed.estimate_ms == 1.0
 
 
 def test_one_agreement_after_a_change_is_not_enough() -> None:
-    timer, one = FakeTimer(), Task.of("one", scripted(100.0, 100.0, 50.0, 50.0, 50.0, then=1.0), QUICK)
-    warm_up(one, timer, 1e9)
+    timer, timed = FakeTimer(), Task.of("one", scripted(100.0, 100.0, 50.0, 50.0, 50.0, then=1.0), QUICK)
+    warm_up(timed, timer, 1e9)
     assert len(timer.turns) == 5
 
 
 def test_warm_up_stops_at_its_limit() -> None:
-    timer, one = FakeTimer(), Task.of("one", scripted(*(1000.0 * 1.1**i for i in range(20)), then=1.0), QUICK)
-    warm_up(one, timer, 3.0)
+    timer, timed = (
+        FakeTimer(),
+        Task.of("one", scripted(*(1000.0 * 1.1**i for i in range(20)), then=1.0), QUICK),
+    )
+    warm_up(timed, timer, 3.0)
     assert 3.0 <= timer.seconds < 3.5
-    assert one.estimate_ms == pytest.approx(1210.0)
+    assert timed.estimate_ms == pytest.approx(1210.0)
 
 
 def test_warm_up_of_a_call_that_never_settles_ends() -> None:
-    timer, one = FakeTimer(), Task.of("one", scripted(*(30.0 * 1.1**i for i in range(99)), then=1.0), QUICK)
-    warm_up(one, timer, 1e9)
+    timer, timed = FakeTimer(), Task.of("one", scripted(*(30.0 * 1.1**i for i in range(99)), then=1.0), QUICK)
+    warm_up(timed, timer, 1e9)
     assert len(timer.turns) == 13

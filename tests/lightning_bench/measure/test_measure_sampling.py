@@ -15,9 +15,9 @@ RULE = StopRule(ci_percent=1.0, min_samples=20, max_samples=100, sample_limit_s=
 
 
 def sampler(samples: list[float], seconds: float = 0.0, rule: StopRule = RULE) -> Sampler:
-    made = Sampler(rule)
-    made.add(samples, seconds)
-    return made
+    filled = Sampler(rule)
+    filled.add(samples, seconds)
+    return filled
 
 
 @pytest.mark.parametrize("count", [FEWEST, 7, 12, 20, 51, 200])
@@ -45,7 +45,7 @@ def test_the_interval_has_the_ranks_of_the_sign_test_tables(count: int, low: int
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=60))
-def test_summary_is_numpys(samples: list[float]) -> None:
+def test_the_summary_equals_that_of_numpy(samples: list[float]) -> None:
     before = list(samples)
     figures = summarize(samples)
     assert samples == before
@@ -89,20 +89,20 @@ def test_time_ends_sampling_but_never_below_six() -> None:
     assert not sampler(spread[:5], 100.0).done
 
 
-def test_six_samples_even_where_fewer_are_asked_for() -> None:
+def test_six_samples_even_if_fewer_are_asked_for() -> None:
     rule = StopRule(ci_percent=1.0, min_samples=1, max_samples=3, sample_limit_s=2.0)
     assert not sampler([1.0] * 5, rule=rule).done
     assert sampler([1.0] * 6, rule=rule).done
 
 
 def test_seconds_and_samples_add_up() -> None:
-    made = sampler([1.0, 2.0], 0.5)
-    made.add([3.0], 0.25)
-    assert made.samples == [1.0, 2.0, 3.0]
-    assert made.seconds == 0.75
+    filled = sampler([1.0, 2.0], 0.5)
+    filled.add([3.0], 0.25)
+    assert filled.samples == [1.0, 2.0, 3.0]
+    assert filled.seconds == 0.75
 
 
-def test_good_samples_are_no_trouble() -> None:
+def test_steady_samples_are_no_trouble() -> None:
     rng = np.random.default_rng(0)
     assert sampler(rng.normal(10, 0.1, 200).tolist()).trouble() is None
     assert sampler([1.0] * 6).trouble() is None

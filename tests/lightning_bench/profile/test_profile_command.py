@@ -1,4 +1,4 @@
-"""``lbench profile`` as its user calls it, on this CPU; what a GPU adds, from what its profilers print."""
+"""`lbench profile` as its user calls it, on this CPU; what a GPU adds, from what its profilers print."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import describe_machine
 from lightning_bench.profile.data import Profile, Request
-from lightning_bench.profile.parent import run
-from lightning_bench.profile.parent.run import Options, profile_case
+from lightning_bench.profile.parent import profilers
+from lightning_bench.profile.parent.profilers import Options, profile_case
 from lightning_bench.record import COLUMNS
 from tests.support.patience import PATIENCE_S
 from tests.support.profile_zoo import gpu_profile, ncu_csv
@@ -38,7 +38,7 @@ class Bad(Provider):
 class Dies(Bad):
     name = label = "dies"
     def build(self, inputs):
-        print("last words", flush=True)
+        print("last output", flush=True)
         os.kill(os.getpid(), 11)
 
 class Hangs(Bad):
@@ -79,10 +79,10 @@ def test_times_and_operators_of_a_cpu(ran: tuple[Any, Path]) -> None:
     assert 0 < t.call_ms < 1000
     assert t.samples >= 5
     assert (t.kernels_ms, t.between_ms, t.enqueue_ms, t.host_share) == (None, None, None, None)
-    names = {one.name for one in profile.kernels}
+    names = {entry.name for entry in profile.kernels}
     assert {"aten::bmm", "outside of operators (Python)"} <= names
-    assert sum(one.share for one in profile.kernels) == pytest.approx(1, abs=0.01)
-    times = [one.time_ms for one in profile.kernels]
+    assert sum(entry.share for entry in profile.kernels) == pytest.approx(1, abs=0.01)
+    times = [entry.time_ms for entry in profile.kernels]
     assert times == sorted(times, reverse=True)
     assert profile.threads >= 1
     assert profile.roofline.model_bytes == 7 * 2 * 64 * 16 * 4
@@ -95,16 +95,18 @@ def test_memory_of_a_cpu(ran: tuple[Any, Path]) -> None:
     memory = data["memory"]
     tensor = 2 * 64 * 16 * 4
     assert memory["ideal_mib"] == 3 * tensor / 2**20
-    kept = [one for one in memory["allocations"] if not one["freed"]]
-    assert sum(one["size_bytes"] >= tensor for one in kept) >= 3  # dq, dk, dv
-    assert all("DecayAttentionBackward" in one["made_by"] for one in kept if one["size_bytes"] >= tensor)
-    assert {(one["same_as"], tuple(one["shape"])) for one in memory["saved"]} >= {
+    kept = [entry for entry in memory["allocations"] if not entry["freed"]]
+    assert sum(entry["size_bytes"] >= tensor for entry in kept) >= 3  # dq, dk, dv
+    assert all(
+        "DecayAttentionBackward" in entry["made_by"] for entry in kept if entry["size_bytes"] >= tensor
+    )
+    assert {(entry["same_as"], tuple(entry["shape"])) for entry in memory["saved"]} >= {
         (name, (1, 2, 64, 16)) for name in "qkv"
     }
     assert memory["reserved_mib"] is None
 
 
-def test_what_needs_a_gpu_is_said(ran: tuple[Any, Path]) -> None:
+def test_notes_name_what_needs_a_gpu(ran: tuple[Any, Path]) -> None:
     (data,) = ran[0]
     assert [note for note in data["notes"] if "unsure" not in note] == [
         "registers, occupancy, DRAM bytes and gaps between kernels need a GPU",
@@ -130,7 +132,7 @@ def test_files(ran: tuple[Any, Path]) -> None:
     assert sum(event["name"] == "lbench.call" for event in events) == 2 * 2 - 2
 
 
-def test_nothing_of_it_is_a_row_of_speed(ran: tuple[Any, Path]) -> None:
+def test_a_profile_writes_no_speed_row(ran: tuple[Any, Path]) -> None:
     _, folder = ran
     assert not (folder / "results").exists()
     for name in ("calls", "kernels", "tensors"):
@@ -174,7 +176,7 @@ def test_bad_usage(
     ("provider", "limit", "message"),
     [
         ("Bad", 60, "RuntimeError: this kernel has no bottom"),
-        ("Dies", 60, "its process died of SIGSEGV; its last words: last words"),
+        ("Dies", 60, "its process died of SIGSEGV; its last output: last output"),
         ("Hangs", 4, "not done within 4 s, and killed; --time-limit gives it more"),
     ],
 )
@@ -213,7 +215,7 @@ def _request() -> Request:
 
 
 def _ncu(folder: Path, script: str) -> str:
-    """A program that stands where ncu does; $LOG is its log file."""
+    """Write a program in place of ncu; $LOG is its log file."""
     path = folder / "ncu"
     path.write_text(
         '#!/bin/sh\nwhile [ "$1" != --log-file ]; do [ "$1" = --metrics ] && NAMED=1; shift; done\n'
@@ -240,17 +242,17 @@ def _ncu(folder: Path, script: str) -> str:
         ),
     ],
 )
-def test_where_ncu_fails_the_rest_stands(
+def test_if_ncu_fails_the_rest_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, limit: float, note: str
 ) -> None:
-    monkeypatch.setattr(run, "find_ncu", lambda: _ncu(tmp_path, script))
-    work = run._Work(tmp_path, _request(), Options(time_limit_s=limit))
-    told = work.add_counters(gpu_profile())
-    assert told.notes[-1].startswith(note)
-    assert told.model_copy(update={"notes": ()}) == gpu_profile()
+    monkeypatch.setattr(profilers, "find_ncu", lambda: _ncu(tmp_path, script))
+    work = profilers._Processes(tmp_path, _request(), Options(time_limit_s=limit))
+    profile = work.add_counters(gpu_profile())
+    assert profile.notes[-1].startswith(note)
+    assert profile.model_copy(update={"notes": ()}) == gpu_profile()
 
 
-def test_a_metric_that_this_gpu_lacks_costs_that_metric_alone(
+def test_a_metric_that_this_gpu_lacks_costs_only_that_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "table").write_text(ncu_csv({}))
@@ -258,23 +260,23 @@ def test_a_metric_that_this_gpu_lacks_costs_that_metric_alone(
         'if [ "$NAMED" ]; then echo "==ERROR== Failed to find metric lts__t" >"$LOG"; exit 1; fi\n'
         f'cat {tmp_path}/table >"$LOG"'
     )
-    monkeypatch.setattr(run, "find_ncu", lambda: _ncu(tmp_path, script))
-    told = run._Work(tmp_path, _request(), Options(time_limit_s=30)).add_counters(gpu_profile())
-    assert told.notes == ()
-    assert told.dram_bytes == 2**30
-    assert told.traffic_ratio == 1.0
+    monkeypatch.setattr(profilers, "find_ncu", lambda: _ncu(tmp_path, script))
+    profile = profilers._Processes(tmp_path, _request(), Options(time_limit_s=30)).add_counters(gpu_profile())
+    assert profile.notes == ()
+    assert profile.dram_bytes == 2**30
+    assert profile.traffic_ratio == 1.0
 
 
 def test_ncu_is_looked_for_beside_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(run, "_NCU_PLACES", (f"{tmp_path}/*/ncu",))
-    assert run.find_ncu() is None
-    told = run._Work(tmp_path, _request(), Options()).add_counters(gpu_profile())
-    assert told.notes == ("no counters: there is no ncu on PATH; install NVIDIA Nsight Compute",)
+    monkeypatch.setattr(profilers, "_NCU_PLACES", (f"{tmp_path}/*/ncu",))
+    assert profilers.find_ncu() is None
+    profile = profilers._Processes(tmp_path, _request(), Options()).add_counters(gpu_profile())
+    assert profile.notes == ("no counters: there is no ncu on PATH; install NVIDIA Nsight Compute",)
     for version in ("2024.1", "2025.3"):
         (tmp_path / version).mkdir()
         _ncu(tmp_path / version, "exit 0")
-    assert run.find_ncu() == f"{tmp_path}/2025.3/ncu"
+    assert profilers.find_ncu() == f"{tmp_path}/2025.3/ncu"
 
 
 def test_kept_ceilings_are_used(tmp_path: Path) -> None:

@@ -6,21 +6,27 @@ import json
 
 import pytest
 
+from lightning_bench.profile.kernel_names import base_name
 from lightning_bench.profile.parent import counters, proton
 from tests.support.profile_zoo import HOPPER, METRICS, PROTON, REDUCE, kernel, ncu_csv
 
 
 def test_a_launch_as_the_raw_page_has_it() -> None:
-    (one,) = counters.parse(ncu_csv({}))
-    assert one.kernel == HOPPER
-    assert (one.dram_read_bytes, one.dram_write_bytes) == (805306368, 268435456)
-    assert one.dram_bytes == 2**30
-    assert one.l2_bytes == 1610612736
-    assert one.time_ms == pytest.approx(0.286)
-    assert (one.dram_percent, one.l2_hit_percent, one.occupancy_percent) == (78.5, 33.25, 18.52)
-    assert one.tensor_percent == 41.25
-    assert (one.registers, one.waves, one.spill_instructions, one.local_instructions) == (168, 2.25, 0, 0)
-    assert one.stalls == {"gmma": 0.5, "long_scoreboard": 0.25, "barrier": 0.125}
+    (launch,) = counters.parse(ncu_csv({}))
+    assert launch.kernel == HOPPER
+    assert (launch.dram_read_bytes, launch.dram_write_bytes) == (805306368, 268435456)
+    assert launch.dram_bytes == 2**30
+    assert launch.l2_bytes == 1610612736
+    assert launch.time_ms == pytest.approx(0.286)
+    assert (launch.dram_percent, launch.l2_hit_percent, launch.occupancy_percent) == (78.5, 33.25, 18.52)
+    assert launch.tensor_percent == 41.25
+    assert (launch.registers, launch.waves, launch.spill_instructions, launch.local_instructions) == (
+        168,
+        2.25,
+        0,
+        0,
+    )
+    assert launch.stalls == {"gmma": 0.5, "long_scoreboard": 0.25, "barrier": 0.125}
 
 
 def test_units_are_those_of_the_second_row() -> None:
@@ -36,16 +42,16 @@ def test_units_are_those_of_the_second_row() -> None:
         "gpu__time_duration.sum": "286.0",
         "lts__t_bytes.sum": "1,610.5",
     }
-    (one,) = counters.parse(ncu_csv(cells, units=units))
-    assert (one.dram_read_bytes, one.dram_write_bytes) == pytest.approx((805.31e6, 0.27e9))
-    assert one.time_ms == pytest.approx(0.286)
-    assert one.l2_bytes == pytest.approx(1610500)
+    (launch,) = counters.parse(ncu_csv(cells, units=units))
+    assert (launch.dram_read_bytes, launch.dram_write_bytes) == pytest.approx((805.31e6, 0.27e9))
+    assert launch.time_ms == pytest.approx(0.286)
+    assert launch.l2_bytes == pytest.approx(1610500)
 
 
 def test_metrics_that_are_missing_are_none() -> None:
-    (one,) = counters.parse(ncu_csv(dict.fromkeys(METRICS, "n/a")))
-    assert one == counters.Counters(kernel=HOPPER)
-    assert one.dram_bytes is None
+    (launch,) = counters.parse(ncu_csv(dict.fromkeys(METRICS, "n/a")))
+    assert launch == counters.Counters(kernel=HOPPER)
+    assert launch.dram_bytes is None
     # without its cycles, the tensor pipe goes by its instructions
     cell = {"sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active": "(!) nan"}
     assert counters.parse(ncu_csv(cell))[0].tensor_percent == 7.5
@@ -94,17 +100,17 @@ def test_the_command_leaves_the_clocks_alone_and_counts_the_call_only() -> None:
     assert "--metrics" not in counters.command("ncu", "log", [], metrics=())
 
 
-def test_counters_stand_beside_the_launches_that_they_are_of() -> None:
+def test_counters_are_joined_with_their_launches() -> None:
     fill = kernel("Memset (Device)", 0.01, kind="memset")
     ours = [fill, kernel(HOPPER, 0.284, 0.9), kernel(REDUCE, 0.01, 0.05)]
     theirs = counters.parse(ncu_csv({}, {"Kernel Name": "void at::native::reduce_kernel<(int)512>(T1)"}))
     joined, apart, note = counters.join(ours, theirs)
     assert (apart, note) == ((), "")
-    assert [one.counters for one in joined] == [None, *theirs]
+    assert [launch.counters for launch in joined] == [None, *theirs]
     assert joined[1].gbps == pytest.approx(2**30 / 0.286e6)
 
 
-def test_counters_of_other_launches_stand_apart() -> None:
+def test_counters_of_other_launches_are_kept_separate() -> None:
     theirs = counters.parse(ncu_csv({}, {}))
     joined, apart, note = counters.join([kernel(HOPPER, 0.284)], theirs)
     assert joined == (kernel(HOPPER, 0.284),)
@@ -122,8 +128,8 @@ def test_counters_of_other_launches_stand_apart() -> None:
         ("", ""),
     ],
 )
-def test_bare_names(full: str, bare: str) -> None:
-    assert counters.base_name(full) == bare
+def test_base_names(full: str, bare: str) -> None:
+    assert base_name(full) == bare
 
 
 def test_the_tree_of_proton() -> None:

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 from lightning_bench.profile.data import Counters, Kernel
-from lightning_bench.profile.occupancy import Gpu, occupancy_percent, with_occupancy
+from lightning_bench.profile.occupancy import GpuLimits, occupancy_percent, with_occupancy
 from lightning_bench.profile.parent import counters
 from tests.support.paths import ROOT
 from tests.support.profile_zoo import HOPPER, kernel
 
 PROFILES = sorted((ROOT / "results/h200/profile").glob("*.json"))
-H200 = Gpu(multiprocessors=132, warps=64, blocks=32, shared_bytes=233472, registers=65536)
+H200 = GpuLimits(multiprocessors=132, warps=64, blocks=32, shared_bytes=233472, registers=65536)
 
 
 def taken(path: Path) -> tuple[list[Kernel], list[Counters]]:
     """Kernels of a committed profile, and counters that stood apart from them."""
-    told: dict[str, Any] = json.loads(path.read_text())
-    apart = [Counters.model_validate(one) for one in told["counters"]]
-    return [Kernel.model_validate(one) for one in told["kernels"]], apart
+    profile: dict[str, Any] = json.loads(path.read_text())
+    apart = [Counters.model_validate(entry) for entry in profile["counters"]]
+    return [Kernel.model_validate(entry) for entry in profile["kernels"]], apart
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem.split("_b4")[0])
@@ -34,15 +34,15 @@ def test_every_launch_of_the_committed_profiles_has_its_counters(path: Path) -> 
         joined, left, note = counters.join(kernels, apart)
         assert (left, note) == ((), "")
         kernels = list(joined)
-    heavy = [one for one in kernels if one.kind == "kernel" and one.share >= 0.1]
+    heavy = [entry for entry in kernels if entry.kind == "kernel" and entry.share >= 0.1]
     assert heavy
-    for one in heavy:
-        estimate = occupancy_percent(one, H200)
-        assert one.counters is not None
-        assert one.counters.occupancy_percent is not None
+    for entry in heavy:
+        estimate = occupancy_percent(entry, H200)
+        assert entry.counters is not None
+        assert entry.counters.occupancy_percent is not None
         assert estimate is not None
         # Achieved is less where blocks end at different times; an idle multiprocessor counts in ours alone.
-        assert 0.7 * estimate <= one.counters.occupancy_percent <= 1.05 * estimate
+        assert 0.7 * estimate <= entry.counters.occupancy_percent <= 1.05 * estimate
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_every_launch_of_the_committed_profiles_has_its_counters(path: Path) -> 
         ({"shared_bytes": None}, None),
     ],
 )
-def test_what_bounds_the_warps(changes: dict[str, Any], percent: float | None) -> None:
+def test_each_resource_can_limit_the_warps(changes: dict[str, Any], percent: float | None) -> None:
     assert occupancy_percent(kernel(HOPPER, 1.0, **changes), H200) == percent
 
 
 def test_a_gpu_by_the_properties_that_torch_gives() -> None:
-    def gpu(major: int, minor: int) -> Gpu:
-        return Gpu.of(
+    def gpu(major: int, minor: int) -> GpuLimits:
+        return GpuLimits.of(
             SimpleNamespace(
                 multi_processor_count=132, max_threads_per_multi_processor=2048,
                 shared_memory_per_multiprocessor=233472, regs_per_multiprocessor=65536,
@@ -82,5 +82,5 @@ def test_a_gpu_by_the_properties_that_torch_gives() -> None:
 
 def test_a_fill_has_no_occupancy() -> None:
     fill = kernel("Memset (Device)", 0.01, kind="memset", grid=None, block=None, occupancy_percent=None)
-    one, two = with_occupancy([fill, kernel(HOPPER, 1.0)], H200)
-    assert (one.occupancy_percent, two.occupancy_percent) == (None, 18.75)
+    entry, other = with_occupancy([fill, kernel(HOPPER, 1.0)], H200)
+    assert (entry.occupancy_percent, other.occupancy_percent) == (None, 18.75)

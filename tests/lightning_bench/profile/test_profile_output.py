@@ -30,10 +30,10 @@ def screen(*profiles: Profile, width: int = 100) -> str:
 
 
 def full() -> Profile:
-    """A profile of a GPU with all that one can have."""
-    (one,) = counters.parse(ncu_csv({}))
+    """Return a profile of a GPU in which every field has a value."""
+    (launch,) = counters.parse(ncu_csv({}))
     profile = gpu_profile(
-        kernels=(kernel(HOPPER, 0.284, counters=one, spills=0, gbps=3754.0),),
+        kernels=(kernel(HOPPER, 0.284, counters=launch, spills=0, gbps=3754.0),),
         proton=(ProtonKernel(name=HOPPER, time_ms=1.43, count=5),),
         notes=("a note",),
         memory=Memory(
@@ -49,7 +49,7 @@ def full() -> Profile:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_one_screen_has_it_all(width: int) -> None:
+def test_one_screen_shows_the_whole_profile(width: int) -> None:
     text = screen(full(), width=width)
     for part in (
         "lightning2 fwd  b4 h32 n8192 d128 e128 bf16  NVIDIA H200",
@@ -97,7 +97,7 @@ def test_two_side_by_side() -> None:
     assert any(line.startswith("fla-chunk fwd") for line in lines)
 
 
-def test_many_kernels_are_summed_up_by_name() -> None:
+def test_many_kernels_are_summed_by_name() -> None:
     many = tuple(kernel(name, 0.01, 0.025) for name in (HOPPER, REDUCE) * 20)
     lines = screen(gpu_profile(kernels=many)).splitlines()
     (line,) = [line for line in lines if line.startswith(HOPPER)]

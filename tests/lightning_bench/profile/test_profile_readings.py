@@ -19,12 +19,12 @@ DOCS = ROOT / "docs" / "profile.md"
 
 
 def says(profile: Profile, rule: str) -> list[str]:
-    return [one.text for one in read(profile) if one.rule == rule]
+    return [reading.text for reading in read(profile) if reading.rule == rule]
 
 
 def with_counters(**changes: Any) -> Profile:
-    (one,) = counters.parse(ncu_csv({}))
-    return gpu_profile(kernels=(kernel(HOPPER, 0.284, counters=one.model_copy(update=changes)),))
+    (reading,) = counters.parse(ncu_csv({}))
+    return gpu_profile(kernels=(kernel(HOPPER, 0.284, counters=reading.model_copy(update=changes)),))
 
 
 def test_memory_bound() -> None:
@@ -154,7 +154,7 @@ def test_no_rule_guesses_where_figures_are_missing() -> None:
     nothing = Memory(extra_mib=None, ideal_mib=1.0, saved_mib=None, peak_mib=None, reserved_mib=None)
     times = timing(kernels_ms=None, between_ms=None, enqueue_ms=None, first_call_s=0.0)
     profile = gpu_profile(kernels=(empty,), memory=nothing, timing=times, processors=None)
-    assert {one.rule for one in read(profile)} == {"bound"}
+    assert {reading.rule for reading in read(profile)} == {"bound"}
 
 
 def test_the_docs_list_every_rule_and_threshold() -> None:
@@ -192,8 +192,8 @@ def test_every_reading_names_a_figure() -> None:
     for model in ("timing", "roofline", "memory"):
         names |= set(type(getattr(gpu_profile(), model)).model_fields)
     names |= set(type(gpu_profile().kernels[0]).model_fields)
-    for one in read(with_counters(spill_instructions=3.0)):
-        assert any(re.search(rf"\b{name}\b", one.text) for name in names), one.text
+    for reading in read(with_counters(spill_instructions=3.0)):
+        assert any(re.search(rf"\b{name}\b", reading.text) for name in names), reading.text
 
 
 @pytest.mark.parametrize("reason", ["long_scoreboard", "gmma", "wait", "barrier", "short_scoreboard"])

@@ -20,10 +20,10 @@ def test_kernels_of_a_call_in_order_with_what_they_take() -> None:
     for us in (280.0, 284.0, 300.0):
         trace.call([("Memset (Device)", 4.0), (HOPPER, us), (REDUCE, 12.0)], gap_us=3.0)
     seen = gpu_calls(trace.events)
-    assert [one.name for one in seen.kernels] == ["Memset (Device)", HOPPER, REDUCE]
-    assert [one.kind for one in seen.kernels] == ["memset", "kernel", "kernel"]
-    assert [one.time_ms for one in seen.kernels] == pytest.approx([0.004, 0.284, 0.012])
-    assert sum(one.share for one in seen.kernels) == pytest.approx(1)
+    assert [entry.name for entry in seen.kernels] == ["Memset (Device)", HOPPER, REDUCE]
+    assert [entry.kind for entry in seen.kernels] == ["memset", "kernel", "kernel"]
+    assert [entry.time_ms for entry in seen.kernels] == pytest.approx([0.004, 0.284, 0.012])
+    assert sum(entry.share for entry in seen.kernels) == pytest.approx(1)
     assert (seen.kernels_ms, seen.between_ms) == pytest.approx((0.300, 0.006))
     assert seen.enqueue_ms == pytest.approx(0.040)
     assert (seen.calls, seen.note) == (3, "")
@@ -33,13 +33,13 @@ def test_kernels_of_a_call_in_order_with_what_they_take() -> None:
     assert seen.kernels[0].grid is None
 
 
-def test_a_call_that_launched_something_else_is_left_out_and_said() -> None:
+def test_a_call_that_launched_other_kernels_is_left_out_with_a_note() -> None:
     trace = KinetoTrace()
     trace.call([(HOPPER, 280.0)])
     trace.call([(REDUCE, 5.0), (HOPPER, 9000.0)])
     trace.call([(HOPPER, 282.0)])
     seen = gpu_calls(trace.events)
-    assert [one.time_ms for one in seen.kernels] == pytest.approx([0.281])
+    assert [entry.time_ms for entry in seen.kernels] == pytest.approx([0.281])
     assert seen.calls == 2
     assert seen.note == "1 of 3 calls launched other kernels and are left out"
 
@@ -48,7 +48,7 @@ def test_a_kernel_without_a_launch_goes_by_its_own_time() -> None:
     trace = KinetoTrace()
     trace.call([(HOPPER, 280.0)])
     events = [event for event in trace.events if event.get("cat") not in ("cuda_driver", "cuda_runtime")]
-    assert [one.name for one in gpu_calls(events).kernels] == [HOPPER]
+    assert [entry.name for entry in gpu_calls(events).kernels] == [HOPPER]
 
 
 def test_no_kernel_is_an_error() -> None:
@@ -74,8 +74,8 @@ def test_operators_by_their_own_time() -> None:
         trace.operator("aten::empty", begin + 4, 5.0)
         trace.operator("aten::empty", begin + 33, 4.0)
         trace.call([])
-    found = {one.name: one for one in cpu_operators(trace.events)}
-    assert {name: round(one.time_ms * 1e3, 3) for name, one in found.items()} == {
+    found = {entry.name: entry for entry in cpu_operators(trace.events)}
+    assert {name: round(entry.time_ms * 1e3, 3) for name, entry in found.items()} == {
         "aten::bmm": 15.0,
         "aten::matmul": 10.0,
         "aten::empty": 9.0,
@@ -83,7 +83,7 @@ def test_operators_by_their_own_time() -> None:
     }
     assert list(found) == ["aten::bmm", "aten::matmul", "aten::empty", PYTHON]
     assert found["aten::empty"].count == 2
-    assert sum(one.share for one in found.values()) == pytest.approx(1)
+    assert sum(entry.share for entry in found.values()) == pytest.approx(1)
     with pytest.raises(ValueError, match="saw no call"):
         cpu_operators([])
 
@@ -101,12 +101,12 @@ def test_allocations_of_the_device_and_who_made_them() -> None:
     trace.memory(begin + 35, 1024, 3)
     trace.call([(HOPPER, 1.0)])
     found = allocations(trace.events, cuda=True)
-    assert [(one.size_bytes, one.made_by, one.freed) for one in found] == [
+    assert [(entry.size_bytes, entry.made_by, entry.freed) for entry in found] == [
         (2**28, "lightning::attention > aten::empty", False),
         (512, "lightning::attention", True),
         (1024, "", False),
     ]
-    assert [one.size_bytes for one in allocations(trace.events, cuda=False)] == [64]
+    assert [entry.size_bytes for entry in allocations(trace.events, cuda=False)] == [64]
     assert allocations([], cuda=True) == ()
 
 
@@ -121,19 +121,19 @@ COMPILED = (
 def test_spills_are_those_of_the_variant_that_ran(registers: int, spills: int) -> None:
     shared = 215384 if registers == 168 else 230000
     launched = kernel(HOPPER, 1.0, registers=registers, shared_bytes=shared)
-    (told,), notes = with_spills([launched], COMPILED)
-    assert (told.spills, notes) == (spills, ())
+    (launch,), notes = with_spills([launched], COMPILED)
+    assert (launch.spills, notes) == (spills, ())
 
 
-def test_spills_that_nobody_can_tell() -> None:
+def test_spills_of_an_unknown_variant_are_a_note() -> None:
     twins = [*COMPILED, CompiledKernel(name=HOPPER, registers=168, spills=3, shared_bytes=215384)]
-    (one, other), notes = with_spills([kernel(HOPPER, 1.0), kernel(REDUCE, 1.0)], twins)
-    assert one.spills is None
+    (entry, other), notes = with_spills([kernel(HOPPER, 1.0), kernel(REDUCE, 1.0)], twins)
+    assert entry.spills is None
     assert other.spills is None
     assert notes == (f"spills of {HOPPER}: 2 compiled variants look like the one launched",)
 
 
-def test_compiled_kernels_are_found_wherever_they_are_kept() -> None:
+def test_compiled_kernels_are_found_whoever_holds_them() -> None:
     """A real one, for a GPU that is not here: never loaded, it has no registers and no spills yet."""
     code = """
 import triton

@@ -34,7 +34,7 @@ def shape(head_dim: int = 64, value_dim: int = 64, **changes: object) -> Shape:
 
 
 def install(site: Path, name: str, version: str = "1.0", *, requires: str = "", **files: str) -> Path:
-    """A distribution on ``site`` as pip leaves it: METADATA, and further files of its dist-info."""
+    """Write a distribution on `site` as pip does: METADATA, and further files of its dist-info."""
     folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")

@@ -287,9 +287,9 @@ def xformers(
     )
     module(monkeypatch, "xformers", _cpp_lib=SimpleNamespace(_cpp_library_load_exception=failure))
     module(monkeypatch, "xformers.ops", fmha=fmha)
-    memory_efficient = sys.modules.get("lightning_bench.providers.memory_efficient")
-    assert memory_efficient is not None
-    monkeypatch.setattr(memory_efficient, "built_for_cuda12", lambda: False)
+    wrapper = sys.modules.get("lightning_bench.providers.xformers")
+    assert wrapper is not None
+    monkeypatch.setattr(wrapper, "built_for_cuda12", lambda: False)
     return seen
 
 

@@ -16,9 +16,9 @@ import torch
 
 from lightning_bench.case import Shape
 from lightning_bench.errors import Unavailable
-from lightning_bench.providers import flash2, flash4, memory_efficient
-from lightning_bench.providers.memory_efficient import CUDA12_PACKAGE, CUDA12_RUNTIME
+from lightning_bench.providers import flash2, flash4, xformers
 from lightning_bench.providers.registry.packages import installed_version
+from lightning_bench.providers.xformers import CUDA12_PACKAGE, CUDA12_RUNTIME
 
 without_flash = pytest.mark.skipif(
     bool(
@@ -104,7 +104,7 @@ def test_flash2_refuses_what_was_not_built(dim: int, runs: bool) -> None:
     assert provider.unsupported(shape, "fwd") is None
     provider._built_dims = frozenset({64, 128})
     reason = provider.unsupported(shape, "fwd")
-    said = f"this build of flash-attn has kernels for head_dim 64, 128 alone, not {dim}"
+    said = f"this build of flash-attn has kernels for head_dim 64, 128 only, not {dim}"
     assert reason == (None if runs else said)
 
 
@@ -112,23 +112,23 @@ def test_cuda12_runtime_from_its_wheel(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(str(tmp_path))
     name = f"nvidia/cuda_runtime/lib/{CUDA12_RUNTIME}"
     wheel(tmp_path, CUDA12_PACKAGE, {name: "no library"})
-    assert memory_efficient.cuda12_runtime() == tmp_path / name
+    assert xformers.cuda12_runtime() == tmp_path / name
 
     def unknown(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(memory_efficient.metadata, "files", unknown)
+    monkeypatch.setattr(xformers.metadata, "files", unknown)
     found = ModuleSpec("nvidia", None, is_package=True)
     found.submodule_search_locations = [str(tmp_path / "nvidia")]  # a real one may be here too
-    monkeypatch.setattr(memory_efficient, "find_spec", {"nvidia": found}.get)
-    assert memory_efficient.cuda12_runtime() == tmp_path / name
+    monkeypatch.setattr(xformers, "find_spec", {"nvidia": found}.get)
+    assert xformers.cuda12_runtime() == tmp_path / name
 
 
 def test_cuda12_runtime_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_efficient, "cuda12_runtime", lambda: None)
-    monkeypatch.setattr(memory_efficient, "CUDA12_RUNTIME", "libno-such-runtime.so.12")
+    monkeypatch.setattr(xformers, "cuda12_runtime", lambda: None)
+    monkeypatch.setattr(xformers, "CUDA12_RUNTIME", "libno-such-runtime.so.12")
     with pytest.raises(Unavailable, match=f"pip install {CUDA12_PACKAGE}"):
-        memory_efficient.provide_cuda12_runtime()
+        xformers.provide_cuda12_runtime()
 
 
 @without_flash
@@ -146,7 +146,7 @@ def test_built_for_cuda12(
         {"xformers/__init__.py": "", "xformers/cpp_lib.json": json.dumps({"version": {"cuda": built}})},
     )
     monkeypatch.setattr(torch.version, "cuda", running)
-    assert memory_efficient.built_for_cuda12() is needed
+    assert xformers.built_for_cuda12() is needed
 
 
 @without_flash
@@ -155,4 +155,4 @@ def test_xformers_beside_flash_attn_4_alone(tmp_path: Path, monkeypatch: pytest.
     wheel(tmp_path, "xformers", {"xformers/__init__.py": "import flash_attn.flash_attn_interface\n"})
     wheel(tmp_path, "flash-attn-4", FLASH4)
     with pytest.raises(Unavailable, match="install flash-attn too"):
-        memory_efficient.XformersAuto().load()
+        xformers.XformersAuto().load()

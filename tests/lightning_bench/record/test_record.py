@@ -21,7 +21,6 @@ from lightning_bench.record import (
     ResultFile,
     Status,
     latest,
-    merge,
     read_records,
 )
 
@@ -253,22 +252,18 @@ class TestReading:
             ResultFile(path)
 
 
-class TestLatestAndMerge:
+class TestLatest:
     def test_the_last_row_of_a_case_wins_in_its_first_place(self) -> None:
         old, other, new = make(median_ms=1.0, provider_version="1"), make(case_id="b"), make(median_ms=2.0)
         assert latest([old, other, new]) == [new, other]
+        old, new = make(time_utc="2025-01-01T00:00:00Z"), make(time_utc="2025-02-01T00:00:00Z", median_ms=1.0)
+        assert latest([new, old]) == [new]
 
     @pytest.mark.parametrize(
         "change", [{"metric": "memory"}, {"protocol": "paper"}, {"machine_id": "ffff"}, {"case_id": "b"}]
     )
     def test_other_cases_stay(self, change: dict[str, str]) -> None:
         assert latest([make(), make(**change)]) == [make(), make(**change)]
-
-    def test_merge_orders_by_time_so_that_latest_is_the_newest(self) -> None:
-        old, new = make(time_utc="2025-01-01T00:00:00Z"), make(time_utc="2025-02-01T00:00:00Z", median_ms=1.0)
-        assert merge([new], [old, new]) == [old, new]
-        assert latest(merge([new], [old])) == [new]
-        assert merge() == []
 
 
 def test_importing_is_light() -> None:

@@ -79,14 +79,14 @@ class TestAppending:
             for case in "abc":
                 file.append(make(case))
                 assert read_records(path) == file.records
-            assert [one.case_id for one in file.records] == ["a", "b", "c"]
+            assert [record.case_id for record in file.records] == ["a", "b", "c"]
 
     def test_going_on_keeps_the_rows(self, path: Path) -> None:
         for case in "abc":
             with ResultFile(path) as file:
                 file.append(make(case))
                 assert file.repaired is None
-        assert [one.case_id for one in read_records(path)] == ["a", "b", "c"]
+        assert [record.case_id for record in read_records(path)] == ["a", "b", "c"]
         assert path.read_text().count("case_id") == 1
 
     def test_a_row_is_one_write(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

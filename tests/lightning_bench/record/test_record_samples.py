@@ -8,6 +8,7 @@ import pytest
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, ResultFile, read_records
+from lightning_bench.record.samples import SampleFile, SampleLine, read_samples, sidecar_path
 
 
 def make(case: str = "a", **changes: Any) -> Record:
@@ -57,7 +58,7 @@ class TestSamples:
             "note": "é\n",
         }
 
-    def test_none_is_made_unasked(self, path: Path) -> None:
+    def test_a_sidecar_is_created_only_when_needed(self, path: Path) -> None:
         with ResultFile(path) as file:
             file.append(make("a"))
             assert not file.samples_path.exists()
@@ -81,7 +82,7 @@ class TestSamples:
                 file.append_samples(make("b"), {"ms": [2.0]})
             assert samples.read_bytes() == data
 
-    def test_both_repairs_are_told(self, path: Path) -> None:
+    def test_both_repairs_are_reported(self, path: Path) -> None:
         with ResultFile(path) as file:
             file.append_samples(make("a"), {})
             samples = file.samples_path
@@ -91,6 +92,42 @@ class TestSamples:
         with ResultFile(path) as file:
             assert str(path) in str(file.repaired)
             assert str(samples) in str(file.repaired)
+
+
+class TestReading:
+    def test_lines_come_back_with_the_key_of_their_row(self, path: Path) -> None:
+        record = make("a", provider_version="1", machine_id="m")
+        clocks = [{"sm_clock_mhz": 1980, "power_w": None}, {"sm_clock_mhz": 1965.5}]
+        with ResultFile(path) as file:
+            file.append_samples(
+                record,
+                {"samples_ms": [1, float("nan"), 2.5], "turns": [1, 2], "clocks": clocks, "pair": "p0"},
+            )
+            file.append_samples(record, {"call_ms": [3.0], "graph_ms": []})
+        found = read_samples(sidecar_path(path))
+        assert found.faults == []
+        assert found.lines == [
+            SampleLine(
+                record.key, {"samples_ms": [1.0, 2.5], "sm_clock_mhz": [1980.0, 1965.5]}, [1, 2], "p0"
+            ),
+            SampleLine(record.key, {"call_ms": [3.0]}, None, ""),
+        ]
+
+    def test_faults_are_numbered_and_a_torn_end_is_known(self, path: Path) -> None:
+        with ResultFile(path) as file:
+            file.append_samples(make("a"), {"samples_ms": [1.0]})
+            sidecar = file.samples_path
+        whole = sidecar.read_bytes()
+        sidecar.write_bytes(b'not json\n\n[1]\n{"case_id": "a"}\n\xff\n' + whole + whole[:-9])
+        found = read_samples(sidecar)
+        assert [line.samples for line in found.lines] == [{"samples_ms": [1.0]}]
+        assert [(fault.number, fault.torn) for fault in found.faults] == [
+            *((number, False) for number in (1, 3, 4, 5)),
+            (7, True),
+        ]
+
+    def test_no_sidecar_has_no_lines(self, path: Path) -> None:
+        assert read_samples(sidecar_path(path)) == SampleFile()
 
 
 class TestFresh:
@@ -103,10 +140,10 @@ class TestFresh:
                 assert (file.moved is None) == (case == "a")
         assert read_records(path) == [make("c")]
         kept = sorted(set(path.parent.glob("speed.*.csv")))
-        assert [read_records(one) for one in kept] == [[make("a")], [make("b")]]
+        assert [read_records(moved) for moved in kept] == [[make("a")], [make("b")]]
         assert file.moved == kept[-1]
-        for one, case in zip(kept, "ab", strict=True):
-            assert json.loads(one.with_suffix(".samples.jsonl").read_text())["case_id"] == case
+        for moved, case in zip(kept, "ab", strict=True):
+            assert json.loads(moved.with_suffix(".samples.jsonl").read_text())["case_id"] == case
 
     def test_a_file_of_another_version_is_moved_and_not_read(self, path: Path) -> None:
         path.parent.mkdir(parents=True)
@@ -125,4 +162,4 @@ class TestFresh:
     def test_nothing_there(self, path: Path) -> None:
         with ResultFile(path, fresh=True) as file:
             assert file.moved is None
-        assert [one.name for one in path.parent.iterdir()] == ["speed.csv"]
+        assert [found.name for found in path.parent.iterdir()] == ["speed.csv"]

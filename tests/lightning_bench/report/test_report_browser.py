@@ -5,6 +5,7 @@ from __future__ import annotations
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
+from lightning_bench.report.plots.style import length_text
 from tests.support.page_in_chromium import STORY, Open, body, cell, find, head, texts, until
 
 
@@ -77,14 +78,21 @@ def test_the_figure_is_switched_in_tables_and_plots(opened: Open) -> None:
     assert captions[1] == "ms, median of cold samples (no speedup in these rows)"
 
 
+def test_plots_name_lengths_as_those_in_print_do(opened: Open) -> None:
+    labels = texts(opened(), "section.table:first-of-type .plot svg text")
+    assert [text for text in labels if text.endswith("K") or text == "512"] == [
+        length_text(n) for n in (512, 1024, 2048)
+    ]
+
+
 def test_plots_say_the_value_under_the_pointer(opened: Open) -> None:
     page = opened()
     plot = find(page, ".plot svg")[0]
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     marker = find(page, ".plot g[data-series=ours] g")[1]
     ActionChains(page).move_to_element(marker).perform()
-    told = "ours, n = 1024: 0.4000 ms, 20th to 80th percentile 0.392 to 0.408"
-    until(lambda: texts(page, ".tip")[0] == told)
+    tip = "ours, n = 1024: 0.4000 ms, 20th to 80th percentile 0.392 to 0.408"
+    until(lambda: texts(page, ".tip")[0] == tip)
     ActionChains(page).click().perform()
     until(lambda: texts(page, "#case-title") == ["ours, fwd, n = 1024"])
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, ResultFile, Row
-from lightning_bench.report.collect import collect, group, latest_rows
+from lightning_bench.report.collect import collect, latest_rows
+from lightning_bench.report.tables.groups import group
 from tests.support.report_rows import STORY
 
 BASE = replace(STORY, case_id="a/fwd/b1", median_ms=1.0)
@@ -146,6 +147,7 @@ def test_what_differs_never_shares_a_table_unless_mixed(name: str) -> None:
     assert [(len(each.rows), each.mixed) for each in group(rows, mix=True)] == mixed
 
 
+@settings(deadline=None)
 @given(st.lists(st.sets(st.sampled_from(sorted(CHANGES))), max_size=8), st.booleans())
 def test_grouping_keeps_every_row_once(changed: list[set[str]], mix: bool) -> None:
     rows = [Row(replace(BASE, **{name: CHANGES[name] for name in names}), "a") for names in changed]

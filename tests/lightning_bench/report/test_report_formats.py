@@ -9,15 +9,15 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.record import Record, Row
-from lightning_bench.report.collect import group
 from lightning_bench.report.formats import latex as tex
 from lightning_bench.report.formats import markdown as md
 from lightning_bench.report.formats.export import HEADER, table_csv
 from lightning_bench.report.tables.grid import Grid, grids
+from lightning_bench.report.tables.groups import group
 from lightning_bench.report.tables.kinds import chosen_kinds
 from tests.support.report_rows import PAPER
 
@@ -95,7 +95,7 @@ def test_latex() -> None:
 
 
 def check_structure(text: str) -> None:
-    """What pdflatex would trip over: environments, braces, specials, characters, columns."""
+    """Check what pdflatex refuses: environments, braces, specials, characters, columns."""
     ends: list[str] = []
     for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
         if what == "begin":
@@ -127,6 +127,7 @@ def test_latex_of_nasty_strings_keeps_its_structure() -> None:
     check_structure(tex.latex(small(*nasty), heading=NASTY, remarks=[NASTY]))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_latex_escapes_any_text(text: str) -> None:
     record = replace(BASE, provider=text or "a", suite=text, label=text, reason=text)
@@ -145,6 +146,7 @@ def test_a_wide_table_is_scaled_to_the_line() -> None:
     check_structure(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_markdown_tables_keep_their_columns_whatever_the_text(text: str) -> None:
     record = replace(BASE, provider=text or "a", suite=text, label=text, reason=text, device_name=text)
@@ -162,7 +164,7 @@ def test_markdown_escapes() -> None:
     assert md.code("a`|b") == "`a'\\|b`"
 
 
-def test_csv_has_a_line_a_cell() -> None:
+def test_csv_has_one_line_per_cell() -> None:
     lines = list(csv.DictReader(io.StringIO(table_csv(small()))))
     assert [(line["seq_len"], line["provider"], line["value"], line["text"]) for line in lines] == [
         ("512", "lightning2", "0.1", "0.1000"),

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import UsageError
 from lightning_bench.record import STATUSES, Record, Row
-from lightning_bench.report.collect import group
-from lightning_bench.report.tables.grid import Grid, as_table, grids
+from lightning_bench.report.tables.grid import Grid, grids
+from lightning_bench.report.tables.groups import group
 from lightning_bench.report.tables.kinds import KIND_NAMES, chosen_kinds
 from tests.support.report_rows import PAPER
 
@@ -25,15 +26,15 @@ def row(provider: str, seq_len: int, median_ms: float | None = None, **others: A
     return replace(BASE, provider=provider, seq_len=seq_len, **values)
 
 
-def made(
+def grids_of(
     *records: Record, kind: str | None = None, baseline: str | None = None, mix: bool = False
 ) -> list[Grid]:
     rows = [Row(record, "results/x.csv") for record in records]
     return grids(group(rows, mix=mix), chosen_kinds([kind] if kind else []), baseline)
 
 
-def one(*records: Record, **options: Any) -> Grid:
-    (grid,) = made(*records, **options)
+def grid_of(*records: Record, **options: Any) -> Grid:
+    (grid,) = grids_of(*records, **options)
     return grid
 
 
@@ -42,7 +43,7 @@ def texts(grid: Grid) -> list[list[str]]:
 
 
 def test_the_published_shape() -> None:
-    grid = one(row("b", 1024, 2.0), row("flash2", 512, 1.5), row("b", 512, 1.0), kind="ms")
+    grid = grid_of(row("b", 1024, 2.0), row("flash2", 512, 1.5), row("b", 512, 1.0), kind="ms")
     assert grid.title == "lightning2-speed_fwd-batch4-head32-qk_dim128-v_dim128-dtype_bf16"
     assert (grid.lengths, [c.provider for c in grid.columns]) == ([512, 1024], ["b", "flash2"])
     assert [c.family for c in grid.columns] == ["linear_decay", "softmax"]
@@ -53,45 +54,45 @@ def test_the_published_shape() -> None:
 @pytest.mark.parametrize("status", [s for s in STATUSES if s not in ("ok", "unstable")])
 def test_a_cell_without_a_figure_says_why(status: str) -> None:
     # A figure in such a row, as `wrong` might carry, must not be printed.
-    grid = one(row("a", 512, 1.0), row("a", 1024, 2.0, status=status, reason="because"), kind="ms")
+    grid = grid_of(row("a", 512, 1.0), row("a", 1024, 2.0, status=status, reason="because"), kind="ms")
     assert texts(grid) == [["1.0000"], ["OOM" if status == "oom" else status]]
     assert f"a: {status} at n = 1024: because" in grid.notes
 
 
 def test_a_row_of_older_columns_that_lacks_the_figure_says_so() -> None:
-    grid = one(row("a", 512, 1.0), row("a", 1024), kind="ms")
+    grid = grid_of(row("a", 512, 1.0), row("a", 1024), kind="ms")
     assert texts(grid) == [["1.0000"], ["no figure"]]
     assert grid.notes == ["a: ok at n = 1024, but its row lacks this figure"]
 
 
 def test_unstable_is_marked() -> None:
     records = (row("a", 512, 1.0, status="unstable", reason="wide"), row("flash2", 512, 3.0))
-    assert texts(one(*records, kind="ms")) == [["1.0000*", "3.0000"]]
-    assert texts(one(*records, kind="speedup")) == [["3.00×*", "1.00×"]]
-    assert texts(one(*records, kind="speedup", baseline="a")) == [["1.00×*", "0.33×*"]]
-    assert "a: * unstable at n = 512: wide" in one(*records, kind="ms").notes
+    assert texts(grid_of(*records, kind="ms")) == [["1.0000*", "3.0000"]]
+    assert texts(grid_of(*records, kind="speedup")) == [["3.00×*", "1.00×"]]
+    assert texts(grid_of(*records, kind="speedup", baseline="a")) == [["1.00×*", "0.33×*"]]
+    assert "a: * unstable at n = 512: wide" in grid_of(*records, kind="ms").notes
 
 
 def test_speedup_is_the_baseline_over_the_provider() -> None:
     records = (row("flash2", 512, 3.0), row("a", 512, 1.5), row("flash2", 1024, status="oom"))
-    grid = one(*records, row("a", 1024, 2.0), kind="speedup")
+    grid = grid_of(*records, row("a", 1024, 2.0), kind="speedup")
     assert grid.unit == "speedup: the time of flash2 over the provider's"
     assert texts(grid) == [["1.00×", "2.00×"], ["OOM", "no baseline"]]
     assert [cell.best for cell in grid.cells[0]] == [False, True]
-    assert texts(one(*records, kind="speedup", baseline="a"))[0] == ["0.50×", "1.00×"]
+    assert texts(grid_of(*records, kind="speedup", baseline="a"))[0] == ["0.50×", "1.00×"]
 
 
 def test_a_speedup_between_families_says_what_it_compares() -> None:
-    across = one(row("flash2", 512, 3.0), row("a", 512, 1.0), kind="speedup")
+    across = grid_of(row("flash2", 512, 3.0), row("a", 512, 1.0), kind="speedup")
     assert across.notes == [
         "a: of another family than flash2 (softmax); such a speedup compares mechanisms, not implementations."
     ]
-    assert one(row("b", 512, 3.0), row("a", 512, 1.0), kind="speedup", baseline="b").notes == []
+    assert grid_of(row("b", 512, 3.0), row("a", 512, 1.0), kind="speedup", baseline="b").notes == []
 
 
 def test_without_the_baseline_there_is_no_speedup_table() -> None:
-    assert made(row("a", 512, 1.0), kind="speedup") == []
-    assert made(row("a", 512, 1.0), row("flash2", 512, status="unavailable"), kind="speedup") == []
+    assert grids_of(row("a", 512, 1.0), kind="speedup") == []
+    assert grids_of(row("a", 512, 1.0), row("flash2", 512, status="unavailable"), kind="speedup") == []
 
 
 def test_rates_and_the_share_of_the_floor() -> None:
@@ -99,52 +100,54 @@ def test_rates_and_the_share_of_the_floor() -> None:
         row("a", 512, 2.0, floor_ms=0.5, tflops=123.44, gbps=1234.5),
         row("b", 512, 1.0, floor_ms=0.5, tflops=246.88, gbps=2469.0),
     )
-    assert texts(one(*records, kind="floor")) == [["4.00 (25 %)", "2.00 (50 %)"]]
-    assert texts(one(*records, kind="tflops")) == [["123.4", "246.9"]]
-    assert texts(one(*records, kind="gbps")) == [["1234", "2469"]]
+    assert texts(grid_of(*records, kind="floor")) == [["4.00 (25 %)", "2.00 (50 %)"]]
+    assert texts(grid_of(*records, kind="tflops")) == [["123.4", "246.9"]]
+    assert texts(grid_of(*records, kind="gbps")) == [["1234", "2469"]]
     for kind in ("floor", "tflops", "gbps"):
-        assert [cell.best for cell in one(*records, kind=kind).cells[0]] == [False, True]
+        assert [cell.best for cell in grid_of(*records, kind=kind).cells[0]] == [False, True]
 
 
 def test_tables_that_no_row_can_fill_are_left_out() -> None:
-    assert [grid.kind for grid in made(row("a", 512, 1.0))] == ["ms"]
+    assert [grid.kind for grid in grids_of(row("a", 512, 1.0))] == ["ms"]
     full = row("flash2", 512, 1.0, floor_ms=0.5, tflops=1.0, gbps=1.0)
-    assert [grid.kind for grid in made(full)] == ["ms", "speedup", "tflops", "gbps", "floor"]
+    assert [grid.kind for grid in grids_of(full)] == ["ms", "speedup", "tflops", "gbps", "floor"]
 
 
 def test_memory_has_the_ratio_to_ideal() -> None:
     record = replace(BASE, metric="memory", extra_mib=48.0, ideal_mib=16.0)
-    assert texts(one(record)) == [["48.00 (3.00×)"]]
-    assert texts(one(replace(record, ideal_mib=None))) == [["48.00"]]
+    assert texts(grid_of(record)) == [["48.00 (3.00×)"]]
+    assert texts(grid_of(replace(record, ideal_mib=None))) == [["48.00"]]
     paper = replace(record, protocol="paper", peak_mib=64.00048828125)
-    assert texts(one(paper)) == [["64.000488"]]
-    assert one(paper).unit == "MiB, mean peak, inputs included"
+    assert texts(grid_of(paper)) == [["64.000488"]]
+    assert grid_of(paper).unit == "MiB, mean peak, inputs included"
 
 
 def test_figures_of_whole_models_are_tokens_per_second() -> None:
     record = replace(BASE, protocol="paper", batch=1, heads=0, seq_len=1000, mean_ms=500.0)
-    assert [grid.kind for grid in made(record)] == ["tokens", "ms"]
-    assert texts(made(record)[0]) == [["2000"]]
-    assert made(record)[0].title == "lightning2-speed_fwd-batch1"
+    assert [grid.kind for grid in grids_of(record)] == ["tokens", "ms"]
+    assert texts(grids_of(record)[0]) == [["2000"]]
+    assert grids_of(record)[0].title == "lightning2-speed_fwd-batch1"
 
 
-def test_a_script_that_took_a_median_is_said_to() -> None:
-    grid = one(row("a", 512, 1.0, protocol="paper"), kind="ms")
+def test_the_unit_says_that_a_script_took_a_median() -> None:
+    grid = grid_of(row("a", 512, 1.0, protocol="paper"), kind="ms")
     assert (grid.unit, texts(grid)) == ("ms, median as the script took it", [["1.000000"]])
 
 
 def test_only_failed_rows_are_a_table_that_says_so() -> None:
-    grid = one(row("a", 512, status="oom", reason="full"), row("b", 512, status="unavailable", reason="no"))
+    grid = grid_of(
+        row("a", 512, status="oom", reason="full"), row("b", 512, status="unavailable", reason="no")
+    )
     assert texts(grid) == [["OOM"]]
     assert grid.notes == ["a: oom at n = 512: full", "b: unavailable: no"]
-    assert one(row("b", 512, status="unavailable", reason="no")).columns == []
+    assert grid_of(row("b", 512, status="unavailable", reason="no")).columns == []
 
 
-def test_mixed_columns_are_told_apart_and_the_table_says_so() -> None:
+def test_mixed_columns_have_distinct_names_and_the_table_says_so() -> None:
     a100 = {"machine_id": "m2", "device_name": "A100"}
     records = (row("a", 512, 1.0), row("a", 512, 2.0, **a100), row("flash2", 512, 3.0, **a100))
-    assert len(made(*records, kind="ms")) == 2
-    grid = one(*records, kind="ms", mix=True)
+    assert len(grids_of(*records, kind="ms")) == 2
+    grid = grid_of(*records, kind="ms", mix=True)
     assert [(c.provider, c.over) for c in grid.columns] == [
         ("a", "NVIDIA H200"),
         ("a", "A100"),
@@ -152,13 +155,13 @@ def test_mixed_columns_are_told_apart_and_the_table_says_so() -> None:
     ]
     assert grid.notes[0].startswith("Columns of different suites, machines or protocols stand side by side")
     assert grid.title.startswith("mixed-speed_fwd")
-    speedup = one(*records, kind="speedup", mix=True)
+    speedup = grid_of(*records, kind="speedup", mix=True)
     assert texts(speedup) == [["no baseline", "1.50×", "1.00×"]]
-    same_name = one(row("a", 512, 1.0), row("a", 512, 2.0, machine_id="m2"), kind="ms", mix=True)
+    same_name = grid_of(row("a", 512, 1.0), row("a", 512, 2.0, machine_id="m2"), kind="ms", mix=True)
     assert [c.over for c in same_name.columns] == ["NVIDIA H200 []", "NVIDIA H200 [m2]"]
 
 
-def test_under_a_table_stands_where_it_is_from() -> None:
+def test_the_origin_is_under_a_table() -> None:
     record = row(
         "a",
         512,
@@ -176,7 +179,7 @@ def test_under_a_table_stands_where_it_is_from() -> None:
         machine_id="m1",
     )
     other = replace(record, seq_len=1024, harness_commit="fedcba", reason="waited for launches")
-    assert one(record, other, kind="ms").origin == [
+    assert grid_of(record, other, kind="ms").origin == [
         "NVIDIA H200 (capability 9.0), driver 580, CUDA 13.0, torch 2.11.0, triton 3.6.0, Python 3.12.3; "
         "lightning-bench 0.1.0 at abcdef and fedcba; protocol lbench; machine m1",
         "providers: a = A of ours, linear_decay, 1.2",
@@ -185,12 +188,16 @@ def test_under_a_table_stands_where_it_is_from() -> None:
     ]
 
 
-def test_the_terminal_gets_all_of_it() -> None:
-    grid = one(row("a", 512, 1.0), kind="ms")
-    table = as_table(grid)
-    assert (table.title, table.unit, table.rows) == (grid.title, grid.unit, [512])
-    assert (table.columns, table.families, table.cells) == (["a"], ["linear_decay"], [["1.0000"]])
-    assert table.notes == grid.origin
+def test_the_terminal_prints_all_of_a_grid(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    grid = grid_of(row("a", 512, 1.0), kind="ms")
+    Sink().paper_table(grid)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == f"{grid.title}  ({grid.unit})"
+    assert [line.split() for line in lines[1:4]] == [["n", "a"], ["linear_decay"], ["512", "1.0000"]]
+    assert lines[4:] == [*grid.origin, ""]
 
 
 def test_kinds_by_name() -> None:
@@ -214,9 +221,10 @@ RECORDS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(RECORDS, min_size=1, max_size=12), st.booleans())
 def test_every_table_is_whole_and_of_one_origin_unless_mixed(records: list[Record], mix: bool) -> None:
-    for grid in made(*records, mix=mix):
+    for grid in grids_of(*records, mix=mix):
         assert [len(line) for line in grid.cells] == [len(grid.columns)] * len(grid.lengths)
         assert len({(c.provider, c.over) for c in grid.columns}) == len(grid.columns)
         machines = {c.row.record.machine_id for line in grid.cells for c in line if c.row}

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.record import ResultFile, Row
 from lightning_bench.record.samples import samples_of
-from lightning_bench.report.collect import group
 from lightning_bench.report.document import FORMATS, make_comparison, make_report
 from lightning_bench.report.page import page
 from lightning_bench.report.page.summary import Standing, crossings, standings
 from lightning_bench.report.tables.grid import grids
+from lightning_bench.report.tables.groups import group
 from tests.support.paths import ROOT
 from tests.support.report_rows import STORY
 
@@ -26,14 +26,14 @@ BASE = replace(STORY, provider_version="1.0", machine_id="m1")
 
 
 def row(provider: str, median_ms: float | None, half: float | None = 0.01, **others: Any) -> Row:
-    """A row whose interval is the median ± ``half``."""
+    """Return a row whose interval is the median ± `half`."""
     values: dict[str, Any] = {"provider": provider, "median_ms": median_ms}
     if median_ms is not None and half is not None:
         values |= {"ci_low_ms": median_ms - half, "ci_high_ms": median_ms + half}
     return Row(replace(BASE, **{**values, **others}), "x.csv")
 
 
-def one(*rows: Row) -> Standing:
+def standing_of(*rows: Row) -> Standing:
     (standing,) = standings(rows)
     return standing
 
@@ -41,7 +41,7 @@ def one(*rows: Row) -> Standing:
 def test_who_leads_by_how_much_and_how_sure() -> None:
     rows = [row("a", 1.0), row("b", 1.5), row("c", 9.0)]
     rows += [row(name, ms, seq_len=128) for name, ms in (("a", 2.0), ("b", 2.01))]
-    assert one(*rows) == Standing(
+    assert standing_of(*rows) == Standing(
         sweep="story, protocol lbench",
         what="time, forward",
         family="softmax",
@@ -54,26 +54,33 @@ def test_who_leads_by_how_much_and_how_sure() -> None:
 
 
 def test_unstable_is_never_sure() -> None:
-    assert one(row("a", 1.0), row("b", 2.0, status="unstable")).sure == "95 % intervals apart in 0 of 1"
+    assert (
+        standing_of(row("a", 1.0), row("b", 2.0, status="unstable")).sure == "95 % intervals apart in 0 of 1"
+    )
 
 
-def test_without_intervals_percentiles_tell_and_without_those_nothing() -> None:
+def test_percentiles_replace_missing_intervals() -> None:
     spread = {"p20_ms": 0.9, "p80_ms": 1.1}
     far = {"p20_ms": 1.9, "p80_ms": 2.1}
-    told = one(row("a", 1.0, None, **spread), row("b", 2.0, None, **far))
-    assert told.sure == "20th to 80th percentiles apart in 1 of 1"
-    assert one(row("a", 1.0, None), row("b", 2.0, None)).sure == "not known: these rows keep no interval"
+    standing = standing_of(row("a", 1.0, None, **spread), row("b", 2.0, None, **far))
+    assert standing.sure == "20th to 80th percentiles apart in 1 of 1"
+    assert (
+        standing_of(row("a", 1.0, None), row("b", 2.0, None)).sure == "not known: these rows keep no interval"
+    )
     # an interval against percentiles says nothing
-    assert one(row("a", 1.0), row("b", 2.0, None, **far)).sure == "not known: these rows keep no interval"
+    assert (
+        standing_of(row("a", 1.0), row("b", 2.0, None, **far)).sure
+        == "not known: these rows keep no interval"
+    )
 
 
-def test_figures_that_print_alike_lead_together() -> None:
-    told = one(row("a", 1.00001), row("b", 1.00002), row("c", 2.0))
-    assert (told.winner, told.by) == ("a and b, alike", "2.00× before c")
+def test_figures_that_print_the_same_lead_together() -> None:
+    standing = standing_of(row("a", 1.00001), row("b", 1.00002), row("c", 2.0))
+    assert (standing.winner, standing.by) == ("a and b, alike", "2.00× before c")
 
 
 def test_a_lead_of_next_to_nothing_is_not_a_factor_of_one() -> None:
-    assert one(row("a", 2.0), row("b", 2.006)).by == "less than 0.5 % before b"
+    assert standing_of(row("a", 2.0), row("b", 2.006)).by == "less than 0.5 % before b"
 
 
 def test_families_machines_and_protocols_are_never_ranked_together() -> None:
@@ -95,7 +102,10 @@ def test_memory_has_no_spread() -> None:
     rows = [
         Row(replace(BASE, metric="memory", provider=p, extra_mib=x), "x") for p, x in (("a", 1), ("b", 3))
     ]
-    assert (one(*rows).winner, one(*rows).sure) == ("a", "counted by the allocator: no spread")
+    assert (standing_of(*rows).winner, standing_of(*rows).sure) == (
+        "a",
+        "counted by the allocator: no spread",
+    )
 
 
 def test_families_meet_as_mechanisms_at_the_shortest_and_the_longest() -> None:
@@ -129,7 +139,7 @@ def test_samples_beside_the_csv_are_behind_their_cells(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{torn", "[]", '{"case_id": "a"}', "7"])
-def test_a_line_that_holds_no_samples_is_told(tmp_path: Path, line: str) -> None:
+def test_a_line_without_samples_is_reported(tmp_path: Path, line: str) -> None:
     record = replace(BASE, median_ms=1.0)
     with ResultFile(tmp_path / "x.csv") as file:
         file.append_samples(record, {"samples_ms": [1.0]})
@@ -137,12 +147,13 @@ def test_a_line_that_holds_no_samples_is_told(tmp_path: Path, line: str) -> None
     with (tmp_path / "x.samples.jsonl").open("a") as file_:
         file_.write(f"{line}\n")
     made = make_report([tmp_path / "x.csv"])
-    samples, said = samples_of(made.rows)
+    samples, messages = samples_of(made.rows)
     assert list(samples.values()) == [{"samples_ms": [1.0]}]
-    assert said == [f"{(tmp_path / 'x.samples.jsonl').as_posix()}, line 2: no samples of lbench"]
+    assert messages == [f"{(tmp_path / 'x.samples.jsonl').as_posix()}, line 2: no samples of lbench"]
     assert "x.samples.jsonl, line 2: no samples of lbench." in FORMATS["html"](made)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_text_stays_text(name: str, reason: str) -> None:
     hostile = f"{name}</script><!--"

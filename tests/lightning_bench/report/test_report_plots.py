@@ -20,20 +20,19 @@ from matplotlib.text import Text
 
 from lightning_bench.providers import BUILT_IN
 from lightning_bench.record import Record, read_records
-from lightning_bench.report.plots.draw import (
+from lightning_bench.report.plots.heat import heat_map
+from lightning_bench.report.plots.line_plots import (
     memory_plot,
     per_token_plot,
-    plot_set,
     roofline_plot,
-    save_plot,
     speedup_plot,
     time_plot,
 )
-from lightning_bench.report.plots.heat import heat_map
+from lightning_bench.report.plots.plot_files import plot_set, save_plot
 from lightning_bench.report.plots.strokes import strokes
-from lightning_bench.report.plots.style import COLUMN, WIDE, Look, n_text, number_text, ratio_text
+from lightning_bench.report.plots.style import COLUMN, WIDE, Look, length_text, number_text, ratio_text
 from tests.support.paths import ROOT
-from tests.support.report_rows import PAPER
+from tests.support.report_rows import PAPER, rows_of
 
 H200 = ROOT / "results" / "h200"
 BASE = replace(PAPER, device_name="Some GPU", torch="2.11.0", harness_commit="a8bebb1ac722")
@@ -199,7 +198,7 @@ def test_unstable_points_are_shown_and_named() -> None:
     assert "a: unstable at 4096." in words(figure)
 
 
-def test_lines_on_one_another_are_named() -> None:
+def test_lines_that_coincide_are_named() -> None:
     same = [replace(r, provider="c") for r in two_lines() if r.provider == "a"]
     assert "Too close to tell apart: a, c." in words(time_plot([*two_lines(), *same]))
     assert "Too close" not in words(time_plot(two_lines()))
@@ -214,7 +213,7 @@ def test_nothing_to_show_is_no_figure(tmp_path: Path) -> None:
         assert memory_plot(rows) is None
         assert roofline_plot(rows) is None
         assert heat_map(rows) is None
-        assert plot_set(rows, ["svg"], tmp_path / "plots", "a") == []
+        assert plot_set(rows_of(rows), ["svg"], tmp_path / "plots", "a") == []
     assert not (tmp_path / "plots").exists()
 
 
@@ -262,7 +261,7 @@ def test_ticks_are_powers_of_two_in_words() -> None:
     figure = time_plot(row("a", n, float(n)) for n in (512, 1000, 131072))
     labels = [text.get_text() for text in drawn(figure).axes[0].get_xticklabels()]
     assert labels == ["512", "1K", "2K", "4K", "8K", "16K", "32K", "64K", "128K"]
-    assert [n_text(n) for n in (100, 1536, 3072, 2**20)] == ["100", "1536", "3K", "1M"]
+    assert [length_text(n) for n in (100, 1536, 3072, 2**20)] == ["100", "1536", "3K", "1M"]
     assert [number_text(x) for x in (0.01, 1.0, 10000.0)] == ["0.01", "1", "10,000"]
     assert [ratio_text(x) for x in (4.0, 1.0, 0.25)] == ["4×", "1×", "1/4×"]
 
@@ -323,8 +322,8 @@ def test_a_set_is_named_after_the_table_and_repeats_to_the_byte(tmp_path: Path) 
     rows += [replace(r, metric="memory", median_ms=None, extra_mib=5.0) for r in rows]
     rows += [replace(r, head_dim=64, value_dim=64) for r in rows if r.metric == "speed" and r.seq_len < 1024]
     rows = [replace(r, floor_ms=0.1) for r in rows]
-    first = plot_set(rows, ["svg", "png", "pdf"], tmp_path / "first", "b")
-    second = plot_set(rows, ["svg", "png", "pdf"], tmp_path / "second", "b")
+    first = plot_set(rows_of(rows), ["svg", "png", "pdf"], tmp_path / "first", "b")
+    second = plot_set(rows_of(rows), ["svg", "png", "pdf"], tmp_path / "second", "b")
     kinds = [f"{TITLE}-{kind}" for kind in ("time", "speedup", "per_token", "roofline")]
     small = f"{TITLE.replace('128', '64')}-roofline"
     memory = f"{TITLE.replace('speed', 'memory')}-memory"
@@ -337,14 +336,16 @@ def test_a_set_is_named_after_the_table_and_repeats_to_the_byte(tmp_path: Path) 
         assert one.name == other.name
         assert one.read_bytes() == other.read_bytes()
     assert b'id="series-a"' in first[0].read_bytes()
-    (wide,) = {p.name for p in plot_set(two_lines(), ["svg"], tmp_path, look=WIDE) if "-time" in p.name}
+    (wide,) = {
+        p.name for p in plot_set(rows_of(two_lines()), ["svg"], tmp_path, look=WIDE) if "-time" in p.name
+    }
     assert wide == f"{TITLE}-time-wide.svg"
 
 
 def test_a_set_of_two_machines_is_refused_and_a_suite_cannot_leave_the_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="machine_id"):
-        plot_set([*two_lines(), row("a", 512, 1.0, machine_id="other")], ["svg"], tmp_path)
-    paths = plot_set(two_lines(suite="../up"), ["svg"], tmp_path)
+        plot_set(rows_of([*two_lines(), row("a", 512, 1.0, machine_id="other")]), ["svg"], tmp_path)
+    paths = plot_set(rows_of(two_lines(suite="../up")), ["svg"], tmp_path)
     assert {path.parent for path in paths} == {tmp_path}
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
@@ -361,11 +362,11 @@ def test_settings_of_the_user_stay_and_do_not_show(tmp_path: Path) -> None:
 def test_plots_need_neither_torch_nor_pyplot(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from lightning_bench.record import read_records\n"
-        "from lightning_bench.report.plots.draw import plot_set\n"
-        f"records = read_records({str(H200 / 'long-speed.csv')!r})\n"
-        f"print(len(plot_set(records, ['svg'], {str(tmp_path)!r})))\n"
-        "print([name for name in ('torch', 'pandas', 'triton', 'matplotlib.pyplot') if name in sys.modules])"
+        "from lightning_bench.record import read_rows\n"
+        "from lightning_bench.report.plots.plot_files import plot_set\n"
+        f"rows = read_rows([{str(H200 / 'long-speed.csv')!r}]).rows\n"
+        f"print(len(plot_set(rows, ['svg'], {str(tmp_path)!r})))\n"
+        "print([name for name in ('torch', 'triton', 'matplotlib.pyplot') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["2", "[]"]

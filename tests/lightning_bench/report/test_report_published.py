@@ -11,8 +11,8 @@ import pytest
 from lightning_bench.record import Record, Row
 from lightning_bench.report.collect import collect, published_folder
 from lightning_bench.report.published.against import against
+from lightning_bench.report.tables.figures import title
 from lightning_bench.report.tables.grid import Grid
-from lightning_bench.report.tables.paper_tables import title
 
 ROWS = collect([published_folder()]).rows
 RECORDS = [row.record for row in ROWS]
@@ -33,7 +33,7 @@ def pick(
 
 
 def measured(record: Record, provider: str, **changes: Any) -> Row:
-    """A row of ours for the cell of a published one."""
+    """Return a row of ours for the cell of a published row."""
     case_id = record.case_id.replace(f"{record.provider}/", f"{provider}/")
     named = {"provider": provider, "case_id": case_id, "suite": "paper", "provider_config": "", "reason": ""}
     return Row(
@@ -51,7 +51,7 @@ def column(grid: Grid, provider: str, over: str) -> list[str]:
     return [line[index].text for line in grid.cells]
 
 
-def test_every_published_figure_is_there_with_source_and_device() -> None:
+def test_every_published_figure_has_its_source_and_device() -> None:
     assert Counter(r.suite for r in RECORDS) == {
         "lightning2": 84,
         "lightning2-benchmarks": 56,
@@ -72,7 +72,7 @@ def test_every_published_figure_is_there_with_source_and_device() -> None:
     assert all(any(source in r.reason for source in cited) for r in RECORDS)
 
 
-def test_each_published_table_is_a_machine_of_its_own() -> None:
+def test_each_published_table_is_its_own_machine() -> None:
     tables = {(r.suite, title(r)) for r in RECORDS}
     assert len(tables) == 10
     assert len({(r.machine_id, title(r)) for r in RECORDS}) == len({r.machine_id for r in RECORDS}) == 10
@@ -95,7 +95,7 @@ def test_titles_are_the_published_ones() -> None:
     assert title(pick("lightning2", "flash2", 512, "memory", "bwd")) == MEMORY
 
 
-def test_tokens_per_second_come_out_again() -> None:
+def test_tokens_per_second_are_reproduced() -> None:
     for r in RECORDS:
         if r.suite.startswith("tnl") and r.status == "ok":
             assert r.mean_ms is not None
@@ -104,7 +104,7 @@ def test_tokens_per_second_come_out_again() -> None:
     assert "tokens_per_gpu_s=38596" in pick("tnl-train-0.4B", "tnl-la2", 94208).provider_config
 
 
-def test_published_and_measured_side_by_side() -> None:
+def test_published_and_measured_figures_are_side_by_side() -> None:
     cell = pick("lightning2", "xformers", 512, "memory", "bwd")
     grid = table([measured(cell, "xformers", peak_mib=222.358301)], MEMORY)
     assert column(grid, "xformers", "published")[0] == "270.100977"
@@ -114,7 +114,7 @@ def test_published_and_measured_side_by_side() -> None:
     assert "not measured here: lightning-official, lightning2, flash2" in grid.notes
 
 
-def test_the_authors_kernel_and_ours_both_stand_beside_the_published_one() -> None:
+def test_the_authors_kernel_and_ours_are_both_beside_the_published_one() -> None:
     cell = pick("lightning2", "lightning2", 512, "speed", "bwd")
     rows = [measured(cell, name, mean_ms=x) for name, x in (("lightning2", 0.1), ("lightning-official", 1.0))]
     columns = [(c.provider, c.over) for c in table(rows, SPEED).columns]
@@ -127,14 +127,14 @@ def test_the_authors_kernel_and_ours_both_stand_beside_the_published_one() -> No
     ]
 
 
-def test_memory_is_held_as_a_peak_under_either_protocol() -> None:
+def test_memory_is_compared_as_a_peak_under_either_protocol() -> None:
     cell = pick("lightning2", "flash2", 512, "memory", "bwd")
     grid = table([measured(cell, "flash2", protocol="lbench", peak_mib=160.5, extra_mib=48.0)], MEMORY)
     assert column(grid, "flash2", "here")[0] == "160.500000"
     assert any(".grad that earlier ones left" in note for note in grid.notes)
 
 
-def test_machines_and_protocols_have_tables_of_their_own_paper_first() -> None:
+def test_machines_and_protocols_have_their_own_tables_paper_first() -> None:
     cell = pick("lightning2", "flash2", 512, "speed", "bwd")
     rows = [
         measured(cell, "flash2", protocol="lbench", median_ms=0.1, mean_ms=None),
@@ -169,19 +169,19 @@ def test_the_mask_that_the_fla_table_left_out_is_named() -> None:
     )
     assert column(grid, "fla-chunk", "here")[2] == "0.700000"
     bare = measured(cell, "flash2-full", protocol="lbench", median_ms=0.9, family="softmax_full")
-    told = "flash2: published without the causal mask, as flash2-full is here"
-    assert f"{told}; flash2 has it: about half the work" in table([*rows, bare], name).notes
-    assert told in table([bare], name).notes
+    without_mask = "flash2: published without the causal mask, as flash2-full is here"
+    assert f"{without_mask}; flash2 has it: about half the work" in table([*rows, bare], name).notes
+    assert without_mask in table([bare], name).notes
     alone = table([], name)
     assert "no row here measures this table: `lbench speed fla-readme` does" in alone.notes
     assert [c.over for c in alone.columns] == ["published"] * 3
 
 
-def test_whole_models_are_held_against_nothing() -> None:
+def test_whole_models_are_compared_with_nothing() -> None:
     assert len(against([], ROWS)) == 7
 
 
-def test_columns_that_were_published_alike_are_named() -> None:
+def test_columns_that_were_published_with_equal_figures_are_named() -> None:
     notes = [
         note for grid in against([], ROWS) for note in grid.notes if "same figure at every length" in note
     ]

@@ -17,7 +17,7 @@ NASTY = (
 )
 
 
-def test_everything_is_reached_by_keyboard(opened: Open) -> None:
+def test_everything_can_be_reached_by_keyboard(opened: Open) -> None:
     page = opened()
 
     def press(*keys: str) -> Any:
@@ -58,7 +58,7 @@ def test_everything_is_reached_by_keyboard(opened: Open) -> None:
     until(lambda: "Status: unstable. the clock drifted" in page.find_element(By.ID, "case").text)
 
 
-def test_tables_are_made_for_screen_readers(opened: Open) -> None:
+def test_tables_are_readable_by_screen_readers(opened: Open) -> None:
     page = opened()
     names = page.execute_script(
         """return {

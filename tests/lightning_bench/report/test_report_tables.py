@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lightning_bench.record import STATUSES, Record
-from lightning_bench.report.tables.paper_tables import Table, figure_text, paper_tables, title
+from lightning_bench.report.tables.figures import figure_with_unit, title
+from lightning_bench.report.tables.grid import Grid, sweep_grids
 from tests.support.report_rows import PAPER
 
 BASE = PAPER
@@ -18,9 +19,17 @@ def row(provider: str, seq_len: int, median_ms: float | None = None, **others: A
     return replace(BASE, provider=provider, seq_len=seq_len, median_ms=median_ms, **others)
 
 
-def only(records: list[Record]) -> Table:
-    (table,) = paper_tables(records)
-    return table
+def only(records: list[Record]) -> Grid:
+    (grid,) = sweep_grids(records)
+    return grid
+
+
+def texts(grid: Grid) -> list[list[str]]:
+    return [[cell.text for cell in line] for line in grid.cells]
+
+
+def names(grid: Grid) -> list[str]:
+    return [column.provider for column in grid.columns]
 
 
 def test_the_title_is_the_published_one() -> None:
@@ -32,32 +41,32 @@ def test_the_title_is_the_published_one() -> None:
 
 def test_rows_by_length_and_columns_by_appearance() -> None:
     table = only([row("b", 4096, 4.0), row("a", 512, 1.0), row("c", 1024, 2.0), row("b", 512, 3.0)])
-    assert table.rows == [512, 1024, 4096]
-    assert table.columns == ["b", "a", "c"]
-    assert table.cells == [["3.0000", "1.0000", ""], ["", "", "2.0000"], ["4.0000", "", ""]]
+    assert table.lengths == [512, 1024, 4096]
+    assert names(table) == ["b", "a", "c"]
+    assert texts(table) == [["3.0000", "1.0000", ""], ["", "", "2.0000"], ["4.0000", "", ""]]
     assert table.notes == []
     assert table.unit == "ms, median of cold samples"
 
 
 def test_each_column_has_its_family() -> None:
     table = only([row("flash2", 512, 1.0, family="softmax"), row("lightning2", 512, 2.0)])
-    assert dict(zip(table.columns, table.families, strict=True)) == {
+    assert {column.provider: column.family for column in table.columns} == {
         "flash2": "softmax",
         "lightning2": "linear_decay",
     }
 
 
 @pytest.mark.parametrize("status", [s for s in STATUSES if s not in ("ok", "unstable")])
-def test_a_status_stands_where_the_figure_would(status: str) -> None:
+def test_a_cell_without_a_figure_has_its_status(status: str) -> None:
     # A figure in such a row, as `wrong` might carry, must not be printed.
     table = only([row("a", 512, 1.0), row("a", 1024, 2.0, status=status, reason="because")])
-    assert table.cells == [["1.0000"], [status]]
+    assert texts(table) == [["1.0000"], [status]]
     assert table.notes == [f"a: {status} at n = 1024: because"]
 
 
 def test_unstable_figures_have_a_star_and_a_note() -> None:
     table = only([row("a", 512, 1.23456, status="unstable", reason="wide"), row("a", 1024, 2.0)])
-    assert table.cells == [["1.2346*"], ["2.0000"]]
+    assert texts(table) == [["1.2346*"], ["2.0000"]]
     assert table.notes == ["a: * unstable at n = 512: wide"]
 
 
@@ -87,20 +96,20 @@ def test_long_reasons_are_cut_in_notes() -> None:
 def test_absent_providers_are_notes_and_not_columns(status: str) -> None:
     gone = [row("gone", n, status=status, reason="not installed") for n in (512, 1024)]
     table = only([*gone, row("a", 512, 1.0), row("a", 1024, 2.0)])
-    assert table.columns == ["a"]
-    assert table.cells == [["1.0000"], ["2.0000"]]
+    assert names(table) == ["a"]
+    assert texts(table) == [["1.0000"], ["2.0000"]]
     assert table.notes == [f"gone: {status}: not installed"]
 
 
 def test_a_provider_that_takes_some_lengths_stays_a_column() -> None:
     table = only([row("a", 512, 1.0), row("a", 1024, status="unsupported", reason="too long")])
-    assert table.columns == ["a"]
-    assert table.cells == [["1.0000"], ["unsupported"]]
+    assert names(table) == ["a"]
+    assert texts(table) == [["1.0000"], ["unsupported"]]
 
 
 def test_all_absent_leaves_a_table_of_notes() -> None:
     table = only([row("a", 512, status="unavailable", reason="no GPU")])
-    assert (table.rows, table.columns, table.cells) == ([512], [], [[]])
+    assert (table.lengths, names(table), texts(table)) == ([512], [], [[]])
     assert table.notes == ["a: unavailable: no GPU"]
 
 
@@ -123,8 +132,8 @@ def test_all_absent_leaves_a_table_of_notes() -> None:
 )
 def test_what_differs_never_shares_a_table(changed: dict[str, Any]) -> None:
     first = row("a", 512, 1.0, mean_ms=1.0, extra_mib=1.0, peak_mib=1.0)
-    tables = paper_tables([first, replace(first, **changed), replace(first, seq_len=1024)])
-    assert [table.rows for table in tables] == [[512, 1024], [512]]
+    tables = sweep_grids([first, replace(first, **changed), replace(first, seq_len=1024)])
+    assert [table.lengths for table in tables] == [[512, 1024], [512]]
 
 
 @pytest.mark.parametrize(
@@ -140,36 +149,36 @@ def test_each_metric_and_protocol_has_its_figure(metric: str, protocol: str, cel
     figures = {"median_ms": 0.12345, "mean_ms": 0.3517819, "extra_mib": 48.5, "peak_mib": 64.00048828125}
     record = replace(BASE, metric=metric, protocol=protocol, **figures)
     table = only([record])
-    assert table.cells == [[cell]]
+    assert texts(table) == [[cell]]
     assert table.unit == unit
-    assert figure_text(record) == f"{cell} {'ms' if metric == 'speed' else 'MiB'}"
+    assert figure_with_unit(record) == f"{cell} {'ms' if metric == 'speed' else 'MiB'}"
 
 
 def test_checks_show_the_worst_error() -> None:
     record = replace(BASE, metric="check", error_o=1.5e-3, error_dq=2e-3, error_dk=8.21e-3, error_dv=3e-3)
     table = only([record, replace(record, seq_len=1024, error_dq=None, error_dk=None, error_dv=None)])
-    assert table.cells == [["8.2e-03"], ["1.5e-03"]]
+    assert texts(table) == [["8.2e-03"], ["1.5e-03"]]
     assert table.unit == "worst relative L2 error against fp64"
-    assert figure_text(record) == "error 8.2e-03"
+    assert figure_with_unit(record) == "error 8.2e-03"
 
 
 @pytest.mark.parametrize("metric", ["speed", "memory", "check"])
 def test_a_row_without_a_figure_has_no_text_for_it(metric: str) -> None:
-    assert figure_text(replace(BASE, metric=metric, status="oom")) == ""
+    assert figure_with_unit(replace(BASE, metric=metric, status="oom")) == ""
 
 
 def test_the_last_row_of_a_case_counts() -> None:
-    assert only([row("a", 512, 1.0), row("a", 512, 2.0)]).cells == [["2.0000"]]
+    assert texts(only([row("a", 512, 1.0), row("a", 512, 2.0)])) == [["2.0000"]]
 
 
 def test_no_records_are_no_tables() -> None:
-    assert paper_tables([]) == []
+    assert sweep_grids([]) == []
 
 
 def test_a_check_without_errors_has_no_figure() -> None:
     record = replace(BASE, metric="check")
-    assert only([record]).cells == [["ok"]]
-    assert figure_text(record) == ""
+    assert texts(only([record])) == [["ok"]]
+    assert figure_with_unit(record) == ""
 
 
 def test_a_shape_that_was_not_stated_is_not_in_the_title() -> None:

@@ -25,26 +25,26 @@ BOTH = [("good", "ok"), ("raises-until-go", "crashed")]
 
 
 @pytest.fixture(scope="module")
-def steps(desk: Any) -> dict[str, Step]:
-    command = ["check", desk.suite(["Good", "RaisesUntilGo"]), "--out", desk.out]
+def steps(workspace: Any) -> dict[str, Step]:
+    command = ["check", workspace.suite(["Good", "RaisesUntilGo"]), "--out", workspace.out]
     steps: dict[str, Step] = {}
 
     def run(name: str, *more: str) -> None:
-        process = desk.run(*command, *more)
-        steps[name] = Step(process, read_records(desk.out))
+        process = workspace.run(*command, *more)
+        steps[name] = Step(process, read_records(workspace.out))
 
     run("first")
     run("same")
-    (desk.folder / "go").touch()
+    (workspace.folder / "go").touch()
     run("retry", "--retry")
-    with desk.zoo.open("a") as file:
+    with workspace.zoo.open("a") as file:
         file.write("# changed\n")
     run("changed")
     run("fresh", "--fresh")
     return steps
 
 
-def test_rows_that_stand_are_not_measured_again(steps: dict[str, Step]) -> None:
+def test_existing_rows_are_not_measured_again(steps: dict[str, Step]) -> None:
     assert steps["first"].states == BOTH
     assert steps["same"].rows == steps["first"].rows
     assert "2 cases, 2 of them recorded already" in steps["same"].process.stderr
@@ -54,7 +54,7 @@ def test_a_row_that_failed_still_fails_the_sweep(steps: dict[str, Step]) -> None
     assert [steps[name].process.returncode for name in steps] == [1, 1, 0, 0, 0]
 
 
-def test_retry_measures_failed_ones_again(steps: dict[str, Step]) -> None:
+def test_retry_measures_failed_rows_again(steps: dict[str, Step]) -> None:
     assert steps["retry"].states == [*BOTH, ("raises-until-go", "ok")]
 
 
@@ -66,9 +66,9 @@ def test_a_changed_provider_is_measured_again(steps: dict[str, Step]) -> None:
     assert before != after
 
 
-def test_fresh_sets_the_old_file_aside(steps: dict[str, Step], desk: Any) -> None:
+def test_fresh_sets_the_old_file_aside(steps: dict[str, Step], workspace: Any) -> None:
     assert steps["fresh"].states == [("good", "ok"), ("raises-until-go", "ok")]
-    (aside,) = (path for path in desk.folder.glob("out.*.csv"))
+    (aside,) = (path for path in workspace.folder.glob("out.*.csv"))
     assert read_records(aside) == steps["changed"].rows
     assert f"the earlier results are now {aside}" in steps["fresh"].process.stderr.splitlines()
 
@@ -79,19 +79,21 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 """
 
 
-def test_a_full_disk_ends_the_sweep_and_leaves_earlier_rows_whole(new_desk: Any) -> None:
-    suite = new_desk.suite(["Good", "NeedsGpu"], seq_len=[64, 128, 256])
+def test_a_full_disk_ends_the_sweep_and_leaves_earlier_rows_whole(new_workspace: Any) -> None:
+    suite = new_workspace.suite(["Good", "NeedsGpu"], seq_len=[64, 128, 256])
     limit = len(",".join(COLUMNS)) + 1000  # the header and a row or two
-    process = new_desk.run("check", suite, "--out", new_desk.out, code=LIMITED.format(limit=limit))
-    rows = read_records(new_desk.out)
+    process = new_workspace.run("check", suite, "--out", new_workspace.out, code=LIMITED.format(limit=limit))
+    rows = read_records(new_workspace.out)
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1] == (
-        f"lbench: cannot write {new_desk.out}: File too large; the {len(rows)} earlier rows are whole"
+        f"lbench: cannot write {new_workspace.out}: File too large; the {len(rows)} earlier rows are whole"
     )
     assert "Traceback" not in process.stderr
     assert 0 < len(rows) < 6
-    assert new_desk.out.read_bytes().endswith(b"\n")
-    again = new_desk.run("check", suite, "--out", new_desk.out)
+    assert new_workspace.out.read_bytes().endswith(b"\n")
+    again = new_workspace.run("check", suite, "--out", new_workspace.out)
     assert again.returncode == 0
-    assert sorted(new_desk.ids()) == sorted(f"{p} {n}" for p in ("good", "needs-gpu") for n in (64, 128, 256))
-    assert read_records(new_desk.out)[: len(rows)] == rows
+    assert sorted(new_workspace.ids()) == sorted(
+        f"{p} {n}" for p in ("good", "needs-gpu") for n in (64, 128, 256)
+    )
+    assert read_records(new_workspace.out)[: len(rows)] == rows

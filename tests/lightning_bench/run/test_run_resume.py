@@ -31,33 +31,33 @@ class Stage:
 
 @dataclass
 class Story:
-    desk: Any
+    workspace: Any
     stages: dict[str, Stage] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
-def command(desk: Any) -> list[str | Path]:
-    suite = desk.suite(["Good", "WaitsAt128"], seq_len=[64, 128, 256], limits={"time_limit_s": 120.0})
-    return ["speed", suite, "--out", desk.out]
+def command(workspace: Any) -> list[str | Path]:
+    suite = workspace.suite(["Good", "WaitsAt128"], seq_len=[64, 128, 256], limits={"time_limit_s": 120.0})
+    return ["speed", suite, "--out", workspace.out]
 
 
 @pytest.fixture(scope="module")
-def story(desk: Any, command: list[str | Path], wait_gone: Callable[[int], None]) -> Iterator[Story]:
-    story = Story(desk)
+def story(workspace: Any, command: list[str | Path], wait_gone: Callable[[int], None]) -> Iterator[Story]:
+    story = Story(workspace)
     running: list[subprocess.Popen[str]] = []
 
     def stage(name: str, process: subprocess.CompletedProcess[str], worker: int = 0) -> None:
-        story.stages[name] = Stage(process, desk.out.read_bytes(), worker)
+        story.stages[name] = Stage(process, workspace.out.read_bytes(), worker)
 
     def broken_off(name: str, end: Callable[[subprocess.Popen[str]], None], *more: str) -> None:
         """Start the sweep, let it come to seq_len 128, where it waits, and end it there."""
-        process = desk.start(*command, *more)
+        process = workspace.start(*command, *more)
         running.append(process)
-        waiting = desk.appears("waiting")
+        waiting = workspace.appears("waiting")
         worker = int(waiting.read_text())
         waiting.unlink()
         if name == "interrupted":  # a second sweep while the first is at work
-            stage("refused", desk.run(*command))
+            stage("refused", workspace.run(*command))
             assert process.poll() is None
         end(process)
         out, err = process.communicate(timeout=PATIENCE_S)
@@ -68,10 +68,10 @@ def story(desk: Any, command: list[str | Path], wait_gone: Callable[[int], None]
         broken_off("interrupted", lambda process: process.send_signal(signal.SIGINT), "--fresh")
         broken_off("interrupted in the terminal", lambda process: os.killpg(process.pid, signal.SIGINT))
         broken_off("killed", lambda process: process.kill())
-        desk.out.write_bytes(desk.out.read_bytes()[:-20])
-        (desk.folder / "go").touch()
-        stage("resumed", desk.run(*command))
-        stage("again", desk.run(*command))
+        workspace.out.write_bytes(workspace.out.read_bytes()[:-20])
+        (workspace.folder / "go").touch()
+        stage("resumed", workspace.run(*command))
+        stage("again", workspace.run(*command))
         yield story
     finally:
         for process in running:
@@ -91,7 +91,7 @@ def test_ctrl_c(story: Story, tmp_path: Path, name: str) -> None:
     stage = story.stages[name]
     assert stage.process.returncode == 130
     assert rows(stage.csv, tmp_path) == CASES[:2]
-    suite, out = story.desk.folder / "story.toml", story.desk.out
+    suite, out = story.workspace.folder / "story.toml", story.workspace.out
     last = stage.process.stderr.splitlines()[-1]
     assert last == f"interrupted; {out} is whole. To go on: lbench speed {suite} --out {out}"
     assert "Traceback" not in stage.process.stderr
@@ -104,7 +104,7 @@ def test_second_sweep_into_one_file_is_refused(story: Story) -> None:
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert refused.stderr == (
-        f"lbench: another lbench sweep is writing {story.desk.out}; wait for it, or give --out\n"
+        f"lbench: another lbench sweep is writing {story.workspace.out}; wait for it, or give --out\n"
     )
     assert story.stages["refused"].csv == story.stages["interrupted"].csv
 
@@ -116,16 +116,15 @@ def test_kill_9_leaves_whole_rows(story: Story, tmp_path: Path) -> None:
     assert killed.csv.endswith(b"\n")
 
 
-def test_resumed_sweeps_say_what_stands(story: Story) -> None:
+def test_resumed_sweeps_report_existing_rows(story: Story) -> None:
     assert "story speed: 6 cases, 2 of them recorded already" in story.stages["killed"].process.stderr
     assert "story speed: 6 cases, 1 of them recorded already" in story.stages["resumed"].process.stderr
 
 
 def test_torn_line_is_cut_off_and_its_case_runs_again(story: Story) -> None:
     resumed = story.stages["resumed"].process
-    torn = (
-        f"{story.desk.out} ended in a torn line, left by an interrupted write: cut off, its case runs again"
-    )
+    out = story.workspace.out
+    torn = f"{out} ended in a torn line, left by an interrupted write: cut off, its case runs again"
     assert torn in resumed.stderr.splitlines()
     assert resumed.returncode == 0
     whole = story.stages["killed"].csv.splitlines(keepends=True)[:2]
@@ -133,7 +132,7 @@ def test_torn_line_is_cut_off_and_its_case_runs_again(story: Story) -> None:
 
 
 def test_every_case_once(story: Story) -> None:
-    frame = pd.read_csv(story.desk.out)
+    frame = pd.read_csv(story.workspace.out)
     assert list(frame.columns) == list(COLUMNS)
     found = [f"{p} {n}" for p, n in zip(frame["provider"], frame["seq_len"], strict=True)]
     assert found == CASES

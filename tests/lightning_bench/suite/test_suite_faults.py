@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_bench.errors import UsageError
-from lightning_bench.suite import Bound, axes, load_suite
+from lightning_bench.suite import LengthBound, axes, load_suite
 
 HEAD = 'title = "Mine"\ndescription = "A suite of my own."\n'
 GROUP = {
@@ -37,7 +37,7 @@ class FakeProvider:
 
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
-    """Providers alpha (linear_decay) and omega (softmax), and whatever existing files hold."""
+    """Register providers alpha (linear_decay) and omega (softmax), and those of existing files."""
 
     def get_provider(spec: str) -> FakeProvider:
         if spec in ("alpha", "omega"):
@@ -54,7 +54,7 @@ def _registry() -> Iterator[None]:
 
 @pytest.fixture
 def faults(tmp_path: Path) -> Load:
-    """The lines of the error that loading this text gives, without the folder."""
+    """Return the lines of the error from loading this text, without the folder."""
 
     def load(text: str) -> list[str]:
         path = tmp_path / "mine.toml"
@@ -85,7 +85,7 @@ def test_a_suite_without_faults_loads(tmp_path: Path) -> None:
     assert (suite.limits.ci_percent, suite.limits.memory_limit_gib) == (1.0, None)
     assert suite.groups[0].seq_len == (512, 1024, 2048)
     assert suite.groups[0].value_dim is None
-    assert suite.groups[0].exclude[0].batch == (Bound("=", 1), Bound("<=", 4))
+    assert suite.groups[0].exclude[0].batch == (LengthBound("=", 1), LengthBound("<=", 4))
     assert str(suite.groups[0].exclude[0]) == '{family = "softmax", batch = [1, "<= 4"], seq_len = "> 1024"}'
     assert hash(suite) == hash(load_suite(path))
 

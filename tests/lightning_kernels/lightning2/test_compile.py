@@ -1,11 +1,21 @@
-"""The kernels compile for real GPUs, none being needed, and fit their shared memory."""
+"""The kernels compile for real GPUs, without one, and take the shared memory and registers computed."""
 
+import csv
 import os
 import subprocess
 import sys
 
 import pytest
 
+from lightning_kernels.lightning2.tiles import (
+    LARGEST_SHARED_BYTES,
+    REGISTERS,
+    SEGMENT_ALIGNED,
+    WINDOW,
+    WINDOW_BLOCKS,
+    hopper_launch,
+    hopper_tiles,
+)
 from tests.support.paths import ROOT
 
 REPORT = ROOT / "scripts" / "compile_report.py"
@@ -16,14 +26,27 @@ def report(tmp_path, *arguments):
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-W", "ignore", str(REPORT), *arguments]
+    table = tmp_path / "report.csv"
+    command = [sys.executable, "-W", "ignore", str(REPORT), "--csv", str(table), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return [line.split(maxsplit=9) for line in done.stdout.splitlines()]
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(done.stdout.splitlines())
+    return rows
+
+
+def tiles_of(row):
+    """Return the tiles that a row of the Hopper kernel was compiled with."""
+    features = row["features"].split()
+    programs, elements = 16 if "few" in features else 128, 2**25 if "long" in features else 0
+    dims = int(row["head_dim"]), int(row["value_dim"])
+    return hopper_tiles(*dims, "reverse" in features, programs, 132, elements, "ahead" in features)
 
 
 FEW = ["--with", "decay", "initial", "final", "few"]
 AHEAD = [*FEW, "long", "ahead"]
+AHEAD_BACKWARD = ["--with", "decay", "reverse", "ahead"]
 WIDE = ["--with", "decay", "initial", "final", "long"]
 ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 
@@ -38,6 +61,8 @@ ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x128", "64x128", "128x64"], 3),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "64x128", "128x128", *FEW], 3),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", "256x256", *AHEAD], 3),
+        (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", *AHEAD_BACKWARD], 2),
+        (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x128", "--with", "decay", "ahead"], 1),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "fp16", "--dims", "256x256", "192x80", *WIDE], 4),
         (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "192x240", "--with", "long"], 1),
         (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
@@ -64,8 +89,49 @@ def test_variants_compile_and_fit(tmp_path, arch, arguments, variants):
         pytest.importorskip("triton", minversion="3.6")
     rows = report(tmp_path, "--arch", str(arch), *arguments)
     assert len(rows) == variants
-    for kernel, _, dtype, d, e, shared, _, spill, waits, *_ in rows:
-        assert int(shared) <= SHARED_LIMIT[arch], (kernel, dtype, d, e)
-        assert int(spill) <= 1024, (kernel, dtype, d, e)
-        waiting, products = map(int, waits.split("/"))
-        assert waiting <= products / 4, (kernel, dtype, d, e)
+    for row in rows:
+        assert int(row["shared_bytes"]) <= SHARED_LIMIT[arch], row
+        assert int(row["spill_bytes"]) <= 1024, row
+        assert int(row["waits"]) <= int(row["products"]) / 4, row
+        if row["kernel"] == "hopper":
+            tiles = tiles_of(row)
+            assert int(row["shared_bytes"]) == tiles.shared_bytes(), row
+            assert int(row["registers"]) == tiles.launch_registers, row
+            roles = {tiles.state_registers, tiles.output_registers, tiles.loader_registers}
+            assert roles <= set(map(int, row["setmaxnreg"].split("/"))), row
+
+
+def all_tiles():
+    """Yield the tiles of every launch of the Hopper kernel."""
+    for dims in ((d, e) for d in range(16, 257, 16) for e in range(16, 257, 16)):
+        for backward in (False, True):
+            for programs, elements in ((16, 0), (16, 2**25), (128, 0), (128, 2**25)):
+                for ahead in (False, True):
+                    tiles = hopper_tiles(*dims, backward, programs, 132, elements, ahead)
+                    if not (tiles.wide and ahead):  # which has no segments
+                        yield tiles
+
+
+def test_every_tile_fits_shared_memory_and_registers():
+    shapes = set(all_tiles())
+    assert len({(tiles.block_d, tiles.columns) for tiles in shapes}) == 7
+    for tiles in shapes:
+        assert tiles.shared_bytes() <= LARGEST_SHARED_BYTES, tiles
+        assert tiles.registers <= REGISTERS, tiles
+        # The state in fp32, and registers for the rest.
+        held = tiles.block_d * tiles.columns // (32 * tiles.state_warps)
+        assert tiles.state_registers >= held + 32, tiles
+        assert SEGMENT_ALIGNED % tiles.group == 0, tiles
+
+
+def test_a_launch_in_segments_takes_tiles_that_walk_ahead():
+    for seq_len in (4096, 131072):
+        tiles, walks, segments = hopper_launch(128, 128, False, 16, seq_len, 132, 16 * seq_len * 128)
+        assert tiles.ahead == (segments > 1)
+        assert walks == 16 * tiles.tiles_e
+    assert segments > 1
+
+
+def test_segments_assume_the_window_of_the_least_slope():
+    assert WINDOW_BLOCKS == 84
+    assert 2.0**-8 * (WINDOW_BLOCKS - 1) * 64 < WINDOW <= 2.0**-8 * WINDOW_BLOCKS * 64

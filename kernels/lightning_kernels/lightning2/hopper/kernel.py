@@ -15,7 +15,6 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from lightning_kernels.lightning2 import tiles as choice
 from lightning_kernels.lightning2.hopper.loader import LOADER_WARPS, load
 from lightning_kernels.lightning2.hopper.output import write_output
 from lightning_kernels.lightning2.hopper.rings import (
@@ -31,16 +30,17 @@ from lightning_kernels.lightning2.hopper.rings import (
 )
 from lightning_kernels.lightning2.hopper.state import carry_state
 from lightning_kernels.lightning2.hopper.wide import write_wide_output
+from lightning_kernels.lightning2.tiles import SEGMENT_ALIGNED, WINDOW
 
-ALIGNED = gl.constexpr(choice.SEGMENT_ALIGNED)
-WINDOW = gl.constexpr(choice.WINDOW)
+_ALIGNED = gl.constexpr(SEGMENT_ALIGNED)
+_WINDOW = gl.constexpr(WINDOW)
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
 @gluon.jit
 def _start(segment, share, rest, most):  # type: ignore[no-untyped-def]
-    """Return the first block whose rows a segment but the first computes: a multiple of ALIGNED."""
-    return gl.minimum(share + (segment - 1) * rest, most) // ALIGNED * ALIGNED
+    """Return the first block whose rows a segment but the first computes: a multiple of _ALIGNED."""
+    return gl.minimum(share + (segment - 1) * rest, most) // _ALIGNED * _ALIGNED
 
 
 @gluon.jit
@@ -50,8 +50,8 @@ def _segment(slope_ptr, steps, segment, segments):  # type: ignore[no-untyped-de
     if slope_ptr is not None:
         slope = gl.load(slope_ptr).to(gl.float32)
     blocks = gl.cdiv(steps, BLOCK)
-    warm = gl.minimum(WINDOW / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
-    warm = gl.cdiv(warm, ALIGNED) * ALIGNED
+    warm = gl.minimum(_WINDOW / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
+    warm = gl.cdiv(warm, _ALIGNED) * _ALIGNED
     # A block that is walked over reads half as much and takes about half the time of one that is computed.
     share = gl.cdiv(2 * blocks + (segments - 1) * warm, 2 * segments)
     rest = gl.maximum(share - warm // 2, 0)
@@ -91,7 +91,7 @@ def _run(boxes, rows, ends, decay, walk, bounds, TILES: gl.constexpr):  # type: 
     else:
         state_s = gl.allocate_shared_memory(dtype, [COPIES, COLUMNS, BLOCK_D], wide)
     near: gl.constexpr = gl.SharedLinearLayout([[1], [8], [16], [32], [2], [4]])
-    fade_s = gl.allocate_shared_memory(dtype, [2 + 2 * GROUP, BLOCK], near)
+    weights_s = gl.allocate_shared_memory(dtype, [2 + 2 * GROUP, BLOCK], near)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     ready = gl.allocate_shared_memory(gl.int64, [COPIES // TOGETHER, 1], mbarrier.MBarrierLayout())
@@ -108,7 +108,7 @@ def _run(boxes, rows, ends, decay, walk, bounds, TILES: gl.constexpr):  # type: 
     ring = Ring(q_s, k_s, v_s, full, empty, STAGES)
     states = States(state_s, ready, taken, COPIES, TOGETHER)
     gl.warp_specialize([
-        (carry_state, (ring, states, fade_s, ends, decay, walk, bounds, TILES)),
+        (carry_state, (ring, states, weights_s, ends, decay, walk, bounds, TILES)),
         (_write, (ring, states, rows, decay, walk, bounds, TILES)),
         (load, (ring, boxes, rows, walk, bounds, TILES)),
     ], [4, LOADER_WARPS], [TILES.output_registers, TILES.loader_registers])  # fmt: skip
@@ -127,12 +127,12 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Walk one segment of one head, forward or in the role dk, dv or dq; `out` is o or dq.
 
-    TILES is a `HopperTiles`. Its `ahead` says whether there is more than one segment: code for what is before
-    one costs registers and time.
+    TILES is a `HopperTiles`. Its `ahead` says whether there is more than one segment: code for the blocks
+    before a segment costs registers and time, even where it never runs.
     """
     roles: gl.constexpr = 3 if BACKWARD else 1
-    # True, which the compiler cannot know. What a partition could compute again from the kernel's arguments
-    # it would: at the kernel's entry, where all the partitions' values meet and are spilled.
+    # An opaque true: the compiler would compute what a partition can derive from the kernel's arguments once
+    # more at the kernel's entry, where the values of all partitions meet and are spilled.
     opaque = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     threads: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     opaque.store(gl.full([1], 1, gl.int32, threads))

@@ -1,9 +1,9 @@
-"""The loader: four warps that do nothing but bring tiles of q, k and v into a ring in shared memory.
+"""The loader: four warps that only copy tiles of q, k and v into a ring in shared memory.
 
 A stage of the ring holds one block of BLOCK tokens in the order of visits: q and k [BLOCK, BLOCK_D], and v
-[BLOCK, COLUMNS]. cp.async takes any strides and ragged ends and counts itself at the stage's mbarrier. It
-holds on to its address until it is taken, so the loader needs registers for several. TMA needs next to none
-and is faster where few multiprocessors read, for some 25 µs of descriptors a call.
+[BLOCK, COLUMNS]. cp.async takes any strides and ragged ends and arrives at the stage's mbarrier by itself. It
+occupies the registers of its address until it is issued, so the loader needs registers for several. TMA needs
+hardly any and is faster where few multiprocessors read, but costs about 25 µs per call for descriptors.
 """
 
 import triton.experimental.gluon.language as gl
@@ -36,7 +36,7 @@ def load(ring, boxes, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _load_rows(ring, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Do so by cp.async."""
+    """Do what `load` says by cp.async."""
     BLOCK_D: gl.constexpr = TILES.block_d
     COLUMNS: gl.constexpr = TILES.columns
     # A warp covers 4 rows by 128 bytes: few rows per thread, so that few addresses stay in registers.
@@ -76,7 +76,7 @@ def _load_rows(ring, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[n
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _load_boxes(ring, boxes, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Do so by TMA, for which what is outside of a tensor is zeros."""
+    """Do what `load` says by TMA, which reads zeros outside of a tensor."""
     BLOCK_D: gl.constexpr = TILES.block_d
     COLUMNS: gl.constexpr = TILES.columns
     wide: gl.constexpr = 2 * BLOCK * BLOCK_D  # bytes

@@ -2,8 +2,8 @@
 
     O = Λ Q·KV + [(Q Kᵀ) ∘ M] V
 
-No block needs another one's rows, so these warps run behind the state's as far as the rings allow. Weighted
-scores are a first operand and stay in registers.
+No block needs the rows of another, so these warps follow the state's as far behind as the rings allow. The
+weighted scores are a first operand and stay in registers.
 """
 
 import triton.experimental.gluon.language as gl
@@ -19,8 +19,9 @@ SQUARE = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16]))
 
 @gluon.constexpr_function  # type: ignore[untyped-decorator]
 def row_layout(columns: int) -> gl.DistributedLinearLayout:
-    """Return the layout [BLOCK, columns] in which o is stored: as the products leave it, but for an exchange
-    among the four threads of a row, so that each stores 16 bytes.
+    """Return the layout [BLOCK, columns] in which o is stored.
+
+    It is that of the products after an exchange among the four threads of a row: each stores 16 bytes.
     """
     registers = [[0, 1], [0, 2], [0, 4], [0, 32], [8, 0], [0, 64]]
     return gl.DistributedLinearLayout(
@@ -34,7 +35,7 @@ def row_layout(columns: int) -> gl.DistributedLinearLayout:
 
 @gluon.jit
 def rows_inside(row, col, left, bounds):  # type: ignore[no-untyped-def]
-    """Return which elements of a block of o are stored; `left` tokens are left from its first on."""
+    """Return which elements of a block of o are stored; `left` tokens remain from its first on."""
     inside = (row < left)[:, None]
     if not bounds.full_e:
         inside = inside & (col[None, :] < bounds.value_dim)

@@ -1,12 +1,14 @@
 """What the warps of a Hopper program share: a ring of blocks, copies of the state, and the values of a walk.
 
-A place of a ring is used again and again. Its k-th use (k = 0, 1, …) is phase k of two mbarriers: the writer
+Each place of a ring is used many times. Its k-th use (k = 0, 1, …) is phase k of two mbarriers: the writer
 completes phase k of the first when the place is filled, and the readers complete phase k of the second when
-they have read it. `Ring` and `States` own these barriers, their counts and their parities:
+they have read it. `Ring` and `States` own these barriers and their parities:
 
-    writer: acquire(n) → write → publish(n)          reader: wait(n) → read → release(n)
+    writer: place = acquire(n) → write → publish(place)
+    reader: place = wait(n) → read → release(place)
 
-where n counts what goes through the ring. All these methods are cheap enough to be called by every thread.
+where n counts the blocks, or copies of the state, that go through the ring. Every thread of a role calls
+these methods. An aggregate is flattened into its fields when it is passed to a function: it costs nothing.
 """
 
 import triton.experimental.gluon.language as gl
@@ -15,21 +17,24 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 from triton.language.core import _aggregate as aggregate
 
-BLOCK = gl.constexpr(64)
+from lightning_kernels.lightning2.tiles import HOPPER_BLOCK
+
+BLOCK = gl.constexpr(HOPPER_BLOCK)
 """Tokens of a block."""
 
 
 @gluon.constexpr_function
 def _value(x):  # type: ignore[no-untyped-def]
-    """Return x as a field of an aggregate: None and numbers that the compiler knows are constants."""
+    """Return x as a field of an aggregate: constants arrive here unwrapped, as None or numbers."""
     return gl.constexpr(x) if x is None or isinstance(x, (bool, int, float)) else x
 
 
 @gluon.jit
 def _parity(n, places):  # type: ignore[no-untyped-def]
-    """Return the parity of the phase in which the n-th thing through a ring is there to be read.
+    """Return the parity of the phase whose end the readers of number n of a ring wait for.
 
-    Its writer waits for the phase before, whose parity is the other one: at once where there is none yet.
+    The writer waits for the end of the phase before, of the opposite parity. Before the first phase a barrier
+    counts as past such a phase, so that the writer does not wait for places that were never used.
     """
     return (n // places) & 1
 
@@ -60,36 +65,35 @@ class Ring:
 
     @gluon.jit
     def publish(self, stage):  # type: ignore[no-untyped-def]
-        """Count the copies (cp.async) of this thread to a stage as arrived, once they are."""
+        """Arrive, for this thread, once its copies (cp.async) are complete; TMA arrives itself."""
         async_copy.mbarrier_arrive(self.full.index(stage), increment_count=False)
 
     @gluon.jit
     def wait(self, turn, wanted=True):  # type: ignore[no-untyped-def]
-        """Wait until block `turn` of the walk is there, if it is wanted; return the index of its stage."""
+        """Wait, if `wanted`, until block `turn` of the walk is loaded; return the index of its stage."""
         stage = turn % self.stages
         mbarrier.wait(self.full.index(stage), _parity(turn, self.stages), pred=wanted)
         return stage
 
     @gluon.jit
     def release(self, stage):  # type: ignore[no-untyped-def]
-        """Give a stage back: by every thread for itself, which costs no barrier among them."""
+        """Give a stage back, by each thread for itself, which needs no barrier among them."""
         async_copy.mbarrier_arrive(self.empty.index(stage), increment_count=False)
 
 
 @aggregate
 class States:
-    """The rounded copies of the state on their way from the state's warps to the output's.
+    """The ring of rounded copies of the state from the state's warps to the output's.
 
-    In pairs two copies share one fence and one `ready` barrier, and the first of all lies in place 1.
+    In pairs two copies share one fence and one `ready` barrier, and the first copy is number 1, not 0.
+    `tiles` are [copies, columns, block_d], with fewer than 64 columns [copies, block_d, columns].
     """
 
-    tiles: (
-        gl.shared_memory_descriptor
-    )  # [copies, columns, block_d]; below 64 columns [copies, block_d, columns]
+    tiles: gl.shared_memory_descriptor
     ready: gl.shared_memory_descriptor
     taken: gl.shared_memory_descriptor
     copies: gl.constexpr
-    together: gl.constexpr  # copies to a `ready` barrier: 2 in pairs
+    together: gl.constexpr  # copies per `ready` barrier: 2 in pairs, else 1
 
     @gluon.constexpr_function
     def __init__(self, tiles, ready, taken, copies, together):  # type: ignore[no-untyped-def]
@@ -108,27 +112,28 @@ class States:
 
     @gluon.jit
     def publish(self, place):  # type: ignore[no-untyped-def]
-        """Announce the copies of a turn. The fence covers what the loader wrote, too, for all readers."""
+        """Announce the copies of a turn; the fence covers what the loader wrote, too, for all readers."""
         fence_async_shared()
         mbarrier.arrive(self.ready.index(place // self.together), count=1)
 
     @gluon.jit
     def wait(self, copy, wanted=True):  # type: ignore[no-untyped-def]
-        """Wait until copy number `copy` is there, if it is wanted; return its place."""
+        """Wait, if `wanted`, until copy number `copy` is ready; return its place."""
         place = copy % self.copies
         mbarrier.wait(self.ready.index(place // self.together), _parity(copy, self.copies), pred=wanted)
         return place
 
     @gluon.jit
     def release(self, place):  # type: ignore[no-untyped-def]
-        """Give a place back, by every thread for itself."""
+        """Give a place back, by each thread for itself."""
         async_copy.mbarrier_arrive(self.taken.index(place), increment_count=False)
 
 
 @aggregate
 class Walk:
-    """The blocks of one segment: first…last−1 of a sequence of `steps` tokens, of which those from `main` on
-    have their rows computed and those before are only walked over.
+    """The blocks of one segment: first…last−1 of a sequence of `steps` tokens.
+
+    Rows of o are computed from block `main` on; the blocks before are only walked over.
     """
 
     first: gl.tensor
@@ -200,7 +205,7 @@ class Ends:
 
 @aggregate
 class Rows:
-    """Rows of q, k, v and o: pointers to the token that is visited first, and the steps to the next one."""
+    """Rows of q, k, v and o: pointers to the token visited first, and how far it is to the next."""
 
     q_ptr: gl.tensor
     k_ptr: gl.tensor

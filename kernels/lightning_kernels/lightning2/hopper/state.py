@@ -2,9 +2,9 @@
 
     KVᵀ ← λ^B KVᵀ + (Vᵀ ∘ λ^(B−j)) K
 
-for a block of B tokens, j their steps; with 32 columns, KV ← λ^B KV + (Kᵀ ∘ λ^(B−j)) V. This is the one chain
-of dependent products of the whole pass, so these warps do nothing else. Before each block whose rows are
-computed they leave a rounded copy of the state in a ring in shared memory, from which the output's warps
+for a block of B tokens, j their steps; with 32 columns, KV ← λ^B KV + (Kᵀ ∘ λ^(B−j)) V. This is the only
+chain of dependent products of the whole pass, so these warps do nothing else. Before each block whose rows
+are computed they leave a rounded copy of the state in a ring in shared memory, from which the output's warps
 multiply.
 """
 
@@ -21,7 +21,7 @@ from lightning_kernels.lightning2.hopper.rings import BLOCK
 
 @gluon.jit
 def exp2(x):  # type: ignore[no-untyped-def]
-    """2^x; results below the normal numbers become zero."""
+    """Return 2^x; results below the normal numbers become zero."""
     return gl.inline_asm_elementwise(
         "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1
     )
@@ -40,7 +40,7 @@ def load_slope(slope_ptr, steps):  # type: ignore[no-untyped-def]
 def _weigh(v, high, low):  # type: ignore[no-untyped-def]
     """Multiply v, or k, [·, BLOCK] by weights high + low [BLOCK] with one rounding, two elements at a time.
 
-    Not declared pure, so that the compiler leaves it where it stands: in the shadow of a product.
+    It is not declared pure, so that the compiler leaves it in its place: while a product runs.
     """
     high, v = gl.broadcast(gl.expand_dims(high, 0), v)
     low, v = gl.broadcast(gl.expand_dims(low, 0), v)
@@ -52,41 +52,43 @@ def _weigh(v, high, low):  # type: ignore[no-untyped-def]
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _store_fade(fade_s, index: gl.constexpr, fade):  # type: ignore[no-untyped-def]
-    high = fade.to(fade_s.dtype)
-    fade_s.index(2 * index).store(high)
-    fade_s.index(2 * index + 1).store((fade - high.to(gl.float32)).to(fade_s.dtype))
+def _store_weights(weights_s, index: gl.constexpr, weights):  # type: ignore[no-untyped-def]
+    high = weights.to(weights_s.dtype)
+    weights_s.index(2 * index).store(high)
+    weights_s.index(2 * index + 1).store((weights - high.to(gl.float32)).to(weights_s.dtype))
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _fill_fade(fade_s, slope, decay, steps, GROUP: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Compute with which weights tokens are written, in two halves: 0, 1, … blocks before the end of a group,
-    and in the last block of a sequence.
+def _fill_weights(weights_s, slope, decay, steps, GROUP: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Compute the weights with which tokens are written to the state, each in a high and a low half.
+
+    Row pair i is for blocks that are i blocks before the end of a group, and pair GROUP for the last block of
+    a sequence.
     """
     j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
     for i in gl.static_range(GROUP):
         before = (i + 1) * BLOCK - j - decay.offset
-        _store_fade(fade_s, i, exp2(-slope * before.to(gl.float32)) * decay.scale_write)
+        _store_weights(weights_s, i, exp2(-slope * before.to(gl.float32)) * decay.scale_write)
     late = j + decay.offset - ((steps - 1) % BLOCK + 1)
-    _store_fade(fade_s, GROUP, exp2(gl.minimum(slope * late.to(gl.float32), 0.0)) * decay.scale_write)
+    _store_weights(weights_s, GROUP, exp2(gl.minimum(slope * late.to(gl.float32), 0.0)) * decay.scale_write)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _read(left_s, fade_s, index, values: gl.constexpr):  # type: ignore[no-untyped-def]
+def _read(left_s, weights_s, index, values: gl.constexpr):  # type: ignore[no-untyped-def]
     """Read the left factor of a block, transposed, and the weights λ^(B−j) with which it is written."""
     tokens: gl.constexpr = gl.SliceLayout(0, values)
-    high = fade_s.index(2 * index).load(tokens)
-    return left_s.permute((1, 0)).load(values), high, fade_s.index(2 * index + 1).load(tokens)
+    high = weights_s.index(2 * index).load(tokens)
+    return left_s.permute((1, 0)).load(values), high, weights_s.index(2 * index + 1).load(tokens)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_ahead(  # type: ignore[no-untyped-def]
-    ring, left_s, right_s, fade_s, walk, state, slope, values: gl.constexpr, GROUP: gl.constexpr
+    ring, left_s, right_s, weights_s, walk, state, slope, values: gl.constexpr, GROUP: gl.constexpr
 ):  # fmt: skip
-    """Carry the state over blocks first…main−1 in groups of GROUP: the state decays once per group, whose
-    products are in flight together.
+    """Carry the state over blocks first…main−1 in groups of GROUP.
 
-    Stages are released for the output's warps, too, which have nothing to do with these blocks.
+    The state decays once per group, whose products are in flight together. Stages are released twice: also
+    for the output's warps, which do not read these blocks.
     """
     first = walk.first
     group_decay = exp2(-slope * (GROUP * BLOCK))
@@ -95,7 +97,7 @@ def _walk_ahead(  # type: ignore[no-untyped-def]
         for i in gl.static_range(GROUP):
             turn = group * GROUP + i - first
             stage = ring.wait(turn)
-            left, high, low = _read(left_s.index(stage), fade_s, GROUP - 1 - i, values)
+            left, high, low = _read(left_s.index(stage), weights_s, GROUP - 1 - i, values)
             fence_async_shared()
             state = warpgroup_mma(_weigh(left, high, low), right_s.index(stage), state, is_async=True)
             if i > 0:
@@ -110,7 +112,7 @@ def _walk_ahead(  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_blocks(  # type: ignore[no-untyped-def]
-    ring, states, left_s, right_s, fade_s, walk, state, block_decay, last_decay, values: gl.constexpr,
+    ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values: gl.constexpr,
     TILES: gl.constexpr,
 ):  # fmt: skip
     """Carry the state over blocks main…last−1, one per turn.
@@ -123,7 +125,7 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
     first, main, last = walk.first, walk.main, walk.last
     stage = ring.wait(main - first, main < last)
     which = gl.where(walk.steps - main * BLOCK < BLOCK, TILES.group, 0)
-    left, high, low = _read(left_s.index(stage), fade_s, which, values)
+    left, high, low = _read(left_s.index(stage), weights_s, which, values)
     weighted = _weigh(left, high, low)
     for block in range(main, last):
         stage = (block - first) % ring.stages
@@ -133,7 +135,7 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
         # After the last block: whatever the ring holds, and it is not used.
         if TILES.early:
             next_stage = ring.wait(later - first, later < last)
-            left, high, low = _read(left_s.index(next_stage), fade_s, which, values)
+            left, high, low = _read(left_s.index(next_stage), weights_s, which, values)
         place = states.acquire(block - main)
         states.tiles.index(place).store(state.to(dtype))
         states.publish(place)
@@ -144,7 +146,7 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
             ring.release(stage)
         if not TILES.early:
             next_stage = ring.wait(later - first, later < last)
-            left, high, low = _read(left_s.index(next_stage), fade_s, which, values)
+            left, high, low = _read(left_s.index(next_stage), weights_s, which, values)
         weighted = _weigh(left, high, low)
         if not TILES.wide:
             state = warpgroup_mma_wait(0, deps=[state])
@@ -154,35 +156,36 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _read_pair(  # type: ignore[no-untyped-def]
-    ring, left_s, fade_s, walk, block, values: gl.constexpr, GROUP: gl.constexpr
+    ring, left_s, weights_s, walk, block, values: gl.constexpr, GROUP: gl.constexpr
 ):  # fmt: skip
-    """Wait for blocks `block` and the next and return both as they are written: weighed, transposed.
+    """Wait for block `block` and the next and return the left factors of both, weighed.
 
     From `last` on they are whatever the ring holds.
     """
     turn = block - walk.first
     left = walk.steps - block * BLOCK
     stage = ring.wait(turn, block < walk.last)
-    a, high, low = _read(left_s.index(stage), fade_s, gl.where(left < BLOCK, GROUP, 0), values)
+    a, high, low = _read(left_s.index(stage), weights_s, gl.where(left < BLOCK, GROUP, 0), values)
     a = _weigh(a, high, low)
     stage = ring.wait(turn + 1, block + 1 < walk.last)
-    b, high, low = _read(left_s.index(stage), fade_s, gl.where(left < 2 * BLOCK, GROUP, 0), values)
+    b, high, low = _read(left_s.index(stage), weights_s, gl.where(left < 2 * BLOCK, GROUP, 0), values)
     return a, _weigh(b, high, low)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_pairs(  # type: ignore[no-untyped-def]
-    ring, states, left_s, right_s, fade_s, walk, state, block_decay, last_decay, values: gl.constexpr,
+    ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values: gl.constexpr,
     TILES: gl.constexpr,
 ):  # fmt: skip
-    """Carry the state over blocks main…last−1, two per turn: their products run together, and the copies
-    before the second and before the next pair share one fence and one barrier.
+    """Carry the state over blocks main…last−1, two per turn.
 
+    Their products run together, and the copies before the second and before the next pair share one fence and
+    one barrier.
     The copy before block main + c is number c + 1, so that those of a turn share a `ready` barrier.
     """
     dtype: gl.constexpr = right_s.dtype
     zero = gl.zeros_like(state)
-    a, b = _read_pair(ring, left_s, fade_s, walk, walk.main, values, TILES.group)
+    a, b = _read_pair(ring, left_s, weights_s, walk, walk.main, values, TILES.group)
     states.tiles.index(1).store(state.to(dtype))
     states.publish(1)
     for pair in range(gl.cdiv(walk.last - walk.main, 2)):
@@ -193,7 +196,7 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
         decay = gl.where(left <= 0, last_decay, block_decay)
         state = warpgroup_mma(a, right_s.index(one), state * decay, is_async=True)
         gain = warpgroup_mma(b, right_s.index(two), zero, use_acc=False, is_async=True)
-        a, b = _read_pair(ring, left_s, fade_s, walk, block + 2, values, TILES.group)
+        a, b = _read_pair(ring, left_s, weights_s, walk, block + 2, values, TILES.group)
         state, gain = warpgroup_mma_wait(0, deps=[state, gain])
         ring.release(one)
         ring.release(two)
@@ -208,7 +211,7 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def carry_state(  # type: ignore[no-untyped-def]
-    ring, states, fade_s, ends, decay, walk, bounds, TILES: gl.constexpr
+    ring, states, weights_s, ends, decay, walk, bounds, TILES: gl.constexpr
 ):  # fmt: skip
     """Walk blocks first…last−1 and leave a copy of the state before each from `main` on.
 
@@ -257,20 +260,20 @@ def carry_state(  # type: ignore[no-untyped-def]
     else:
         state = gl.zeros([ROWS, COLS], gl.float32, broad)
 
-    _fill_fade(fade_s, slope, decay, steps, TILES.group)
+    _fill_weights(weights_s, slope, decay, steps, TILES.group)
     if TILES.ahead:
-        state = _walk_ahead(ring, left_s, right_s, fade_s, walk, state, slope, values, TILES.group)
+        state = _walk_ahead(ring, left_s, right_s, weights_s, walk, state, slope, values, TILES.group)
     if TILES.pairs:
         state = _walk_pairs(
-            ring, states, left_s, right_s, fade_s, walk, state, block_decay, last_decay, values, TILES
+            ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values, TILES
         )
     else:
         state = _walk_blocks(
-            ring, states, left_s, right_s, fade_s, walk, state, block_decay, last_decay, values, TILES
+            ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values, TILES
         )
 
     if ends.final_ptr is not None:
-        # Addresses that are known before the loop would be kept through it, in registers that are not there.
+        # Addresses that are known before the loop would be kept through it, for which there are no registers.
         late = gl.minimum(walk.last - walk.first, 0)  # 0
         tile = (row + late)[:, None] * row_stride + (col + late)[None, :] * col_stride
         inside = ((row + late)[:, None] < row_end) & ((col + late)[None, :] < col_end)

@@ -1,10 +1,10 @@
-"""The output's warps of the wide kernel: head_dim above 128, 128 columns a program, one copy of the state.
+"""The output's warps of the wide kernel: head_dim above 128, 128 columns per program, one copy of the state.
 
 The state alone takes half of the registers of a multiprocessor, in eight warps, and its copy with a ring of
-two blocks all of the shared memory. These four warps have 136 registers a thread left for the same work as
+two blocks all of the shared memory. These four warps have 136 registers per thread left for the same work as
 `output.write_output`: so they weigh the scores of a block before they multiply with the state, from 12
-registers of weights instead of 32. TMA brings the tiles, whose loader needs few registers and its readers no
-fence, which would wait for their stores.
+registers of weights instead of 32. TMA loads the tiles: its loader needs few registers, and its readers need
+no fence, which would wait for their stores.
 """
 
 import triton.experimental.gluon.language as gl
@@ -27,7 +27,7 @@ def _scores(ring, block, wanted):  # type: ignore[no-untyped-def]
 
 @gluon.jit
 def _causal(p, i, j):  # type: ignore[no-untyped-def]
-    """Set to zero where j > i. As a plain `where`, ptxas would run all products of the kernel one by one."""
+    """Set p to zero where j > i. With a `where`, ptxas runs all products of the kernel one by one."""
     i, p = gl.broadcast(i, p)
     j, p = gl.broadcast(j, p)
     return gl.inline_asm_elementwise(
@@ -55,7 +55,7 @@ def write_wide_output(ring, states, rows, decay, walk, bounds, TILES: gl.constex
     out_ptr = rows.out_ptr
 
     slope = load_slope(decay.slope_ptr, walk.steps)
-    # So that both parts of a weight are within fp32; a neighbour counts for 2⁻²⁰ then, which is nothing to o.
+    # So that both parts of a weight fit fp32; a neighbour then counts for 2⁻²⁰, which o does not show.
     steep = gl.minimum(slope, 20.0)
     i = gl.arange(0, BLOCK, gl.SliceLayout(1, SQUARE))[:, None]
     j = gl.arange(0, BLOCK, gl.SliceLayout(0, SQUARE))[None, :]

@@ -1,0 +1,75 @@
+"""The table of the providers in this package: a module and a line here add one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from lightning_bench.providers.registry.base import Provider
+
+BUILT_IN: dict[str, str] = {
+    "lightning2": "bundled_lightning2:Lightning2",
+    "lightning2-torch": "bundled_lightning2:Lightning2Torch",
+    "lightning1": "bundled_lightning1:Lightning1",
+    "lightning-official": "lightning_attn:LightningOfficial",
+    "fla-chunk": "fla:FlaChunk",
+    "fla-fused-chunk": "fla:FlaFusedChunk",
+    "lightning2-no-decay": "bundled_lightning2:Lightning2NoDecay",
+    "lightning2-no-decay-torch": "bundled_lightning2:Lightning2TorchNoDecay",
+    "lightning1-no-decay": "bundled_lightning1:Lightning1NoDecay",
+    "lightning-official-no-decay": "lightning_attn:LightningOfficialNoDecay",
+    "flash2": "flash2:Flash2",
+    "flash4": "flash4:Flash4",
+    "xformers": "xformers:XformersCutlass",
+    "xformers-auto": "xformers:XformersAuto",
+    "sdpa-flash": "sdpa:SdpaFlash",
+    "sdpa-cudnn": "sdpa:SdpaCudnn",
+    "sdpa-efficient": "sdpa:SdpaEfficient",
+    "sdpa-math": "sdpa:SdpaMath",
+    "flash2-full": "flash2:Flash2Full",
+    "sdpa-math-full": "sdpa:SdpaMathFull",
+    "lightning2-retention": "bundled_lightning2:Lightning2Retention",
+    "fla-retention-parallel": "fla_systems:RetentionParallel",
+    "fla-retention-recurrent": "fla_systems:RetentionRecurrent",
+    "fla-retention-chunk": "fla_systems:RetentionChunk",
+    "fla-retention-fused-chunk": "fla_systems:RetentionFusedChunk",
+    "retention-torch": "forms.retention_torch:RetentionTorch",
+    "fla-gla-recurrent": "fla_systems:GlaRecurrent",
+    "fla-gla-chunk": "fla_systems:GlaChunk",
+    "fla-gla-fused-chunk": "fla_systems:GlaFusedChunk",
+    "gla-torch": "forms.gla_torch:GlaTorch",
+    "fla-based-parallel": "fla_systems:BasedParallel",
+    "fla-based-fused-chunk": "fla_systems:BasedFusedChunk",
+    "based-torch": "forms.based_torch:BasedTorch",
+    "fla-rwkv6-recurrent": "fla_systems:Rwkv6Recurrent",
+    "fla-rwkv6-chunk": "fla_systems:Rwkv6Chunk",
+    "rwkv6-torch": "forms.rwkv6_torch:Rwkv6Torch",
+    "fla-abc-chunk": "fla_systems:AbcChunk",
+    "abc-torch": "forms.abc_torch:AbcTorch",
+    "fla-mamba2-chunk": "fla_systems:Mamba2Chunk",
+    "mamba2-torch": "forms.mamba2_torch:Mamba2Torch",
+    "fla-gated-delta-chunk": "fla_systems:GatedDeltaChunk",
+    "gated-delta-torch": "forms.gated_delta_torch:GatedDeltaTorch",
+    "fla-kda-chunk": "fla_systems:KdaChunk",
+    "kda-torch": "forms.kda_torch:KdaTorch",
+    "gateloop": "bundled_gateloop:GateLoopTriton",
+    "gateloop-torch": "bundled_gateloop:GateLoopTorch",
+    "gateloop-complex": "bundled_gateloop:GateLoopComplexTriton",
+    "gateloop-complex-torch": "bundled_gateloop:GateLoopComplexTorch",
+    "vq-blockwise": "forms.transformer_vq:VqBlockwise",
+    "vq-sdpa": "forms.transformer_vq:VqSdpa",
+    "transnormer-layer": "bundled_transnormer:TransNormerLayer",
+    "transnormer-layer-torch": "bundled_transnormer:TransNormerLayerTorch",
+    "srmsnorm": "bundled_srmsnorm:Srmsnorm",
+    "srmsnorm-eager": "bundled_srmsnorm:SrmsnormEager",
+    "srmsnorm-compiled": "bundled_srmsnorm:SrmsnormCompiled",
+    "srmsnorm-official": "lightning_attn:SrmsnormOfficial",
+    "rms-norm-torch": "forms.rms_norm_torch:RmsNormTorch",
+}
+"""Name of each provider to `module:Class` below this package, in the order of listings: family by family."""
+
+
+def built_in_provider(name: str) -> Provider:
+    """Return the provider of a name in `BUILT_IN`; imports its module, but not the library that it wraps."""
+    module, _, attribute = BUILT_IN[name].partition(":")
+    provider: Provider = getattr(import_module(f"lightning_bench.providers.{module}"), attribute)()
+    return provider

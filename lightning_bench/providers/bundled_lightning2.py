@@ -1,0 +1,81 @@
+"""The bundled Lightning Attention-2: Triton kernels with decay, without, as retention; and in PyTorch."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lightning_bench.case import Direction, Shape
+from lightning_bench.providers.bundled import BundledProvider, NoDecay, kernels_attribute
+from lightning_bench.providers.dtypes import torch_dtype
+from lightning_bench.providers.registry.base import Inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class Lightning2(BundledProvider):
+    """`lightning_kernels.lightning_attn2`: one pass over the sequence, state in registers."""
+
+    name = "lightning2"
+    label = "Lightning Attention-2 (ours)"
+    summary = "bundled Triton kernels, one pass, bf16 into every dot and fp32 state"
+    function = "lightning_attn2"
+    dims = (16, 256)
+    needs = ("triton",)
+
+    def config(self, shape: Shape, direction: Direction) -> str:
+        """Return the kernel and the tiles chosen for this case; for fwd_bwd, those of the backward pass."""
+        describe = kernels_attribute("lightning2_config")
+        chosen = describe(
+            shape.head_dim,
+            shape.value_dim,
+            torch_dtype(shape.dtype),
+            programs=shape.batch * shape.heads,
+            seq_len=shape.seq_len,
+            backward=direction != "fwd",
+        )
+        return str(chosen)
+
+
+class Lightning2NoDecay(NoDecay, Lightning2):
+    """The same kernels with s = None: no decay."""
+
+    name = "lightning2-no-decay"
+    label = "Lightning Attention-2 without decay (ours)"
+    summary = "bundled Triton kernels, one pass, no decay"
+
+
+class Lightning2Retention(Lightning2):
+    """The same kernels as retention: RetNet's decays are among the inputs, its scale is passed."""
+
+    name = "lightning2-retention"
+    label = "Retention (Lightning Attention-2, ours)"
+    family = "retention"
+    summary = "bundled Triton kernels with RetNet's decays and scale"
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """Return a call that computes the output [b, h, n, value_dim]."""
+        scale = 1.0 / math.sqrt(inputs.q.shape[-1])
+        return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, scale=scale)
+
+
+class Lightning2Torch(BundledProvider):
+    """`lightning_kernels.lightning_attn2_torch`: the same blocks in torch operations, on any device."""
+
+    name = "lightning2-torch"
+    label = "Lightning Attention-2 (PyTorch)"
+    summary = "bundled block algorithm in torch operations; runs on the CPU too"
+    function = "lightning_attn2_torch"
+    devices = ("cuda", "cpu")
+
+
+class Lightning2TorchNoDecay(NoDecay, Lightning2Torch):
+    """The same operations with s = None: no decay."""
+
+    name = "lightning2-no-decay-torch"
+    label = "Lightning Attention-2 without decay (PyTorch)"
+    summary = "bundled block algorithm in torch operations, no decay; runs on the CPU too"

@@ -1,0 +1,69 @@
+"""The list of all providers with the reason why each is unavailable here, for `lbench providers`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_bench.case import Device
+from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
+from lightning_bench.providers.lookup import name_clash, provider_names
+from lightning_bench.providers.registry.packages import HARNESS, load_error
+from lightning_bench.providers.registry.plugins import BrokenPlugin, Plugin, load_plugin, plugins
+
+# torch and the bundled kernels load wherever they are installed; importing torch to confirm it takes seconds.
+_NOT_LOADED = frozenset({"torch", HARNESS})
+
+
+@dataclass(frozen=True)
+class ProviderInfo:
+    """One line of a listing. `reason` says why the provider is unavailable; it is "" if it can run.
+
+    `version` is "" if the package is not installed. Label, family and layout are "" for an entry point that
+    does not load.
+    """
+
+    name: str
+    label: str
+    family: str
+    layout: str
+    version: str
+    package: str
+    reason: str
+    summary: str = ""
+
+
+def describe(device: Device, deep: bool) -> list[ProviderInfo]:
+    """Return what each registered provider is, and why it is unavailable on `device` if it is.
+
+    With `deep` the libraries of the available providers are imported too, to find those that are installed
+    but do not load. Nothing is raised: every fault becomes a reason.
+    """
+    claims: dict[str, list[Plugin]] = {}
+    for plugin in plugins():
+        claims.setdefault(plugin.name, []).append(plugin)
+    return [_info(name, claims.get(name, []), device, deep) for name in provider_names()]
+
+
+def _info(name: str, claims: list[Plugin], device: Device, deep: bool) -> ProviderInfo:
+    provider = built_in_provider(name) if name in BUILT_IN else load_plugin(claims[0])
+    reason = name_clash(name, claims)
+    if isinstance(provider, BrokenPlugin):
+        return ProviderInfo(name, name, "", "", "", provider.package, reason or provider.reason)
+    version = ""
+    try:
+        version = provider.version()
+        reason = reason or provider.unavailable(device)
+        if deep and not reason and provider.package not in _NOT_LOADED:
+            provider.load()
+    except Exception as error:  # a library may raise anything while it is imported
+        reason = load_error(error)
+    return ProviderInfo(
+        name=name,
+        label=provider.label,
+        family=provider.family,
+        layout=provider.layout,
+        version=version,
+        package=provider.package,
+        reason=reason or "",
+        summary=provider.summary,
+    )

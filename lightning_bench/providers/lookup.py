@@ -1,0 +1,54 @@
+"""From what a user types to a provider: a built-in name, an entry point's name or `path/to/file.py:NAME`."""
+
+from __future__ import annotations
+
+from lightning_bench.errors import UsageError
+from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
+from lightning_bench.providers.registry.base import Provider
+from lightning_bench.providers.registry.files import canonical_file_spec, file_provider, is_file_spec
+from lightning_bench.providers.registry.plugins import Plugin, load_plugin, plugins
+from lightning_bench.words import nearest
+
+
+def provider_names() -> list[str]:
+    """Return the names of all providers: the built-in ones in their order, then those of entry points."""
+    return list(dict.fromkeys([*BUILT_IN, *(plugin.name for plugin in plugins())]))
+
+
+def get_provider(spec: str) -> Provider:
+    """Return the provider of a name in `provider_names()` or of `path/to/file.py:NAME`.
+
+    An entry point that does not load gives a provider that is unavailable. Raise UsageError for an unknown
+    name, for a name that two distributions claim, and for a file that gives no provider.
+    """
+    if is_file_spec(spec):
+        return file_provider(spec)
+    claims = [plugin for plugin in plugins() if plugin.name == spec]
+    if clash := name_clash(spec, claims):
+        raise UsageError(clash)
+    if spec in BUILT_IN:
+        return built_in_provider(spec)
+    if claims:
+        return load_plugin(claims[0])
+    raise UsageError(_unknown(spec))
+
+
+def canonical_spec(spec: str) -> str:
+    """Return `spec` with an absolute path, so that a process in another folder finds the same provider."""
+    return canonical_file_spec(spec) if is_file_spec(spec) else spec
+
+
+def name_clash(name: str, claims: list[Plugin]) -> str | None:
+    """Return which distributions claim `name`, or None if at most one does. `claims` are its entry points."""
+    owners = ["lightning-bench"] if name in BUILT_IN else []
+    owners += [f"{plugin.dist} ({plugin.value})" for plugin in claims]
+    if len(owners) < 2:
+        return None
+    return f"provider name {name} is claimed by {' and '.join(owners)}; rename or uninstall all but one"
+
+
+def _unknown(spec: str) -> str:
+    names = provider_names()
+    near = nearest(spec, names)
+    hint = f" Did you mean {near}?" if near else ""
+    return f"no provider is named {spec!r}.{hint} There are {', '.join(names)}, or path/to/file.py:NAME."

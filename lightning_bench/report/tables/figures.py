@@ -1,0 +1,107 @@
+"""The figures of one row: its own by metric and protocol, and what follows from its shape."""
+
+from __future__ import annotations
+
+from lightning_bench.case import Metric, ProtocolName
+from lightning_bench.families.work import Work
+from lightning_bench.record import Record
+
+FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
+    ("speed", "lbench"): ("median_ms", "ms, median of cold samples", 4),
+    ("speed", "paper"): ("mean_ms", "ms, mean as the papers took it", 6),
+    ("memory", "lbench"): ("extra_mib", "MiB that the call adds", 2),
+    ("memory", "paper"): ("peak_mib", "MiB, mean peak, inputs included", 6),
+}
+"""The column that is the figure of a metric under a protocol, what it is, and its decimals."""
+
+
+def title(record: Record) -> str:
+    """Return the title of the row's table: as the published ones, with the name of our suite in front."""
+    name = f"{record.suite}-{record.metric}_{record.direction}-batch{record.batch}"
+    if not record.heads:  # a published figure of a whole model, whose shape was not stated
+        return name
+    return f"{name}-head{record.heads}-qk_dim{record.head_dim}-v_dim{record.value_dim}-dtype_{record.dtype}"
+
+
+def figure(record: Record) -> float | None:
+    """Return the row's figure (see `FIGURES`), whatever its status; None if the row has none.
+
+    A row of protocol paper whose script took a median, as flash-linear-attention's did, has that instead.
+    """
+    if record.metric == "check":
+        return worst_error(record)
+    value: float | None = getattr(record, FIGURES[record.metric, record.protocol][0])
+    if value is None and _is_published_median(record):
+        return record.median_ms
+    return value
+
+
+def unit(record: Record) -> str:
+    """Return what `figure` is, with its unit."""
+    return "ms, median as the script took it" if _is_published_median(record) else protocol_unit(record)
+
+
+def protocol_unit(record: Record) -> str:
+    """Return what the figure of the row's metric and protocol is, with its unit."""
+    if record.metric == "check":
+        return "worst relative L2 error against fp64"
+    return FIGURES[record.metric, record.protocol][1]
+
+
+def figure_text(record: Record, value: float) -> str:
+    """Return a figure of the row's metric and protocol as text, without its unit."""
+    if record.metric == "check":
+        return f"{value:.1e}"
+    return f"{value:.{FIGURES[record.metric, record.protocol][2]}f}"
+
+
+def figure_with_unit(record: Record) -> str:
+    """Return the row's figure with its unit, for a line of its own; "" if the row has none."""
+    value = figure(record)
+    if value is None:
+        return ""
+    if record.metric == "check":
+        return f"error {figure_text(record, value)}"
+    return f"{figure_text(record, value)} {'ms' if record.metric == 'speed' else 'MiB'}"
+
+
+def worst_error(record: Record) -> float | None:
+    """Return the largest error of the output and the gradients; None if none was taken."""
+    errors = (record.error_o, record.error_dq, record.error_dk, record.error_dv, record.error_dgate)
+    return max((error for error in errors if error is not None), default=None)
+
+
+def time_ms(record: Record) -> float | None:
+    """Return the time of a row of speed, ms; None if it has none or its status says not to show it."""
+    return figure(record) if record.metric == "speed" and record.worked else None
+
+
+def memory_mib(record: Record) -> float | None:
+    """Return the memory of a row of memory, MiB; None if it has none or its status says not to show it."""
+    return figure(record) if record.metric == "memory" and record.worked else None
+
+
+def intensity(record: Record) -> float:
+    """Return the FLOPs for each byte that the row's work needs at least, FLOP/byte."""
+    work = _work(record)
+    return work.min_flops / work.min_bytes
+
+
+def copy_floor_ms(record: Record) -> float | None:
+    """Return what the minimum number of bytes takes at the copy bandwidth of the same run, ms."""
+    if not record.ceiling_gbps:
+        return record.floor_ms
+    return _work(record).min_bytes / record.ceiling_gbps / 1e6
+
+
+def io_mib(record: Record) -> float:
+    """Return the size of inputs and outputs together, MiB."""
+    return _work(record).min_bytes / 2**20
+
+
+def _work(record: Record) -> Work:
+    return Work.of(record.family, record.shape, record.direction)
+
+
+def _is_published_median(record: Record) -> bool:
+    return record.metric == "speed" and record.protocol == "paper" and record.mean_ms is None

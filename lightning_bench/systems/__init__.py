@@ -1,1 +1,0 @@
-"""Operators of published systems that no library serves: our own, in torch, measured like any other."""

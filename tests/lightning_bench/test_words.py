@@ -1,0 +1,19 @@
+"""Words of messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_bench.words import counted, nearest
+
+
+def test_a_noun_is_counted() -> None:
+    assert [counted(count, "row") for count in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("seq_lne", "seq_len"), ("SEQ-LEN", "seq_len"), ("fla_chunk", "fla-chunk"), ("zebra", None)],
+)
+def test_the_nearest_word_is_found(word: str, expected: str | None) -> None:
+    assert nearest(word, ["seq_len", "head_dim", "fla-chunk"]) == expected

@@ -1,0 +1,147 @@
+"""A workspace for sweeps: a folder with suites and providers from files, and the command line run in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from lightning_bench.record import ResultFile, read_records
+from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.sweep import Summary, Watcher, run_sweep
+from lightning_bench.suite import Overrides, expand, load_suite
+from tests.support.patience import PATIENCE_S
+
+ZOO = Path(__file__).with_name("zoo.py")
+TOLD_TO_DISPLAYS = (
+    "COLUMNS",
+    "LINES",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+    "LBENCH_TRACEBACK",
+)
+LIMITS = {
+    "time_limit_s": 30.0,
+    "sample_limit_s": 0.05,
+    "min_samples": 6,
+    "max_samples": 60,
+    "ci_percent": 50.0,
+}
+AXES = {"direction": "fwd", "dtype": "fp32", "batch": 1, "heads": 2, "seq_len": 64, "head_dim": 16}
+
+
+class Workspace:
+    """A separate folder for one story."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.zoo = Path(shutil.copy(ZOO, folder))
+        self.out = folder / "out.csv"
+
+    def suite(
+        self,
+        names: Sequence[str],
+        *,
+        name: str = "story",
+        limits: dict[str, Any] | None = None,
+        **axes: Any,
+    ) -> Path:
+        """Write a suite of providers of the zoo (those with a capital) and of the registry."""
+        specs = [f"zoo.py:{each}" if each[0].isupper() else each for each in names]
+        table = AXES | {"providers": specs} | axes
+        lines = ['title = "Story"', 'description = "For tests."', 'device = "cpu"', "[limits]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in (LIMITS | (limits or {})).items()]
+        lines += ["[[group]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+        path = self.folder / f"{name}.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def sweep(
+        self, suite: Path, metric: Any = "check", *, retry: bool = False, watcher: Watcher | None = None
+    ) -> Summary:
+        """Run a suite in this process, its workers in theirs."""
+        from lightning_bench.cli.shared.progress import QuietWatcher
+        from lightning_bench.machine import describe_machine
+
+        loaded = load_suite(suite)
+        plan = Plan(
+            suite=loaded.name,
+            metric=metric,
+            protocol=loaded.protocol,
+            limits=loaded.limits,
+            machine=describe_machine("cpu"),
+            device="cpu",
+            cases=tuple(expand(loaded, Overrides(), "cpu")),
+        )
+        with ResultFile(self.out) as file:
+            return run_sweep(with_providers(plan), file, watcher or QuietWatcher(), retry=retry)
+
+    def start(
+        self, *arguments: str | Path, code: str = "", terminal: bool = False, **streams: Any
+    ) -> subprocess.Popen[str]:
+        """Start `lbench` with these arguments in its own session; `code` runs before it in its process."""
+        program = ["-m", "lightning_bench"]
+        if code:
+            program = ["-c", f"{code}\nfrom lightning_bench.cli import main\nmain()"]
+        environment = {k: v for k, v in os.environ.items() if k not in TOLD_TO_DISPLAYS}
+        if terminal:
+            environment["TERM"] = "xterm-256color"
+        return subprocess.Popen(
+            [sys.executable, *program, *map(str, arguments)],
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            start_new_session=True,
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
+        )
+
+    def run(self, *arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `lbench` like `start`, to its end."""
+        process = self.start(*arguments, code=code)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def ids(self, status: str | None = None) -> list[str]:
+        """Return `provider seq_len` of each row of the file, or of those with a status."""
+        rows = read_records(self.out)
+        return [f"{row.provider} {row.seq_len}" for row in rows if status in (None, row.status)]
+
+    def appears(self, name: str) -> Path:
+        """Wait for a file in the folder."""
+        path = self.folder / name
+        until(path.exists, f"{path} never appeared")
+        return path
+
+
+def until(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait for a condition, though not for ever."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, even if its parent has not collected it yet."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Ran(NamedTuple):
+    """How a call of `lbench` ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
