@@ -22,7 +22,7 @@ def differentiable(call: Call, forward: Forward, backward: Backward) -> tuple[Te
     taking them raises NotImplementedError.
     """
     result: tuple[Tensor, Tensor | None] = _DecayAttention.apply(  # type: ignore[no-untyped-call]
-        *call, forward, backward
+        call.q, call.k, call.v, call.initial_state, call, forward, backward
     )
     return result
 
@@ -38,32 +38,31 @@ def _unrecorded_backward(core: Core, upstream: Upstream, call: Call) -> Gradient
 
 
 class _DecayAttention(torch.autograd.Function):
-    """The fields of a `Call`, which autograd must see one by one, and the functions of both passes."""
+    """The tensors that get gradients, which autograd must see one by one, their `Call` and both passes."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, call: Call,
+        forward: Forward, backward: Backward,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Save the tensors of the call and run its forward pass."""
-        *fields, forward, ctx.run_backward = arguments
-        call = Call(*fields)
-        q, k, v, slopes, initial_state, bounds, ctx.scale, ctx.return_state = fields
-        ctx.save_for_backward(q, k, v, slopes, initial_state, bounds)
+        ctx.save_for_backward(q, k, v, call.slopes, initial_state, call.cu_seqlens)
         ctx.set_materialize_grads(False)
-        return forward(call)  # type: ignore[no-any-return]
+        ctx.scale, ctx.return_state, ctx.run_backward = call.scale, call.return_state, backward
+        return forward(call)
 
     @staticmethod
     def backward(ctx: Any, grad_o: Tensor | None, grad_state: Tensor | None) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are asked for."""
         q, k, v, slopes, initial_state, bounds = ctx.saved_tensors
         call = Call(q, k, v, slopes, initial_state, bounds, ctx.scale)
-        need_q, need_k, need_v, _, need_initial, *_ = ctx.needs_input_grad
         if not ctx.return_state:  # what an operator returns in its place
             grad_state = None
-        upstream = Upstream(grad_o, grad_state, (need_q, need_k, need_v, need_initial))
+        upstream = Upstream(grad_o, grad_state, ctx.needs_input_grad[:4])
         grads = ctx.run_backward(upstream, call)
         if torch.is_grad_enabled():  # as for `create_graph`
             grads = _refuse_second_derivative(grads, grad_o, grad_state, call)
-        dq, dk, dv, d_initial = grads
-        return dq, dk, dv, None, d_initial, None, None, None, None, None
+        return *grads, None, None, None
 
 
 class _NoSecondDerivative(torch.autograd.Function):

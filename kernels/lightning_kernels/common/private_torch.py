@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 __all__ = [
@@ -18,13 +17,9 @@ __all__ = [
     "dispatch_modes",
     "has_forward_mode",
     "has_functorch_transforms",
-    "has_storage",
-    "is_traced",
     "load_associative_scan",
+    "tracing_state",
 ]
-
-has_storage: Callable[[Tensor], bool] = torch._C._has_storage
-"""Say whether a tensor has storage; an opaque tensor and a batch under autograd's own vmap have none."""
 
 below_autograd: Callable[[], AbstractContextManager[object]] = torch._C._AutoDispatchBelowAutograd
 """Return a context in which the dispatcher skips autograd: operators run without being recorded."""
@@ -34,6 +29,9 @@ dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 
 has_functorch_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active
 """Say whether the code runs inside `torch.vmap` or a transform of `torch.func`."""
+
+tracing_state: Callable[[], object] = torch._C._get_tracing_state
+"""Return None unless `torch.jit.trace` records the operators that run."""
 
 _AUTOCAST_KEYS = {
     device: torch._C.DispatchKeySet(key)
@@ -48,11 +46,6 @@ def below_autocast(device_type: str) -> AbstractContextManager[object]:
     """Return a context in which the dispatcher skips autocast of "cuda" or "cpu"."""
     guard: AbstractContextManager[object] = torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS[device_type])
     return guard
-
-
-def is_traced() -> bool:
-    """Say whether `torch.jit.trace` records the operators that run."""
-    return torch._C._get_tracing_state() is not None
 
 
 def has_forward_mode() -> bool:

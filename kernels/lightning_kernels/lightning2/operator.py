@@ -19,7 +19,7 @@ from lightning_kernels.common.private_torch import (
     dispatch_modes,
     has_forward_mode,
     has_functorch_transforms,
-    is_traced,
+    tracing_state,
 )
 from lightning_kernels.common.validate import check_values
 from lightning_kernels.lightning2.plans import backward_plan, check, choose, forward_plan, portable
@@ -79,7 +79,7 @@ def unobserved(q: Tensor) -> bool:
         and dispatch_modes() == 0
         and not has_functorch_transforms()
         and not torch.is_autocast_enabled("cuda")
-        and not is_traced()
+        and tracing_state() is None
         and not has_forward_mode()
     )
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lightning_kernels.common.call import Call, Gradients, Upstream
-from lightning_kernels.common.private_torch import has_storage
 from lightning_kernels.common.validate import check_call, check_kernel_call
 from lightning_kernels.lightning2.tiles import hopper_takes
 
@@ -41,7 +40,7 @@ def forward_plan(call: Call) -> Implementation | None:
     Raises:
         ValueError, NotImplementedError: as `check`.
     """
-    kind = kind_of(*call[:6])
+    kind = kind_of(call[:6])
     if kind is None:
         return None
     slopes = call.slopes
@@ -56,7 +55,7 @@ def forward_plan(call: Call) -> Implementation | None:
 
 def backward_plan(upstream: Upstream, call: Call) -> Implementation | None:
     """Return what computes the gradients of a call; None where only the operator can (`kind_of`)."""
-    kind = kind_of(upstream.grad_o, upstream.grad_state, *call[:6])
+    kind = kind_of((upstream.grad_o, upstream.grad_state, *call[:6]))
     if kind is None:
         return None
     key = upstream.needs, kind
@@ -111,7 +110,7 @@ def hopper(device: int) -> ModuleType | None:
     return host
 
 
-def kind_of(*tensors: Tensor | None) -> Hashable:
+def kind_of(tensors: tuple[Tensor | None, ...]) -> Hashable:
     """Return everything of the tensors that a plan depends on: all but values and addresses.
 
     None if one of them is not a plain tensor: a subclass, a view that is negated when it is read, or what
@@ -123,12 +122,15 @@ def kind_of(*tensors: Tensor | None) -> Hashable:
         if x is None:
             kind.append(None)
             continue
-        if type(x) not in _PLAIN or x.is_neg() or not has_storage(x):
+        if type(x) not in _PLAIN or x.is_neg():
             return None
-        address = x.data_ptr()
+        try:
+            address = x.data_ptr()
+        except RuntimeError:  # it has no storage
+            return None
         if address == 0 and x.numel():
             return None
-        kind.append((x.shape, x.stride(), x.dtype, x.get_device(), address & 15))
+        kind += x.shape, x.stride(), x.dtype, x.get_device(), address & 15
     return tuple(kind)
 
 

@@ -21,37 +21,6 @@ class CountingMode(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_has_storage():
-    x = torch.ones(2, 3)
-    assert private_torch.has_storage(x)
-    assert private_torch.has_storage(x[:0])
-    assert private_torch.has_storage(torch.nn.Parameter(x))
-    assert not private_torch.has_storage(torch.ones(2, 3).to_mkldnn())
-    # Lazy zeros have storage, at address 0: `kind_of` asks for the address too.
-    zeros = torch._efficientzerotensor((2,))
-    assert private_torch.has_storage(zeros)
-    assert zeros.data_ptr() == 0
-
-
-def test_has_storage_of_a_batch_under_vmap():
-    answers = []
-
-    class Spy(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, grad):
-            answers.append(private_torch.has_storage(grad))
-            return grad
-
-    x = torch.ones(3, requires_grad=True)
-    torch.autograd.grad(Spy.apply(x), x, torch.ones(2, 3), is_grads_batched=True)
-    torch.autograd.grad(Spy.apply(x), x, torch.ones(3))
-    assert answers == [False, True]
-
-
 def test_below_autograd():
     x = torch.ones(2, requires_grad=True)
     assert x.mul(2).requires_grad
@@ -112,11 +81,11 @@ def test_has_functorch_transforms(transform):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit.*")
-def test_is_traced():
+def test_tracing_state():
     answers = []
 
     def function(x):
-        answers.append(private_torch.is_traced())
+        answers.append(private_torch.tracing_state() is not None)
         return x * 2
 
     function(torch.ones(3))

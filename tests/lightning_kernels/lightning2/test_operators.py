@@ -168,11 +168,31 @@ def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less():
 
 def test_what_is_no_values_in_memory_has_no_plan():
     x = torch.randn(2, 3)
-    assert plans.kind_of(x, None) == plans.kind_of(torch.nn.Parameter(x.clone()), None) is not None
-    assert plans.kind_of(x[:0]) is not None
+    assert plans.kind_of((x, None)) == plans.kind_of((torch.nn.Parameter(x.clone()), None)) is not None
+    assert plans.kind_of((x[:0],)) is not None
     stands_for_others = torch._neg_view(x), torch.complex(x, x).conj().imag, torch._efficientzerotensor((2,))
-    for other in (*stands_for_others, FakeTensorMode().from_tensor(x)):
-        assert plans.kind_of(x, other) is None
+    for other in (*stands_for_others, FakeTensorMode().from_tensor(x), x.to_mkldnn()):
+        assert plans.kind_of((x, other)) is None
+
+
+def test_a_batch_under_vmap_of_autograd_has_no_plan():
+    kinds = []
+
+    class Spy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            kinds.append(plans.kind_of((grad,)))
+            return grad
+
+    x = torch.ones(3, requires_grad=True)
+    torch.autograd.grad(Spy.apply(x), x, torch.ones(2, 3), is_grads_batched=True)
+    torch.autograd.grad(Spy.apply(x), x, torch.ones(3))
+    assert kinds[0] is None
+    assert kinds[1] is not None
 
 
 @pytest.mark.usefixtures("either_way")

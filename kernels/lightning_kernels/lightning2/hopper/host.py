@@ -71,8 +71,8 @@ def _box(x: Tensor, columns: int) -> TensorDescriptor:
     return box
 
 
-def _contiguous(state: Tensor | None) -> Tensor | None:
-    return None if state is None else state.to(torch.float32).contiguous()
+def _contiguous(state: Tensor) -> Tensor:
+    return state.to(torch.float32).contiguous()
 
 
 def launch(grid: tuple[int, int, int], warps: int, arguments: tuple[object, ...]) -> Any:
@@ -129,12 +129,12 @@ class Launch:
             boxes = _box(q, self._tiles.block_d), _box(k, self._tiles.block_d), _box(v, self._tiles.columns)
         arguments = (*tensors, *boxes, *extras, *self._counts, scale, *self._rest)
         with on_device(tensors[0]):
-            self._run(arguments)
+            if self._compiled is not None:
+                self._compiled(*arguments)
+            else:
+                self._compile(arguments)
 
-    def _run(self, arguments: tuple[object, ...]) -> None:
-        if self._compiled is not None:
-            self._compiled(*arguments)
-            return
+    def _compile(self, arguments: tuple[object, ...]) -> None:
         kernel = compiled_kernels.get(self._key)
         if kernel is None:
             kernel = launch(self._grid, self._tiles.state_warps, arguments)
@@ -160,18 +160,18 @@ class HopperAttention:
     def __init__(self) -> None:
         self._launch: Launch | None = None
 
-    def _attend(self, tensors: Tensors, extras: Extras, scale: float) -> None:
-        if self._launch is None:
-            self._launch = Launch(tensors, extras)
-        self._launch(tensors, extras, scale)
+    def _prepare(self, tensors: Tensors, extras: Extras) -> Launch:
+        self._launch = Launch(tensors, extras)
+        return self._launch
 
     def forward(self, call: Call) -> tuple[Tensor, Tensor | None]:
         """Compute o and, where `call.return_state`, the final state."""
         q, k, v, slopes, initial_state, offsets, scale, return_state = call.for_kernels()
         out = empty_output(call)
         final = empty_state(call) if return_state else None
-        initial = _contiguous(initial_state)
-        self._attend((q, k, v, None, out, None, None), (slopes, offsets, initial, None, final), scale)
+        initial = None if initial_state is None else _contiguous(initial_state)
+        tensors, extras = (q, k, v, None, out, None, None), (slopes, offsets, initial, None, final)
+        (self._launch or self._prepare(tensors, extras))(tensors, extras, scale)
         return out, final
 
     def backward(self, upstream: Upstream, call: Call) -> Gradients:
@@ -187,11 +187,10 @@ class HopperAttention:
         final = None
         if needs[3] and initial_state is not None:
             final = initial_state.new_empty(initial_state.shape, dtype=torch.float32)
-        self._attend(
-            (q, k, v, do, dq, each_dk, each_dv),
-            (slopes, offsets, _contiguous(initial_state), _contiguous(grad_state), final),
-            scale,
-        )
+        initial = None if initial_state is None else _contiguous(initial_state)
+        entering = None if grad_state is None else _contiguous(grad_state)
+        tensors, extras = (q, k, v, do, dq, each_dk, each_dv), (slopes, offsets, initial, entering, final)
+        (self._launch or self._prepare(tensors, extras))(tensors, extras, scale)
         if grouped:
             sum_groups(each_dk, dk)
             sum_groups(each_dv, dv)
