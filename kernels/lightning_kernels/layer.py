@@ -1,4 +1,4 @@
-"""The attention layer of TransNormerLLM: what surrounds `lightning_attn2` in the model it was made for."""
+"""The attention layer of TransNormerLLM: the layer around `lightning_attn2` in its model."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -23,21 +23,21 @@ class TransNormerAttention(nn.Module):
     """Gated linear attention as TransNormerLLM has it: O = (SRMSNorm(LA(φ(XWq), φ(XWk), XWv)) ⊙ XWu) Wo.
 
     φ is SiLU, LA is Lightning Attention-2 with the slopes of this layer of the model, and the norm goes over
-    all heads together. LRPE, which the published models have in their first layer alone, is left out.
+    all heads together. LRPE, which the published models have only in their first layer, is left out.
 
     Args:
         dim: width of the model, a multiple of `heads`.
-        heads: the number of heads, each of dim / heads from 1 to 256.
+        heads: the number of heads; dim / heads is the width of each, from 1 to 256.
         layer: index of the layer, from 0; it decides the slopes (`layer_slopes`).
         layers: the number of layers of the model.
         eps: of the norm.
         form: "triton" for the kernels, on a GPU; "torch" for PyTorch operations, on any device.
-        device: where the weights are made.
+        device: of the weights.
         dtype: of the weights.
 
     Raises:
-        ValueError: if dim is no multiple of heads, a head is too wide, the layer is outside, or the form is
-            neither.
+        ValueError: if dim is not a multiple of heads, a head is wider than 256, layer is not from 0 to
+            layers − 1, or form is unknown.
 
     Source: TransNormerLLM, arXiv 2307.14995, and the published model's code.
     """
@@ -85,5 +85,5 @@ class TransNormerAttention(nn.Module):
         return out
 
     def extra_repr(self) -> str:
-        """Say what the weights do not."""
+        """Return the settings that `print` cannot read off the weights."""
         return f"heads={self.heads}, form={self.form}"

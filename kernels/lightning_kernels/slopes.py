@@ -1,4 +1,4 @@
-"""The decay slopes of TransNormerLLM, one a head, and their change from layer to layer."""
+"""The decay slopes of TransNormerLLM, one per head, and how they change from layer to layer."""
 
 import math
 
@@ -29,8 +29,8 @@ def build_slope_tensor(heads: int) -> Tensor:
 def layer_slopes(slopes_or_heads: Tensor | int, layer: int, layers: int) -> Tensor:
     """Scale slopes for one layer of a model: s · (1 − layer/(layers−1) + 1e−5).
 
-    The first layer forgets the fastest and the last one hardly forgets. A model of a single layer has the
-    slopes of a first layer.
+    The first layer forgets the fastest and the last one hardly forgets. A model of a single layer gets
+    the slopes of a first layer.
 
     Args:
         slopes_or_heads: slopes of any shape, or the number of heads for those of `build_slope_tensor`.
@@ -38,10 +38,11 @@ def layer_slopes(slopes_or_heads: Tensor | int, layer: int, layers: int) -> Tens
         layers: the number of layers, at least 1.
 
     Returns:
-        slopes per token, of the shape, dtype and device of those given, else fp32 [heads, 1, 1].
+        slopes per token, of the shape, dtype and device of the given slopes; for a number of heads, fp32
+        [heads, 1, 1] on the CPU.
 
     Raises:
-        ValueError: if `layers` is less than 1, `layer` is outside, or heads are less than 1.
+        ValueError: if `layers` or the number of heads is less than 1, or `layer` is not from 0 to layers − 1.
 
     Source: TransNormerLLM, arXiv 2307.14995, and its published code.
     """

@@ -1,1 +1,1 @@
-"""What all operators use: validation, allocation, launches."""
+"""What operators share: calls as values, checks, allocation, autograd, launches."""

@@ -17,9 +17,10 @@ Five = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor 
 def gate_loop(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, phase: Tensor | None = None) -> Tensor:
     """Compute GateLoop's recurrence on a GPU by a parallel scan.
 
-    o_t = q_t · Re h_t with h_t = a_t · h_{t−1} + k_t · v_t and a_t = exp(log_decay_t + i·phase_t), all of it
-    channel by channel: states are one element, as with heads of one channel. Gates, products and
-    states are fp32. Gradients reach every argument; the forward pass keeps its inputs and one state in 32.
+    o_t = q_t · Re h_t with h_t = a_t · h_{t−1} + k_t · v_t and a_t = exp(log_decay_t + i·phase_t), channel
+    by channel: a state is one element. Gates, products and
+    states are fp32. Gradients reach every argument; the forward pass keeps its inputs and one state per
+    32 tokens.
 
     Args:
         q: queries [..., seq_len, channels] in float32, float16 or bfloat16. Tensors that are not contiguous
@@ -57,10 +58,10 @@ def gate_loop_torch(
     Arguments and result are those of `gate_loop`, but for: any floating dtype and strides; fp64 is computed
     in fp64, all else in fp32; derivatives of any order. PyTorch's scan is a prototype: its `generic` mode,
     used here, takes complex numbers, CPUs and autograd, and makes about 2·log₂(seq_len) rounds of operations,
-    each with tensors of its own; its `pointwise` mode takes no CPU.
+    each with its own tensors; its `pointwise` mode does not run on CPUs.
 
     Raises:
-        ValueError: if shapes, dtypes or devices are not as said for `gate_loop`.
+        ValueError: if shapes, dtypes or devices are not as for `gate_loop`.
 
     Source: GateLoop, arXiv 2311.01927.
     """
@@ -90,7 +91,7 @@ def _kernels() -> ModuleType:
 
 
 class _GateLoop(torch.autograd.Function):
-    """The scan of `_triton.gateloop` on [sequences, tokens, channels]."""
+    """The scan of `gateloop_kernel` on [sequences, tokens, channels]."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, phase: Tensor | None) -> Tensor:
@@ -103,7 +104,7 @@ class _GateLoop(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_o: Tensor) -> Five:
-        """Compute every gradient; all of them come of one walk."""
+        """Compute the gradients that are asked for, all in one walk."""
         *inputs, state = ctx.saved_tensors
         grads = _kernels().backward(_flat(grad_o.contiguous()), *(_flat(x) for x in inputs), state)
         dq, dk, dv, dg, dphase = (

@@ -1,4 +1,4 @@
-"""GateLoop's recurrence with a gate a token and channel, real or complex, as a parallel scan.
+"""GateLoop's recurrence with a gate per token and channel, real or complex, as a parallel scan.
 
     h_t = a_t·h_{t−1} + k_t·v_t,    o_t = q_t·Re h_t,    a_t = exp(g_t + iφ_t)
 
@@ -9,7 +9,7 @@ Backward, with G_t the gradient of h_t, itself a scan from the last token to the
 
 Three launches each way: every tile of tokens is scanned to what it does to a state that enters it, one scan
 over tiles turns that into the states that enter, and every tile is scanned again to its results. The forward
-pass keeps the entering states, one token in 32, for the backward pass.
+pass keeps the entering states, one per 32 tokens, for the backward pass.
 
 Tensors are [sequences, tokens, channels] and contiguous; a program owns one tile of tokens and channels of
 one sequence.
@@ -28,7 +28,7 @@ __all__ = ["backward", "check_runnable", "forward"]
 
 _TOKENS = 32
 _CHANNELS = {False: 64, True: 32}
-"""Channels of a tile at the most, for real and complex gates: what registers hold."""
+"""The most channels of a tile, for real and complex gates: as many as registers hold."""
 _ENTER_TILES, _ENTER_CHANNELS = 128, 16
 """Tiles and channels of a step of the scan over tiles, whose steps wait for each other: few and long."""
 _WARPS = 4
@@ -42,7 +42,7 @@ def compose(a_1, x_1, a_2, x_2):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def compose_complex(ar_1, ai_1, xr_1, xi_1, ar_2, ai_2, xr_2, xi_2):  # type: ignore[no-untyped-def]
-    """Do the same with complex a and x, as real and imaginary parts."""
+    """Compose as `compose` does, with complex a and x as real and imaginary parts."""
     return (
         ar_1 * ar_2 - ai_1 * ai_2,
         ar_1 * ai_2 + ai_1 * ar_2,

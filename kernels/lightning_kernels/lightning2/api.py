@@ -104,7 +104,7 @@ def lightning2_config(
 
     Returns:
         for example "path=hopper block=64 columns=128 stages=4 split_e=1 segments=8" or "path=portable
-        block=64 warps=8 stages=3 split_e=1": the kernel, tokens a block, columns of v or warps a program,
+        block=64 warps=8 stages=3 split_e=1": the kernel, tokens per block, columns of v or warps per program,
         pipeline stages, programs that share one head by splitting value_dim, "load=tma" where TMA
         brings the tiles, and into how many segments a sequence is cut.
 

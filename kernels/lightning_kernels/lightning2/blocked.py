@@ -8,8 +8,8 @@ with Λ_i = λ^(i+1) and w_j = λ^(B−1−j); in reverse, where the state enter
 and w_j = λ^(B−j), and tokens, blocks and segments all count from the end.
 
 A segment is a run of blocks that are computed together by batched products; the states that enter its
-blocks are one product with the triangle W_tu = λ^(B·(t−u−1)), t > u. Segments follow one another with
-the state alone between them, which bounds the memory.
+blocks are one product with the triangle W_tu = λ^(B·(t−u−1)), t > u. Segments follow one another,
+and only the state passes between them, which bounds the memory.
 """
 
 from contextlib import nullcontext
@@ -26,7 +26,7 @@ from lightning_kernels.common.call import Call
 from lightning_kernels.common.validate import autocast_dtype, check_call, check_values, heads_first
 
 _SEGMENT_ELEMENTS = {"cpu": 1 << 17}
-"""Upper bound of each intermediate of a segment, where one block allows it: on a CPU it stays in cache."""
+"""Upper bound in elements of each intermediate of a segment: on a CPU it stays in cache."""
 _SEGMENT_ELEMENTS_ELSEWHERE = 1 << 24
 
 
@@ -77,7 +77,7 @@ def lightning_attn2_torch(
             [num_seqs, hq, head_dim, value_dim]. On a GPU, reading it synchronises, which `lightning_attn2`
             avoids.
         layout: "bhnd", or "bnhd" for q, k, v and o as [b, n, heads, dim].
-        block_size: tokens a block, at least 1; it changes speed and rounding alone.
+        block_size: tokens per block, at least 1; it changes only speed and rounding.
 
     Returns:
         o [b, hq, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is
@@ -142,7 +142,7 @@ def _decay(slopes: Tensor, block: int, blocks: int, dtype: torch.dtype, reverse:
 
 
 def _segments(n: int, block: int, blocks: int) -> list[tuple[int, int, int]]:
-    """Cut n tokens into (first token, tokens a block, blocks); the last one may be a shorter block."""
+    """Cut n tokens into (first token, tokens per block, blocks); the last block may be shorter."""
     span = block * blocks
     cuts = [(first, block, blocks) for first in range(0, n - n % span, span)]
     first = n - n % span

@@ -73,7 +73,7 @@ def reference_recurrent(
     """Walk the recurrence token by token in fp64.
 
     Arguments, result and errors are those of `reference_attention`; memory is O(b·hq·head_dim·value_dim)
-    a token while gradients are recorded.
+    per token while gradients are recorded.
     """
     q, k, v = heads_first(q, k, v, layout)
     o, state = _evaluate(_recurrent, Call(q, k, v, s, initial_state, cu_seqlens, scale), layout)

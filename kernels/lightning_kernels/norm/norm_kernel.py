@@ -17,15 +17,15 @@ from lightning_kernels.common.launch import interpreted, on_device
 __all__ = ["backward", "check_runnable", "forward", "norm_tile"]
 
 _TILE = 2048
-"""Elements that a program takes at least, as several rows where they are short."""
+"""The fewest elements of a program, in several rows where rows are short."""
 _LANE_ELEMENTS = 16
-"""Elements of a thread: two loads of 16 bytes in 16 bits, four in fp32."""
+"""Elements per thread: two loads of 16 bytes for 16-bit dtypes, four for fp32."""
 _OUTER_DIMS = 3
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def row_starts(row, size_1, size_2, stride_0, stride_1, stride_2, ONE_DIM: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Find where rows begin in a tensor whose leading dims are three, or one."""
+    """Return where rows begin in a tensor of three leading dims, or of one."""
     if ONE_DIM:
         return tl.cast(row, tl.int64) * stride_2
     outer = row // size_2
@@ -64,7 +64,7 @@ def norm_backward_kernel(  # type: ignore[no-untyped-def]
     x = tl.cast(tl.load(x_ptr + x_at[:, None] + col[None, :], mask=ok, other=0.0), tl.float32)
     dy = tl.cast(tl.load(dy_ptr + dy_at[:, None] + col[None, :], mask=ok, other=0.0), tl.float32)
     r = 1.0 / tl.sqrt(tl.sum(x * x, axis=1) / D + eps)  # [ROWS]
-    # x·r first: r² alone would overflow for rows of tiny numbers.
+    # x·r first: r² would overflow for rows of tiny numbers.
     unit = x * r[:, None]
     along = tl.sum(unit * dy, axis=1) / D  # [ROWS]
     dx = (dy - unit * along[:, None]) * r[:, None]
@@ -73,7 +73,7 @@ def norm_backward_kernel(  # type: ignore[no-untyped-def]
 
 
 def norm_tile(dim: int) -> tuple[int, int, int]:
-    """Return (rows of a program, padded dim, warps): at least 2048 elements, 16 a thread, up to 32 warps."""
+    """Return (rows of a program, padded dim, warps): at least 2048 elements, 16 per thread."""
     block = triton.next_power_of_2(dim)
     rows = max(1, _TILE // block)
     return rows, block, min(32, max(1, rows * block // (32 * _LANE_ELEMENTS)))
@@ -127,10 +127,10 @@ def backward(dy: Tensor, x: Tensor, eps: float) -> Tensor:
 
 
 def _rows(*tensors: Tensor) -> tuple[list[Tensor], tuple[int, int], list[tuple[int, ...]]]:
-    """Return tensors of one shape as the kernels read them, sizes of the two inner dims of rows, and strides.
+    """Return tensors of one shape as the kernels read them, sizes of the two inner leading dims, and strides.
 
-    Adjacent leading dims become one where they are one in memory for every tensor. Where more than three are
-    left, or a last dim is not contiguous, there is a copy.
+    Adjacent leading dims are merged where they are contiguous to each other in every tensor. Where more than
+    three are left, or a last dim is not contiguous, there is a copy.
     """
     ready = [unit_last_stride(x) for x in tensors]
     dim = ready[0].shape[-1]

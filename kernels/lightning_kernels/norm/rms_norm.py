@@ -137,7 +137,7 @@ class _SimpleRmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        """Save nothing but x."""
+        """Compute y; nothing but x is saved."""
         ctx.save_for_backward(x)
         ctx.eps = eps
         with below_autograd():
@@ -146,7 +146,7 @@ class _SimpleRmsNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        """Compute the gradient of x; asking for its own gradient is an error that says so."""
+        """Compute the gradient of x, which has no gradient of its own."""
         (x,) = ctx.saved_tensors
         return _norm_backward(dy, x, ctx.eps), None
 

@@ -6,7 +6,12 @@ state ← exp(−s) · state + kᵀ v,    o = scale · q · state
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.validate import KERNEL_DTYPES, check_dims
+from lightning_kernels.common.validate import (
+    KERNEL_DTYPES,
+    check_dims,
+    check_slope_values,
+    check_slopes,
+)
 
 
 def lightning_attn2_step(
@@ -81,7 +86,7 @@ def lightning_attn2_step_torch(
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor, name: str) -> None:
-    """Check that all fits together.
+    """Check that shapes, dtypes and devices fit together.
 
     Raises:
         ValueError: naming what is wrong and what is allowed.
@@ -119,7 +124,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor, nam
             f"{name} computes no gradient: use {trains} for training, or call it under torch.no_grad()"
         )
     if s is not None:
-        _check_slopes(s, heads, q.device)
+        check_slopes(s, heads, q.device)
+        if not torch.compiler.is_compiling():  # traced tensors have no values
+            check_slope_values(s)
 
 
 def _check_state(state: Tensor, shape: tuple[int, int, int, int]) -> None:
@@ -134,20 +141,6 @@ def _check_state(state: Tensor, shape: tuple[int, int, int, int]) -> None:
             "state is updated in place and must not be expanded: pass state.contiguous() and keep it, "
             f"got strides {state.stride()}"
         )
-
-
-def _check_slopes(s: Tensor, heads: int, device: torch.device) -> None:
-    if s.shape != (heads,) and s.shape != (heads, 1, 1):
-        raise ValueError(f"s must be [{heads}] or [{heads}, 1, 1] for {heads} heads, got {tuple(s.shape)}")
-    if not s.dtype.is_floating_point:
-        raise ValueError(f"s must have a floating dtype, got {s.dtype}")
-    if s.device != device:
-        raise ValueError(f"s must be on the device of q, got {s.device} and {device}")
-    if s.requires_grad and torch.is_grad_enabled():
-        raise NotImplementedError("no gradient with respect to s is computed: pass s.detach()")
-    # What is traced has no values to look at.
-    if device.type == "cpu" and not torch.compiler.is_compiling() and bool((s < 0).any()):
-        raise ValueError("every slope in s must be at least 0: the decay is exp(-s)")
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float) -> Tensor:

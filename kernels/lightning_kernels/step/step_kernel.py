@@ -47,7 +47,7 @@ def attention_step_kernel(  # type: ignore[no-untyped-def]
     d_ok = row_d < D
     e_ok = col_e < E
     tile = tl.cast(row_d, tl.int64)[:, None] * state_stride_d + col_e[None, :]  # [BLOCK_D, BLOCK_E]
-    # A mask only where it says something: it costs nothing in bytes, but instructions.
+    # A mask only where it is needed: it costs instructions.
     if D == BLOCK_D and E % BLOCK_E == 0:
         state = tl.load(state_ptr + tile)
     else:
@@ -77,8 +77,8 @@ def attention_step_kernel(  # type: ignore[no-untyped-def]
 def step_block_e(states: int, head_dim: int, value_dim: int) -> int:
     """Choose the columns of the state that one program of four warps owns.
 
-    A row of 32 fp32 columns is a whole cache line of 128 bytes, and 128 rows of it are 16 KiB in flight a
-    program in 32 registers a thread. Where `states` = batch · heads are too few for two programs a
+    A row of 32 fp32 columns is a whole cache line of 128 bytes, and 128 rows of it are 16 KiB in flight per
+    program in 32 registers per thread. Where `states` = batch · heads are too few for two programs per
     multiprocessor, half of that, down to 16 columns.
     """
     block_e = min(64 if head_dim <= 64 else 32, _padded(value_dim))

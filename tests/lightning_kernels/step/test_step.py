@@ -213,7 +213,7 @@ def test_an_empty_batch_is_an_empty_result(step):
         ({"v": (2, 4, 8)}, "v must share batch and heads"),
         ({"q": (2, 3, 16), "state": (2, 3, 16, 8)}, "multiple of those of k, got 3 and 2"),
         ({"q": (2, 4, 0), "k": (2, 2, 0), "state": (2, 4, 0, 8)}, "at least 1"),
-        ({"s": (2,)}, r"s must be \[4\] or \[4, 1, 1\]"),
+        ({"s": (2,)}, r"s must be \[4, 1, 1\] or \[4\]"),
         ({"state": (2, 2, 16, 8)}, r"state must be .* = \[2, 4, 16, 8\], got \[2, 2, 16, 8\]"),
         ({"state": (2, 4, 8, 16)}, "state must be"),
     ],
