@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from lightning_bench.case import Shape
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
-def script() -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     pytest.importorskip("triton")  # of which the timer of CUDA events is made
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as where it runs as a script
     return importlib.import_module("published_faults")
 
 
