@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests of one file share fixtures, so a file goes to one process; NPROC=0 runs everything in one process.
 NPROC ?= auto
-PYTEST := $(BIN)/pytest -n $(NPROC) --dist loadfile
+# One thread each: the processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(NPROC) --dist loadfile
 
 .PHONY: help bench test fast lint format reports clean
 

@@ -204,6 +204,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[command.index("--out") + 1])
 def test_the_committed_report_is_what_its_command_makes(tmp_path: Path, command: list[str]) -> None:
     """The commands that reports/README.md names, run anew: tables and pages are the same to the byte."""

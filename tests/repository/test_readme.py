@@ -32,6 +32,7 @@ def block(language: str, holding: str) -> str:
     return str(blocks[0])
 
 
+@pytest.mark.slow
 def test_the_provider_and_the_suite_of_the_readme_run(tmp_path: Path) -> None:
     provider = block("python", "class Mine")
     assert len([line for line in provider.splitlines() if line.strip()]) <= 10
@@ -51,6 +52,7 @@ def test_the_provider_and_the_suite_of_the_readme_run(tmp_path: Path) -> None:
         assert {r.status for r in records} == {"ok"}
 
 
+@pytest.mark.slow
 def test_the_entry_point_of_the_readme_is_found(tmp_path: Path) -> None:
     points = tomllib.loads(block("toml", "entry-points"))["project"]["entry-points"]
     ((group, entries),) = points.items()
@@ -84,6 +86,7 @@ def test_the_library_examples_are_these() -> None:
     assert len(LIBRARY) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", LIBRARY)
 def test_an_example_of_the_library_runs(code: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -102,6 +105,7 @@ def test_an_example_of_the_library_runs(code: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", re.findall(r"^lbench .*$", README, re.MULTILINE))
 def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path) -> None:
     words = line.split("#")[0].split()[1:]
@@ -121,6 +125,12 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path) -> Non
         for name in ("base.csv", "head.csv"):
             shutil.copy(ROOT / "results" / "h200" / "paper-speed.csv", folder / name)
     writes = "--out" in words
+    if words[0] == "report" and writes:  # a plot of every figure of two files, rather than of all
+        folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
+        results = folder / "results" / "h200"
+        results.mkdir(parents=True)
+        for name in ("parallelism-speed.csv", "paper-memory.csv"):
+            shutil.copy(ROOT / "results" / "h200" / name, results)
     if writes:
         words[words.index("--out") + 1] = str(tmp_path / "made")
     done = subprocess.run(

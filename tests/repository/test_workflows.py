@@ -154,6 +154,7 @@ class PullRequest:
         return "", 0, ran.stdout
 
 
+@pytest.mark.slow
 def test_the_gate_on_a_cpu_passes_what_is_whole_and_fails_what_is_broken(tmp_path: Path) -> None:
     request = PullRequest(tmp_path)
     # As a cancelled job leaves it: the folder is gone, git still knows of it.

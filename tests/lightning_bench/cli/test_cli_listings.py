@@ -22,6 +22,7 @@ Lbench = Callable[..., Any]
 PLAN = ["speed", "quick", "--device", "cpu", "--dry-run"]
 
 
+@pytest.mark.slow
 def test_suites(lbench: Lbench) -> None:
     rows = json.loads(lbench("suites", "--json").out)
     assert [row["name"] for row in rows] == bundled_suites()
@@ -153,6 +154,7 @@ def test_cli_py_is_lbench_from_a_bare_checkout(tmp_path: Path) -> None:
     assert subprocess.run([*run, "speed", "nope"], cwd=tmp_path, capture_output=True).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["suites"], ["providers"], ["env", "--help"]])
 def test_quick_answers_import_nothing_heavy(arguments: list[str]) -> None:
     assert not heavy(["-m", "lightning_bench", *arguments])

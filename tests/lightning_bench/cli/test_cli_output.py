@@ -19,6 +19,8 @@ import pytest
 from lightning_bench.record import Record
 from tests.support.patience import PATIENCE_S
 
+pytestmark = pytest.mark.slow  # a sweep in a terminal for each width
+
 PLAIN_OUT = """\
 story-check_fwd-batch1-head2-qk_dim16-v_dim16-dtype_fp32  (worst relative L2 \n\
 error against fp64)
@@ -82,6 +84,7 @@ def screens(workspace: Any) -> dict[int, Screen]:
     return {80: on_terminal(workspace, 80, *command), 120: on_terminal(workspace, 120, *command, "--retry")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal_shows_rows_a_bar_a_table_and_where_the_file_lies(
     screens: dict[int, Screen], width: int
@@ -135,6 +138,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory, workspace: Any) -> subproce
     return workspace.run("memory", "quick", *axes, "--json", "--out", workspace.folder / "memory.csv")
 
 
+@pytest.mark.slow
 def test_stdout_holds_only_json(memory: subprocess.CompletedProcess[str]) -> None:
     assert memory.returncode == 0
     (data,) = json.loads(memory.stdout)
@@ -171,6 +175,7 @@ def test_progress_is_plain_lines_on_stderr(memory: subprocess.CompletedProcess[s
     assert lines[-1].startswith("results: ")
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing(lbench: Callable[..., Any], new_workspace: Any) -> None:
     axes = ["--seq-len", "256", "--direction", "fwd_bwd", "--provider", "lightning2-torch", "--device", "cpu"]
     command = ["check", "quick", *axes, "--out", new_workspace.out]

@@ -66,12 +66,14 @@ def verdicts(
     return np.concatenate(slower), np.concatenate(same)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", KINDS)
 def test_at_most_one_sweep_in_a_hundred_raises_a_false_slower(noise: Noise) -> None:
     slower, _ = verdicts(noise, 0.0)
     assert slower.any(axis=1).mean() <= 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", KINDS)
 def test_a_slowdown_of_the_threshold_is_found_in_nineteen_of_twenty(noise: Noise) -> None:
     slower, _ = verdicts(noise, THRESHOLD)
@@ -207,6 +209,7 @@ def test_resolution_is_what_is_found_in_nineteen_of_twenty() -> None:
     assert clear.slower[:, 0].mean() == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cells", "sweeps"), [(1, 40_000), (100, 8000)])
 def test_false_alarms_keep_to_what_the_docs_say_for_any_number_of_cells(cells: int, sweeps: int) -> None:
     """About 0.5 %, 0.7 % at most; a tenth more is the simulation's own."""

@@ -144,6 +144,7 @@ def test_a_gradient_that_sums_over_the_batch_is_checked_over_whole_heads() -> No
     assert "du is off by" in (reference.judge({**got, "du": alone}, "bhnd").failure or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_memory_and_protocol_paper_take_the_gates_along(name: str) -> None:
     provider, inputs = get_provider(name), InputSet(Shape(1, 2, 20, 8, 8, "fp32", "cpu"), 0)

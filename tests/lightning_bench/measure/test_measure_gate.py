@@ -161,6 +161,7 @@ def test_rows_left_out_fail(family: Family, name: str) -> None:
     assert ";" not in failure(reference, got)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [0, 31, 63])
 @pytest.mark.parametrize("family", ["linear_decay", "softmax"])
 def test_one_wrong_tile_of_a_long_sequence_fails(family: Family, where: int) -> None:

@@ -21,6 +21,8 @@ from lightning_bench.record import COLUMNS
 from tests.support.patience import PATIENCE_S
 from tests.support.profile_zoo import gpu_profile, ncu_csv
 
+pytestmark = pytest.mark.slow  # workers start in each test
+
 Lbench = Callable[..., Any]
 
 SMALL = ("--device", "cpu", "--seq-len", "64", "--head-dim", "16", "--calls", "2")

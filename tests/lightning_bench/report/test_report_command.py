@@ -192,6 +192,7 @@ def test_the_error_on_a_folder_without_results_names_what_was_left_out(results: 
     assert "no rows of lbench in other (other/script.csv is not a CSV that lbench wrote)" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -127,6 +127,7 @@ def test_latex_of_nasty_strings_keeps_its_structure() -> None:
     check_structure(tex.latex(small(*nasty), heading=NASTY, remarks=[NASTY]))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=60))
 def test_latex_escapes_any_text(text: str) -> None:
@@ -146,6 +147,7 @@ def test_a_wide_table_is_scaled_to_the_line() -> None:
     check_structure(text)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=60))
 def test_markdown_tables_keep_their_columns_whatever_the_text(text: str) -> None:

@@ -221,6 +221,7 @@ RECORDS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(RECORDS, min_size=1, max_size=12), st.booleans())
 def test_every_table_is_whole_and_of_one_origin_unless_mixed(records: list[Record], mix: bool) -> None:

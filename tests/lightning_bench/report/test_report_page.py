@@ -153,6 +153,7 @@ def test_a_line_without_samples_is_reported(tmp_path: Path, line: str) -> None:
     assert "x.samples.jsonl, line 2: no samples of lbench." in FORMATS["html"](made)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_text_stays_text(name: str, reason: str) -> None:

@@ -273,6 +273,7 @@ def test_the_caption_says_where_with_what_and_how() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", [COLUMN, WIDE, replace(COLUMN, labels=True), replace(WIDE, labels=True)])
 @pytest.mark.parametrize("kind", ["speed", "memory"])
 def test_on_recorded_results_nothing_is_cut_off_or_covered(look: Look, kind: str) -> None:
@@ -317,6 +318,7 @@ def test_names_or_labels() -> None:
     assert legend(time_plot(two_lines(), look=WIDE)) == ["b", "a"]  # as the lines end, from the top
 
 
+@pytest.mark.slow
 def test_a_set_is_named_after_the_table_and_repeats_to_the_byte(tmp_path: Path) -> None:
     rows = two_lines(tflops=100.0, ceiling_gbps=4000.0, ceiling_tflops=800.0)
     rows += [replace(r, metric="memory", median_ms=None, extra_mib=5.0) for r in rows]

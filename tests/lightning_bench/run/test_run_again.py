@@ -10,6 +10,8 @@ import pytest
 
 from lightning_bench.record import COLUMNS, Record, read_records
 
+pytestmark = pytest.mark.slow  # workers start in each test
+
 
 @dataclass
 class Step:

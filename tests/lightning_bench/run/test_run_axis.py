@@ -9,6 +9,8 @@ import pytest
 
 from lightning_bench.run.sweep import Summary
 
+pytestmark = pytest.mark.slow  # workers start in each test
+
 
 @pytest.fixture(scope="module")
 def summary(workspace: Any) -> Summary:

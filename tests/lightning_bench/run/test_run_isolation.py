@@ -13,6 +13,8 @@ from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.record import Record
 from lightning_bench.run.sweep import Summary
 
+pytestmark = pytest.mark.slow  # workers start in each test
+
 # Waiting costs no CPU time, and even a busy machine takes less for all that is not a hang.
 LIMIT_S = 5.0
 # Status and part of the reason, in an order in which each would harm the next.

@@ -16,6 +16,8 @@ import pytest
 from lightning_bench.record import COLUMNS, read_records
 from tests.support.patience import PATIENCE_S
 
+pytestmark = pytest.mark.slow  # workers start in each test
+
 CASES = [f"{name} {n}" for n in (64, 128, 256) for name in ("good", "waits-at-128")]
 
 

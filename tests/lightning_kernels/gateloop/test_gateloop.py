@@ -46,6 +46,7 @@ def check(form, leaves, do):
         assert relative_l2(got[name], expected[name]) < BUDGETS[leaf.dtype], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", [False, True], ids=["real", "complex"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", [(1, 70, 5), (2, 2, 33, 3), (1, 2, 4), (40, 16)])
@@ -54,12 +55,14 @@ def test_agrees_with_the_recurrence(form, shape, phase):
     check(form, *inputs(*shape, phase=phase))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_half_precision(form):
     check(form, *inputs(2, 40, 8, phase=True, dtype=torch.float16))
     check(form, *inputs(1, 40, 8, phase=False, dtype=torch.float16, gate=torch.float16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", [False, True], ids=["real", "complex"])
 def test_more_than_one_step_over_tiles(phase, monkeypatch):
     """Seven tiles of 32 tokens, four a step."""
@@ -67,6 +70,7 @@ def test_more_than_one_step_over_tiles(phase, monkeypatch):
     check(lk.gate_loop, *inputs(200, 3, phase=phase, bias=5.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_gates_that_are_shut(form):
     """Where the gate is all but shut, its gradient must not drown in what cancels."""
@@ -76,6 +80,7 @@ def test_gates_that_are_shut(form):
     assert torch.allclose(form(q, k, v, shut), q * k * v)
 
 
+@pytest.mark.slow
 def test_inputs_of_any_stride():
     leaves, do = inputs(2, 5, 3, 8, phase=True)
     plain = results(lk.gate_loop, [x.transpose(1, 2).contiguous() for x in leaves], do.transpose(1, 2))

@@ -21,6 +21,7 @@ def test_fp64_equals_the_oracle(n, block_size):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slopes", [None, SLOPES])
 def test_gradcheck(slopes):
     q, k, v, _ = make_inputs(1, 2, 11, 3, 4, torch.float64)

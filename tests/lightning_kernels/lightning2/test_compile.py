@@ -51,6 +51,7 @@ WIDE = ["--with", "decay", "initial", "final", "long"]
 ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "arguments", "variants"),
     [

@@ -193,6 +193,7 @@ def test_all_names_resolve():
         _ = lk.nothing_here
 
 
+@pytest.mark.slow
 def test_torch_form_without_triton_and_cpu_tensors_without_interpreter():
     run_python(
         "import sys, torch, lightning_kernels as lk\n"

@@ -28,6 +28,7 @@ def check(attention, inputs, s):
         assert error <= BUDGET[q.dtype] * slack(q) * float(b.norm()) + floor
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("dtype", list(BUDGET))
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 130])
@@ -35,6 +36,7 @@ def test_ragged_ends(attention, dtype, n):
     check(attention, make_inputs(1, 2, n, 32, 48, dtype, device=DEVICE), SLOPES)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("dtype", list(BUDGET))
 @pytest.mark.parametrize(("d", "e"), [(16, 16), (80, 96), (17, 5), (128, 192), (256, 256)])
@@ -42,6 +44,7 @@ def test_dims(attention, dtype, d, e):
     check(attention, make_inputs(1, 1, 65, d, e, dtype, device=DEVICE), SLOPES[1:])
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     "s", [None, torch.full((2,), 1e-5), torch.full((2, 1, 1), 8.0), torch.full((2,), 1e3)]
@@ -51,6 +54,7 @@ def test_slopes(attention, s):
     check(attention, make_inputs(1, 2, 130, 16, 16, torch.float32, device=DEVICE), s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "examples"), [(lk.lightning_attn1, 5), (lk.lightning_attn2, 6)])
 @pytest.mark.parametrize("dtype", list(BUDGET))
 def test_any_shape(attention, dtype, examples):
@@ -77,6 +81,7 @@ def test_every_element_is_written(attention):
         assert all(x.isfinite().all() for x in got)
 
 
+@pytest.mark.slow
 @both
 def test_strides_change_nothing(attention):
     inputs = make_inputs(2, 3, 70, 16, 32, torch.float32, device=DEVICE)
@@ -118,6 +123,7 @@ def test_same_bits_twice(attention):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 @both
 def test_equals_the_blocked_form(attention):
     inputs = make_inputs(2, 2, 130, 32, 32, torch.float32, device=DEVICE)

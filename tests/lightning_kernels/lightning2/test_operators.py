@@ -22,6 +22,7 @@ def operands(bounds=None, layout="bhnd", kv_heads=1):
     return case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bounds", "layout", "kv_heads"),
     [(None, "bhnd", 2), (None, "bnhd", 1), ([0, 3, 20], "bnhd", 2), ([0, 3, 20], "bhnd", 1)],
@@ -38,6 +39,7 @@ def test_opcheck(bounds, layout, kv_heads):
     torch.library.opcheck(BACKWARD, (case.do, None, *rest, [True, False, True, False]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("bounds", [None, [0, 3, 20]])
 def test_compile_without_a_break(bounds, dynamic):

@@ -18,6 +18,7 @@ KERNEL, TORCH = lk.lightning_attn2, lk.lightning_attn2_torch
 both = pytest.mark.parametrize("attention", [KERNEL, TORCH])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attention", "dtype", "examples"),
     [
@@ -51,6 +52,7 @@ def test_any_call(attention, dtype, examples):
     property_holds()
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("n", [1, 16, 63, 64, 128])
 @pytest.mark.parametrize("bounds", [None, "split"])
@@ -75,6 +77,7 @@ def test_fp64_equals_the_oracle():
         torch.testing.assert_close(x, expected[name], rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 16, 64, 65, 99])
 @both
 def test_pieces_through_the_state_equal_the_whole(attention, cut):
@@ -123,6 +126,7 @@ def test_an_empty_sequence_without_a_state_leaves_zeros(attention):
     assert not state[2].any()
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.usefixtures("poison")
 def test_every_element_is_written(attention):
@@ -153,6 +157,7 @@ def test_layouts_are_views_of_one_another(attention):
     assert torch.equal(got["state"], expected["state"])
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_states_of_other_dtypes_and_strides(attention, dtype):

@@ -144,6 +144,7 @@ def one_thread():
 # embedding that are summed in any order. In bf16 the plain form was seen 3.5e-3 from itself with state and
 # scores rounded to bf16 as the kernel rounds them, 7e-4 in the first half. Within ten steps, no decay is 1e-2
 # off, a lost gradient of k as much, and slopes a tenth too steep 5e-4 to 3e-3.
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the larger size")
 @pytest.mark.usefixtures("one_thread")
 def test_curves_agree_in_the_interpreter():

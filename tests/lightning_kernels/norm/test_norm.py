@@ -114,6 +114,7 @@ def test_nothing_but_x_is_saved():
     assert [t.data_ptr() for t in saved] == [x.data_ptr()]
 
 
+@pytest.mark.slow
 def test_opcheck():
     ops = torch.ops.lightning_kernels
     for x in (rows(3, 4, 20), rows(3, 4, 20).transpose(0, 1), rows(4, 2, 40)[..., 2:22]):

@@ -64,6 +64,7 @@ def check(step, tokens, s, state, scale):
     return o
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "dtype", "examples"),
     [
