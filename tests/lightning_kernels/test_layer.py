@@ -60,6 +60,7 @@ def test_slopes_are_those_of_the_layer():
     assert set(module.state_dict()) == {"qkvu_proj.weight", "out_proj.weight"}
 
 
+@pytest.mark.slow
 def test_compile_without_a_break():
     module, x = make(32, 2, "triton"), torch.randn(1, 20, 32, device=DEVICE)
     torch._dynamo.reset()

@@ -76,6 +76,7 @@ def test_canonical_spec_is_absolute(good: Path, monkeypatch: pytest.MonkeyPatch)
     assert get_provider(spec).name == "mine"
 
 
+@pytest.mark.slow
 def test_found_from_another_process(good: Path) -> None:
     import lightning_bench
 

@@ -77,6 +77,7 @@ def records(draw: st.DrawFn) -> Record:
 
 
 class TestRoundTrip:
+    @pytest.mark.slow
     @settings(deadline=None)
     @given(st.lists(records(), max_size=4))
     def test_rows_read_back_as_they_were_written(self, rows: list[Record]) -> None:

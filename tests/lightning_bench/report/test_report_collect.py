@@ -147,6 +147,7 @@ def test_what_differs_never_shares_a_table_unless_mixed(name: str) -> None:
     assert [(len(each.rows), each.mixed) for each in group(rows, mix=True)] == mixed
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.sets(st.sampled_from(sorted(CHANGES))), max_size=8), st.booleans())
 def test_grouping_keeps_every_row_once(changed: list[set[str]], mix: bool) -> None:

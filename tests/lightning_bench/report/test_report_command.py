@@ -120,6 +120,7 @@ def test_older_columns_give_a_page_without_what_they_lack(results: Path, lbench:
     assert "not known: these rows keep no interval" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--out", "made", "--format", "html"]], ids=["temporary", "out"])
 def test_open_starts_the_users_browser(
     results: Path, lbench: Lbench, monkeypatch: pytest.MonkeyPatch, more: list[str]
@@ -221,6 +222,7 @@ def test_a_report_needs_no_torch_and_matplotlib_only_for_plots(tmp_path: Path, a
     assert (tmp_path / "tables.tex").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_take_a_moment(results: Path, lbench: Lbench) -> None:
     path = Path("many.csv")
     save(path, BASE)

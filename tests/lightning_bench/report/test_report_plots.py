@@ -361,6 +361,7 @@ def test_settings_of_the_user_stay_and_do_not_show(tmp_path: Path) -> None:
     assert plain.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_plots_need_neither_torch_nor_pyplot(tmp_path: Path) -> None:
     code = (
         "import sys\n"

@@ -144,6 +144,7 @@ def test_suites_of_a_wheel_lie_in_the_package(tmp_path: Path, monkeypatch: pytes
     assert find_suite("inside") == tmp_path / "suites" / "inside.toml"
 
 
+@pytest.mark.slow
 def test_loading_and_expanding_import_no_torch() -> None:
     program = (
         "import sys; from lightning_bench.suite import *\n"

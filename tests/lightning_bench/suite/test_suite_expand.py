@@ -99,6 +99,7 @@ def group_of(**changes: Any) -> Group:
     )
 
 
+@pytest.mark.slow
 @given(suites, overrides)
 def test_no_case_comes_twice(suite: Suite, axes_given: dict[str, Any]) -> None:
     cases = cases_of(suite, Overrides(**axes_given))
@@ -113,6 +114,7 @@ def test_an_override_is_all_there_is_of_an_axis(suite: Suite, axes_given: dict[s
         assert {value_of(case, axis) for case in cases} <= set(values)
 
 
+@pytest.mark.slow
 @given(suites, st.lists(st.sampled_from(sorted(FAMILY)), min_size=1, unique=True))
 def test_a_provider_keeps_to_the_groups_that_name_it(suite: Suite, providers: list[str]) -> None:
     """So that `--provider` does not run one that needs a head_dim of its own, or others, at all of them."""
@@ -164,6 +166,7 @@ def leaves_out(entry: Exclude, case: Case) -> bool:
     return True
 
 
+@pytest.mark.slow
 @given(suites)
 def test_the_order_is_stable_and_groups_by_shape(suite: Suite) -> None:
     cases = cases_of(suite, Overrides())

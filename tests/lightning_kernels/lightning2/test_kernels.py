@@ -107,6 +107,7 @@ def test_strides_change_nothing(attention):
             assert [x.stride() for x in got] == [x.stride() for x in (v, q, k, v)]
 
 
+@pytest.mark.slow
 @both
 def test_expanded_gradient(attention):
     q, k, v, _ = make_inputs(1, 2, 66, 16, 16, torch.float32, device=DEVICE)

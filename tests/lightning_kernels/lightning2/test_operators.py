@@ -88,6 +88,7 @@ def test_inference_mode():
         assert torch.equal(lk.lightning_attn2(case.q.clone(), case.k, case.v, case.s), expected)
 
 
+@pytest.mark.slow
 def test_calls_without_gradients_are_the_same_calls():
     case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     q, k, v = (x.requires_grad_() for x in (case.q, case.k, case.v))

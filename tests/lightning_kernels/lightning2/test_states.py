@@ -93,6 +93,7 @@ def test_pieces_through_the_state_equal_the_whole(attention, cut):
         assert relative_l2(x, expected.double()) <= 2e-6, name
 
 
+@pytest.mark.slow
 @both
 def test_packed_sequences_equal_separate_ones(attention):
     bounds = [0, 17, 17, 18, 83]
@@ -135,6 +136,7 @@ def test_every_element_is_written(attention):
         assert all(x.isfinite().all() for x in case.run(attention).values())
 
 
+@pytest.mark.slow
 @both
 def test_same_bits_twice(attention):
     case = make_case(1, 4, 2, 70, 32, 16, torch.float16, bounds=[0, 30, 70], size=0.5, device=DEVICE)
@@ -142,6 +144,7 @@ def test_same_bits_twice(attention):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @both
 def test_layouts_are_views_of_one_another(attention):
     case = make_case(2, 4, 2, 40, 16, 32, torch.float32, layout="bnhd", device=DEVICE)
@@ -187,6 +190,7 @@ def test_a_loss_of_the_state_alone(attention):
         assert relative_l2(a, b) <= 2e-6
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("wanted", range(4))
 def test_only_what_is_asked_for_gets_a_gradient(attention, wanted):

@@ -87,6 +87,7 @@ def test_eps(form):
     assert form(zero, 0.0).isnan().all()
 
 
+@pytest.mark.slow
 def test_gradcheck_of_the_torch_form():
     x = rows(3, 7, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lk.simple_rms_norm_torch, (x,), check_forward_ad=True)
