@@ -114,9 +114,9 @@ def samples_of(rows: Iterable[Row]) -> tuple[dict[Row, Samples], list[str]]:
 
 def _line(entry: dict[str, Any]) -> SampleLine:
     samples = {name: _numbers(entry[name]) for name in TIMES if name in entry}
-    readings = entry.get("clocks", [])
-    for name in _READINGS:
-        samples[name] = _numbers(each.get(name) for each in readings)
+    if readings := entry.get("clocks"):
+        for name in _READINGS:
+            samples[name] = _numbers([each.get(name) for each in readings])
     turns = entry.get("turns")
     return SampleLine(
         key=cast(CaseKey, tuple(entry[name] for name in KEY)),
@@ -126,5 +126,7 @@ def _line(entry: dict[str, Any]) -> SampleLine:
     )
 
 
-def _numbers(values: Iterable[Any]) -> list[float]:
-    return [float(value) for value in values if value is not None]
+def _numbers(values: list[Any]) -> list[float]:
+    if None in values:
+        values = [value for value in values if value is not None]
+    return list(map(float, values))
