@@ -18,15 +18,6 @@ DIMS = ("head_dim", "value_dim")
 SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS)
 """Columns that the rows of every table agree in."""
 
-_OF_TABLES = [
-    "provider",
-    "seq_len",
-    "status",
-    "reason",
-    *ORIGIN,
-    *SHAPE,
-    "row",
-]  # few columns are quick to take apart
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -10,6 +10,7 @@ from lightning_bench.providers.registry.base import Provider
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 REQUIRED = ("name", "label", "family", "package")
+_PROVIDER = "lightning_bench.providers.Provider"  # where users import it from, as README says
 
 
 class NotAProvider(UsageError):  # noqa: N818 - says what was found
@@ -28,7 +29,7 @@ def as_provider(found: object, what: str) -> Provider:
             raise NotAProvider(f"{what} cannot be made without arguments: {error}") from error
     if not isinstance(found, Provider):
         kind = found.__name__ if isinstance(found, type) else f"of type {type(found).__name__}"
-        raise NotAProvider(f"{what} is {kind}, and neither a subclass nor an instance of {_path(Provider)}")
+        raise NotAProvider(f"{what} is {kind}, and neither a subclass nor an instance of {_PROVIDER}")
     missing = [attribute for attribute in REQUIRED if not getattr(found, attribute, "")]
     if missing:
         raise NotAProvider(f"{what} declares no {', '.join(missing)}")
@@ -39,7 +40,3 @@ def as_provider(found: object, what: str) -> Provider:
     if type(found).build is Provider.build:
         raise NotAProvider(f"{what} does not implement build()")
     return found
-
-
-def _path(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"

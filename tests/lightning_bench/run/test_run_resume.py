@@ -28,7 +28,6 @@ class Stage:
     process: subprocess.CompletedProcess[str]
     csv: bytes
     worker: int = 0
-    worker_gone: bool = False
 
 
 @dataclass
