@@ -222,7 +222,7 @@ def dump(cubin, what):
     return subprocess.run([CUOBJDUMP, what, cubin], check=True, capture_output=True, text=True).stdout
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--kernel", nargs="+", default=KERNELS[:3], choices=KERNELS)
     parser.add_argument("--arch", nargs="+", type=int, default=[90, 80], choices=list(SHARED_LIMIT))
@@ -231,7 +231,7 @@ def main():
     parser.add_argument("--with", nargs="*", default=["decay"], choices=FEATURES, dest="features")
     parser.add_argument("--hopper", action="store_true", help="all variants of the Hopper kernel instead")
     parser.add_argument("--csv", type=Path, help="also write a CSV file")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     reports = []
     for case in variants(args):
         report = compile_variant(*case)
