@@ -223,7 +223,9 @@ def dump(cubin, what):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kernel", nargs="+", default=KERNELS[:3], choices=KERNELS)
     parser.add_argument("--arch", nargs="+", type=int, default=[90, 80], choices=list(SHARED_LIMIT))
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
@@ -233,6 +235,7 @@ def main(arguments=None):
     parser.add_argument("--csv", type=Path, help="also write a CSV file")
     args = parser.parse_args(arguments)
     reports = []
+    print(*Variant._fields[:5], *Report._fields[:3], "waits/products", "seconds", "config", flush=True)
     for case in variants(args):
         report = compile_variant(*case)
         reports.append((case, report))
