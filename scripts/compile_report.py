@@ -222,8 +222,10 @@ def dump(cubin, what):
     return subprocess.run([CUOBJDUMP, what, cubin], check=True, capture_output=True, text=True).stdout
 
 
-def main():
-    parser = argparse.ArgumentParser()
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kernel", nargs="+", default=KERNELS[:3], choices=KERNELS)
     parser.add_argument("--arch", nargs="+", type=int, default=[90, 80], choices=list(SHARED_LIMIT))
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
@@ -231,8 +233,9 @@ def main():
     parser.add_argument("--with", nargs="*", default=["decay"], choices=FEATURES, dest="features")
     parser.add_argument("--hopper", action="store_true", help="all variants of the Hopper kernel instead")
     parser.add_argument("--csv", type=Path, help="also write a CSV file")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     reports = []
+    print(*Variant._fields[:5], *Report._fields[:3], "waits/products", "seconds", "config", flush=True)
     for case in variants(args):
         report = compile_variant(*case)
         reports.append((case, report))

@@ -218,7 +218,8 @@ def test_the_committed_report_is_what_its_command_makes(tmp_path: Path, command:
     wanted = {"index.html" if name == "html" else f"tables.{name}" for name in command[formats].split(",")}
     assert made - {"what-they-measured.md"} == wanted
     for name in made:
-        assert (tmp_path / name).read_bytes() == (committed / name).read_bytes()
+        same = (tmp_path / name).read_bytes() == (committed / name).read_bytes()
+        assert same, f"{committed / name} is not what its command makes now: run `make reports`"
 
 
 def test_the_commands_of_the_reports_make_all_that_is_committed() -> None:

@@ -20,7 +20,8 @@ DOCS = (ROOT / "docs" / "systems.md").read_text()
 def test_every_equation_and_paper_stands_there(family: str) -> None:
     one = definition_of(family)
     link = f"[{one.paper}](https://arxiv.org/abs/{one.paper})"
-    assert f"| `{family}` | {one.equation} | {link} |" in DOCS
+    line = f"| `{family}` | {one.equation} | {link} |"
+    assert line in DOCS.splitlines(), f"add this line to the first table of docs/systems.md: {line}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -35,29 +36,32 @@ def test_every_input_stands_there(family: str) -> None:
     for name, spec in definition_of(family).inputs.items():
         if name in QKV:
             continue
-        text = named[family][name]
+        text = named.get(family, {}).get(name)
         wanted = f"{' '.join(spec.axes)}, {spec.dtype or 'case'}"
-        assert text in (wanted, "")
+        assert text in (wanted, ""), f"docs/systems.md, Inputs: {family} needs a row `{name} | {wanted}`"
 
 
 def test_every_provider_of_a_system_stands_there() -> None:
     plain = {"linear_decay", "linear", "softmax"}
     for name in BUILT_IN:
         if get_provider(name).family not in plain and not name.endswith("-torch"):
-            assert f"`{name}`" in DOCS
+            named = f"`{name}`" in DOCS
+            assert named, f"name provider {name} in the table Providers of docs/systems.md"
 
 
 def test_the_readme_has_the_table_that_the_script_makes() -> None:
     readme = (ROOT / "README.md").read_text()
     records = read_records(systems_table.RESULTS) if systems_table.RESULTS.exists() else []
-    assert systems_table.BEGIN + systems_table.table(records) + systems_table.END in readme
+    same = systems_table.BEGIN + systems_table.table(records) + systems_table.END in readme
+    assert same, "run `python scripts/systems_table.py --write`"
 
 
 def test_the_table_names_every_provider_of_the_suite() -> None:
     from lightning_bench.suite import Overrides, expand, load_suite
 
     listed = {name for names in systems_table.SYSTEMS.values() for name in names}
-    assert {case.provider for case in expand(load_suite("systems"), Overrides(), "cuda")} <= listed
+    missing = {case.provider for case in expand(load_suite("systems"), Overrides(), "cuda")} - listed
+    assert not missing, f"add {sorted(missing)} to SYSTEMS in scripts/systems_table.py"
     shapes = {(c.shape.batch, c.shape.seq_len) for c in expand(load_suite("systems"), Overrides(), "cuda")}
     assert shapes == set(systems_table.SHAPES)
 

@@ -32,7 +32,7 @@ NAMES = [
 
 
 def test_bundled_suites_are_these() -> None:
-    assert bundled_suites() == NAMES
+    assert bundled_suites() == NAMES, "suites/ is not NAMES of this file: add the new suite to it, in order"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +41,8 @@ def test_header_states_the_number_of_cases(name: str) -> None:
     stated = re.search(r"^# Cases: (\d+)", header, re.MULTILINE)
     assert stated, f"{name}.toml does not state `# Cases: N`"
     suite = load_suite(name)
-    assert len(expand(suite, Overrides(), suite.device or "cpu")) == int(stated[1])
+    cases = len(expand(suite, Overrides(), suite.device or "cpu"))
+    assert cases == int(stated[1]), f"{name}.toml has {cases} cases: correct `# Cases:` at its top"
 
 
 @pytest.mark.parametrize("name", NAMES)
