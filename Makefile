@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Hundreds of processes start: without bytecode each compiles the package again, so keep it though the user's
+# environment may say not to.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests of one file share fixtures, so a file goes to one process; NPROC=0 runs everything in one process.
 NPROC ?= auto
 # One thread each: the processes share the cores.

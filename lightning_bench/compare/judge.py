@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_bench.compare import rule
+from lightning_bench.compare.collector import collector_paused
 from lightning_bench.compare.match import Versus, match
 from lightning_bench.compare.noise import Noise, Noises, assumed
 from lightning_bench.compare.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
@@ -17,6 +18,7 @@ from lightning_bench.compare.rule import Floats, Shift
 from lightning_bench.compare.sides import Run, Side
 
 
+@collector_paused()
 def compare_sides(
     base: Side,
     head: Side,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_bench.compare.collector import collector_paused
 from lightning_bench.compare.rule import Floats
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, read_records
@@ -74,26 +73,13 @@ def read_side(path: Path) -> Side:
     """
     remarks: list[str] = []
     runs: list[Run] = []
-    with _collector_paused():
+    with collector_paused():
         for file in result_files([path]).files:
             if file.stat().st_size == 0:
                 remarks.append(f"{file} is empty")
             else:
                 runs += _runs_of(file, remarks)
     return Side(str(path), runs, remarks)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the search for cycles, which takes a third of the time: rows live until the process ends."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _runs_of(file: Path, remarks: list[str]) -> list[Run]:

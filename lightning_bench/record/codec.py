@@ -34,11 +34,11 @@ class Schema(Generic[RowT]):
     """The CSV columns of a dataclass with fields of `str`, `Literal`, `int`, `float` and optional numbers.
 
     A blank cell takes the default of its column. Floats are written with `digits` significant digits.
-    `tidy` maps the name of a column and its parsed value to the value of the row.
+    `tidy` returns, for the name of a column, what maps its parsed values to those of the row.
     """
 
     def __init__(
-        self, kind: type[RowT], *, digits: int, tidy: Callable[[str, Any], Any] = lambda _, value: value
+        self, kind: type[RowT], *, digits: int, tidy: Callable[[str], Callable[[Any], Any]] = lambda _: _as_is
     ) -> None:
         self._kind = kind
         self._digits = digits
@@ -64,7 +64,7 @@ class Schema(Generic[RowT]):
         if lacking := [name for name in self.required if name not in cells]:
             raise ValueError(f"it has no column {', '.join(lacking)}")
         known = [name for name in cells if name in self._parsers]
-        return self._rows({name: [self._value(name, cells[name])] for name in known}, 1)[0]
+        return self._rows({name: self._column(name, [cells[name]]) for name in known}, 1)[0]
 
     def decode(self, columns: Sequence[str], lines: Sequence[bytes]) -> list[RowT]:
         """Return one row per line; `columns` is the header of their file, unknown names are skipped.
@@ -90,15 +90,17 @@ class Schema(Generic[RowT]):
         parsed: dict[str, list[Any]] = {}
         for name, cells in zip(columns, zip(*rows, strict=True), strict=bool(rows)):
             if name in self._parsers:
-                values = {cell: self._value(name, cell) for cell in dict.fromkeys(cells)}
+                distinct = dict.fromkeys(cells)
+                values = dict(zip(distinct, self._column(name, distinct), strict=True))
                 parsed[name] = [values[cell] for cell in cells]
         return self._rows(parsed, len(rows))
 
-    def _value(self, name: str, cell: str) -> Any:
-        if not cell and self._defaults[name] is not MISSING:
-            return self._defaults[name]
+    def _column(self, name: str, cells: Iterable[str]) -> list[Any]:
+        """Return the values of cells of one column."""
+        default, parse, tidy = self._defaults[name], self._parsers[name], self._tidy(name)
+        blank = default is not MISSING
         try:
-            return self._tidy(name, self._parsers[name](cell))
+            return [default if blank and not cell else tidy(parse(cell)) for cell in cells]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
@@ -167,6 +169,10 @@ def replace_file(path: Path, text: str) -> None:
         fresh.replace(path)
     except OSError as error:
         raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error
+
+
+def _as_is(value: Any) -> Any:
+    return value
 
 
 def _hints(kind: type[object]) -> dict[str, Any]:

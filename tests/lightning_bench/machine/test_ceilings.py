@@ -18,7 +18,7 @@ import pytest
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.machine import Machine, describe_machine
 from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings, as_row, keep, kept_path, read_kept
-from lightning_bench.measure.device.peaks import cpu_l2_bytes, measure_ceilings, measure_device
+from lightning_bench.measure.device.peaks import cpu_l2_bytes, measure_ceilings
 from tests.support.patience import PATIENCE_S
 
 Lbench = Callable[..., Any]
@@ -36,20 +36,6 @@ def test_the_pair_of_a_speed_row_on_this_cpu() -> None:
     assert 0.1 < ceilings.gbps < 2000
     assert 1e-4 < ceilings.tflops < 50
     assert ceilings.l2_bytes == 0
-
-
-@pytest.mark.slow
-def test_every_ceiling_of_this_cpu() -> None:
-    measured = measure_device("cpu")
-    cells = as_row(measured)
-    blank = {name for name, cell in cells.items() if not cell}
-    assert blank - {"l2_gbps", "l2_mib"} == {"tf32_tflops", "note"} - ({"note"} if measured.note else set())
-    assert ("l2_gbps" in blank) == ("l2_mib" in blank) == bool(measured.note)
-    for name in ("copy_gbps", "read_gbps", "write_gbps"):
-        assert 0.1 < float(cells[name]) < 2000
-    assert measured.launch_us is not None
-    assert 0.05 < measured.launch_us < 1000
-    assert measured.threads >= 1
 
 
 def test_fp32_is_compared_with_tf32_if_there_is_any() -> None:
@@ -138,7 +124,9 @@ def test_the_l2_of_a_core(tmp_path: Path, files: dict[str, tuple[str, str]], siz
 
 
 @pytest.mark.slow
-def test_the_command_measures_once(lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_measures_every_ceiling_of_this_cpu_once(
+    lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine
+) -> None:
     monkeypatch.chdir(tmp_path)
     first = lbench("ceilings", "--device", "cpu", "--json")
     assert first.code == 0
@@ -153,6 +141,18 @@ def test_the_command_measures_once(lbench: Lbench, tmp_path: Path, monkeypatch: 
     assert re.search(r" \d+ threads?\b", screen.out.splitlines()[0])
     assert "copy_gbps" in screen.out
     assert lbench("ceilings", "--device", "tpu").code == 2
+    found = read_kept(kept_path(machine), machine.id)
+    assert found is not None
+    cells = as_row(found.ceilings)
+    note = bool(found.ceilings.note)
+    blank = {name for name, cell in cells.items() if not cell}
+    assert blank - {"l2_gbps", "l2_mib"} == {"tf32_tflops", "note"} - ({"note"} if note else set())
+    assert ("l2_gbps" in blank) == ("l2_mib" in blank) == note
+    for name in ("copy_gbps", "read_gbps", "write_gbps"):
+        assert 0.1 < float(cells[name]) < 2000
+    assert found.ceilings.launch_us is not None
+    assert 0.05 < found.ceilings.launch_us < 1000
+    assert found.ceilings.threads >= 1
 
 
 READS = """

@@ -199,7 +199,7 @@ def test_the_error_on_a_folder_without_results_names_what_was_left_out(results: 
     [
         ["results", "--format", "md,tex,html,csv"],
         ["results", "--against", "published"],
-        ["results/h200/dims-speed.csv", "--metric", "ms", "--format", "tex,svg"],
+        ["results/h200/head-dim-64-speed.csv", "--metric", "ms", "--format", "tex,svg"],
     ],
     ids=["tables", "against", "plots"],
 )

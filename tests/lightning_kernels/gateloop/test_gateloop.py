@@ -49,7 +49,7 @@ def check(form, leaves, do):
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", [False, True], ids=["real", "complex"])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("shape", [(1, 70, 5), (2, 2, 33, 3), (1, 2, 4), (40, 16)])
+@pytest.mark.parametrize("shape", [(1, 70, 5), (2, 1, 33, 2), (1, 2, 4), (40, 16)])
 @pytest.mark.usefixtures("poison")
 def test_agrees_with_the_recurrence(form, shape, phase):
     check(form, *inputs(*shape, phase=phase))
@@ -58,8 +58,8 @@ def test_agrees_with_the_recurrence(form, shape, phase):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_half_precision(form):
-    check(form, *inputs(2, 40, 8, phase=True, dtype=torch.float16))
-    check(form, *inputs(1, 40, 8, phase=False, dtype=torch.float16, gate=torch.float16))
+    check(form, *inputs(1, 34, 4, phase=True, dtype=torch.float16))
+    check(form, *inputs(1, 34, 4, phase=False, dtype=torch.float16, gate=torch.float16))
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_half_precision(form):
 def test_more_than_one_step_over_tiles(phase, monkeypatch):
     """Seven tiles of 32 tokens, four a step."""
     monkeypatch.setattr(gateloop, "_ENTER_TILES", 4)
-    check(lk.gate_loop, *inputs(200, 3, phase=phase, bias=5.0))
+    check(lk.gate_loop, *inputs(200, 2, phase=phase, bias=5.0))
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_gates_that_are_shut(form):
 
 @pytest.mark.slow
 def test_inputs_of_any_stride():
-    leaves, do = inputs(2, 5, 3, 8, phase=True)
+    leaves, do = inputs(1, 5, 2, 4, phase=True)
     plain = results(lk.gate_loop, [x.transpose(1, 2).contiguous() for x in leaves], do.transpose(1, 2))
     strided = results(lambda *xs: lk.gate_loop(*(x.transpose(1, 2) for x in xs)), leaves, do.transpose(1, 2))
     assert torch.equal(plain["o"], strided["o"])

@@ -23,8 +23,8 @@ both = pytest.mark.parametrize("attention", [KERNEL, TORCH])
     ("attention", "dtype", "examples"),
     [
         (TORCH, torch.float32, 40),
-        (KERNEL, torch.float32, 12),
-        (KERNEL, torch.float16, 12),
+        (KERNEL, torch.float32, 8),
+        (KERNEL, torch.float16, 8),
     ],
 )
 def test_any_call(attention, dtype, examples):

@@ -68,8 +68,8 @@ def check(step, tokens, s, state, scale):
 @pytest.mark.parametrize(
     ("step", "dtype", "examples"),
     [
-        (lightning_attn2_step, torch.float32, 20),
-        (lightning_attn2_step, torch.float16, 20),
+        (lightning_attn2_step, torch.float32, 12),
+        (lightning_attn2_step, torch.float16, 12),
         pytest.param(lightning_attn2_step, torch.bfloat16, 30, marks=gpu),
         (lightning_attn2_step_torch, torch.float64, 20),
         (lightning_attn2_step_torch, torch.float32, 20),
@@ -79,8 +79,8 @@ def check(step, tokens, s, state, scale):
 def test_any_shape_token_by_token(step, dtype, examples):
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
     @given(
-        b=st.integers(1, 3), hk=st.integers(1, 3), group=st.integers(1, 3), d=st.integers(1, 256),
-        e=st.integers(1, 256), tokens=st.integers(1, 3), slope=st.none() | st.floats(0, 8),
+        b=st.integers(1, 2), hk=st.integers(1, 2), group=st.integers(1, 3), d=st.integers(1, 256),
+        e=st.integers(1, 256), tokens=st.integers(1, 2), slope=st.none() | st.floats(0, 8),
         scale=st.sampled_from([1.0, 0.125, -2.0]), seed=st.integers(0, 99),
     )  # fmt: skip
     def property_holds(b, hk, group, d, e, tokens, slope, scale, seed):
