@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tests of one file share fixtures, so a file goes to one process; NPROC=0 runs everything in one process.
 NPROC ?= auto
 # One thread each: the processes share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(NPROC) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(NPROC) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help bench test fast lint format reports clean
 

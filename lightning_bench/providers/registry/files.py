@@ -6,9 +6,10 @@ import hashlib
 import sys
 import traceback
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import MethodType, ModuleType
+from types import CodeType, MethodType, ModuleType
 
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.registry.base import Provider
@@ -75,6 +76,14 @@ def _split(spec: str) -> tuple[Path, str]:
     return Path(path).expanduser(), name.strip()
 
 
+class _SourceOnly(SourceFileLoader):
+    """Compiles the file at each import: cached bytecode may be older, and is torn where a disk was full."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the source."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _module(path: Path) -> tuple[ModuleType, str]:
     """Return the module of `path` and a digest of its source.
 
@@ -83,7 +92,7 @@ def _module(path: Path) -> tuple[ModuleType, str]:
     if path in _modules:
         return _modules[path]
     name = f"lightning_bench_provider_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = spec_from_file_location(name, path)
+    spec = spec_from_file_location(name, path, loader=_SourceOnly(name, str(path)))
     if spec is None or spec.loader is None:
         raise UsageError(f"provider file {path} is no Python file; give {FORM}")
     digest = _digest(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,14 @@ def test_version_changes_with_the_file(good: Path, tmp_path: Path) -> None:
     assert first == again
     assert first != second
     assert first.startswith(installed_version("torch") + "+")
+
+
+def test_bytecode_is_neither_read_nor_written(good: Path) -> None:
+    cached = Path(cache_from_source(str(good)))
+    cached.parent.mkdir()
+    cached.write_bytes(b"torn, as on a full disk")
+    assert get_provider(f"{good}:Mine").name == "mine"
+    assert cached.read_bytes() == b"torn, as on a full disk"
 
 
 def test_own_version_is_kept(tmp_path: Path) -> None:
