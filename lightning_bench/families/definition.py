@@ -61,6 +61,8 @@ class Definition:
     """The inputs of the operator without the slopes; gradients come in this order."""
     sizes: ClassVar[Mapping[str, int]] = {}
     """Lengths of the axes that only this family has."""
+    odd_in_v: ClassVar[bool] = True
+    """Whether the sign of a column of v changes that of the same column of o, and nothing else."""
     own_inputs: ClassVar[bool] = True
     """Whether `make` changes or adds an input; False if the common q, k, v and slopes are enough."""
 

@@ -29,6 +29,7 @@ class TransNormer(Definition):
     equation = "O = (SRMSNorm(LA(silu(XWq), silu(XWk), XWv)) ⊙ XWu) Wo,  X = v, LA with λ = exp(−2^(−8i/H))"
     paper = "2307.14995"
     sizes: ClassVar[Mapping[str, int]] = {"f": 4}
+    odd_in_v: ClassVar[bool] = False
     inputs: ClassVar[Mapping[str, Spec]] = {
         "v": QKV["v"],
         "projections": Spec("hfed"),

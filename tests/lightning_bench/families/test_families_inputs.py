@@ -14,10 +14,10 @@ from lightning_bench.families import QKV, definition_of
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.memory import CpuMeter
-from lightning_bench.measure.gate import Reference, choose_pairs
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.memory_row import call_memory
 from lightning_bench.measure.paper import build_call
+from lightning_bench.measure.reference import Reference, choose_pairs
 from lightning_bench.providers import get_provider
 
 OWN = [family for family in FAMILIES if definition_of(family).own_inputs]

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_bench.case import DTYPES, Dtype, Family, Layout, Shape
-from lightning_bench.measure.gate import TENSORS, Reference, choose_pairs, poisoned
+from lightning_bench.measure.gate import TENSORS, poisoned
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.reference import Reference, choose_pairs
 from lightning_kernels import lightning_attn2_torch
 
 Tensors = dict[str, Tensor]

@@ -1,0 +1,78 @@
+"""Signs: the inputs change before every timed call, and the results change with them in a known way.
+
+Each column of v is multiplied by c = ±1, drawn per (batch, head, column), and do by c·t with t = ±1 per head.
+Then o changes by c, dv by c·t and every other gradient by t, to the last bit, since a sign commutes with
+rounding. What an implementation has kept of an earlier call is then wrong in half of its columns.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_bench.case import Shape
+from lightning_bench.families.spec import Spec
+
+
+class SignedTensor:
+    """An input whose signs change in place; `signs` are those that it has now, [b or 1, h, 1, e or 1].
+
+    Autograd takes no notice, as it takes none of a kernel that writes to memory. `turned` tells that `data`
+    has the layout bnhd.
+    """
+
+    def __init__(self, data: Tensor, *, turned: bool) -> None:
+        self._data, self._turned = data.data, turned
+        self.signs = torch.ones(1, 1, 1, 1, dtype=data.dtype, device=data.device)
+
+    def to(self, signs: Tensor) -> None:
+        """Multiply the tensor such that it has these signs."""
+        if signs is self.signs:
+            return
+        change = self.signs * signs
+        self._data.mul_(change.transpose(1, 2) if self._turned else change)
+        self.signs = signs
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Signs of columns `columns` [b, h, 1, e] and of heads `heads` [1, h, 1, 1], or ones of one element."""
+
+    columns: Tensor
+    heads: Tensor
+
+    def of(self, name: str, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
+        """Return the signs of columns [b, h, 1, e] and of heads [h] that a result has, or None."""
+        columns = self.columns if name in ("o", "dv") and self.columns.numel() > 1 else None
+        heads = self.heads if name != "o" and self.heads.numel() > 1 and "h" in spec.axes else None
+        return columns, None if heads is None else heads.flatten()
+
+
+def no_signs(like: Tensor) -> Signs:
+    """Return the signs that change nothing, on the device of `like`."""
+    one = torch.ones(1, 1, 1, 1, dtype=like.dtype, device=like.device)
+    return Signs(one, one)
+
+
+class SignSource:
+    """Draws signs that nobody can foresee. `columns` is False for a family whose o is not odd in v."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, *, columns: bool) -> None:
+        self._generator = torch.Generator(shape.device).manual_seed(secrets.randbits(63))
+        self._columns = (shape.batch, shape.heads, 1, shape.value_dim) if columns else None
+        self._heads = (1, shape.heads, 1, 1)
+        self._one = torch.ones(1, 1, 1, 1, dtype=dtype, device=shape.device)
+
+    def draw(self, *, columns: bool, heads: bool) -> Signs:
+        """Return random signs of columns, of heads or of both."""
+        return Signs(
+            self._draw(self._columns) if columns and self._columns else self._one,
+            self._draw(self._heads) if heads else self._one,
+        )
+
+    def _draw(self, size: tuple[int, ...]) -> Tensor:
+        signs = torch.empty(size, dtype=self._one.dtype, device=self._one.device)
+        return signs.bernoulli_(0.5, generator=self._generator).mul_(-2).add_(1)
