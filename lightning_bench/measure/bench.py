@@ -12,10 +12,11 @@ import torch
 from lightning_bench.case import Case, Family
 from lightning_bench.errors import Unavailable
 from lightning_bench.measure import paper
-from lightning_bench.measure.gate import Gated, InputsChangedError, Reference, pass_gate
+from lightning_bench.measure.gate import Gated, InputsChangedError, pass_gate
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Emit, Enter, Job, Outcome
 from lightning_bench.measure.memory_row import memory_figures
+from lightning_bench.measure.reference import Reference
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
 from lightning_bench.measure.session import Session
