@@ -101,7 +101,7 @@ class Reference:
         self.grad_norm = problem.do.norm(dim=(1, 2))
         self.budgets = self._budgets(family, problem, solved, seed)
         self.tensors = {name: self._over_batch(name, x) for name, x in solved.items()}
-        self.typical = {name: self._typical(x) for name, x in self.tensors.items()}
+        self.least = {name: self._least(x) for name, x in self.tensors.items()}
         self.sketcher = Sketcher(self._defined, shape, seed)
         self.sketches: dict[str, Sketch] = {}
         if self._affordable():
@@ -127,11 +127,14 @@ class Reference:
         more = {name: _pick(x, specs[name], "bhnd", pairs) for name, x in given.more.items()}
         return Problem(q, k, v, do, decay, more)
 
-    def _typical(self, x: Tensor) -> float:
-        """Return the root mean square of the norms of rows; of a tensor of zeros that of the rows of do."""
+    def _least(self, x: Tensor) -> float:
+        """Return the norm below which rows are judged as if they had it.
+
+        It is a thousandth of the root mean square over all rows; of a tensor of zeros, that of do.
+        """
         rows = x.square().sum(-1).mean().sqrt().item()
         do = (self.grad_norm.square().mean() / self.shape.seq_len).sqrt().item()
-        return rows if rows > 1e-12 * do else do
+        return 1e-3 * rows if rows > 1e-12 * do else do
 
     def _affordable(self) -> bool:
         """Whether the oracle can take every pair in about the time of the sample."""
@@ -270,7 +273,7 @@ class Reference:
     def _row_failure(self, name: str, got: Tensor) -> str | None:
         """Judge each row of the sample, and the share by which tiles are longer or shorter."""
         exact, budget = self.tensors[name], self.budgets[name]
-        scale = row_scale(exact.norm(dim=-1), budget, self.typical[name], along_n=True)
+        scale = row_scale(exact.norm(dim=-1), budget, self.least[name], along_n=True)
         ratio = (got - exact).norm(dim=-1) / scale
         if (worst := ratio.max().item()) > ROW_FACTOR:
             pair, row = divmod(int(ratio.argmax()), ratio.shape[1])
@@ -295,7 +298,7 @@ class Reference:
         exact, budget = self.sketches[name], self.budgets[name]
         got = self.sketcher.sketch(name, tensor, layout, no_signs(tensor))
         along_n = "n" in self._spec(name).axes
-        scale = row_scale(exact.norms, budget, self.typical[name], along_n=along_n)
+        scale = row_scale(exact.norms, budget, self.least[name], along_n=along_n)
         ratio = torch.nan_to_num((got.values - exact.values).abs().amax(-1) / scale, nan=torch.inf)
         if (worst := ratio.max().item()) <= ROW_FACTOR:
             return None

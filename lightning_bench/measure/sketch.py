@@ -82,10 +82,10 @@ class Sketcher:
         return x.flatten(lead) if x.dim() > lead else x.unsqueeze(-1)
 
 
-def row_scale(norms: Tensor, budget: float, typical: float, *, along_n: bool) -> Tensor:
+def row_scale(norms: Tensor, budget: float, least: float, *, along_n: bool) -> Tensor:
     """Return the error that is allowed in each row, [...]: `budget` times its norm, or its neighbours'.
 
-    Of rows that are zero or nearly so it is a thousandth of that of a `typical` norm.
+    Rows that are shorter than `least` are judged as if they were so long.
     """
     scale = norms
     if along_n and norms.shape[-1] > 1:
@@ -94,7 +94,7 @@ def row_scale(norms: Tensor, budget: float, typical: float, *, along_n: bool) ->
             squares, _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=False
         )
         scale = torch.maximum(norms, _SHORT_ROW * near.sqrt().reshape(norms.shape))
-    return budget * scale.clamp_min(1e-3 * typical)
+    return budget * scale.clamp_min(least)
 
 
 def excess(difference: Tensor, scale: Tensor) -> Tensor:
