@@ -281,14 +281,18 @@ class Reference:
                 f"{name} is off by {worst * budget:.1e} in row {row} of {self._named(name, pair)}, "
                 f"the budget there is {ROW_FACTOR * budget:.1e}"
             )
-        share = _tile_share((got - exact) * exact, exact.square())
-        if (worst := share.abs().max().item()) > BIAS_FACTOR * budget:
-            tile = int(share.abs().argmax()) % share.shape[1]
-            return (
-                f"{name} is off by {worst:.1e} of itself in all rows of tile {tile}, "
-                f"the budget there is {BIAS_FACTOR * budget:.1e}"
-            )
-        return None
+        return self._bias_failure(name, got - exact, exact)
+
+    def _bias_failure(self, name: str, difference: Tensor, exact: Tensor) -> str | None:
+        """Judge the share of itself by which each tile is off; rows [pairs, n, columns] or projections."""
+        share = _tile_share(difference * exact, exact.square(), self.least[name] ** 2).abs()
+        if (worst := share.max().item()) <= BIAS_FACTOR * self.budgets[name]:
+            return None
+        tile = int(share.argmax()) % share.shape[1]
+        return (
+            f"{name} is off by {worst:.1e} of itself in rows {_TILE * tile} to {_TILE * tile + _TILE - 1}, "
+            f"the budget there is {BIAS_FACTOR * self.budgets[name]:.1e}"
+        )
 
     def _sketch_failure(self, name: str, tensor: Tensor, layout: Layout) -> str | None:
         """Judge every row of every pair by its sketch."""
@@ -301,7 +305,9 @@ class Reference:
         scale = row_scale(exact.norms, budget, self.least[name], along_n=along_n)
         ratio = torch.nan_to_num((got.values - exact.values).abs().amax(-1) / scale, nan=torch.inf)
         if (worst := ratio.max().item()) <= ROW_FACTOR:
-            return None
+            rows = (-1, self.shape.seq_len if along_n else 1, got.values.shape[-1])
+            difference = (got.values - exact.values).reshape(rows)
+            return self._bias_failure(name, difference, exact.values.reshape(rows))
         place = torch.unravel_index(ratio.argmax(), ratio.shape)
         axes = [axis for axis in self._spec(name).axes if axis in "bhn"]
         words = {"b": "batch", "h": "head", "n": "row"}
@@ -344,14 +350,17 @@ def _pick(tensor: Tensor, spec: Spec, layout: Layout, pairs: Sequence[tuple[int,
     return picked.double() if picked.is_floating_point() else picked
 
 
-def _tile_share(part: Tensor, whole: Tensor) -> Tensor:
-    """Return sums of `part` over those of `whole` by tiles of rows, [pairs, tiles]; 0 in weak tiles."""
+def _tile_share(part: Tensor, whole: Tensor, least: float) -> Tensor:
+    """Return sums of `part` over those of `whole` by tiles of rows, [pairs, tiles].
+
+    It is 0 in tiles that are weak: below `least`, or below a hundredth of the mean of their pair.
+    """
     sums = [
         torch.nn.functional.pad(x.sum(-1), (0, -x.shape[1] % _TILE)).unflatten(1, (-1, _TILE)).sum(-1)
         for x in (part, whole)
     ]
-    strong = sums[1] > 0.01 * sums[1].mean(dim=1, keepdim=True)
-    return torch.where(strong & (sums[1] > 0), sums[0] / sums[1].clamp_min(1e-300), 0.0)
+    strong = sums[1] > (0.01 * sums[1].mean(dim=1, keepdim=True)).clamp_min(least)
+    return torch.where(strong, sums[0] / sums[1].clamp_min(least), 0.0)
 
 
 def _work(shape: Shape, defined: Definition) -> float:
