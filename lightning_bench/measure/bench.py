@@ -124,7 +124,7 @@ class _Bench:
         """Take a case through the gate and warm it up."""
         gated = self._gate(case, provider)
         self.enter(case.id, "warm-up")
-        task = Task.of(case.id, gated.call.fn, self._rule)
+        task = Task.of(case.id, gated.call.fn, self._rule, gated.audit)
         warm_up(task, self.session.timer, self._rule.warm_up_limit_s)
         return gated, task
 

@@ -12,24 +12,44 @@ from lightning_bench.case import Direction
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.providers.registry.base import Provider
 
+# Taken before any provider is imported, which could replace it.
+_grad = torch.autograd.grad
+
 
 @dataclass(frozen=True)
 class DirectionCall:
-    """`fn` does the work of one direction and returns the named tensors; `kept` was computed before it."""
+    """`fn` does the work of one direction and returns the named tensors; `kept` gives those from before it.
+
+    `renew` computes again, from the inputs as they are now, what `fn` starts from.
+    """
 
     fn: Callable[[], dict[str, Tensor]]
-    kept: dict[str, Tensor]
+    kept: Callable[[], dict[str, Tensor]]
+    renew: Callable[[], None]
 
     def tensors(self) -> dict[str, Tensor]:
         """Compute and return all results of the direction: output, gradients, or both."""
-        return {**self.kept, **self.fn()}
+        return {**self.kept(), **self.fn()}
+
+
+class _Graph:
+    """The output of a forward pass with the graph behind it, for backward passes."""
+
+    def __init__(self, forward: Callable[[], Tensor]) -> None:
+        self._forward = forward
+        self.output = forward()
+
+    def renew(self) -> None:
+        """Run the forward pass again; the old graph is gone by then."""
+        del self.output
+        self.output = self._forward()
 
 
 def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -> DirectionCall:
     """Build the call of a direction.
 
-    `fwd` runs under no_grad. `bwd` is autograd.grad on a graph that is built here, once; gradients are
-    never accumulated. `fwd_bwd` builds and uses up a graph in each call.
+    `fwd` runs under no_grad. `bwd` is autograd.grad on a graph that is built here; gradients are never
+    accumulated. `fwd_bwd` builds and uses up a graph in each call.
     """
     inputs = inputs.of(provider.family)
     shared = inputs.inputs(provider.layout)
@@ -40,7 +60,7 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
     forward = provider.build(shared.replaced(leaves))
 
     def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
-        grads = torch.autograd.grad(output, list(leaves.values()), do, retain_graph=retain)
+        grads = _grad(output, list(leaves.values()), do, retain_graph=retain)
         return {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
 
     def fwd() -> dict[str, Tensor]:
@@ -52,8 +72,14 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
         return {"o": output.detach(), **gradients(output, retain=False)}
 
     if direction == "fwd":
-        return DirectionCall(fwd, {})
+        return DirectionCall(fwd, dict, _nothing)
     if direction == "fwd_bwd":
-        return DirectionCall(fwd_bwd, {})
-    output = forward()
-    return DirectionCall(lambda: gradients(output, retain=True), {"o": output.detach()})
+        return DirectionCall(fwd_bwd, dict, _nothing)
+    graph = _Graph(forward)
+    return DirectionCall(
+        lambda: gradients(graph.output, retain=True), lambda: {"o": graph.output.detach()}, graph.renew
+    )
+
+
+def _nothing() -> None:
+    pass

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_bench.case import Case
+from lightning_bench.measure.audit import Audit, plain_tensor
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Enter, Figures
@@ -23,11 +24,12 @@ TENSORS = ("o", "dq", "dk", "dv")
 
 @dataclass(frozen=True)
 class Gated:
-    """A case that has passed: its call, and the figures that its row has so far."""
+    """A case that has passed: its call, the watch over further calls, and the figures of its row so far."""
 
     case: Case
     provider: Provider
     call: DirectionCall
+    audit: Audit
     figures: Figures
 
 
@@ -43,19 +45,24 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     """
     enter(case.id, "warm-up")
     inputs = common.of(provider.family)
-    before = inputs.checksums(provider.layout)
+    for signed in inputs.signed(provider.layout):
+        signed.reset()
+    before = inputs.hashes(provider.layout)
     with poisoned(inputs, gradients=case.direction != "fwd"):
         call = direction_call(provider, common, case.direction)
         got = call.tensors()
-    after = inputs.checksums(provider.layout)
+    after = inputs.hashes(provider.layout)
     enter(case.id, "check")
-    if changed := [name for name, total in after.items() if total != before[name]]:
+    if changed := [name for name, value in after.items() if value != before[name]]:
         raise InputsChangedError("wrong", f"it changes its inputs: {', '.join(changed)}")
+    odd = [reason for name, x in got.items() if (reason := plain_tensor(name, x)) is not None]
+    if reasons := [*odd, *filter(None, [None if odd else inputs.aliased(got, provider.layout)])]:
+        raise CaseEnded("wrong", "; ".join(reasons))
     dtype = torch_dtype(case.shape.dtype)
     given = inputs.inputs(provider.layout)
     wanted = {"o": dtype, **{f"d{name}": given[name].dtype for name in inputs.gradients}}
-    if odd := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != wanted[name]]:
-        raise CaseEnded("wrong", f"{', '.join(odd)}, not {dtype}")
+    if dtypes := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != wanted[name]]:
+        raise CaseEnded("wrong", f"{', '.join(dtypes)}, not {dtype}")
     result = reference.judge(got, provider.layout)
     errors = result.errors
     figures = Figures(
@@ -69,7 +76,8 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     )
     if result.failure:
         raise CaseEnded("wrong", result.failure, figures)
-    return Gated(case, provider, call, figures)
+    first = {name: x for name, x in got.items() if name not in call.kept()}
+    return Gated(case, provider, call, Audit(case, provider, call, common, reference, first), figures)
 
 
 @contextmanager

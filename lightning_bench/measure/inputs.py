@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from lightning_bench.case import Family, Layout, Shape
 from lightning_bench.families import QKV, Spec, definition_of
 from lightning_bench.families.draw import Draw
+from lightning_bench.measure.signs import SignedTensor
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Inputs
 
@@ -26,6 +29,9 @@ def decay_slopes(heads: int) -> Tensor:
     lower = 2 ** (heads.bit_length() - 1)
     slopes = powers(lower) + powers(2 * lower)[0::2][: heads - lower]
     return torch.tensor(slopes, dtype=torch.float32)
+
+
+_HASHED_AT_ONCE = 2**24
 
 
 class InputSet:
@@ -52,6 +58,7 @@ class InputSet:
         self.gradients: tuple[str, ...] = ("q", "k", "v")
         self._seed = seed
         self._layouts: dict[Layout, tuple[Inputs, Tensor]] = {}
+        self._signed: dict[Layout, tuple[SignedTensor, SignedTensor]] = {}
         self._families: dict[Family, InputSet] = {}
 
     def of(self, family: Family) -> InputSet:
@@ -70,11 +77,27 @@ class InputSet:
         """Return the gradient that flows into the output, in the same layout."""
         return self.in_layout(layout)[1]
 
-    def checksums(self, layout: Layout) -> dict[str, float]:
-        """Return a sum in fp64 of each tensor: it tells whether a provider has written to its inputs."""
+    def signed(self, layout: Layout) -> tuple[SignedTensor, SignedTensor]:
+        """Return v and the gradient of the output as tensors whose signs change in place."""
+        self.in_layout(layout)
+        return self._signed[layout]
+
+    def hashes(self, layout: Layout) -> dict[str, int]:
+        """Return a hash of the bytes of each tensor: it tells whether a provider has written to them."""
+        return {name: hash_of(x) for name, x in self._named(layout).items()}
+
+    def aliased(self, result: Mapping[str, Tensor], layout: Layout) -> str | None:
+        """Return which result is in the memory of which input, or None."""
+        inputs = {x.untyped_storage().data_ptr(): name for name, x in self._named(layout).items()}
+        for name, x in result.items():
+            if x.numel() and (found := inputs.get(x.untyped_storage().data_ptr())) is not None:
+                return f"{name} is in the memory of its input {found}"
+        return None
+
+    def _named(self, layout: Layout) -> dict[str, Tensor]:
         given, do = self.in_layout(layout)
-        tensors = {"q": given.q, "k": given.k, "v": given.v, **given.more, "the gradient of o": do}
-        return {name: x.detach().sum(dtype=torch.float64).item() for name, x in tensors.items()}
+        named = {"q": given.q, "k": given.k, "v": given.v, **given.more, "the slopes": given.decay}
+        return {name: x.detach() for name, x in {**named, "the gradient of o": do}.items()}
 
     @property
     def held_bytes(self) -> int:
@@ -89,6 +112,8 @@ class InputSet:
             q, k, v, do = (_turned(x, QKV["q"], layout) for x in (self.q, self.k, self.v, self.do))
             leaves = Inputs(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), self.decay)
             self._layouts[layout] = (leaves, do)
+            turned = layout == "bnhd"
+            self._signed[layout] = SignedTensor(v, turned=turned), SignedTensor(do, turned=turned)
         return self._layouts[layout]
 
 
@@ -113,6 +138,7 @@ class _FamilyInputs(InputSet):
         self.gradients = self._definition.gradients
         self._seed = seed
         self._layouts = {}
+        self._signed = {}
         self._families = {}
 
     def of(self, family: Family) -> InputSet:
@@ -137,7 +163,24 @@ class _FamilyInputs(InputSet):
             more = {name: tensors[name] for name in self.more}
             leaves = Inputs(tensors["q"], tensors["k"], tensors["v"], self.decay, more)
             self._layouts[layout] = (leaves, do)
+            v, common_do = self._common.signed(layout)
+            own_v = SignedTensor(tensors["v"], turned=layout == "bnhd") if "v" in self._made else v
+            self._signed[layout] = own_v, common_do
         return self._layouts[layout]
+
+
+def hash_of(x: Tensor) -> int:
+    """Return a hash of a tensor's bytes in the order of its memory; unlike a sum it sees a permutation.
+
+    Every 16 or 32 bits are multiplied by an odd number that their place gives, modulo 2^64.
+    """
+    flat = x.view(torch.int16 if x.element_size() == 2 else torch.int32).flatten()
+    total = 0
+    for index, part in enumerate(flat.split(_HASHED_AT_ONCE)):
+        places = torch.arange(part.numel(), device=x.device, dtype=torch.int64)
+        weights = (places * 0x5851F42D4C957F2D) ^ (places >> 7) | 1
+        total = (total * 0x100000001B3 + int((part * weights).sum().item()) + index) % 2**64
+    return total
 
 
 def _turned(x: Tensor, spec: Spec, layout: Layout) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lightning_bench.measure.device.clocks import ClockReading, Clocks
 from lightning_bench.measure.device.timer import TimedCall, Timer
+from lightning_bench.measure.device.watch import NoWatch, Watch
 from lightning_bench.measure.job import Enter
 from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule
 
@@ -31,15 +32,16 @@ class Task:
     key: str
     fn: TimedCall
     sampler: Sampler
+    watch: Watch = field(default_factory=NoWatch)
     turns: list[int] = field(default_factory=list)
     readings: list[ClockReading] = field(default_factory=list)
     call_samples: list[float] = field(default_factory=list)
     estimate_ms: float = 0.0
 
     @classmethod
-    def of(cls, key: str, fn: TimedCall, rule: StopRule) -> Task:
+    def of(cls, key: str, fn: TimedCall, rule: StopRule, watch: Watch | None = None) -> Task:
         """Return a task that has no samples yet."""
-        return cls(key, fn, Sampler(rule))
+        return cls(key, fn, Sampler(rule), watch or NoWatch())
 
     @property
     def slot(self) -> int:
@@ -50,14 +52,16 @@ class Task:
 def warm_up(task: Task, timer: Timer, limit_s: float) -> None:
     """Call until two batches in a row agree with the previous one within 2 %, or the time is up."""
     begin = timer.now()
-    task.estimate_ms = timer.sample(task.fn, 1)[0]
+    task.watch.begins()
+    task.estimate_ms = timer.sample(task.fn, 1, task.watch)[0]
     previous, agreed = task.estimate_ms, 0
     for _ in range(_WARM_BATCHES):
         if agreed >= 2 or timer.now() - begin >= limit_s:
             break
-        median = float(np.median(timer.sample(task.fn, task.slot)))
+        median = float(np.median(timer.sample(task.fn, task.slot, task.watch)))
         agreed = agreed + 1 if abs(median - previous) <= _STABLE_PERCENT / 100 * previous else 0
         previous = task.estimate_ms = median
+    task.watch.ends()
 
 
 def take_turn(task: Task, timer: Timer) -> None:
@@ -65,8 +69,10 @@ def take_turn(task: Task, timer: Timer) -> None:
     begin = timer.now()
     most = max(FEWEST, task.sampler.rule.max_samples)
     count = min(task.slot, most - len(task.sampler.samples))
-    samples = timer.sample(task.fn, count)
+    task.watch.begins()
+    samples = timer.sample(task.fn, count, task.watch)
     task.sampler.add(samples, timer.now() - begin)
+    task.watch.ends()
     task.turns.append(len(samples))
 
 
@@ -79,18 +85,25 @@ def run_rounds(
     """
     sample_rounds(tasks, timer, clocks, seed=seed, enter=enter)
     for task in tasks:
+        if task.watch.failure is not None:
+            continue
         enter(task.key, "samples")
+        task.watch.begins()
         begin = timer.now()
         while len(task.call_samples) < _CALL_SAMPLES:
             task.call_samples.append(timer.call(task.fn))
             if len(task.call_samples) >= 3 and timer.now() - begin > _CALL_SECONDS:
                 break
+        task.watch.ends()
 
 
 def sample_rounds(
     tasks: Sequence[Task], timer: Timer, clocks: Clocks, *, seed: int, enter: Enter = lambda key, phase: None
 ) -> None:
-    """Sample every task to its stop rule: each round gives each task one turn, in a new order."""
+    """Sample every task to its stop rule: each round gives each task one turn, in a new order.
+
+    A task that fails its watch takes no more turns.
+    """
     rng = random.Random(seed)
     active = list(tasks)
     while active:
@@ -101,4 +114,4 @@ def sample_rounds(
             reading = clocks.read()
             if reading is not None:
                 task.readings.append(reading)
-        active = [task for task in active if not task.sampler.done]
+        active = [task for task in active if not task.sampler.done and task.watch.failure is None]

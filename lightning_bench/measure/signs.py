@@ -28,6 +28,10 @@ class SignedTensor:
         self._data, self._turned = data.data, turned
         self.signs = torch.ones(1, 1, 1, 1, dtype=data.dtype, device=data.device)
 
+    def reset(self) -> None:
+        """Give the tensor its own signs back."""
+        self.to(torch.ones_like(self.signs[:1, :1, :1, :1]))
+
     def to(self, signs: Tensor) -> None:
         """Multiply the tensor such that it has these signs."""
         if signs is self.signs:

@@ -58,6 +58,8 @@ def speed_outcome(
         call_ms=task.call_samples,
         clocks=[asdict(reading) for reading in task.readings],
     )
+    if reason := gated.audit.failure or gated.audit.trouble(times.median_ms):
+        return Outcome(case, "wrong", reason, figures, samples)
     if reason := work.impossible(times.median_ms, ceilings):
         return Outcome(case, "wrong", "impossible: " + reason, figures, samples)
     notes = []

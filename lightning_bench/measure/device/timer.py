@@ -10,9 +10,14 @@ from typing import Any, Protocol
 import torch
 
 from lightning_bench.case import Device
+from lightning_bench.measure.device.watch import Watch
 
 TimedCall = Callable[[], Any]
 """What is timed: a call without arguments."""
+
+# Taken before any provider is imported, which could replace them.
+_now_ns = time.perf_counter_ns
+_synchronize = torch.cuda.synchronize
 
 _MIN_FLUSH_BYTES = 2**27
 _FIRST_SPIN_MS = 0.3
@@ -22,7 +27,7 @@ _MAX_SPIN_MS = 100.0
 class Timer(Protocol):
     """Takes samples of a call; milliseconds throughout."""
 
-    def sample(self, fn: TimedCall, count: int) -> list[float]:
+    def sample(self, fn: TimedCall, count: int, watch: Watch) -> list[float]:
         """Return the device times of `count` calls, each with a cold cache and, on a GPU, launches hidden."""
 
     def call(self, fn: TimedCall) -> float:
@@ -41,15 +46,22 @@ class Timer(Protocol):
 class CpuTimer:
     """Monotonic clock, no flush."""
 
-    def sample(self, fn: TimedCall, count: int) -> list[float]:
+    def sample(self, fn: TimedCall, count: int, watch: Watch) -> list[float]:
         """Return the wall time of each call in ms."""
-        return [self.call(fn) for _ in range(count)]
+        times = []
+        for _ in range(count):
+            watch.before()
+            begin = _now_ns()
+            result = fn()
+            times.append((_now_ns() - begin) / 1e6)
+            watch.after(result)
+        return times
 
     def call(self, fn: TimedCall) -> float:
         """Return the wall time of one call in ms."""
-        begin = time.perf_counter_ns()
+        begin = _now_ns()
         fn()
-        return (time.perf_counter_ns() - begin) / 1e6
+        return (_now_ns() - begin) / 1e6
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return False: a CPU has no launches."""
@@ -57,7 +69,7 @@ class CpuTimer:
 
     def now(self) -> float:
         """Return seconds."""
-        return time.perf_counter()
+        return _now_ns() / 1e9
 
     def release(self) -> None:
         """Do nothing: there is no buffer."""
@@ -80,11 +92,11 @@ class CudaTimer:
         self._spin_ms: dict[int, float] = {}
         self._exposed: set[int] = set()
 
-    def sample(self, fn: TimedCall, count: int) -> list[float]:
+    def sample(self, fn: TimedCall, count: int, watch: Watch) -> list[float]:
         """Return the device time of each call in ms."""
         spin_ms = self._spin_ms.get(id(fn), _FIRST_SPIN_MS)
         while True:
-            times, hidden = self._batch(fn, count, spin_ms)
+            times, hidden = self._batch(fn, count, spin_ms, watch)
             if hidden or id(fn) in self._exposed:
                 return times
             spin_ms *= 4
@@ -99,15 +111,15 @@ class CudaTimer:
 
     def call(self, fn: TimedCall) -> float:
         """Return the wall time of one call and the wait for it, in ms."""
-        torch.cuda.synchronize()
-        begin = time.perf_counter_ns()
+        _synchronize()
+        begin = _now_ns()
         fn()
-        torch.cuda.synchronize()
-        return (time.perf_counter_ns() - begin) / 1e6
+        _synchronize()
+        return (_now_ns() - begin) / 1e6
 
     def now(self) -> float:
         """Return seconds."""
-        return time.perf_counter()
+        return _now_ns() / 1e9
 
     def release(self) -> None:
         """Give back the flush buffer and forget what was learnt about calls that no longer exist."""
@@ -115,21 +127,29 @@ class CudaTimer:
         self._spin_ms.clear()
         self._exposed.clear()
 
-    def _batch(self, fn: TimedCall, count: int, spin_ms: float) -> tuple[list[float], bool]:
+    def _batch(self, fn: TimedCall, count: int, spin_ms: float, watch: Watch) -> tuple[list[float], bool]:
         if self._flush is None:
             self._flush = torch.empty(self._flush_bytes, dtype=torch.int8, device="cuda")
         starts = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
         ends = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
-        torch.cuda.synchronize()
+        last = torch.cuda.Event()
+        _synchronize()
         if spin_ms:
             torch.cuda._sleep(int(spin_ms * self._cycles_per_ms))
         for start, end in zip(starts, ends, strict=True):
+            watch.before()
             self._flush.zero_()
             start.record()
-            fn()
+            result = fn()
             end.record()
+            watch.after(result)
+            del result
         hidden = not starts[0].query()
-        ends[-1].synchronize()
+        last.record()
+        last.synchronize()
+        begin = _now_ns()
+        _synchronize()
+        watch.drained((_now_ns() - begin) / 1e6)
         return [start.elapsed_time(end) for start, end in zip(starts, ends, strict=True)], hidden
 
 
