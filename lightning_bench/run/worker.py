@@ -1,4 +1,4 @@
-"""The worker process: spawned, never forked; measures jobs until its parent hangs up.
+"""The worker process: measures jobs until its parent hangs up.
 
 Messages to the parent are tuples whose first item names them:
 `("ready",)`, `("enter", case_id, phase)`, `("outcome", Outcome)`, `("done",)`, `("poisoned", why)`.

@@ -42,6 +42,7 @@ def calibrate(
     from lightning_bench.compare.noise import SUFFIX, write_calibration
     from lightning_bench.compare.sides import read_side
     from lightning_bench.machine.scratch import scratch_folder
+    from lightning_bench.record.lock import refuse_target
 
     limit = parse_share("--threshold", threshold)
     planner = Planner("speed", axes, running)
@@ -49,6 +50,7 @@ def calibrate(
     path = out or Path("results") / plan.machine.slug / f"{plan.suite}{SUFFIX}"
     if not path.name.endswith(SUFFIX):
         raise UsageError(f"--out {path} does not end with {SUFFIX}: lbench compare would not find it")
+    refuse_target(path)  # now, and not when every pass has been measured
     sink = output.sink()
     with scratch_folder() as folder:
         paths = [folder / "a.csv", folder / "b.csv"]
