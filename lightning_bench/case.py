@@ -30,11 +30,13 @@ Family = Literal[
 Layout = Literal["bhnd", "bnhd"]
 Metric = Literal["speed", "memory", "check"]
 ProtocolName = Literal["lbench", "paper"]
+Distribution = Literal["normal", "outliers", "large", "small"]
 
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 DEVICES: tuple[Device, ...] = get_args(Device)
 FAMILIES: tuple[Family, ...] = get_args(Family)
+DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
 DTYPE_BYTES: dict[Dtype, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 

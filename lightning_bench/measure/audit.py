@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_bench.case import Case
+from lightning_bench.case import Case, Distribution
 from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import DirectionCall
+from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.reference import ROW_FACTOR, Reference
 from lightning_bench.measure.signs import Signs, SignSource
@@ -56,7 +57,8 @@ class Audit:
         first: dict[str, Tensor],
     ) -> None:
         self.failure: str | None = None
-        self.calls = self.judged = self.hashed = 0
+        self.calls = self.judged = 0
+        self.judged_on: list[Distribution] = []
         self._case, self._call, self._layout = case, call, provider.layout
         self._inputs, self._reference = inputs.of(provider.family), reference
         self._v, self._do = self._inputs.signed(provider.layout)
@@ -138,15 +140,31 @@ class Audit:
             )
         if self._turns <= _HASHED_TURNS or self.failure is not None:
             self.look_at_inputs()
+            self.failure = GUARD.replaced() or self.failure
 
     def look_at_inputs(self) -> None:
         """Compare the inputs, byte by byte, with what they were; the reason names those that have changed."""
         self._v.reset()
         self._do.reset()
-        self.hashed += 1
         now = self._inputs.hashes(self._layout)
         if changed := [name for name, value in now.items() if value != self._hashes[name]]:
             self.failure = f"it changes its inputs: {', '.join(changed)}"
+
+    @property
+    def checks(self) -> str:
+        """Return what was judged, for the row."""
+        pairs = f"{self._reference.judged_pairs} of {self._case.shape.batch * self._case.shape.heads} pairs"
+        timed = f"{self.judged} of {self.calls} timed calls" if self.calls else ""
+        again = [f"{distribution} inputs again" for distribution in self.judged_on]
+        return "; ".join(filter(None, [pairs, timed, *again]))
+
+    def judge_anew(self, reference: Reference, distribution: Distribution) -> None:
+        """Judge the timed call on other inputs, which are in place already."""
+        self._call.renew()
+        result = reference.judge(self._call.tensors(), self._layout)
+        self.judged_on.append(distribution)
+        if result.failure:
+            self.failure = f"on other inputs ({distribution}): {result.failure}"
 
     def trouble(self, median_ms: float) -> str | None:
         """Return why a GPU was busy with more than the events show, or None."""
@@ -155,9 +173,7 @@ class Audit:
         typical = sorted(self._drains)[len(self._drains) // 2]
         if typical <= max(_DRAIN_MS, _DRAIN_SHARE * median_ms):
             return None
-        return (
-            f"work on other streams: the GPU is busy for {typical:.3g} ms after the last event of its calls"
-        )
+        return f"work on other streams: the GPU is busy for {typical:.3g} ms after its last event"
 
     def _due(self) -> bool:
         """Decide, after the call, whether it is judged: always at first and while that is cheap."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from lightning_bench.case import Case, Family
+from lightning_bench.case import Case, Distribution, Family
 from lightning_bench.errors import Unavailable
 from lightning_bench.measure import paper
 from lightning_bench.measure.gate import Gated, InputsChangedError, pass_gate
+from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Emit, Enter, Job, Outcome
 from lightning_bench.measure.memory_row import memory_figures
@@ -42,12 +43,25 @@ def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> None:
         session.release()
 
 
+@dataclass(frozen=True)
+class _Other:
+    """Inputs that nothing has seen while it was timed, and what is right on them."""
+
+    distribution: Distribution
+    seed: int
+    inputs: InputSet
+    references: dict[Family, Reference]
+
+
 class _Bench:
     """The state of one job: shared inputs and references, released when it ends."""
 
     def __init__(self, session: Session, job: Job, enter: Enter, emit: Emit) -> None:
-        self.session, self.job, self.enter, self.emit = session, job, enter, emit
+        self.session, self.job, self.enter = session, job, enter
+        self._emitted: list[Case] = []
+        self._emit = emit
         self._references: dict[Family, Reference] = {}
+        self._others: dict[int, _Other] = {}
         limits = job.limits
         self._rule = StopRule(
             ci_percent=limits.ci_percent,
@@ -55,6 +69,11 @@ class _Bench:
             max_samples=limits.max_samples,
             sample_limit_s=limits.sample_limit_s,
         )
+
+    def emit(self, outcome: Outcome) -> None:
+        """Give a case its outcome."""
+        self._emitted.append(outcome.case)
+        self._emit(outcome)
 
     def run(self) -> None:
         """Measure every case of the job."""
@@ -67,7 +86,7 @@ class _Bench:
             self.session.ceilings(self.job.shape.dtype)
         self.enter("", "inputs")
         try:
-            self._inputs = InputSet(self.job.shape, self.job.seed)
+            self._inputs = self._drawn(0)
         except (RuntimeError, MemoryError) as error:
             if not _is_oom(error):
                 raise
@@ -92,6 +111,8 @@ class _Bench:
                     provider.load()
                 except (ImportError, OSError, Unavailable) as error:
                     raise CaseEnded("unavailable", load_error(error)) from error
+                if reason := GUARD.replaced():
+                    raise CaseEnded("wrong", reason)
                 if reason := provider.unsupported(case.shape, case.direction):
                     raise CaseEnded("unsupported", reason)
                 loaded.append((case, provider))
@@ -110,6 +131,7 @@ class _Bench:
                 self.session.release()
         self._time(ready)
         ready.clear()
+        self._others.clear()
         for case, provider in alone:
             self.session.release()
             self.session.assert_clean(self._own_bytes())
@@ -133,15 +155,65 @@ class _Bench:
         run_rounds(
             [task for _, task in ready], session.timer, session.clocks, seed=self.job.seed, enter=self.enter
         )
+        failed = self._judge_anew([gated for gated, _ in ready])
         for gated, task in ready:
+            if gated.case in failed:
+                continue
             with self._outcome(gated.case):
                 replays = partial(graph_samples, gated, self._inputs, self._rule, session, self.enter)
                 self.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
 
+    def _judge_anew(self, ready: list[Gated]) -> set[Case]:
+        """Judge the same calls on inputs that they have not seen. Return cases that have an outcome now."""
+        failed: set[Case] = set()
+        try:
+            for number, distribution in enumerate(self.job.inputs[1:], start=1):
+                other = self._other(number, distribution)
+                self._inputs.take(other.inputs)
+                for gated in ready:
+                    if gated.audit.failure is None and gated.case not in failed:
+                        failed |= self._judge_on(other, gated)
+            self._inputs.take(self._drawn(0))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_oom(error):
+                raise
+            self._inputs = self._drawn(0)  # the column `checks` does not name what could not be judged
+        return failed
+
+    def _judge_on(self, other: _Other, gated: Gated) -> set[Case]:
+        family = gated.provider.family
+        if family not in other.references:
+            self.enter("", "oracle")
+            other.references[family] = Reference(
+                family, other.inputs, gradients=self._gradients, seed=other.seed, every_pair=False
+            )
+        self.enter(gated.case.id, "check")
+        before = len(self._emitted)
+        with self._outcome(gated.case, oom_ends=False):
+            gated.audit.judge_anew(other.references[family], other.distribution)
+        return {gated.case} if len(self._emitted) > before else set()
+
+    def _other(self, number: int, distribution: Distribution) -> _Other:
+        if number not in self._others:
+            self.enter("", "inputs")
+            self._others[number] = _Other(distribution, self.job.seed + number, self._drawn(number), {})
+        return self._others[number]
+
+    def _drawn(self, number: int) -> InputSet:
+        return InputSet(self.job.shape, self.job.seed + number, self.job.inputs[number])
+
+    @property
+    def _gradients(self) -> bool:
+        return any(case.direction != "fwd" for case in self.job.cases)
+
     def _by_itself(self, case: Case, provider: Provider) -> None:
         """Do all but interleaved timing: only the check, memory, or either metric of protocol paper."""
         gated = self._gate(case, provider)
-        figures = gated.figures
+        if self.job.metric == "check":
+            self._judge_anew([gated])
+            if gated.audit.failure:
+                raise CaseEnded("wrong", gated.audit.failure, gated.figures)
+        figures = replace(gated.figures, checks=gated.audit.checks)
         del gated  # the gate's graph must not be held while memory is measured
         if self.job.metric == "memory":
             self.enter(case.id, "samples")
@@ -159,15 +231,14 @@ class _Bench:
         try:
             return pass_gate(case, provider, self._inputs, reference, self.enter)
         except InputsChangedError:
-            self._inputs = InputSet(self.job.shape, self.job.seed)
+            self._inputs = self._drawn(0)
             raise
 
     def _reference(self, family: Family) -> Reference:
         if family not in self._references:
             self.enter("", "oracle")
-            gradients = any(case.direction != "fwd" for case in self.job.cases)
             self._references[family] = Reference(
-                family, self._inputs, gradients=gradients, seed=self.job.seed
+                family, self._inputs, gradients=self._gradients, seed=self.job.seed
             )
             if self.session.device == "cuda":
                 torch.cuda.synchronize()

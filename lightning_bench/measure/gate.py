@@ -12,6 +12,7 @@ import torch
 from lightning_bench.case import Case
 from lightning_bench.measure.audit import Audit, plain_tensor
 from lightning_bench.measure.calls import DirectionCall, direction_call
+from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Enter, Figures
 from lightning_bench.measure.reference import Reference
@@ -55,6 +56,8 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     enter(case.id, "check")
     if changed := [name for name, value in after.items() if value != before[name]]:
         raise InputsChangedError("wrong", f"it changes its inputs: {', '.join(changed)}")
+    if reason := GUARD.replaced():
+        raise CaseEnded("wrong", reason)
     odd = [reason for name, x in got.items() if (reason := plain_tensor(name, x)) is not None]
     if reasons := [*odd, *filter(None, [None if odd else inputs.aliased(got, provider.layout)])]:
         raise CaseEnded("wrong", "; ".join(reasons))
@@ -73,6 +76,7 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
         error_dv=errors.get("dv"),
         error_dgate=max((error for name, error in errors.items() if name not in TENSORS), default=None),
         error_budget=result.budget,
+        seed=reference.seed,
     )
     if result.failure:
         raise CaseEnded("wrong", result.failure, figures)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_bench.case import Family, Layout, Shape
+from lightning_bench.case import Distribution, Family, Layout, Shape
 from lightning_bench.families import QKV, Spec, definition_of
 from lightning_bench.families.draw import Draw
 from lightning_bench.measure.signs import SignedTensor
@@ -37,19 +37,21 @@ _HASHED_AT_ONCE = 2**24
 class InputSet:
     """q, k, v and the output's gradient for one shape, in every layout that is asked for.
 
-    Values are standard normal from a fixed seed, rounded to the shape's dtype. The layouts hold the same
-    values, each contiguous in its own order. `of` gives those of a family with its own inputs, which shares
-    what it does not change.
+    Values come from a seed, rounded to the shape's dtype. They are standard `normal`; or `large` or `small`,
+    that times 4 or 1/64; or have `outliers`: one in a hundred is ten times larger, at unit variance.
+    The layouts hold the same values, each contiguous in its own order. `of` gives those of a family with its
+    own inputs, which shares what it does not change.
     """
 
-    def __init__(self, shape: Shape, seed: int) -> None:
+    def __init__(self, shape: Shape, seed: int, distribution: Distribution = "normal") -> None:
         self.shape = shape
         generator = torch.Generator(device=shape.device).manual_seed(seed)
         dtype = torch_dtype(shape.dtype)
 
         def normal(dim: int) -> Tensor:
             size = (shape.batch, shape.heads, shape.seq_len, dim)
-            return torch.randn(size, generator=generator, device=shape.device, dtype=dtype)
+            x = torch.randn(size, generator=generator, device=shape.device, dtype=dtype)
+            return _distributed(x, distribution, generator)
 
         self.q, self.k = normal(shape.head_dim), normal(shape.head_dim)
         self.v, self.do = normal(shape.value_dim), normal(shape.value_dim)
@@ -81,6 +83,18 @@ class InputSet:
         """Return v and the gradient of the output as tensors whose signs change in place."""
         self.in_layout(layout)
         return self._signed[layout]
+
+    def take(self, other: InputSet) -> None:
+        """Replace all values in place by those of another set of the same shape."""
+        for layout, (leaves, do) in self._layouts.items():
+            for signed in self._signed[layout]:
+                signed.reset()
+            theirs, their_do = other.in_layout(layout)
+            do.data.copy_(their_do)
+            for name in ("q", "k", "v", "decay", *leaves.more):
+                leaves[name].data.copy_(theirs[name].detach())
+        for family, inputs in self._families.items():
+            inputs.take(other.of(family))
 
     def hashes(self, layout: Layout) -> dict[str, int]:
         """Return a hash of the bytes of each tensor: it tells whether a provider has written to them."""
@@ -167,6 +181,14 @@ class _FamilyInputs(InputSet):
             own_v = SignedTensor(tensors["v"], turned=layout == "bnhd") if "v" in self._made else v
             self._signed[layout] = own_v, common_do
         return self._layouts[layout]
+
+
+def _distributed(x: Tensor, distribution: Distribution, generator: torch.Generator) -> Tensor:
+    if distribution == "outliers":
+        chosen = torch.empty_like(x).bernoulli_(0.01, generator=generator)
+        return x.mul_(1.0 + 9.0 * chosen).div_((1.0 + 0.01 * 99.0) ** 0.5)
+    factors: dict[Distribution, float] = {"normal": 1.0, "large": 4.0, "small": 1 / 64}
+    return x.mul_(factors[distribution])
 
 
 def hash_of(x: Tensor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lightning_bench.case import Case, Metric, ProtocolName, Shape
+from lightning_bench.case import Case, Distribution, Metric, ProtocolName, Shape
 from lightning_bench.record import Status
 from lightning_bench.suite import Limits
 
@@ -26,6 +26,7 @@ class Job:
     limits: Limits
     graph: bool = False
     seed: int = 0
+    inputs: tuple[Distribution, ...] = ("normal",)
 
     @property
     def shape(self) -> Shape:
@@ -41,6 +42,8 @@ class Figures:
     """
 
     provider_config: str = ""
+    seed: int | None = None
+    checks: str = ""
     median_ms: float | None = None
     p20_ms: float | None = None
     p80_ms: float | None = None

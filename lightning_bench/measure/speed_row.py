@@ -51,6 +51,7 @@ def speed_outcome(
         power_w=clocks.power_w,
         temperature_c=clocks.temperature_c,
         throttle=clocks.throttle,
+        checks=gated.audit.checks,
     )
     samples = CaseSamples(
         samples_ms=task.sampler.samples,

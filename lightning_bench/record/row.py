@@ -88,6 +88,8 @@ class Record:
         None
     )
     error_budget: Annotated[Figure, "largest relative L2 error that passes the gate"] = None
+    checks: Annotated[str, "what was judged beside the errors: see docs/trust.md"] = ""
+    seed: Annotated[int | None, "seed of the inputs and of the choice of what is judged"] = None
     sm_clock_mhz: Annotated[Figure, "median SM clock beside the samples, MHz"] = None
     power_w: Annotated[Figure, "median board power beside the samples, W"] = None
     temperature_c: Annotated[Figure, "highest GPU temperature beside the samples, degrees Celsius"] = None

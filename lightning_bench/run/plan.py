@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lightning_bench.case import Case, Device, Metric, ProtocolName, Shape
+from lightning_bench.case import Case, Device, Distribution, Metric, ProtocolName, Shape
 from lightning_bench.machine import Machine
 from lightning_bench.providers import get_provider
 from lightning_bench.providers.registry.base import Provider
@@ -37,6 +37,7 @@ class Plan:
     cases: tuple[Case, ...]
     graph: bool = False
     seed: int = 0
+    inputs: tuple[Distribution, ...] = ("normal",)
     providers: dict[str, PlannedProvider] = field(default_factory=dict)
 
     def case_id(self, case: Case) -> str:

@@ -121,7 +121,7 @@ class Sweep:
         nothing else holds memory before it reports oom; on a CPU it cannot know.
         """
         plan = self.plan
-        job = Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed)
+        job = Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed, plan.inputs)
         certain = len(cases) == 1 and self.supervisor.fresh
         unproven = {"crashed", "wrong", "oom"} if plan.device == "cpu" else {"crashed", "wrong"}
         names = {case.id: plan.case_id(case) for case in cases}

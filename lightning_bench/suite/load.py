@@ -34,6 +34,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
         description=content.description,
         protocol=content.protocol,
         device=content.device,
+        inputs=content.inputs,
         limits=content.limits,
         groups=content.group,
     )

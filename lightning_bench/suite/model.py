@@ -18,11 +18,13 @@ from pydantic import (
 
 from lightning_bench.case import (
     DIRECTIONS,
+    DISTRIBUTIONS,
     DTYPES,
     FAMILIES,
     Case,
     Device,
     Direction,
+    Distribution,
     Dtype,
     Family,
     ProtocolName,
@@ -74,6 +76,11 @@ _Families = Annotated[
     tuple[Family, ...],
     BeforeValidator(lambda value: read_words(value, FAMILIES)),
     Field(description=", ".join(FAMILIES)),
+]
+_Distributions = Annotated[
+    tuple[Distribution, ...],
+    BeforeValidator(lambda value: read_words(value, DISTRIBUTIONS)),
+    Field(description=", ".join(DISTRIBUTIONS)),
 ]
 _Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
 _Bounds = Annotated[tuple[LengthBound, ...], BeforeValidator(read_bounds), Field(description=BOUNDS_ALLOWED)]
@@ -181,19 +188,23 @@ class Group(_Table):
 
 
 class SuiteFile(_Table):
-    """A whole suite file: title, description, protocol, device, limits and groups."""
+    """A whole suite file: title, description, protocol, device, inputs, limits and groups."""
 
     title: _Text
     description: _Text
     protocol: ProtocolName = Field(default="lbench", description='"lbench" or "paper"')
     device: Device | None = Field(default=None, description='"cuda" or "cpu"')
+    inputs: _Distributions = Field(default=("normal", "outliers"), description=", ".join(DISTRIBUTIONS))
     limits: Limits = Field(default=Limits(), description="a table headed [limits]")
     group: Annotated[tuple[Group, ...], BeforeValidator(_groups)] = Field(description=GROUPS_ALLOWED)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What to measure, and for how long. `device` is None if the machine decides."""
+    """What to measure, and for how long. `device` is None if the machine decides.
+
+    Results are judged on every distribution of `inputs`, and timed on the first.
+    """
 
     name: str
     path: Path
@@ -201,6 +212,7 @@ class Suite:
     description: str
     protocol: ProtocolName
     device: Device | None
+    inputs: tuple[Distribution, ...]
     limits: Limits
     groups: tuple[Group, ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from lightning_bench.case import Device, Metric, ProtocolName
@@ -62,5 +63,7 @@ class Planner:
                 device=device,
                 cases=tuple(expand(suite, self.overrides, device)),
                 graph=self.graph,
+                seed=secrets.randbits(31),
+                inputs=suite.inputs,
             )
         )

@@ -55,9 +55,10 @@ class VqSdpa(Provider):
 
         q, codes, codebook, v = inputs.q, inputs["codes"], inputs["codebook"], inputs.v
         heads, m, _ = codebook.shape
-        rows = codes + torch.arange(heads, device=codes.device)[:, None] * m
+        first = torch.arange(heads, device=codes.device)[:, None] * m
 
         def forward() -> Tensor:
+            rows = codes + first
             return scaled_dot_product_attention(q, embedding(rows, codebook.flatten(0, 1)), v, is_causal=True)
 
         return forward

@@ -1,0 +1,94 @@
+"""The guard: clocks and judge are as they were before any provider was imported.
+
+It is imported with the rest of `measure`, before a worker loads its first provider, and keeps what it saw.
+"""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+
+# What the harness, or whoever reads a clock for it, calls by these names.
+_CLOCKS = (
+    "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "time", "time_ns",
+    "sleep",
+)  # fmt: skip
+_TORCH = (
+    "arange", "cat", "empty", "equal", "exp", "full", "isfinite", "maximum", "nan_to_num", "no_grad", "ones",
+    "ones_like", "randn", "rand", "stack", "unravel_index", "where", "zeros", "Generator", "set_num_threads",
+)  # fmt: skip
+_CUDA = ("synchronize", "Event", "Stream", "current_stream", "empty_cache", "memory_allocated")
+_EVENT = ("record", "synchronize", "elapsed_time", "query")
+_OWN = "lightning_bench."
+_TENSOR_BASE = frozenset(dir(torch.Tensor.__base__))
+# Providers keep what they import in their modules.
+_NOT_WATCHED = "lightning_bench.providers"
+
+
+class Guard:
+    """Keeps functions of the clocks, of torch and of this package, by owner and name."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Any, str, str, Any, CodeType | None]] = []
+        for owner, shown, names in (
+            (time, "time", _CLOCKS),
+            (torch, "torch", _TORCH),
+            (torch.cuda, "torch.cuda", _CUDA),
+            (torch.cuda.Event, "torch.cuda.Event", _EVENT),
+            (torch.autograd, "torch.autograd", ("grad", "backward")),
+            (torch.nn.functional, "torch.nn.functional", ("pad", "avg_pool1d")),
+            (secrets, "secrets", ("SystemRandom", "randbits")),
+        ):
+            for name in names:
+                self._keep(owner, shown, name, getattr(owner, name))
+        for module in list(sys.modules.values()):
+            if module.__name__.startswith(_OWN) and not module.__name__.startswith(_NOT_WATCHED):
+                for owner, shown, name, value in _functions(module):
+                    self._keep(owner, shown, name, value)
+        self._tensor_names = frozenset(vars(torch.Tensor))
+
+    def _keep(self, owner: Any, shown: str, name: str, value: Any) -> None:
+        code = value.__code__ if isinstance(value, FunctionType) else None
+        self._kept.append((owner, shown, name, value, code))
+
+    def replaced(self) -> str | None:
+        """Put back what has been replaced since. Return a sentence that names it, or None."""
+        found = []
+        for owner, shown, name, value, code in self._kept:
+            if vars(owner).get(name, getattr(owner, name, None)) is not value:
+                setattr(owner, name, value)
+            elif code is None or value.__code__ is code:
+                continue
+            if code is not None:
+                value.__code__ = code
+            found.append(f"{shown}.{name}")
+        # A method of the class Tensor hides that of its base, which no Python code can replace.
+        for name in vars(torch.Tensor).keys() - self._tensor_names:
+            if name in _TENSOR_BASE:
+                delattr(torch.Tensor, name)
+                found.append(f"torch.Tensor.{name}")
+        return f"it replaces {', '.join(found)}" if found else None
+
+
+def _functions(module: ModuleType) -> Iterator[tuple[Any, str, str, Any]]:
+    """Yield (owner, its name, name, value) of the functions and methods that a module defines or imports."""
+    for name, value in list(vars(module).items()):
+        if isinstance(value, FunctionType) or inspect.isbuiltin(value):
+            yield module, module.__name__, name, value
+        elif inspect.isclass(value):
+            yield module, module.__name__, name, value
+            if value.__module__ == module.__name__:
+                for method, function in list(vars(value).items()):
+                    if isinstance(function, FunctionType):
+                        yield value, f"{module.__name__}.{name}", method, function
+
+
+GUARD = Guard()
+"""Of this process; made when `measure` is imported."""
