@@ -212,9 +212,9 @@ class Suite:
     description: str
     protocol: ProtocolName
     device: Device | None
-    inputs: tuple[Distribution, ...]
     limits: Limits
     groups: tuple[Group, ...]
+    inputs: tuple[Distribution, ...] = ("normal", "outliers")
 
 
 def table_fields(keys: tuple[str, ...]) -> dict[str, Any]:
