@@ -35,7 +35,7 @@ _ROUNDING: dict[Dtype, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0
 _ORACLE_WORK = {"cuda": 4e12, "cpu": 1.5e9}
 _MAX_PAIRS = 16
 # The same for every pair, whose results are only sketched.
-_ALL_WORK = {"cuda": 4e12, "cpu": 3e9}
+_ALL_WORK = {"cuda": 4e12, "cpu": 1e10}
 _SOLVED_AT_ONCE = 16
 
 
