@@ -22,7 +22,7 @@ from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import DirectionCall
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.reference import ROW_FACTOR, Reference
+from lightning_bench.measure.reference import SKETCH_FACTOR, Reference
 from lightning_bench.measure.signs import Signs, SignSource
 from lightning_bench.measure.sketch import Sketch, excess, row_scale
 from lightning_bench.providers.dtypes import torch_dtype
@@ -36,7 +36,7 @@ _HASHED_TURNS = 2
 _RATE = 1e12  # bytes per second that a GPU takes to judge, for the share of the time; never for a figure
 _POISONED_BYTES = 2**26
 # Two results may both be off by the budget of a row.
-_AUDIT_FACTOR = 2 * ROW_FACTOR
+_AUDIT_FACTOR = 2 * SKETCH_FACTOR
 # A device that is busy for so much longer than the events say has work on another stream.
 _DRAIN_SHARE, _DRAIN_MS = 0.5, 0.2
 
@@ -113,7 +113,7 @@ class Audit:
             for name, x in result.items():
                 first, scale = self._first[name]
                 got = self._reference.sketcher.sketch(name, x, self._layout, self._signs)
-                self._worst.append((name, excess(got.values - first.values, scale)))
+                self._worst.append((name, excess(got.values - first.values, scale).max()))
             size = sum(x.numel() * x.element_size() for x in result.values())
             on_gpu = size / _RATE if self._case.shape.device == "cuda" else 0.0
             self._spent_s += _clock() - begin + on_gpu

@@ -15,7 +15,7 @@ from lightning_bench.families import Problem, Spec, definition_of
 from lightning_bench.families.definition import Definition
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.signs import no_signs
-from lightning_bench.measure.sketch import Sketch, Sketcher, row_scale
+from lightning_bench.measure.sketch import Sketch, Sketcher, excess, row_scale
 from lightning_bench.providers.dtypes import torch_dtype
 
 # The budget is this many times the error that rounding inputs and outputs alone causes, plus what fp32
@@ -24,6 +24,8 @@ BUDGET_FACTOR = 2.0
 ACCUMULATION = 2e-6
 LOCAL_FACTOR = 4.0
 ROW_FACTOR = 8.0
+# By four projections, the size of an error of many rows appears up to three times too large in one of them.
+SKETCH_FACTOR = 12.0
 _TILE = 64
 # Errors of rounding cancel over a tile; what has the same share everywhere, such as a factor, does not.
 BIAS_FACTOR = 1.5
@@ -89,14 +91,25 @@ def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int
 
 
 class Reference:
-    """fp64 results of one family on one input set, computed once and used for every provider."""
+    """fp64 results of one family on one input set, computed once and used for every provider.
+
+    `slack` widens the budgets of single rows, for inputs whose largest values make most rows cancel.
+    """
 
     def __init__(
-        self, family: Family, inputs: InputSet, *, gradients: bool, seed: int, every_pair: bool = True
+        self,
+        family: Family,
+        inputs: InputSet,
+        *,
+        gradients: bool,
+        seed: int,
+        every_pair: bool = True,
+        slack: float = 1.0,
     ) -> None:
         inputs = inputs.of(family)
         shape = inputs.shape
         self.shape, self._defined = shape, definition_of(family)
+        self._slack = slack
         self.seed, self.pairs = seed, choose_pairs(shape, family, seed)
         problem = self._problem(inputs, self.pairs)
         solved = solve(family, problem, gradients=gradients)
@@ -277,11 +290,11 @@ class Reference:
         exact, budget = self.tensors[name], self.budgets[name]
         scale = row_scale(exact.norm(dim=-1), budget, self.least[name], along_n=True)
         ratio = (got - exact).norm(dim=-1) / scale
-        if (worst := ratio.max().item()) > ROW_FACTOR:
+        if (worst := ratio.max().item()) > ROW_FACTOR * self._slack:
             pair, row = divmod(int(ratio.argmax()), ratio.shape[1])
             return (
                 f"{name} is off by {worst * budget:.1e} in row {row} of {self._named(name, pair)}, "
-                f"the budget there is {ROW_FACTOR * budget:.1e}"
+                f"the budget there is {ROW_FACTOR * self._slack * budget:.1e}"
             )
         return self._bias_failure(name, got - exact, exact)
 
@@ -307,8 +320,8 @@ class Reference:
         got = self.sketcher.sketch(name, tensor, layout, no_signs(tensor))
         along_n = "n" in self._spec(name).axes
         scale = row_scale(exact.norms, budget, self.least[name], along_n=along_n)
-        ratio = torch.nan_to_num((got.values - exact.values).abs().amax(-1) / scale, nan=torch.inf)
-        if (worst := ratio.max().item()) <= ROW_FACTOR:
+        ratio = excess(got.values - exact.values, scale)
+        if (worst := ratio.max().item()) <= SKETCH_FACTOR * self._slack:
             rows = (-1, self.shape.seq_len if along_n else 1, got.values.shape[-1])
             difference = (got.values - exact.values).reshape(rows)
             return self._bias_failure(name, difference, exact.values.reshape(rows))
@@ -319,7 +332,8 @@ class Reference:
         if math.isinf(worst):
             return f"{name} has NaN or Inf in {where}"
         return (
-            f"{name} is off by {worst * budget:.1e} in {where}, the budget there is {ROW_FACTOR * budget:.1e}"
+            f"{name} is off by {worst * budget:.1e} in {where}, "
+            f"the budget there is {SKETCH_FACTOR * self._slack * budget:.1e}"
         )
 
     def _named(self, name: str, pair: int) -> str:

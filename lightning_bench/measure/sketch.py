@@ -1,7 +1,7 @@
-"""Sketches: every row of a result by its projections on two random vectors of signs.
+"""Sketches: every row of a result by its projections on four random vectors of signs.
 
 An error of a row shows in its projections with its own size (Johnson-Lindenstrauss), so comparing sketches
-judges every row of every (batch, head) for the price of reading the result once, and keeps 12 bytes of it.
+judges every row of every (batch, head) for the price of reading the result once, and keeps 20 bytes of it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from lightning_bench.families.definition import Definition
 from lightning_bench.families.spec import Spec
 from lightning_bench.measure.signs import Signs
 
-_VECTORS = 2
+_VECTORS = 4
 _ELEMENTS_AT_ONCE = 2**26
 _WINDOW = 65
-# A row that is much shorter than its neighbours is the sum of terms that cancel: their rounding stays.
-_SHORT_ROW = 0.25
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """Projections of rows [..., 2] and their norms [...], fp32; of the axes b, h and n those that it has."""
+    """Projections of rows [..., 4] and their norms [...], fp32; of the axes b, h and n those that it has."""
 
     values: Tensor
     norms: Tensor
@@ -65,7 +63,7 @@ class Sketcher:
         return Sketch(value, norm)
 
     def project(self, rows: Tensor) -> Tensor:
-        """Return the projections [..., 2] of rows [..., columns], in their dtype."""
+        """Return the projections [..., 4] of rows [..., columns], in their dtype."""
         columns = rows.shape[-1]
         if columns not in self._vectors:
             size = (columns, _VECTORS)
@@ -85,7 +83,8 @@ class Sketcher:
 def row_scale(norms: Tensor, budget: float, least: float, *, along_n: bool) -> Tensor:
     """Return the error that is allowed in each row, [...]: `budget` times its norm, or its neighbours'.
 
-    Rows that are shorter than `least` are judged as if they were so long.
+    A row that is shorter than its neighbours is the sum of terms that cancel: their rounding stays. Rows that
+    are shorter than `least` are judged as if they were so long.
     """
     scale = norms
     if along_n and norms.shape[-1] > 1:
@@ -93,11 +92,11 @@ def row_scale(norms: Tensor, budget: float, least: float, *, along_n: bool) -> T
         near = torch.nn.functional.avg_pool1d(
             squares, _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=False
         )
-        scale = torch.maximum(norms, _SHORT_ROW * near.sqrt().reshape(norms.shape))
+        scale = torch.maximum(norms, near.sqrt().reshape(norms.shape))
     return budget * scale.clamp_min(least)
 
 
 def excess(difference: Tensor, scale: Tensor) -> Tensor:
-    """Return the largest projection of a difference [..., 2] over `scale` [...]; Inf if it is not finite."""
-    ratio = difference.abs().amax(-1) / scale
-    return torch.nan_to_num(ratio, nan=torch.inf).max()
+    """Return the size that each row of a difference [..., 4] shows over `scale` [...]; Inf for NaN."""
+    ratio = difference.square().mean(-1).sqrt() / scale
+    return torch.nan_to_num(ratio, nan=torch.inf)

@@ -90,20 +90,35 @@ class CudaTimer:
         self._flush: torch.Tensor | None = None
         self._cycles_per_ms = _spin_rate()
         self._spin_ms: dict[int, float] = {}
+        self._single: set[int] = set()
         self._exposed: set[int] = set()
 
     def sample(self, fn: TimedCall, count: int, watch: Watch) -> list[float]:
         """Return the device time of each call in ms."""
-        spin_ms = self._spin_ms.get(id(fn), _FIRST_SPIN_MS)
-        while True:
+        key = id(fn)
+        spin_ms = self._spin_ms.get(key, _FIRST_SPIN_MS)
+        while key not in self._single:
             times, hidden = self._batch(fn, count, spin_ms, watch)
-            if hidden or id(fn) in self._exposed:
+            if hidden:
                 return times
             spin_ms *= 4
-            if spin_ms > _MAX_SPIN_MS:
-                self._exposed.add(id(fn))
-                spin_ms = 0.0
-            self._spin_ms[id(fn)] = spin_ms
+            if spin_ms > _MAX_SPIN_MS:  # the queue may be too short for so many calls, but not for one
+                self._single.add(key)
+                spin_ms = _FIRST_SPIN_MS
+            self._spin_ms[key] = spin_ms
+        return [self._one(fn, watch) for _ in range(count)]
+
+    def _one(self, fn: TimedCall, watch: Watch) -> float:
+        """Return the device time of one call in a batch of its own."""
+        key = id(fn)
+        while True:
+            (ms,), hidden = self._batch(fn, 1, self._spin_ms[key], watch)
+            if hidden or key in self._exposed:
+                return ms
+            self._spin_ms[key] *= 4
+            if self._spin_ms[key] > _MAX_SPIN_MS:
+                self._exposed.add(key)
+                self._spin_ms[key] = 0.0
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether sampling found the call exposed."""
@@ -125,6 +140,7 @@ class CudaTimer:
         """Give back the flush buffer and forget what was learnt about calls that no longer exist."""
         self._flush = None
         self._spin_ms.clear()
+        self._single.clear()
         self._exposed.clear()
 
     def _batch(self, fn: TimedCall, count: int, spin_ms: float, watch: Watch) -> tuple[list[float], bool]:
