@@ -1,19 +1,48 @@
-"""Errors that a user can act on: one sentence on what is wrong and one on what to do."""
+"""Errors that a user can act on, and the exit codes of `lbench`: one code per meaning."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What `lbench` ends with; docs/ci.md has the table."""
+
+    OK = 0
+    FOUND = 1
+    USAGE = 2
+    NOTHING = 3
+    DIED = 4
+    INTERRUPTED = 130
+
+    @property
+    def meaning(self) -> str:
+        """The meaning in one line, as the table of docs/ci.md has it."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.OK: "done: every case has a row and none failed; `compare`: nothing is worse",
+    ExitCode.FOUND: "done, and found: a case crashed, timed out or was wrong; `compare`: something is worse",
+    ExitCode.USAGE: "the call, a suite, a provider or a file that it names is wrong; nothing was measured",
+    ExitCode.NOTHING: "`compare`: nothing was compared",
+    ExitCode.DIED: "not done: no worker starts; a file cannot be written, or changed under the sweep; a bug",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; the rows until then are kept",
+}
 
 
 class LbenchError(Exception):
     """An error whose message is for the user; the command line prints it without a traceback.
 
-    ``exit_code`` is what the process ends with: 2 for bad usage, 1 for a failure while running.
+    Its message is one sentence on what is wrong and one on what to do; `exit_code` is what the process ends
+    with.
     """
 
-    exit_code = 1
+    exit_code = ExitCode.DIED
 
 
 class UsageError(LbenchError):
     """The call, the suite or the provider specification is wrong; nothing has run."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class Unavailable(LbenchError):  # noqa: N818 - a state of the machine, named as the row's status is

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 
 def main() -> None:
-    """Run `lbench`. An error that a user can act on becomes one message and an exit code."""
-    from lightning_bench.errors import LbenchError
+    """Run `lbench`. An error becomes one message and an exit code; a bug also a traceback."""
+    from lightning_bench.errors import ExitCode, LbenchError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file name that is no UTF-8, and × in a terminal that has only ASCII.
+            stream.reconfigure(errors="backslashreplace")
     try:
         from lightning_bench.cli.app import app
 
         app()
     except LbenchError as error:
-        from lightning_bench.cli.shared.sink import Sink
-
-        if os.environ.get("LBENCH_TRACEBACK"):
-            raise
-        Sink().error(str(error))
+        _show(str(error), traceback=bool(os.environ.get("LBENCH_TRACEBACK")))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
+    except Exception as error:
+        # Python would end with 1, which says that every case was measured.
+        _show(f"a bug of lightning-bench ({type(error).__name__}); please report it", traceback=True)
+        sys.exit(ExitCode.DIED)
+
+
+def _show(message: str, *, traceback: bool) -> None:
+    from lightning_bench.cli.shared.sink import Sink
+
+    if traceback:
+        from traceback import format_exc
+
+        print(format_exc(), end="", file=sys.stderr)
+    Sink().error(message)

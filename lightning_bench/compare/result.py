@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.errors import ExitCode, LbenchError, UsageError
 from lightning_bench.words import counted
 
 Verdict = Literal[
@@ -50,7 +50,7 @@ MEANINGS: dict[Verdict, str] = {
 class NothingComparedError(LbenchError):
     """No cell of one side could be compared with the other's, which is not a pass."""
 
-    exit_code = 3
+    exit_code = ExitCode.NOTHING
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ class Comparison:
         return sum(cell.verdict in _COMPARED for cell in self.cells)
 
     @property
-    def exit_code(self) -> int:
-        """The exit code: 0 if nothing is worse, 1 if something is, 3 if nothing was compared."""
+    def exit_code(self) -> ExitCode:
+        """The exit code: OK if nothing is worse, FOUND if something is, NOTHING if nothing was compared."""
         if not self.compared:
-            return 3
-        return 1 if self.failing else 0
+            return ExitCode.NOTHING
+        return ExitCode.FOUND if self.failing else ExitCode.OK
 
     @property
     def headline(self) -> str:

@@ -35,6 +35,7 @@ class ResultFile:
         self.repaired: str | None = None
         self.moved: Path | None = None
         self._samples_fd = -1
+        self._lengths: dict[int, int] = {}  # by descriptor, bytes: as this sweep left the file
         refuse_target(self.path)
         self._fd = open_locked(self.path)
         try:
@@ -72,6 +73,10 @@ class ResultFile:
             self._open_samples()
         self._write(self._samples_fd, self.samples_path, line)
 
+    def check_unchanged(self) -> None:
+        """Raise LbenchError if the file is no longer at its path, or not of the length that was written."""
+        self._check(self._fd, self.path)
+
     def _load(self) -> None:
         data = self.path.read_bytes()
         head, newline, body = data.partition(b"\n")
@@ -100,6 +105,7 @@ class ResultFile:
             os.ftruncate(descriptor, length)
             torn = f"{path} ended in a torn line, left by an interrupted write: cut off, its case runs again"
             self.repaired = f"{self.repaired}; {torn}" if self.repaired else torn
+        self._lengths[descriptor] = length
 
     def _set_aside(self) -> None:
         aside = set_aside_path(self.path, datetime.now(UTC))  # to the microsecond, and under the lock: unused
@@ -116,8 +122,7 @@ class ResultFile:
             ) from error
 
     def _write(self, descriptor: int, path: Path, line: bytes) -> None:
-        if not is_at(descriptor, path):
-            raise LbenchError(f"{path} was moved or deleted while the sweep was writing it; run it again")
+        self._check(descriptor, path)
         start = os.fstat(descriptor).st_size
         rest = memoryview(line)
         try:
@@ -129,6 +134,18 @@ class ResultFile:
             raise LbenchError(
                 f"cannot write {path}: {error.strerror}; the {len(self.records)} earlier rows are whole"
             ) from error
+        self._lengths[descriptor] = start + len(line)
+
+    def _check(self, descriptor: int, path: Path) -> None:
+        """Raise LbenchError if another process replaced the file, cut it or wrote to it."""
+        if not is_at(descriptor, path):
+            raise LbenchError(f"{path} was moved or deleted while the sweep was writing it; run it again")
+        length = os.fstat(descriptor).st_size
+        if length != self._lengths[descriptor]:
+            raise LbenchError(
+                f"{path} was changed while the sweep was writing it: it has {length} bytes instead of "
+                f"{self._lengths[descriptor]}; run it again for what it lost"
+            )
 
 
 def _check_header(path: Path, head: bytes) -> None:

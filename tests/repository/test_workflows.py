@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,50 @@ def test_the_workflows_name_what_is_there_and_the_shell_takes_their_scripts(path
         assert kept == restored
         assert bool(kept) == (path in COMPARING)
     assert "pull_request_target" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit_with_their_version_beside_it(path: Path) -> None:
+    used = re.findall(r"uses: (.*)", path.read_text())
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+
+
+@pytest.mark.parametrize("path", COMPARING, ids=lambda path: path.name)
+def test_a_cache_is_saved_only_after_what_fills_it_ended_well(path: Path) -> None:
+    for job in jobs(path).values():
+        for before, step in pairwise(job["steps"]):
+            if "cache/save" not in step.get("uses", ""):
+                continue
+            assert not re.search(r"always|cancelled|failure", step["if"])
+            sweeps = re.findall(r"lbench (?:speed|memory) .*", before["run"])
+            assert all(re.search(r"\|\| \{ test \$\? = 1; whole=false; \}$", sweep) for sweep in sweeps)
+            assert bool(sweeps) == (step["if"] == "steps.measured.outputs.whole == 'true'")
+            assert bool(sweeps) == (before.get("id") == "measured")
+
+
+@pytest.mark.parametrize(("code", "ended", "whole"), [(0, 0, "true"), (1, 0, "false"), (4, 1, None)])
+@pytest.mark.parametrize("path", COMPARING, ids=lambda path: path.name)
+def test_a_base_that_did_not_end_well_fails_the_job_or_is_not_cached(
+    tmp_path: Path, path: Path, code: int, ended: int, whole: str | None
+) -> None:
+    (job,) = jobs(path).values()
+    (step,) = (step for step in job["steps"] if step.get("id") == "measured")
+    for name, status in ((".venv/bin/lbench", code), ("git", 0)):
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\nexit {status}\n")
+        program.chmod(0o755)
+    output = tmp_path / "output"
+    environment = os.environ | {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "GITHUB_OUTPUT": str(output),
+        "BASE": "base",
+    }
+    command = ["bash", "-e", "-c", step["run"]]
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == ended
+    assert (output.read_text() if output.exists() else None) == (whole and f"whole={whole}\n")
 
 
 def test_every_python_that_the_package_names_is_tested() -> None:
@@ -163,7 +208,7 @@ def test_the_gate_on_a_cpu_passes_what_is_whole_and_fails_what_is_broken(tmp_pat
     failed, code, said = request.checked()
     assert (failed, code) == ("", 0), said
     assert "Nothing is worse in 2 cells" in said
-    assert re.fullmatch(r"id=\w+\n", (tmp_path / "output").read_text())
+    assert re.fullmatch(r"id=\w+\nwhole=true\n", (tmp_path / "output").read_text())
     assert request.git("worktree", "list").count("\n") == 1
     rows = (tmp_path / ".lbench" / "base" / "speed.csv").read_text()
     init = tmp_path / "kernels" / "lightning_kernels" / "__init__.py"

@@ -13,7 +13,7 @@ from lightning_bench.cli.commands.compare_ref import RefOptions
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
 from lightning_bench.cli.shared.option_groups import grouped
-from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.errors import ExitCode, LbenchError, UsageError
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -93,7 +93,7 @@ def compare(
     shown: Shown,
     output: Output,
 ) -> None:
-    """Give every cell a verdict; exit code 0: nothing worse, 1: worse, 2: usage, 3: nothing compared."""
+    """Give every cell a verdict; exit code 0: nothing worse, 1: worse, 3: nothing compared."""
     from lightning_bench.cli.commands.compare_out import show
     from lightning_bench.compare.judge import compare_sides
     from lightning_bench.compare.result import accept, parse_allow, parse_fail_on
@@ -128,7 +128,7 @@ def compare(
     )
     comparison = accept(comparison, allowed)
     show(sink, comparison, shown)
-    if comparison.exit_code == 3:
+    if comparison.exit_code == ExitCode.NOTHING:
         sink.error(_why_nothing(comparison.counts))
     raise typer.Exit(comparison.exit_code)
 

@@ -14,7 +14,7 @@ from lightning_bench.case import Metric, ProtocolName
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import OUTPUT_PANEL, RUNNING_PANEL, Output, Running, known
 from lightning_bench.cli.shared.option_groups import grouped
-from lightning_bench.errors import UsageError
+from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
@@ -108,7 +108,7 @@ def sweep(
         results.append((plan, path, summary))
     if sink.as_json:
         sink.data([_as_data(*result) for result in results])
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(ExitCode.FOUND if failed else ExitCode.OK)
 
 
 def default_out(plan: Plan) -> Path:
@@ -132,10 +132,11 @@ def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Sum
         try:
             with make_watcher(sink.err, name, quiet=sink.quiet) as watcher:
                 summary = run_sweep(plan, file, watcher, retry=retry)
+            file.check_unchanged()
         except KeyboardInterrupt:
             command = shlex.join(["lbench", *(word for word in sys.argv[1:] if word != "--fresh")])
             sink.err.print(f"interrupted; {path} is whole. To go on: {command}", soft_wrap=True, markup=False)
-            raise typer.Exit(130) from None
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
     if not sink.quiet and not sink.as_json:
         for grid in sweep_grids(summary.records):
             sink.paper_table(grid)

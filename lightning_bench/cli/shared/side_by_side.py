@@ -33,3 +33,5 @@ def run_side_by_side(
         name = f"{plans[0].suite} {plans[0].metric}"
         watcher = stack.enter_context(make_watcher(sink.err, name, quiet=sink.quiet))
         run_pairs(trees[0], trees[1], pairs, watcher)
+        for tree in trees:
+            tree.out.check_unchanged()

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning_bench.errors import LbenchError
 from lightning_bench.machine import Machine
 from lightning_bench.machine.ceilings import Kept
+from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.profile.data import Mode, Profile, Request
 from lightning_bench.profile.parent import counters, proton
 from lightning_bench.profile.readings import read
@@ -69,8 +69,8 @@ def profile_case(
         ceilings = kept.ceilings.of(request.dtype)
         pair = (ceilings.gbps, ceilings.tflops, ceilings.l2_bytes)
         request = request.model_copy(update={"ceilings": pair})
-    with TemporaryDirectory(prefix="lbench-profile-") as folder:
-        processes = _Processes(Path(folder), request, options)
+    with scratch_folder() as folder:
+        processes = _Processes(folder, request, options)
         say(f"profiling {request.case.id}")
         profile = processes.profile()
         if options.ncu:

@@ -15,6 +15,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.checked import NotAProvider, as_provider
 from lightning_bench.providers.registry.packages import load_error
+from lightning_bench.providers.registry.sources import digest_of_sources
 
 FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file"
 
@@ -35,8 +36,8 @@ def canonical_file_spec(spec: str) -> str:
 def file_provider(spec: str) -> Provider:
     """Return the provider that `spec` names. Raise UsageError with what is wrong and what is allowed.
 
-    Its version ends in a digest of the file unless it declares its own, so that a resumed sweep never takes
-    the figures of an older version of the file for those of the present one.
+    Its version ends in a digest of the file and of what it imports from its repository, unless it declares
+    its own, so that a resumed sweep never takes figures of older sources for those of the present ones.
     """
     path, name = _split(spec)
     if not path.is_file():
@@ -61,11 +62,7 @@ def version_in(provider: Provider, path: Path) -> str:
     """Return the version that a provider from a file has if `path` is that file, which is not imported."""
     if type(provider).version is not Provider.version:
         return provider.version()
-    return _version(provider, _digest(path))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    return _version(provider, digest_of_sources(path))
 
 
 def _split(spec: str) -> tuple[Path, str]:
@@ -85,7 +82,7 @@ class _SourceOnly(SourceFileLoader):
 
 
 def _module(path: Path) -> tuple[ModuleType, str]:
-    """Return the module of `path` and a digest of its source.
+    """Return the module of `path` and a digest of the sources that it loads.
 
     It runs once per process, so that no kernel registers twice.
     """
@@ -95,7 +92,7 @@ def _module(path: Path) -> tuple[ModuleType, str]:
     spec = spec_from_file_location(name, path, loader=_SourceOnly(name, str(path)))
     if spec is None or spec.loader is None:
         raise UsageError(f"provider file {path} is no Python file; give {FORM}")
-    digest = _digest(path)
+    digest = digest_of_sources(path)
     module = module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lightning_bench.errors import ExitCode
 from lightning_bench.record import STATUSES, read_records
+from tests.support.paths import ROOT
 
 Lbench = Callable[..., Any]
 
@@ -151,14 +152,57 @@ def test_results_go_to_a_folder_named_after_the_device(
     assert ran.err.splitlines()[-1] == f"results: {csv}"
 
 
-def test_a_traceback_on_request(
-    new_workspace: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from lightning_bench.cli import main
-    from lightning_bench.errors import UsageError
-
+def test_a_traceback_on_request(lbench: Lbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LBENCH_TRACEBACK", "1")
-    monkeypatch.setattr(sys, "argv", ["lbench", "suites", "nope"])
-    with pytest.raises(UsageError, match="there is no suite `nope`"):
-        main()
-    assert capsys.readouterr().err == ""
+    ran = lbench("suites", "nope")
+    assert ran.code == 2
+    assert "raise UsageError" in ran.err
+    assert "lbench: there is no suite `nope`" in ran.err
+
+
+def test_a_bug_is_a_traceback_and_no_failed_case(lbench: Lbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[str]:
+        raise RuntimeError("nobody expected this")
+
+    monkeypatch.setattr("lightning_bench.suite.bundled_suites", fail)
+    ran = lbench("suites")
+    assert ran.code == ExitCode.DIED
+    assert "RuntimeError: nobody expected this" in ran.err
+    assert ran.err.splitlines()[-1] == "lbench: a bug of lightning-bench (RuntimeError); please report it"
+
+
+TRUNCATING = """
+import os
+from lightning_bench.cli.shared.progress import PlainWatcher
+real = PlainWatcher.recorded
+def recorded(self, record):
+    real(self, record)
+    if self._done == {count}:
+        os.{call}
+PlainWatcher.recorded = recorded
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("truncate('out.csv', 100)", "was changed while the sweep was writing it: it has 100 bytes"),
+        ("rename('out.csv', 'away.csv')", "was moved or deleted while the sweep was writing it"),
+    ],
+)
+def test_a_sweep_whose_file_is_changed_under_it_does_not_pass(
+    new_workspace: Any, count: int, call: str, message: str
+) -> None:
+    suite = new_workspace.suite(["NeedsGpu"], seq_len=[64, 128])
+    code = TRUNCATING.format(count=count, call=call)
+    process = new_workspace.run("check", suite, "--out", new_workspace.out, code=code)
+    assert process.returncode == ExitCode.DIED
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_the_exit_codes_are_documented() -> None:
+    text = (ROOT / "docs" / "ci.md").read_text()
+    for code in ExitCode:
+        assert f"\n| {code.value} | {code.meaning} |\n" in text, code

@@ -187,17 +187,17 @@ def test_a_case_that_cannot_be_run(
 ) -> None:
     (tmp_path / "bad.py").write_text(BAD)
     ran = lbench("profile", f"{tmp_path}/bad.py:{provider}", *SMALL, "--time-limit", limit)
-    assert ran.code == 1
+    assert ran.code == 4
     assert message in ran.err
     assert "Traceback" not in ran.err
 
 
 def test_a_provider_that_is_not_for_this(lbench: Lbench) -> None:
     ran = lbench("profile", "lightning2", *SMALL)
-    assert ran.code == 1
+    assert ran.code == 4
     assert "-cpu cannot run here: " in ran.err
     ran = lbench("profile", "lightning2-torch", *SMALL, "--dtype", "bf16", "--time-limit", "0.1")
-    assert ran.code == 1
+    assert ran.code == 4
     assert "not done within 0.1 s" in ran.err
 
 

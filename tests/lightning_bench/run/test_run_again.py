@@ -86,7 +86,7 @@ def test_a_full_disk_ends_the_sweep_and_leaves_earlier_rows_whole(new_workspace:
     limit = len(",".join(COLUMNS)) + 1000  # the header and a row or two
     process = new_workspace.run("check", suite, "--out", new_workspace.out, code=LIMITED.format(limit=limit))
     rows = read_records(new_workspace.out)
-    assert process.returncode == 1
+    assert process.returncode == 4
     assert process.stderr.splitlines()[-1] == (
         f"lbench: cannot write {new_workspace.out}: File too large; the {len(rows)} earlier rows are whole"
     )
