@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lightning_bench.measure.device.call_watch import CallWatch, NoCallWatch
 from lightning_bench.measure.device.clocks import ClockReading, Clocks
 from lightning_bench.measure.device.timer import TimedCall, Timer
-from lightning_bench.measure.device.watch import NoWatch, Watch
 from lightning_bench.measure.job import Enter
 from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule
 
@@ -32,16 +32,16 @@ class Task:
     key: str
     fn: TimedCall
     sampler: Sampler
-    watch: Watch = field(default_factory=NoWatch)
+    watch: CallWatch = field(default_factory=NoCallWatch)
     turns: list[int] = field(default_factory=list)
     readings: list[ClockReading] = field(default_factory=list)
     call_samples: list[float] = field(default_factory=list)
     estimate_ms: float = 0.0
 
     @classmethod
-    def of(cls, key: str, fn: TimedCall, rule: StopRule, watch: Watch | None = None) -> Task:
+    def of(cls, key: str, fn: TimedCall, rule: StopRule, watch: CallWatch | None = None) -> Task:
         """Return a task that has no samples yet."""
-        return cls(key, fn, Sampler(rule), watch or NoWatch())
+        return cls(key, fn, Sampler(rule), watch or NoCallWatch())
 
     @property
     def slot(self) -> int:

@@ -159,7 +159,9 @@ class Supervisor:
                     on_enter(owner, phase)
                 case ("outcome", outcome):
                     on_outcome(outcome)
-                case ("done",):
+                case ("done", reusable):
+                    if not reusable:
+                        self.stop()
                     return None
                 case ("poisoned", why):
                     return Ending("crashed", why)

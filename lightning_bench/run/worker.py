@@ -1,7 +1,8 @@
 """The worker process: measures jobs until its parent hangs up.
 
 Messages to the parent are tuples whose first item names them:
-`("ready",)`, `("enter", case_id, phase)`, `("outcome", Outcome)`, `("done",)`, `("poisoned", why)`.
+`("ready",)`, `("enter", case_id, phase)`, `("outcome", Outcome)`, `("done", reusable)`,
+`("poisoned", why)`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from lightning_bench.case import Device
-from lightning_bench.machine.guardian import flush, guarded
+from lightning_bench.machine.guardian import be_subreaper, flush, guarded
 from lightning_bench.measure.job import Job, Outcome
 
 _SPARE_FRACTION = 0.9
@@ -38,6 +39,7 @@ def worker_main(
     assert parent is not None
     assert parent.pid is not None
     guarded(Path(log), parent.pid)
+    be_subreaper()  # so that a case's daemons are seen
     code = 1
     try:
         if import_path is not None:
@@ -75,11 +77,11 @@ def _work(connection: Connection, device: Device, memory_limit_gib: float | None
             connection.send(("outcome", outcome))
 
         try:
-            run_job(session, job, enter, emit)
+            reusable = run_job(session, job, enter, emit)
         except PoisonedError as error:
             connection.send(("poisoned", str(error)))
             return
-        connection.send(("done",))
+        connection.send(("done", reusable))
 
 
 def _limit_memory(device: Device, limit_gib: float | None) -> None:

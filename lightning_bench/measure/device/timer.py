@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from lightning_bench.case import Device
-from lightning_bench.measure.device.watch import Watch
+from lightning_bench.measure.device.call_watch import CallWatch
 
 TimedCall = Callable[[], Any]
 """What is timed: a call without arguments."""
@@ -27,7 +27,7 @@ _MAX_SPIN_MS = 100.0
 class Timer(Protocol):
     """Takes samples of a call; milliseconds throughout."""
 
-    def sample(self, fn: TimedCall, count: int, watch: Watch) -> list[float]:
+    def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the device times of `count` calls, each with a cold cache and, on a GPU, launches hidden."""
 
     def call(self, fn: TimedCall) -> float:
@@ -46,7 +46,7 @@ class Timer(Protocol):
 class CpuTimer:
     """Monotonic clock, no flush."""
 
-    def sample(self, fn: TimedCall, count: int, watch: Watch) -> list[float]:
+    def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the wall time of each call in ms."""
         times = []
         for _ in range(count):
@@ -93,7 +93,7 @@ class CudaTimer:
         self._single: set[int] = set()
         self._exposed: set[int] = set()
 
-    def sample(self, fn: TimedCall, count: int, watch: Watch) -> list[float]:
+    def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the device time of each call in ms."""
         key = id(fn)
         spin_ms = self._spin_ms.get(key, _FIRST_SPIN_MS)
@@ -108,7 +108,7 @@ class CudaTimer:
             self._spin_ms[key] = spin_ms
         return [self._one(fn, watch) for _ in range(count)]
 
-    def _one(self, fn: TimedCall, watch: Watch) -> float:
+    def _one(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return the device time of one call in a batch of its own."""
         key = id(fn)
         while True:
@@ -143,7 +143,7 @@ class CudaTimer:
         self._single.clear()
         self._exposed.clear()
 
-    def _batch(self, fn: TimedCall, count: int, spin_ms: float, watch: Watch) -> tuple[list[float], bool]:
+    def _batch(self, fn: TimedCall, count: int, spin_ms: float, watch: CallWatch) -> tuple[list[float], bool]:
         if self._flush is None:
             self._flush = torch.empty(self._flush_bytes, dtype=torch.int8, device="cuda")
         starts = [torch.cuda.Event(enable_timing=True) for _ in range(count)]

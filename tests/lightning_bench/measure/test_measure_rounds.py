@@ -8,8 +8,8 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 
+from lightning_bench.measure.device.call_watch import CallWatch
 from lightning_bench.measure.device.clocks import ClockReading, NoClocks
-from lightning_bench.measure.device.watch import Watch
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
 
@@ -25,7 +25,7 @@ class FakeTimer:
         self.turns: list[tuple[Callable[[], float], int]] = []
         self._speed, self._launch_ms = speed, launch_ms
 
-    def sample(self, fn: Callable[[], float], count: int, watch: Watch) -> list[float]:
+    def sample(self, fn: Callable[[], float], count: int, watch: CallWatch) -> list[float]:
         assert len(self.turns) < 2000, "it does not end"
         self.turns.append((fn, count))
         return [self._run(fn) for _ in range(count)]

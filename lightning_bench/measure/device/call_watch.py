@@ -1,11 +1,11 @@
-"""Watch: what is done before and after every timed call, outside of what is timed."""
+"""Call watch: what is done before and after every timed call, outside of what is timed."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 
-class Watch(Protocol):
+class CallWatch(Protocol):
     """Is told of the turns of a task and of its calls, and may say why the task must end."""
 
     failure: str | None
@@ -26,7 +26,7 @@ class Watch(Protocol):
         """End a turn."""
 
 
-class NoWatch:
+class NoCallWatch:
     """Looks at nothing."""
 
     failure: str | None = None
