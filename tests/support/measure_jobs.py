@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_bench.case import Case, Direction, Metric, ProtocolName, Shape
 from lightning_bench.measure.bench import run_job
+from lightning_bench.measure.device.call_watch import CallWatch
 from lightning_bench.measure.job import Figures, Job, Outcome
 from lightning_bench.measure.session import Session
 from lightning_bench.suite import Limits
@@ -29,8 +30,9 @@ class FakeTimer:
     def __init__(self, *script: float, then: float) -> None:
         self._script, self._then, self._seconds = list(script), then, 0.0
 
-    def sample(self, fn: Callable[[], Any], count: int) -> list[float]:
-        fn()
+    def sample(self, fn: Callable[[], Any], count: int, watch: CallWatch) -> list[float]:
+        watch.before()
+        watch.after(fn())
         return [self._next() for _ in range(count)]
 
     def call(self, fn: Callable[[], Any]) -> float:

@@ -27,7 +27,7 @@ def test_wrong_gets_no_figure(measure: Measure, metric: Metric, name: str, reaso
     outcome = job[name]
     assert outcome.status == "wrong"
     assert reason in outcome.reason
-    assert given(outcome.figures) - {"provider_config"} == ERRORS | {"error_budget"}
+    assert given(outcome.figures) - {"provider_config"} == ERRORS | {"error_budget", "seed"}
     assert outcome.samples is None
 
 

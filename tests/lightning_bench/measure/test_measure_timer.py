@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.device.clocks import (
     ClockFigures,
     ClockReading,
@@ -25,7 +26,7 @@ def reading(
 
 def test_a_sleep_takes_at_least_its_time() -> None:
     timer = CpuTimer()
-    samples = timer.sample(lambda: time.sleep(0.002), 10)
+    samples = timer.sample(lambda: time.sleep(0.002), 10, NoCallWatch())
     assert len(samples) == 10
     assert all(ms >= 2.0 for ms in samples)
     assert min(samples) < 20.0  # milliseconds, not microseconds
@@ -35,7 +36,7 @@ def test_a_sleep_takes_at_least_its_time() -> None:
 def test_each_sample_is_one_call() -> None:
     calls: list[int] = []
     timer = CpuTimer()
-    assert len(timer.sample(lambda: calls.append(1), 7)) == 7
+    assert len(timer.sample(lambda: calls.append(1), 7, NoCallWatch())) == 7
     assert len(calls) == 7
     assert timer.call(lambda: calls.append(1)) >= 0.0
     assert len(calls) == 8
@@ -56,7 +57,7 @@ def test_a_cpu_hides_no_launches() -> None:
 
 def test_a_failing_call_is_not_swallowed() -> None:
     with pytest.raises(ZeroDivisionError):
-        CpuTimer().sample(lambda: 1 / 0, 1)
+        CpuTimer().sample(lambda: 1 / 0, 1, NoCallWatch())
 
 
 def test_no_readings_are_no_figures_and_no_trouble() -> None:
