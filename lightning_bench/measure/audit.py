@@ -40,6 +40,12 @@ _AUDIT_FACTOR = 2 * SKETCH_FACTOR
 # A device that is busy for so much longer than the events say has work on another stream.
 _DRAIN_SHARE, _DRAIN_MS = 0.5, 0.2
 
+NEW_MOST = 7
+"""On how many new contents a call is timed at most."""
+_NEW_LEAST = 5
+# All calls but one must be so much slower on what is new: noise affects both calls of a pair.
+_REMEMBERS = 1.25
+
 _chance = secrets.SystemRandom().random
 _clock = time.perf_counter
 
@@ -57,7 +63,7 @@ class Audit:
         first: dict[str, Tensor],
     ) -> None:
         self.failure: str | None = None
-        self.calls = self.judged = 0
+        self.calls = self.judged = self._new_contents = 0
         self.judged_on: list[Distribution] = []
         self._case, self._call, self._layout = case, call, provider.layout
         self._inputs, self._reference = inputs.of(provider.family), reference
@@ -71,9 +77,11 @@ class Audit:
         for name, x in first.items():
             self._first[name] = self._of_first(name, x)
         self._kinds = {name: (x.shape, x.dtype, x.device) for name, x in first.items()}
+        size = sum(x.numel() * x.element_size() for x in first.values())
+        self._holds = not torch.cuda.is_available() or 8 * size < torch.cuda.mem_get_info()[0]
         self._worst: list[tuple[str, Tensor]] = []
-        self._held: list[int] = []
         self._last: dict[str, Tensor] | None = None
+        self._first_of_turn: dict[str, Tensor] | None = None
         self._turns = 0
         self._turn_began = self._sampled_s = self._spent_s = 0.0
         self._drains: list[float] = []
@@ -126,7 +134,7 @@ class Audit:
         """Judge the turn."""
         worst = [(name, float(x)) for name, x in self._worst]
         self._worst.clear()
-        self._last = None
+        self._last = self._first_of_turn = None
         self._sampled_s += _clock() - self._turn_began
         left = [t for t in threading.enumerate() if t.ident not in self._threads and _is_own(t)]
         if self.failure is None and left:
@@ -155,8 +163,9 @@ class Audit:
         """Return what was judged, for the row."""
         pairs = f"{self._reference.judged_pairs} of {self._case.shape.batch * self._case.shape.heads} pairs"
         timed = f"{self.judged} of {self.calls} timed calls" if self.calls else ""
+        new = f"{self._new_contents} new contents timed" if self._new_contents else ""
         again = [f"{distribution} inputs again" for distribution in self.judged_on]
-        return "; ".join(filter(None, [pairs, timed, *again]))
+        return "; ".join(filter(None, [pairs, timed, new, *again]))
 
     def judge_anew(self, reference: Reference, distribution: Distribution) -> None:
         """Judge the timed call on other inputs, which are in place already."""
@@ -165,6 +174,17 @@ class Audit:
         self.judged_on.append(distribution)
         if result.failure:
             self.failure = f"on other inputs ({distribution}): {result.failure}"
+
+    def note_new_contents(self, timed: list[tuple[float, float]]) -> None:
+        """Compare times, ms, of calls on contents that were new with those of the calls right after them."""
+        self._new_contents = len(timed)
+        ratios = sorted(new / seen for new, seen in timed)
+        if len(ratios) >= _NEW_LEAST and ratios[1] > _REMEMBERS:
+            new, seen = timed[len(timed) // 2]
+            self.failure = (
+                f"it keeps something from call to call: {new:.3g} ms on inputs that it has not seen, "
+                f"then {seen:.3g} ms, and so on nearly all of {len(ratios)} contents"
+            )
 
     def trouble(self, median_ms: float) -> str | None:
         """Return why a GPU was busy with more than the events show, or None."""
@@ -183,7 +203,7 @@ class Audit:
 
     def _odd(self, result: Any) -> str | None:
         """Return what is not as it was in the first result, which no look at values would show."""
-        last, self._last = self._last, result
+        last, self._last = self._last, result if self._holds else None
         if not isinstance(result, dict) or result.keys() != self._kinds.keys() & result.keys():
             return "a timed call gave results of other names than the call that was checked"
         for name, x in result.items():
@@ -193,7 +213,9 @@ class Audit:
                 return f"a timed call gave {name} as {x.dtype} {tuple(x.shape)} on {x.device}"
         if (reason := self._inputs.aliased(result, self._layout)) is not None:
             return reason
-        held = {_address(x) for x in (last or {}).values()}
+        held = {_address(x) for x in [*(last or {}).values(), *(self._first_of_turn or {}).values()]}
+        if self._holds:
+            self._first_of_turn = self._first_of_turn or result
         if again := [name for name, x in result.items() if x.numel() and _address(x) in held]:
             return f"{', '.join(again)} of one call is in the memory of an earlier one that is still in use"
         return None
@@ -212,6 +234,12 @@ class Audit:
         for shape, dtype, device in self._kinds.values():
             if math.prod(shape) * dtype.itemsize <= _POISONED_BYTES:
                 torch.full(shape, math.nan, dtype=dtype, device=device)
+
+
+def new_contents(samples: int) -> int:
+    """Return on how many new contents a case of so many samples is timed: 0 if that would take long."""
+    count = min(NEW_MOST, samples // 4)
+    return count if count >= _NEW_LEAST else 0
 
 
 def plain_tensor(name: str, x: object) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ import torch
 from lightning_bench.case import Case, Distribution, Family
 from lightning_bench.errors import Unavailable
 from lightning_bench.measure import paper
+from lightning_bench.measure.audit import NEW_MOST, new_contents
+from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.gate import Gated, InputsChangedError, pass_gate
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
@@ -162,6 +165,7 @@ class _Bench:
         run_rounds(
             [task for _, task in ready], session.timer, session.clocks, seed=self.job.seed, enter=self.enter
         )
+        self._time_anew(ready)
         failed = self._judge_anew([gated for gated, _ in ready])
         for gated, task in ready:
             if gated.case in failed:
@@ -170,6 +174,23 @@ class _Bench:
             with self._outcome(gated.case):
                 replays = partial(graph_samples, gated, self._inputs, self._rule, session, self.enter)
                 self.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
+
+    def _time_anew(self, ready: list[tuple[Gated, Task]]) -> None:
+        """Time calls on contents that are new, and again: what is kept of a call shows in the difference."""
+        working = [(gated, task) for gated, task in ready if gated.audit.failure is None]
+        timed: dict[str, list[tuple[float, float]]] = {task.key: [] for _, task in working}
+        for number in range(NEW_MOST):
+            due = [pair for pair in working if number < new_contents(len(pair[1].sampler.samples))]
+            if due:
+                self._inputs.roll(1 + secrets.randbelow(max(1, self.job.shape.seq_len - 1)))
+            for gated, task in due:
+                self.enter(task.key, "samples")
+                gated.call.renew()
+                new, seen = (self.session.timer.sample(task.fn, 1, NoCallWatch())[0] for _ in range(2))
+                timed[task.key].append((new, seen))
+        for gated, task in working:
+            gated.audit.note_new_contents(timed[task.key])
+        self._inputs.take(self._drawn(0))
 
     def _judge_anew(self, ready: list[Gated]) -> set[Case]:
         """Judge the same calls on inputs that they have not seen. Return cases that have an outcome now."""
@@ -181,7 +202,8 @@ class _Bench:
                 for gated in ready:
                     if gated.audit.failure is None and gated.case not in failed:
                         failed |= self._judge_on(other, gated)
-            self._inputs.take(self._drawn(0))
+            if self.job.inputs[1:]:
+                self._inputs.take(self._drawn(0))
         except (RuntimeError, MemoryError) as error:
             if not _is_oom(error):
                 raise

@@ -1,6 +1,6 @@
 """The guard: clocks and judge are as they were before any provider was imported.
 
-It is imported with the rest of `measure`, before a worker loads its first provider, and keeps what it saw.
+`GUARD` is of this process: a session has it keep what is there before the first provider is loaded.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ class Guard:
 
     def __init__(self) -> None:
         self._kept: list[tuple[Any, str, str, Any, CodeType | None]] = []
+        self._tensor_names = frozenset(vars(torch.Tensor))
+
+    def keep(self) -> None:
+        """Take what is there now for what must stay."""
+        self._kept.clear()
         for owner, shown, names in (
             (time, "time", _CLOCKS),
             (torch, "torch", _TORCH),
@@ -52,6 +57,9 @@ class Guard:
             if module.__name__.startswith(_OWN) and not module.__name__.startswith(_NOT_WATCHED):
                 for owner, shown, name, value in _functions(module):
                     self._keep(owner, shown, name, value)
+        for name, value in list(vars(torch.Tensor).items()):
+            if isinstance(value, FunctionType):
+                self._keep(torch.Tensor, "torch.Tensor", name, value)
         self._tensor_names = frozenset(vars(torch.Tensor))
 
     def _keep(self, owner: Any, shown: str, name: str, value: Any) -> None:
@@ -91,4 +99,3 @@ def _functions(module: ModuleType) -> Iterator[tuple[Any, str, str, Any]]:
 
 
 GUARD = Guard()
-"""Of this process; made when `measure` is imported."""

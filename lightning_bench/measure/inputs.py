@@ -96,6 +96,16 @@ class InputSet:
         for family, inputs in self._families.items():
             inputs.take(other.of(family))
 
+    def roll(self, tokens: int) -> None:
+        """Move the tokens of q, k and v in place, the last ones to the front: contents that are new."""
+        done: set[int] = set()
+        for leaves_of in (self._layouts, *(inputs.layouts for inputs in self._families.values())):
+            for layout, (leaves, _) in leaves_of.items():
+                for x in (leaves.q, leaves.k, leaves.v):
+                    if x.data_ptr() not in done:
+                        x.data.copy_(x.data.roll(tokens, 2 if layout == "bhnd" else 1))
+                    done.add(x.data_ptr())
+
     def hashes(self, layout: Layout) -> dict[str, int]:
         """Return a hash of the bytes of each tensor: it tells whether a provider has written to them."""
         return {name: hash_of(x) for name, x in self._named(layout).items()}
@@ -112,6 +122,11 @@ class InputSet:
         given, do = self.in_layout(layout)
         named = {"q": given.q, "k": given.k, "v": given.v, **given.more, "the slopes": given.decay}
         return {name: x.detach() for name, x in {**named, "the gradient of o": do}.items()}
+
+    @property
+    def layouts(self) -> Mapping[Layout, tuple[Inputs, Tensor]]:
+        """The leaves and the gradient of the output, in every layout that was asked for."""
+        return self._layouts
 
     @property
     def held_bytes(self) -> int:

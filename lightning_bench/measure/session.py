@@ -12,6 +12,7 @@ from lightning_bench.measure.device.clocks import Clocks, make_clocks
 from lightning_bench.measure.device.memory import MIB, Meter, make_meter
 from lightning_bench.measure.device.peaks import measure_ceilings
 from lightning_bench.measure.device.timer import Timer, make_timer
+from lightning_bench.measure.guard import GUARD
 from lightning_bench.providers import load_error
 
 # Workspaces of cuBLAS and the like, which stay with the process.
@@ -27,6 +28,7 @@ class Session:
 
     def __init__(self, device: Device) -> None:
         self.device: Device = device
+        GUARD.keep()
         self.timer: Timer = make_timer(device)
         self.clocks: Clocks = make_clocks(device)
         self.meter: Meter = make_meter(device)

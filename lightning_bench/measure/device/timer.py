@@ -49,19 +49,22 @@ class CpuTimer:
     def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the wall time of each call in ms."""
         times = []
+        now = _now_ns  # a local, which a call cannot replace
         for _ in range(count):
             watch.before()
-            begin = _now_ns()
+            begin = now()
             result = fn()
-            times.append((_now_ns() - begin) / 1e6)
+            end = now()
+            times.append((end - begin) / 1e6)
             watch.after(result)
         return times
 
     def call(self, fn: TimedCall) -> float:
         """Return the wall time of one call in ms."""
-        begin = _now_ns()
+        now = _now_ns
+        begin = now()
         fn()
-        return (_now_ns() - begin) / 1e6
+        return (now() - begin) / 1e6
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return False: a CPU has no launches."""
@@ -126,11 +129,12 @@ class CudaTimer:
 
     def call(self, fn: TimedCall) -> float:
         """Return the wall time of one call and the wait for it, in ms."""
-        _synchronize()
-        begin = _now_ns()
+        now, synchronize = _now_ns, _synchronize
+        synchronize()
+        begin = now()
         fn()
-        _synchronize()
-        return (_now_ns() - begin) / 1e6
+        synchronize()
+        return (now() - begin) / 1e6
 
     def now(self) -> float:
         """Return seconds."""
@@ -154,18 +158,19 @@ class CudaTimer:
             torch.cuda._sleep(int(spin_ms * self._cycles_per_ms))
         for start, end in zip(starts, ends, strict=True):
             watch.before()
+            begin, finish = start.record, end.record
             self._flush.zero_()
-            start.record()
+            begin()
             result = fn()
-            end.record()
+            finish()
             watch.after(result)
             del result
         hidden = not starts[0].query()
         last.record()
         last.synchronize()
-        begin = _now_ns()
+        drain = _now_ns()
         _synchronize()
-        watch.drained((_now_ns() - begin) / 1e6)
+        watch.drained((_now_ns() - drain) / 1e6)
         return [start.elapsed_time(end) for start, end in zip(starts, ends, strict=True)], hidden
 
 

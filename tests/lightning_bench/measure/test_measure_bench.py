@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lightning_bench.case import Metric, ProtocolName
+from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.job import Figures
 from lightning_bench.measure.session import Session
 from tests.support.measure_jobs import ERRORS, FakeTimer, Measure, given
@@ -122,8 +123,10 @@ def test_inputs_that_do_not_fit_end_all_cases(measure: Measure, monkeypatch: pyt
     def full(*_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
+    session = Session("cpu")
+    monkeypatch.setattr(GUARD, "_kept", [])  # or it would find what comes next
     monkeypatch.setattr("lightning_bench.measure.bench.InputSet", full)
-    job = measure("Right", "NoImport", "Also", direction="fwd")
+    job = measure("Right", "NoImport", "Also", direction="fwd", on=session)
     assert job["NoImport"].status == "unavailable"
     for name in ("Right", "Also"):
         assert job[name].status == "oom"
