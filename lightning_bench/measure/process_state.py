@@ -66,7 +66,7 @@ class Change:
 class ProcessState:
     """The values of all settings at one moment, by name."""
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
 
     @classmethod
     def read(cls) -> ProcessState:
@@ -131,10 +131,9 @@ def _flag(path: str, *, group: str = "") -> Setting | None:
     )
 
 
-def _default_device() -> tuple[str, int]:
-    """Return the default device, and how many modes torch asks at each call: the device is one."""
-    modes = torch._C._len_torch_function_stack()  # noqa: SLF001 - torch has no public name for it
-    return str(torch.get_default_device()), modes
+def _default_device() -> tuple[str, bool]:
+    """Return the default device, and whether torch asks a mode at each call, as it does once one is set."""
+    return str(torch.get_default_device()), torch.overrides.has_torch_function((1,))
 
 
 def _flushes_denormals() -> bool:

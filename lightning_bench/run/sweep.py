@@ -105,8 +105,11 @@ class Sweep:
             self._measure(runnable)
 
     def _known(self, case: Case) -> Outcome | None:
-        if reason := self.plan.providers[case.provider].unavailable:
-            return Outcome(case, "unavailable", reason)
+        planned = self.plan.providers[case.provider]
+        if planned.broken:
+            return Outcome(case, "crashed", planned.broken)
+        if planned.unavailable:
+            return Outcome(case, "unavailable", planned.unavailable)
         smaller = self._oom_at.get(_oom_axis(self._blank(case)))
         if smaller is not None and smaller < case.shape.seq_len:
             reason = f"not tried: out of memory already at seq_len {smaller}, and memory grows with it"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_bench.providers.registry.files import file_provider, version_in
+from lightning_bench.providers.registry.probe import declared_file_provider
 from lightning_bench.providers.registry.sources import digest_of_sources
 
 PROVIDER = """\
@@ -93,7 +93,7 @@ def test_version_covers_imports_in_either_tree(tmp_path: Path) -> None:
     for tree in ("head", "base"):
         (tmp_path / tree / ".git").mkdir(parents=True)
         write(tmp_path / tree, mine=PROVIDER, lazily="forward = None\n")
-    provider = file_provider(f"{tmp_path}/head/mine.py:Mine")
-    assert version_in(provider, tmp_path / "base" / "mine.py") == provider.version()
+    provider = declared_file_provider(f"{tmp_path}/head/mine.py:Mine")
+    assert provider.version_in(tmp_path / "base" / "mine.py") == provider.version()
     write(tmp_path / "base", lazily="forward = 1\n")
-    assert version_in(provider, tmp_path / "base" / "mine.py") != provider.version()
+    assert provider.version_in(tmp_path / "base" / "mine.py") != provider.version()
