@@ -53,8 +53,8 @@ class Guard:
         ):
             for name in names:
                 self._keep(owner, shown, name, getattr(owner, name))
-        for module in list(sys.modules.values()):
-            if module.__name__.startswith(_OWN) and not module.__name__.startswith(_NOT_WATCHED):
+        for own, module in list(sys.modules.items()):
+            if own.startswith(_OWN) and not own.startswith(_NOT_WATCHED):
                 for owner, shown, name, value in _functions(module):
                     self._keep(owner, shown, name, value)
         for name, value in list(vars(torch.Tensor).items()):
