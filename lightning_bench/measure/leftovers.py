@@ -78,7 +78,14 @@ def _children() -> list[psutil.Process]:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # in microseconds: whether there is any
     except ChildProcessError:
         return []
-    return [each for each in psutil.Process().children(recursive=True) if _runs(each)]
+    return [each for each in psutil.Process().children(recursive=True) if _runs(each) and not _compiles(each)]
+
+
+def _compiles(process: psutil.Process) -> bool:
+    """Whether it is one of those that torch.compile keeps to compile in, whoever was the first to need it."""
+    with contextlib.suppress(psutil.Error):
+        return any("torch/_inductor/compile_worker" in word for word in process.cmdline())
+    return False
 
 
 def _runs(process: psutil.Process) -> bool:

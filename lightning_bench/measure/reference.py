@@ -22,7 +22,7 @@ from lightning_bench.providers.dtypes import torch_dtype
 # accumulation costs. Within a tile of rows the same error may bunch up, hence the wider local budget.
 BUDGET_FACTOR = 2.0
 ACCUMULATION = 2e-6
-LOCAL_FACTOR = 4.0
+LOCAL_FACTOR = 2.0
 ROW_FACTOR = 8.0
 # By four projections, the size of an error of many rows appears up to three times too large in one of them.
 SKETCH_FACTOR = 12.0
