@@ -22,6 +22,7 @@ import contextlib
 import gc
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -134,7 +135,7 @@ def mutation(number: int, seed: int, folder: Path, hang_s: float = HANG_S) -> En
     words = [word.format(file=file) for word in draw.choice(COMMANDS[kind]).split()]
     before = set(folder.rglob("*"))
     with contextlib.chdir(folder):
-        ended = _run(words, github=draw.random() < 0.5, hang_s=hang_s)
+        ended = run(words, github=draw.random() < 0.5, hang_s=hang_s)
     inside = ("out", "mutated")
     written = (path.relative_to(folder) for path in set(folder.rglob("*")) - before)
     ended.faults += [f"wrote {path}" for path in sorted(written) if path.parts[0] not in inside]
@@ -142,7 +143,8 @@ def mutation(number: int, seed: int, folder: Path, hang_s: float = HANG_S) -> En
     return ended
 
 
-def _run(words: list[str], *, github: bool, hang_s: float) -> Ended:
+def run(words: list[str], *, github: bool, hang_s: float = HANG_S) -> Ended:
+    """Run `lbench` with these words in this process and return how it ended; its files are not checked."""
     from lightning_bench.cli import main
 
     ended = Ended(words)
@@ -164,8 +166,8 @@ def _run(words: list[str], *, github: bool, hang_s: float) -> Ended:
         ended.faults.append("traceback")
     if ended.code is not None and ended.code not in set(ExitCode):
         ended.faults.append(f"exit code {ended.code}")
-    if github and (found := _COMMAND.search(ended.out + "\n" + ended.err)):
-        ended.faults.append(f"workflow command at {found.start()}")
+    if github and _COMMAND.search(ended.out + "\n" + ended.err):
+        ended.faults.append("workflow command")
     if "traceback" not in ended.faults and _CONTROL.search((ended.out + ended.err).replace("\r\n", "\n")):
         ended.faults.append("control character")
     return ended
@@ -248,28 +250,42 @@ def _instead_of_measuring() -> Iterator[None]:
         peaks.measure_device = measure
 
 
+def _judged(asked: tuple[int, int]) -> tuple[str, str, str]:
+    """Return the command of one mutation, its exit code, and a line on the rules that it broke, if any."""
+    ((number, ended),) = fuzz([asked[0]], asked[1])
+    code = "hang" if ended.code is None else str(int(ended.code))
+    if not ended.faults:
+        return ended.command, code, ""
+    places = re.findall(r'File ".*/([\w/]+\.py)", line (\d+)', ended.err) or [("", "")]
+    last = ended.err.split("Traceback (most", 1)[-1].strip().splitlines()[-2:]
+    words = [" ".join(ended.words), "; ".join(ended.faults), ":".join(places[-1]), *last]
+    return ended.command, code, f"{number}: {' | '.join(words)[:600]}"
+
+
 def main() -> int:
     """Run the mutations, write the counts, and return the exit code."""
     parser = argparse.ArgumentParser(description="Fuzz the reading commands of lbench.")
     parser.add_argument("csv", type=Path, nargs="?")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="Processes.")
+    parser.add_argument("--only", type=int, metavar="NUMBER")
     asked = parser.parse_args()
-    numbers = range(asked.count) if asked.only is None else [asked.only]
+    if asked.only is not None:
+        for _, ended in fuzz([asked.only], asked.seed):
+            print(ended.words, ended.code, ended.faults, ended.out, ended.err, sep="\n")
+        return 0
     ends: Counter[tuple[str, str]] = Counter()
     faulty: Counter[tuple[str, str]] = Counter()
-    for number, ended in fuzz(numbers, asked.seed):
-        if asked.only is not None:
-            print(ended.words, ended.code, ended.out, ended.err, sep="\n")
-        key = ended.command, "hang" if ended.code is None else str(ended.code)
-        ends[key] += 1
-        faulty[key] += bool(ended.faults)
-        if ended.faults:
-            places = re.findall(r'File ".*/([\w/]+\.py)", line (\d+)', ended.err) or [("", "")]
-            last = (ended.err.split("Traceback (most", 1)[-1].strip().splitlines() or [""])[-2:]
-            words = [" ".join(ended.words), "; ".join(ended.faults), ":".join(places[-1]), *last]
-            print(f"{number}: {' | '.join(words)[:600]}", flush=True)
+    with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
+        numbers = ((number, asked.seed) for number in range(asked.count))
+        for command, code, fault in pool.imap_unordered(_judged, numbers, chunksize=20):
+            ends[command, code] += 1
+            faulty[command, code] += bool(fault)
+            if fault:
+                print(fault, flush=True)
+            if ends.total() % 1000 == 0:
+                print(f"{ends.total()} mutations", flush=True)
     rows = [
         {"command": command, "exit_code": code, "mutations": count, "faults": faulty[command, code]}
         for (command, code), count in sorted(ends.items())

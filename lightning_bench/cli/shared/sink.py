@@ -35,14 +35,14 @@ STATUS_STYLES = {
 _HEAD_STYLES = {0: "bold", 1: "dim"}  # of a table's first lines
 
 
-_STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 # A runner takes `::name::` at the start of a line and `##[name]` anywhere.
 _COMMAND = re.compile(r"^(\s*:)(?=:)|##(?=\[)", re.MULTILINE)
 _UNSEEN = "\u200b"  # a space without width
 
 
 def plain(text: str) -> str:
-    """Return text whose control characters, but not its ends of lines, are shown instead of obeyed."""
+    """Return text whose control characters, but not tabs and ends of lines, are shown and not obeyed."""
     return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -100,19 +100,20 @@ class Sink:
 
     def data(self, value: Any) -> None:
         """Print JSON on stdout."""
-        self.raw(json.dumps(value, indent=2, ensure_ascii=False).replace("##[", r"##\u005b") + "\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False).replace("##[", r"##\u005b")
+        self.raw(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
     def raw(self, text: str) -> None:
         """Print a document on stdout: JSON, Markdown, CSV and so on, whose makers escape its text."""
-        print(text, end="", file=self.out.file)
+        print(plain(text), end="", file=self.out.file)
 
     def line(self, text: str) -> None:
         """Print one line on stdout, uncut."""
-        self.raw(plain(text).replace("\n", r"\n") + "\n")
+        self.raw(text.replace("\n", r"\n") + "\n")
 
     def command(self, text: str) -> None:
         """Print a workflow command for GitHub."""
-        print(text.replace("##[", f"##{_UNSEEN}["), file=sys.stderr)
+        print(plain(text).replace("##[", f"##{_UNSEEN}["), file=sys.stderr)
 
     def grid(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrapped: int = 1
