@@ -12,7 +12,7 @@ The CSV has one row per command and exit code: how many mutations ended so, and 
 - no terminal escape and no workflow command from data in what is printed;
 - no file outside the folder of `--out`; JSON, JUnit XML and SVG that their readers take.
 
-The exit code is 1 if one did. `--only NUMBER` runs one mutation again and shows what it printed.
+It is written again after every 500. The exit code is 1 if a rule was broken. `--only NUMBER` runs one mutation again and shows what it printed.
 """
 
 from __future__ import annotations
@@ -284,16 +284,19 @@ def main() -> int:
             faulty[command, code] += bool(fault)
             if fault:
                 print(fault, flush=True)
-            if ends.total() % 1000 == 0:
-                print(f"{ends.total()} mutations", flush=True)
+            if ends.total() % 500 == 0 or ends.total() == asked.count:
+                print(f"{ends.total()} mutations, {faulty.total()} faults", flush=True)
+                if asked.csv is not None:
+                    _write(asked.csv, ends, faulty)
+    return int(faulty.total() > 0)
+
+
+def _write(path: Path, ends: Counter[tuple[str, str]], faulty: Counter[tuple[str, str]]) -> None:
     rows = [
         {"command": command, "exit_code": code, "mutations": count, "faults": faulty[command, code]}
         for (command, code), count in sorted(ends.items())
     ]
-    if asked.csv is not None:
-        replace_file(asked.csv, csv_text(["command", "exit_code", "mutations", "faults"], rows))
-    print(f"{ends.total()} mutations, {faulty.total()} faults")
-    return int(faulty.total() > 0)
+    replace_file(path, csv_text(["command", "exit_code", "mutations", "faults"], rows))
 
 
 if __name__ == "__main__":
