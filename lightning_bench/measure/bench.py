@@ -18,24 +18,27 @@ from lightning_bench.measure.job import CaseEnded, Emit, Enter, Job, Outcome
 from lightning_bench.measure.memory_row import memory_figures
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
-from lightning_bench.measure.session import Session
+from lightning_bench.measure.session import PoisonedError, Session
 from lightning_bench.measure.speed_row import graph_samples, speed_outcome
+from lightning_bench.measure.watch import Watch
 from lightning_bench.providers import get_provider, load_error
 from lightning_bench.providers.registry.base import Provider
 
 _OOM_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
-def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> None:
+def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> bool:
     """Measure a job; `emit` gets one outcome per case, `enter` the case id and the phase before the work.
 
-    Raises PoisonedError when that cannot be done in this process. Cases without an outcome then must run
-    again in another.
+    Return whether this process may measure another. Raises PoisonedError when that cannot be done in this
+    process: cases without an outcome then must run again in another.
     """
     session.assert_clean(0)
-    bench = _Bench(session, job, enter, emit)
+    watch = Watch(enter, emit, alone=len(job.cases) == 1)
+    bench = _Bench(session, job, watch.enter, watch.emit)
     try:
         bench.run()
+        return watch.reusable()
     finally:
         del bench
         session.release()
@@ -133,6 +136,7 @@ class _Bench:
             [task for _, task in ready], session.timer, session.clocks, seed=self.job.seed, enter=self.enter
         )
         for gated, task in ready:
+            self.enter(gated.case.id, "samples")
             with self._outcome(gated.case):
                 replays = partial(graph_samples, gated, self._inputs, self._rule, session, self.enter)
                 self.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
@@ -178,6 +182,8 @@ class _Bench:
         try:
             yield
             return
+        except PoisonedError:
+            raise
         except CaseEnded as ended:
             outcome = Outcome(case, ended.status, ended.reason, ended.figures)
         except (Exception, SystemExit) as error:

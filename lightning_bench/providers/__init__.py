@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_bench.providers.built_in import BUILT_IN
 from lightning_bench.providers.listing import ProviderInfo, describe
-from lightning_bench.providers.lookup import canonical_spec, get_provider, provider_names
+from lightning_bench.providers.lookup import canonical_spec, declared_provider, get_provider, provider_names
 from lightning_bench.providers.registry.base import Inputs, Provider
 from lightning_bench.providers.registry.packages import load_error
 
@@ -14,6 +14,7 @@ __all__ = [
     "Provider",
     "ProviderInfo",
     "canonical_spec",
+    "declared_provider",
     "describe",
     "get_provider",
     "load_error",

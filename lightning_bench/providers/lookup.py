@@ -7,6 +7,7 @@ from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.files import canonical_file_spec, file_provider, is_file_spec
 from lightning_bench.providers.registry.plugins import Plugin, load_plugin, plugins
+from lightning_bench.providers.registry.probe import declared_file_provider
 from lightning_bench.words import nearest
 
 
@@ -31,6 +32,11 @@ def get_provider(spec: str) -> Provider:
     if claims:
         return load_plugin(claims[0])
     raise UsageError(_unknown(spec))
+
+
+def declared_provider(spec: str) -> Provider:
+    """Return the provider of `spec` as far as planning needs it: the code of a file is not run here."""
+    return declared_file_provider(spec) if is_file_spec(spec) else get_provider(spec)
 
 
 def canonical_spec(spec: str) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from lightning_bench.case import Case
 from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
-from lightning_bench.providers.registry.files import is_file_spec, version_in
+from lightning_bench.providers.registry.files import is_file_spec
+from lightning_bench.providers.registry.probe import FileProvider
 from lightning_bench.record import ResultFile
 from lightning_bench.run.plan import Plan, PlannedProvider, by_shape
 from lightning_bench.run.supervisor import Supervisor
@@ -46,8 +47,9 @@ def plan_of_tree(plan: Plan, root: Path, tree: Path, import_path: Path) -> Plan:
                 there = tree / inside.relative_to(root)
                 specs[spec] = f"{there}:{name}"
                 if there.is_file():
-                    version = version_in(planned.provider, there)
-                    providers[specs[spec]] = replace(planned, version=version)
+                    assert isinstance(planned.provider, FileProvider)
+                    version = planned.provider.version_in(there)
+                    providers[specs[spec]] = replace(planned, version=version, broken=None)
                 continue
         if isinstance(planned.provider, BundledProvider):
             version = bundled_version(digest_of([import_path / KERNELS]))

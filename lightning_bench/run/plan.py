@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lightning_bench.case import Case, Device, Metric, ProtocolName, Shape
 from lightning_bench.machine import Machine
-from lightning_bench.providers import get_provider
+from lightning_bench.providers import declared_provider, load_error
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.record import FAILED, Record
 from lightning_bench.record.row import one_line
@@ -23,6 +23,18 @@ class PlannedProvider:
     provider: Provider
     version: str
     unavailable: str | None
+    broken: str | None = None
+    """Why not even this can be known: its cases crash."""
+
+    @classmethod
+    def of(cls, provider: Provider, device: Device) -> PlannedProvider:
+        """Ask a provider for its version and whether it can run on `device`."""
+        version = ""
+        try:
+            version = provider.version()
+            return cls(provider, version, provider.unavailable(device))
+        except (Exception, SystemExit) as error:
+            return cls(provider, version, None, load_error(error))
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,8 @@ def with_providers(plan: Plan) -> Plan:
     """Add every provider of the plan's cases, looked up once, and return the plan."""
     for case in plan.cases:
         if case.provider not in plan.providers:
-            provider = get_provider(case.provider)
-            plan.providers[case.provider] = PlannedProvider(
-                provider, provider.version(), provider.unavailable(plan.device)
-            )
+            provider = declared_provider(case.provider)
+            plan.providers[case.provider] = PlannedProvider.of(provider, plan.device)
     return plan
 
 

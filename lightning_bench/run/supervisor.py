@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -18,11 +16,14 @@ from typing import Any
 
 from lightning_bench.case import Device
 from lightning_bench.errors import LbenchError
+from lightning_bench.machine.guardian import tail
+from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.record import Status
 from lightning_bench.run.worker import worker_main
 
 _START_LIMIT_S = 300.0
+_STOP_LIMIT_S = 30.0
 # The kernel counts a wait in milliseconds, in 31 bits; a time limit may be longer.
 _LONGEST_POLL_S = 86400.0
 # Inputs and oracle belong to no case; a shape gets this much for them, or the time limit if that is more.
@@ -51,9 +52,8 @@ class Supervisor:
         self._connection: Any = None
         self._jobs = 0
         self._ready = False
-        descriptor, log = tempfile.mkstemp(prefix="lbench-worker-", suffix=".log")
-        os.close(descriptor)
-        self._log = Path(log)
+        self._scratch = contextlib.ExitStack()
+        self._log = self._scratch.enter_context(scratch_folder()) / "worker.log"
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @property
@@ -86,8 +86,10 @@ class Supervisor:
         return ending
 
     def stop(self) -> None:
-        """Kill the worker, if there is one."""
+        """Kill the worker and all that it has started, if there is one."""
         if self._process is not None:
+            self._process.terminate()  # its guardian kills the rest
+            self._process.join(_STOP_LIMIT_S)
             self._process.kill()
             self._process.join()
             self._connection.close()
@@ -96,13 +98,13 @@ class Supervisor:
     def close(self) -> None:
         """Stop and remove the log."""
         self.stop()
-        self._log.unlink(missing_ok=True)
+        self._scratch.close()
 
     def prepare(self) -> None:
         """Start the worker without waiting for it, so that several can start at once."""
         self.stop()
         self._jobs, self._ready = 0, False
-        self._log.write_bytes(b"")
+        self._log.unlink(missing_ok=True)
         ours, theirs = self._context.Pipe()
         self._process = self._context.Process(
             target=worker_main,
@@ -123,9 +125,9 @@ class Supervisor:
             self._ready = True
         except EOFError:
             self._process.join()
-            tail = self._output_tail(20)
             self.stop()
-            raise LbenchError(f"the worker process could not start:\n{tail}") from None
+            last = tail(self._log, 20)
+            raise LbenchError(f"the worker process could not start:\n{last}") from None
         finally:
             self.seconds["start"] += time.monotonic() - begin
 
@@ -157,7 +159,9 @@ class Supervisor:
                     on_enter(owner, phase)
                 case ("outcome", outcome):
                     on_outcome(outcome)
-                case ("done",):
+                case ("done", reusable):
+                    if not reusable:
+                        self.stop()
                     return None
                 case ("poisoned", why):
                     return Ending("crashed", why)
@@ -165,7 +169,7 @@ class Supervisor:
     def _exit_report(self, oom_kills: int) -> Ending:
         self._process.join()
         code = self._process.exitcode
-        line = self._output_tail(1)
+        line = tail(self._log, 1)
         output = f"; its last output: {line}" if line else ""
         if code is None or code >= 0:
             return Ending("crashed", f"the worker process ended with exit code {code}{output}")
@@ -175,12 +179,6 @@ class Supervisor:
         if -code == signal.SIGKILL and _oom_kills() > oom_kills:
             return Ending("oom", f"the kernel killed the worker for lack of memory{output}")
         return Ending("crashed", f"the worker process died of {name}{output}")
-
-    def _output_tail(self, lines: int) -> str:
-        text = ""
-        with contextlib.suppress(FileNotFoundError):  # the temporary folder was cleaned
-            text = self._log.read_text(errors="replace")
-        return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])
 
 
 @contextlib.contextmanager

@@ -105,8 +105,11 @@ class Sweep:
             self._measure(runnable)
 
     def _known(self, case: Case) -> Outcome | None:
-        if reason := self.plan.providers[case.provider].unavailable:
-            return Outcome(case, "unavailable", reason)
+        planned = self.plan.providers[case.provider]
+        if planned.broken:
+            return Outcome(case, "crashed", planned.broken)
+        if planned.unavailable:
+            return Outcome(case, "unavailable", planned.unavailable)
         smaller = self._oom_at.get(_oom_axis(self._blank(case)))
         if smaller is not None and smaller < case.shape.seq_len:
             reason = f"not tried: out of memory already at seq_len {smaller}, and memory grows with it"
@@ -114,24 +117,25 @@ class Sweep:
         return None
 
     def _measure(self, cases: list[Case]) -> None:
-        """Run one job for all. A case that loses the worker or its memory runs again in its own fresh worker.
+        """Run one job for all. A case that fails beside others, or loses the worker, runs again alone.
 
-        So only the culprit is blamed, and not a later case of the same process. On a GPU the worker itself
-        makes sure that nothing else holds memory before it reports oom; on a CPU it cannot know.
+        So only the culprit is blamed, and not a later case of the same process: `crashed` and `wrong` are
+        recorded only of a case that was alone in a fresh worker. On a GPU the worker itself makes sure that
+        nothing else holds memory before it reports oom; on a CPU it cannot know.
         """
         plan = self.plan
         job = Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed)
         certain = len(cases) == 1 and self.supervisor.fresh
-        unproven = {"crashed", "oom"} if plan.device == "cpu" else {"crashed"}
+        unproven = {"crashed", "wrong", "oom"} if plan.device == "cpu" else {"crashed", "wrong"}
         names = {case.id: plan.case_id(case) for case in cases}
         left = list(cases)
-        doubtful: list[Outcome] = []
+        doubtful: set[Case] = set()
         statuses: set[Status] = set()
 
         def on_outcome(outcome: Outcome) -> None:
             statuses.add(outcome.status)
             if outcome.status in unproven and not certain:
-                doubtful.append(outcome)
+                doubtful.add(outcome.case)
                 return
             left.remove(outcome.case)
             self._record(outcome)
@@ -142,17 +146,15 @@ class Sweep:
         ending = self.supervisor.run(job, on_outcome, on_enter)
         if "oom" in statuses & unproven:
             self.supervisor.stop()  # it may still hold the memory that was missing
-        elif ending is None:
-            for outcome in doubtful:  # each raised its own error
-                left.remove(outcome.case)
-                self._record(outcome)
-            assert not left, f"the worker forgot {left}"
+        assert ending is not None or doubtful >= set(left), f"the worker forgot {left}"
         proven = ending is not None and (certain or (len(cases) == 1 and ending.status == "timeout"))
         for case in left:
             if ending is not None and proven:
                 self._record(Outcome(case, ending.status, ending.reason))
-            else:
-                self._measure([case])
+                continue
+            if case in doubtful:
+                self.supervisor.stop()
+            self._measure([case])
 
     def _record(self, outcome: Outcome) -> None:
         record = replace(

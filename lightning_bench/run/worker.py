@@ -1,22 +1,25 @@
-"""The worker process: spawned, never forked; measures jobs until its parent hangs up.
+"""The worker process: measures jobs until its parent hangs up.
 
 Messages to the parent are tuples whose first item names them:
-`("ready",)`, `("enter", case_id, phase)`, `("outcome", Outcome)`, `("done",)`, `("poisoned", why)`.
+`("ready",)`, `("enter", case_id, phase)`, `("outcome", Outcome)`, `("done", reusable)`,
+`("poisoned", why)`.
 """
 
 from __future__ import annotations
 
-import ctypes
+import multiprocessing
 import os
 import resource
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from lightning_bench.case import Device
+from lightning_bench.machine.guardian import be_subreaper, flush, guarded
 from lightning_bench.measure.job import Job, Outcome
 
-_PR_SET_PDEATHSIG = 1
 _SPARE_FRACTION = 0.9
 
 
@@ -27,19 +30,32 @@ def worker_main(
     log: str,
     import_path: str | None = None,
 ) -> None:
-    """Measure the jobs that come in; the entry point of the process.
+    """Measure the jobs that come in; the entry point of the process, which becomes the worker's guardian.
 
     Everything that a library prints goes to the file `log`. The folder `import_path` precedes all others, so
     that the kernels of another tree are imported.
     """
-    die_with_parent()
-    if import_path is not None:
-        sys.path.insert(0, import_path)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    guarded(Path(log), parent.pid)
+    be_subreaper()  # so that a case's daemons are seen
+    code = 1
+    try:
+        if import_path is not None:
+            sys.path.insert(0, import_path)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+        _work(connection, device, memory_limit_gib)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        flush()
+        os._exit(code)  # tearing down a lost CUDA context can hang
 
+
+def _work(connection: Connection, device: Device, memory_limit_gib: float | None) -> None:
+    """Measure jobs until the parent hangs up or one spoils the process."""
     from lightning_bench.measure.bench import run_job
     from lightning_bench.measure.session import PoisonedError, Session
 
@@ -61,20 +77,11 @@ def worker_main(
             connection.send(("outcome", outcome))
 
         try:
-            run_job(session, job, enter, emit)
+            reusable = run_job(session, job, enter, emit)
         except PoisonedError as error:
             connection.send(("poisoned", str(error)))
-            connection.close()
-            os._exit(1)  # tearing down a lost CUDA context can hang
-        connection.send(("done",))
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, however that happens."""
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return  # not Linux: the closed pipe still ends an idle worker
+            return
+        connection.send(("done", reusable))
 
 
 def _limit_memory(device: Device, limit_gib: float | None) -> None:

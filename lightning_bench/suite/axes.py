@@ -12,7 +12,7 @@ from typing import Literal, TypeVar, cast
 
 from lightning_bench.case import Family
 from lightning_bench.errors import UsageError
-from lightning_bench.providers import canonical_spec, get_provider
+from lightning_bench.providers import canonical_spec, declared_provider
 from lightning_bench.providers.registry.files import is_file_spec
 from lightning_bench.words import nearest
 
@@ -150,7 +150,7 @@ def read_providers(value: object, folder: Path) -> tuple[str, ...]:
             raise Faults(f"{show(item)} is no provider; allowed: {PROVIDERS_ALLOWED}")
         spec = _anchored(item, folder)
         try:
-            get_provider(spec)
+            declared_provider(spec)
             return (canonical_spec(spec),)
         except UsageError as error:
             raise Faults(" ".join(str(error).split())) from None
@@ -160,7 +160,7 @@ def read_providers(value: object, folder: Path) -> tuple[str, ...]:
 
 def family_of(spec: str) -> Family:
     """Return the family of a provider that has been read."""
-    return get_provider(spec).family
+    return declared_provider(spec).family
 
 
 def distinct(items: Iterable[Item]) -> tuple[Item, ...]:

@@ -34,7 +34,6 @@ def calibrate(
     output: Output,
 ) -> None:
     """Measure every case against itself, side by side in fresh processes, and write the noise floor."""
-    import tempfile
     from dataclasses import asdict
 
     from lightning_bench.cli.shared.planner import Planner
@@ -42,6 +41,7 @@ def calibrate(
     from lightning_bench.compare.calibration import noise_floor
     from lightning_bench.compare.noise import SUFFIX, write_calibration
     from lightning_bench.compare.sides import read_side
+    from lightning_bench.machine.scratch import scratch_folder
     from lightning_bench.record.lock import refuse_target
 
     limit = parse_share("--threshold", threshold)
@@ -52,8 +52,8 @@ def calibrate(
         raise UsageError(f"--out {path} does not end with {SUFFIX}: lbench compare would not find it")
     refuse_target(path)  # now, and not when every pass has been measured
     sink = output.sink()
-    with tempfile.TemporaryDirectory(prefix="lbench-calibrate-") as folder:
-        paths = [Path(folder) / "a.csv", Path(folder) / "b.csv"]
+    with scratch_folder() as folder:
+        paths = [folder / "a.csv", folder / "b.csv"]
         run_side_by_side(sink, [plan, plan], [None, None], paths, pairs)
         rows = noise_floor(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=16)
     write_calibration(path, rows)

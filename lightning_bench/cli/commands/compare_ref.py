@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -70,6 +69,7 @@ def measure(
     """Check the commit out, measure it and the working tree in turns, and return both sides' rows."""
     from lightning_bench.cli.shared.planner import Planner
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
+    from lightning_bench.machine.scratch import scratch_folder
     from lightning_bench.run.pairs import comparable, plan_of_tree
     from lightning_bench.run.worktree import checked_out, working_tree
 
@@ -78,9 +78,7 @@ def measure(
     metrics = _metrics(commit.metric)
     with ExitStack() as stack:
         stack.enter_context(_terminated_cleanly())
-        folder = commit.out or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="lbench-compare-"))
-        )
+        folder = commit.out or stack.enter_context(scratch_folder())
         inside = _import_folder(tree, commit.kernels)
         other = stack.enter_context(checked_out(tree, ref))
         sink.say(f"{tree.name} (this tree) against {other.name} ({ref})")

@@ -183,7 +183,9 @@ def _show_plans(sink: Sink, plans: list[Plan]) -> None:
                 plan.providers[case.provider].provider.family, case.shape, case.direction
             ).plan_bytes
             / 2**20,
-            "here": plan.providers[case.provider].unavailable or "yes",
+            "here": plan.providers[case.provider].unavailable
+            or plan.providers[case.provider].broken
+            or "yes",
         }
         for plan in plans
         for case in plan.cases

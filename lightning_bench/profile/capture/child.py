@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_bench.errors import LbenchError
+from lightning_bench.machine.guardian import die_with_parent
 from lightning_bench.profile.data import Request
-from lightning_bench.run.worker import die_with_parent
 
 
 def main(request_path: str, answer_path: str) -> int:

@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning_bench.errors import LbenchError
 from lightning_bench.machine import Machine
 from lightning_bench.machine.ceilings import Kept
+from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.profile.data import Mode, Profile, Request
 from lightning_bench.profile.parent import counters, proton
 from lightning_bench.profile.readings import read
-from lightning_bench.providers import get_provider
+from lightning_bench.providers import declared_provider
 
 # Where NVIDIA's packages put ncu when they do not put it on PATH.
 _NCU_PLACES = ("/usr/local/cuda*/bin/ncu", "/opt/nvidia/nsight-compute/*/ncu")
@@ -63,14 +63,14 @@ def profile_case(
     `say` is called with a sentence before each profiler. Raises LbenchError if the case itself cannot be
     run. If Nsight Compute or Proton give nothing, a note says why.
     """
-    if reason := get_provider(request.provider).unavailable(request.device):
+    if reason := declared_provider(request.provider).unavailable(request.device):
         raise LbenchError(f"{request.case.id} cannot run here: {reason}")
     if kept is not None:
         ceilings = kept.ceilings.of(request.dtype)
         pair = (ceilings.gbps, ceilings.tflops, ceilings.l2_bytes)
         request = request.model_copy(update={"ceilings": pair})
-    with TemporaryDirectory(prefix="lbench-profile-") as folder:
-        processes = _Processes(Path(folder), request, options)
+    with scratch_folder() as folder:
+        processes = _Processes(folder, request, options)
         say(f"profiling {request.case.id}")
         profile = processes.profile()
         if options.ncu:

@@ -14,7 +14,8 @@ from types import CodeType, MethodType, ModuleType
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.checked import NotAProvider, as_provider
-from lightning_bench.providers.registry.packages import load_error
+from lightning_bench.providers.registry.packages import installed_version, load_error
+from lightning_bench.providers.registry.sources import digest_of_sources
 
 FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file"
 
@@ -35,13 +36,10 @@ def canonical_file_spec(spec: str) -> str:
 def file_provider(spec: str) -> Provider:
     """Return the provider that `spec` names. Raise UsageError with what is wrong and what is allowed.
 
-    Its version ends in a digest of the file unless it declares its own, so that a resumed sweep never takes
-    the figures of an older version of the file for those of the present one.
+    Its version ends in a digest of the file and of what it imports from its repository, unless it declares
+    its own, so that a resumed sweep never takes figures of older sources for those of the present ones.
     """
-    path, name = _split(spec)
-    if not path.is_file():
-        raise UsageError(f"provider file {path} does not exist; give {FORM}")
-    path = path.resolve()
+    path, name = split_file_spec(spec)
     module, digest = _module(path)
     if not name or not hasattr(module, name):
         has = _provider_names(module)
@@ -51,25 +49,27 @@ def file_provider(spec: str) -> Provider:
     try:
         provider = as_provider(getattr(module, name), name)
     except NotAProvider as error:
-        raise UsageError(f"provider file {path}: {error}; give {FORM}") from error
+        raise type(error)(f"provider file {path}: {error}; give {FORM}") from error
     if type(provider).version is Provider.version:
         provider.version = MethodType(partial(_version, digest=digest), provider)  # type: ignore[method-assign]
     return provider
 
 
-def version_in(provider: Provider, path: Path) -> str:
-    """Return the version that a provider from a file has if `path` is that file, which is not imported."""
-    if type(provider).version is not Provider.version:
-        return provider.version()
-    return _version(provider, _digest(path))
+def package_version(package: str, digest: str) -> str:
+    """Return the installed version of `package`, then `+` and `digest`; "" if it is not installed."""
+    installed = installed_version(package)
+    return f"{installed}+{digest}" if installed else ""
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+def split_file_spec(spec: str) -> tuple[Path, str]:
+    """Return the absolute path and the NAME of `spec`, which may be "". Raise UsageError without a file."""
+    path, name = _split(spec)
+    if not path.is_file():
+        raise UsageError(f"provider file {path} does not exist; give {FORM}")
+    return path.resolve(), name
 
 
 def _split(spec: str) -> tuple[Path, str]:
-    """Return the file and the NAME of `spec`; NAME is "" if it has none."""
     path, colon, name = spec.rpartition(":")
     if not colon or not path.endswith(".py"):
         path, name = spec.rstrip(":"), ""
@@ -85,7 +85,7 @@ class _SourceOnly(SourceFileLoader):
 
 
 def _module(path: Path) -> tuple[ModuleType, str]:
-    """Return the module of `path` and a digest of its source.
+    """Return the module of `path` and a digest of the sources that it loads.
 
     It runs once per process, so that no kernel registers twice.
     """
@@ -95,7 +95,7 @@ def _module(path: Path) -> tuple[ModuleType, str]:
     spec = spec_from_file_location(name, path, loader=_SourceOnly(name, str(path)))
     if spec is None or spec.loader is None:
         raise UsageError(f"provider file {path} is no Python file; give {FORM}")
-    digest = _digest(path)
+    digest = digest_of_sources(path)
     module = module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -120,6 +120,11 @@ def _line(error: BaseException, path: Path) -> int | None:
     return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
 
 
+def loaded_names(path: Path) -> list[str]:
+    """Return the names of the providers in a file, none if it is not loaded."""
+    return _provider_names(_modules[path][0]) if path in _modules else []
+
+
 def _provider_names(module: ModuleType) -> list[str]:
     """Return the names in `module` of its own providers: classes that it defines, and instances."""
     return [
@@ -131,6 +136,4 @@ def _provider_names(module: ModuleType) -> list[str]:
 
 
 def _version(provider: Provider, digest: str) -> str:
-    """Return the installed version of the package that `provider` names, then `+` and `digest`."""
-    installed = Provider.version(provider)
-    return f"{installed}+{digest}" if installed else ""
+    return package_version(provider.package, digest)

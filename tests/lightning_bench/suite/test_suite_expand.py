@@ -34,7 +34,7 @@ def _registry() -> Iterator[None]:
         return FakeProvider(FAMILY[spec])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(axes, "get_provider", get_provider)
+        patch.setattr(axes, "declared_provider", get_provider)
         patch.setattr(axes, "canonical_spec", lambda spec: spec)
         yield
 

@@ -47,7 +47,7 @@ def _registry() -> Iterator[None]:
         raise UsageError(f"there is no provider `{spec}`;\nallowed: alpha, omega")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(axes, "get_provider", get_provider)
+        patch.setattr(axes, "declared_provider", get_provider)
         patch.setattr(axes, "canonical_spec", lambda spec: spec)
         yield
 
