@@ -12,8 +12,8 @@ The CSV has one row per command and exit code: how many mutations ended so, and 
 - no terminal escape and no workflow command from data in what is printed;
 - no file outside the folder of `--out`; JSON, JUnit XML and SVG that their readers take.
 
-It is written again after every 500. The exit code is 1 if a rule was broken. `--only NUMBER` runs one mutation
-again and shows what it printed.
+It is written again after every 500. The exit code is 1 if a rule was broken. `--only NUMBER` runs one
+mutation again and shows what it printed.
 """
 
 from __future__ import annotations
