@@ -30,7 +30,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -206,6 +208,7 @@ def full_disk(folder: Path, trials: int, draw: random.Random) -> Counts:
                             row = Record(
                                 **(vars(ROW) | {"case_id": case, "reason": "x" * draw.randint(0, 300)})
                             )
+                            file.append_samples(row, {"samples_ms": [1.0] * 10, "turns": [5, 5]})
                             file.append(row)
                             seen.add(row)
             except LbenchError:
@@ -248,29 +251,33 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    draw = random.Random(asked.seed)
     os.environ["OMP_NUM_THREADS"] = "1"
 
     def kill_parent(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
     def signal_group(process: subprocess.Popen[bytes]) -> None:
-        os.killpg(process.pid, draw.choice(SIGNALS))
+        os.killpg(process.pid, random.choice(SIGNALS))
 
-    kinds: dict[str, Callable[[Path], Counts]] = {
-        "disk": lambda folder: full_disk(folder, asked.trials, draw),
-        "writers": lambda folder: several_writers(folder, asked.trials, draw),
-        "worker": lambda folder: workers(folder, asked.trials, draw),
-        "parent": lambda folder: interrupted(folder, asked.trials, draw, kill_parent),
-        "signal": lambda folder: interrupted(folder, asked.trials, draw, signal_group),
+    kinds: dict[str, Callable[[Path, int, random.Random], Counts]] = {
+        "disk": full_disk,
+        "writers": several_writers,
+        "worker": workers,
+        "parent": partial(interrupted, strike=kill_parent),
+        "signal": partial(interrupted, strike=signal_group),
     }
-    rows = []
-    for kind, run in kinds.items():
+
+    def measured(kind: str) -> dict[str, object]:
         with tempfile.TemporaryDirectory(prefix="lbench-torture-") as name:
             begin = time.monotonic()
-            counts = run(Path(name))
-            rows.append({"kind": kind, **vars(counts), "seconds": f"{time.monotonic() - begin:.0f}"})
-            print(rows[-1], flush=True)
+            counts = kinds[kind](Path(name), asked.trials, random.Random(f"{asked.seed}-{kind}"))
+            row = {"kind": kind, **vars(counts), "seconds": f"{time.monotonic() - begin:.0f}"}
+        print(row, flush=True)
+        return row
+
+    first = measured("disk")  # whose limit every process that starts meanwhile would have
+    with ThreadPoolExecutor() as pool:
+        rows = [first, *pool.map(measured, list(kinds)[1:])]
     write_rows(asked.csv, rows)
     return int(any(row[name] for row in rows for name in ("lost", "doubled", "torn")))
 
