@@ -19,6 +19,7 @@ as doubled if a case has two; as torn if a line cannot be read. The exit code is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import random
@@ -182,8 +183,9 @@ def workers(folder: Path, trials: int, draw: random.Random) -> Counts:
             break
         time.sleep(draw.random() * 0.03)
         for child in psutil.Process(process.pid).children(recursive=True):
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                if "spawn_main" in " ".join(child.cmdline()):
+                    child.kill()
         seen |= sweep.rows()
         counts.trials += 1
     process.wait()
