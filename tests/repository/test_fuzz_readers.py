@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from benchmarks import fuzz_readers
 from lightning_bench.errors import ExitCode
+from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
 
@@ -56,3 +59,10 @@ def test_a_hang_and_an_unknown_exit_code_are_noticed(monkeypatch: pytest.MonkeyP
     assert fuzz_readers.run(["suites"], github=False, hang_s=0.05).faults == ["hang"]
     monkeypatch.setattr("lightning_bench.cli.main", leave)
     assert fuzz_readers.run(["suites"], github=False).faults == ["exit code 7"]
+
+
+def test_the_long_run_is_committed_and_found_nothing() -> None:
+    rows = list(csv.DictReader((ROOT / "results" / "cpu" / "fuzz-readers.csv").read_text().splitlines()))
+    assert sum(int(row["mutations"]) for row in rows) >= 1000
+    assert {row["faults"] for row in rows} == {"0"}
+    assert {int(row["exit_code"]) for row in rows} <= set(ExitCode)
