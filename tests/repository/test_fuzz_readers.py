@@ -66,3 +66,10 @@ def test_the_long_run_is_committed_and_found_nothing() -> None:
     assert sum(int(row["mutations"]) for row in rows) >= 1000
     assert {row["faults"] for row in rows} == {"0"}
     assert {int(row["exit_code"]) for row in rows} <= set(ExitCode)
+
+
+def test_the_trials_are_committed_and_lost_nothing() -> None:
+    rows = list(csv.DictReader((ROOT / "results" / "cpu" / "torture.csv").read_text().splitlines()))
+    assert {row["kind"] for row in rows} == {"disk", "writers", "worker", "parent", "signal"}
+    assert all(int(row["trials"]) >= 5 for row in rows)
+    assert {row[name] for row in rows for name in ("lost", "doubled", "torn")} == {"0"}
