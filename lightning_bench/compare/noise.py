@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record.codec import Schema, csv_text, read_cells, replace_file
+from lightning_bench.record.row import one_line
 
 SUFFIX = "-calibration.csv"
 
@@ -110,7 +112,19 @@ def find_calibrations(beside: Iterable[Path]) -> list[Path]:
     folders = [path if path.is_dir() else path.parent for path in beside]
     found = list(Path("results").rglob(f"*{SUFFIX}"))
     found += (file for folder in folders for file in folder.glob(f"*{SUFFIX}"))
-    return list({path.resolve(): path for path in sorted(found)}.values())
+    return list({path.resolve(): path for path in sorted(found) if path.is_file()}.values())
 
 
-_SCHEMA = Schema(Calibration, digits=6)
+def _tidy(name: str) -> Callable[[Any], Any]:
+    least = {"df": 1e-3, "pair_df": 1e-3}.get(name, 0.0)
+
+    def tidy(value: Any) -> Any:
+        if isinstance(value, int | float) and not least <= value <= _MOST:
+            raise ValueError(f"{name}: {value!r} is out of range; allowed: from {least:g} to {_MOST:g}")
+        return one_line(value) if isinstance(value, str) else value
+
+    return tidy
+
+
+_MOST = 1e9
+_SCHEMA = Schema(Calibration, digits=6, tidy=_tidy)

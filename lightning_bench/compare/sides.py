@@ -75,7 +75,7 @@ def read_side(path: Path) -> Side:
     runs: list[Run] = []
     with collector_paused():
         for file in result_files([path]).files:
-            if file.stat().st_size == 0:
+            if file.is_file() and file.stat().st_size == 0:
                 remarks.append(f"{file} is empty")
             else:
                 runs += _runs_of(file, remarks)

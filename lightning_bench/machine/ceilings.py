@@ -10,7 +10,7 @@ from typing import Annotated, get_type_hints
 from lightning_bench.case import Dtype
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import Machine
-from lightning_bench.record.codec import Schema, csv_text, read_cells, replace_file
+from lightning_bench.record.codec import Schema, csv_text, finite, read_cells, replace_file
 from lightning_bench.record.row import Figure
 
 
@@ -116,4 +116,4 @@ def _whole(cell: str) -> int | None:
     return int(cell) if cell.isdecimal() else None
 
 
-_SCHEMA = Schema(DeviceCeilings, digits=6)
+_SCHEMA = Schema(DeviceCeilings, digits=6, tidy=lambda _: finite)

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_bench.errors import UsageError
 from lightning_bench.profile.data import Profile
 from lightning_bench.record.codec import csv_text, read_cells, replace_file
+from lightning_bench.record.discover import file_name
 
 _KEY = ("case_id", "machine_id")
 _SHAPE = ("provider", "direction", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim", "device")
@@ -51,7 +52,7 @@ def write(profiles: Iterable[Profile], folder: Path) -> list[Path]:
         raise UsageError(f"--out {folder} is a file: give the name of a folder")
     written = []
     for profile in profiles:
-        path = folder / f"{profile.case_id.replace('/', '_')}.json"
+        path = folder / f"{file_name(profile.case_id.replace('/', '_'))}.json"
         replace_file(path, json.dumps(as_data(profile), indent=1, ensure_ascii=False) + "\n")
         written.append(path)
     for name, rows_of in (("calls", call_rows), ("kernels", kernel_rows), ("tensors", tensor_rows)):

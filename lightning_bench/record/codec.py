@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import repeat
@@ -12,6 +14,9 @@ from types import NoneType
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lightning_bench.errors import LbenchError, UsageError
+
+LARGEST = 1e100
+"""No figure is larger, so that products and ratios of some of them are finite."""
 
 RowT = TypeVar("RowT")
 Parse = Callable[[str], Any]
@@ -135,6 +140,20 @@ def format_cell(value: object, digits: int = 6) -> str:
     return format(value, f".{digits}g") if isinstance(value, float) else str(value)
 
 
+def read_regular(path: Path, advice: str = "") -> bytes:
+    """Return the content of a file. Raises UsageError, with `advice` at the end, if it cannot be read.
+
+    A pipe or a device is refused: it may never end.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UsageError(f"cannot read {path}: it is a pipe or a device; give the name of a file{advice}")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}{advice}") from error
+
+
 def read_cells(path: Path, advice: str = "") -> list[dict[str, str]]:
     """Return the rows of a CSV as texts by column; no rows if the file does not exist.
 
@@ -143,11 +162,11 @@ def read_cells(path: Path, advice: str = "") -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
+    data = read_regular(path, advice)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return list(csv.DictReader(io.StringIO(data.decode("utf-8"), newline=""), restval=""))
+    except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path} ({error}){advice}") from error
-    return list(csv.DictReader(io.StringIO(text), restval=""))
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
@@ -165,10 +184,17 @@ def replace_file(path: Path, text: str) -> None:
     fresh = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8", newline="\n")
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         fresh.replace(path)
     except OSError as error:
         raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error
+
+
+def finite(value: Any) -> Any:
+    """Return a value of a column, for `tidy`. Raises ValueError for a float beyond `LARGEST` and NaN."""
+    if isinstance(value, float) and not (math.isfinite(value) and abs(value) <= LARGEST):
+        raise ValueError(f"{value!r} is no figure; allowed: from -{LARGEST:g} to {LARGEST:g}")
+    return value
 
 
 def _as_is(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from lightning_bench.errors import UsageError
 from lightning_bench.record.row import SCHEMA
 
+_LONGEST_NAME = 160  # a file system takes 255 bytes, an ending among them
+_LONGEST_HEADER = 65536
 _SET_ASIDE = re.compile(r"\.\d{8}T\d{6,}Z\.csv$")
 
 
@@ -56,6 +59,18 @@ def set_aside_path(path: Path, time: datetime) -> Path:
     return path.with_suffix(f".{time:%Y%m%dT%H%M%S%fZ}.csv")
 
 
+def file_name(text: str) -> str:
+    """Return a name for a file or a folder made of text of a row: one part of a path, at most 160 characters.
+
+    Texts that differ have names that differ; one of letters, digits and `_.+-` is its own name.
+    """
+    name = re.sub(r"[^\w.+-]", "_", text, flags=re.ASCII)
+    if name == text and len(name) <= _LONGEST_NAME and name.strip("."):
+        return name
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{name[: _LONGEST_NAME - 9].lstrip('.')}-{digest}"
+
+
 def shown_path(path: Path) -> str:
     """Return the path as a user would type it here: relative if below this folder, with / everywhere."""
     full = Path(os.path.abspath(path))
@@ -78,7 +93,7 @@ def _of_folder(folder: Path, skipped: list[str], set_aside: bool) -> list[Path]:
 def _why_no_result_file(path: Path) -> str:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            header = next(csv.reader([file.readline()]), [])
+            header = next(csv.reader([file.readline(_LONGEST_HEADER)]), [])
     except (OSError, csv.Error) as error:
         return f"cannot be read ({error})"
     if not header:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_bench.errors import UsageError
-from lightning_bench.record.codec import BadRowError, TornRowError, decode_line
+from lightning_bench.record.codec import BadRowError, TornRowError, decode_line, read_regular
 from lightning_bench.record.discover import result_files, shown_path
 from lightning_bench.record.row import SCHEMA, Record, Row
 
@@ -48,10 +48,7 @@ def read_records(path: str | Path) -> list[Record]:
     Raises UsageError if the file is no CSV of ours or is empty, or if a row, then named, cannot be parsed.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    data = read_regular(path)
     if not data.strip():
         raise UsageError(f"{path} is empty: no sweep has written a row to it")
     head, *lines = data.split(b"\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from lightning_bench.record.codec import LARGEST
 from lightning_bench.record.row import KEY, CaseKey, Record, Row
 
 TIMES = ("samples_ms", "call_ms", "graph_ms")
@@ -15,6 +16,8 @@ TIMES = ("samples_ms", "call_ms", "graph_ms")
 
 _READINGS = ("sm_clock_mhz", "power_w")
 _IDENTITY = ("case_id", "metric", "protocol", "provider_version", "machine_id")  # KEY in the order of a line
+
+_NO_SAMPLES = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 
 Samples = dict[str, list[float]]
 
@@ -81,8 +84,8 @@ def read_samples(path: Path) -> SampleFile:
             if not text.strip():
                 continue
             try:
-                found.lines.append(_line(json.loads(text)))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                found.lines.append(_line(json.loads(text, parse_constant=_refuse)))
+            except _NO_SAMPLES as error:
                 found.faults.append(SampleFault(number, error, torn=not text.endswith(b"\n")))
     return found
 
@@ -117,16 +120,33 @@ def _line(entry: dict[str, Any]) -> SampleLine:
     if readings := entry.get("clocks"):
         for name in _READINGS:
             samples[name] = _numbers([each.get(name) for each in readings])
-    turns = entry.get("turns")
+    key = tuple(entry[name] for name in KEY)
+    turns, pair = entry.get("turns"), entry.get("pair", "")
+    if not all(isinstance(text, str) for text in (*key, pair)):
+        raise TypeError(f"one of {', '.join(KEY)}, pair is no text")
+    if turns is not None and (
+        any(type(count) is not int or count < 1 for count in turns)
+        or sum(turns) != len(entry.get("samples_ms", ()))
+    ):
+        raise ValueError("turns do not add up to the samples")
     return SampleLine(
-        key=cast(CaseKey, tuple(entry[name] for name in KEY)),
+        key=cast(CaseKey, key),
         samples={name: values for name, values in samples.items() if values},
-        turns=turns if isinstance(turns, list) else None,
-        pair=str(entry.get("pair", "")),
+        turns=turns,
+        pair=pair,
     )
 
 
 def _numbers(values: list[Any]) -> list[float]:
+    if type(values) is not list:
+        raise TypeError("samples are no list")
     if None in values:
         values = [value for value in values if value is not None]
-    return list(map(float, values))
+    numbers = list(map(float, values))
+    if numbers and not -LARGEST <= min(numbers) <= max(numbers) <= LARGEST:
+        raise ValueError("a sample is no figure")
+    return numbers
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no figure")

@@ -10,6 +10,7 @@ from lightning_bench.machine import Machine
 from lightning_bench.providers import declared_provider, load_error
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.record import FAILED, Record
+from lightning_bench.record.row import one_line
 from lightning_bench.suite import Limits
 
 RETRIED = FAILED | {"oom", "unstable"}
@@ -54,11 +55,11 @@ class Plan:
 
     def case_id(self, case: Case) -> str:
         """Return the id that the row of this case has, by the name of its provider."""
-        return case.id_by(self.providers[case.provider].provider.name)
+        return one_line(case.id_by(self.providers[case.provider].provider.name))
 
     def key(self, case: Case) -> tuple[str, str, str, str, str]:
         """Return the key of the row that this case will have."""
-        version = self.providers[case.provider].version
+        version = one_line(self.providers[case.provider].version)
         return self.metric, self.protocol, self.case_id(case), version, self.machine.id
 
     def split(self, records: Iterable[Record], *, retry: bool) -> tuple[list[Case], list[Record]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ BOUNDS_ALLOWED = (
 )
 PROVIDERS_ALLOWED = "a list of provider names (see `lbench providers`) or path/to/file.py:NAME"
 
+_MOST_FAULTS = 20
 _RANGE = re.compile(r"([0-9_]+)\s*\.\.\s*([0-9_]+)")
 _COMPARISON = re.compile(r"([<>]=?)\s*([0-9_]+)")
 
@@ -177,10 +179,12 @@ def _collect(value: object, read: Callable[[object], tuple[Item, ...]], allowed:
             found += read(item)
         except Faults as error:
             faults += error.faults
-    twice = distinct(item for item in found if found.count(item) > 1)
+    twice = [item for item, count in Counter(found).items() if count > 1]
     faults += [f"{item} is listed more than once; allowed: each value once" for item in twice]
     if faults:
-        raise Faults(*distinct(faults))
+        shown = distinct(faults)
+        more = len(shown) - _MOST_FAULTS
+        raise Faults(*shown[:_MOST_FAULTS], *([f"and {more} more faults"] if more > 0 else []))
     return tuple(found)
 
 

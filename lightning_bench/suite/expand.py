@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from lightning_bench.suite.axes import (
     read_words,
 )
 from lightning_bench.suite.model import Group, Suite
+
+MOST_CELLS = 100_000
+"""Cells of a suite, those that are excluded too: more are a mistake, and would fill the memory."""
 
 _AXES = ("providers", "direction", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim")
 
@@ -50,12 +54,19 @@ def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
     overrides = _checked(overrides)
     ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
     empty: list[str] = []
+    cells = 0
     named = {provider for group in suite.groups for provider in group.providers}
     for index, group in enumerate(suite.groups):
         axes = _Axes.of(group, overrides, named)
         if not axes.providers:
             continue
         families = {provider: family_of(provider) for provider in axes.providers}
+        cells += axes.size
+        if cells > MOST_CELLS:
+            raise UsageError(
+                f"suite {suite.name}: up to group[{index}] it has {cells} cells; allowed: {MOST_CELLS}, "
+                f"so shorten the axes or split {suite.path}"
+            )
         left_out: Counter[int] = Counter()
         kept = False
         for case in axes.cases(device):
@@ -102,6 +113,11 @@ class _Axes:
                 spec for spec in overrides.providers if spec in group.providers or spec not in named
             )
         return cls(**{axis: own[axis] if given[axis] is None else given[axis] for axis in _AXES})
+
+    @property
+    def size(self) -> int:
+        """The number of cells, those that are excluded too."""
+        return math.prod(len(getattr(self, axis) or (0,)) for axis in _AXES)
 
     def cases(self, device: Device) -> Iterator[Case]:
         for shape in self._shapes(device):

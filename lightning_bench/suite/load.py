@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from lightning_bench.errors import UsageError
+from lightning_bench.record.codec import read_regular
 from lightning_bench.suite.axes import Faults, did_you_mean, show
 from lightning_bench.suite.find import find_suite
 from lightning_bench.suite.lines import Location, line_numbers, nearest_line
@@ -41,10 +42,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
 
 
 def _read(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}; allowed: a readable file") from None
+    data = read_regular(path, advice="; allowed: a readable file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

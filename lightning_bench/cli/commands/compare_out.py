@@ -55,7 +55,7 @@ def show(sink: Sink, comparison: Comparison, shown: Shown) -> None:
     if sink.as_json:
         sink.data(as_data(comparison))
     elif shown.as_markdown:
-        print(comparison_markdown(comparison), end="")
+        sink.raw(comparison_markdown(comparison))
     else:
         _table(sink, comparison, everything=shown.everything)
     if shown.junit is not None:
@@ -63,19 +63,19 @@ def show(sink: Sink, comparison: Comparison, shown: Shown) -> None:
         sink.say(f"wrote {shown.junit}")
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in ci.workflow_commands(comparison):
-            print(line, file=sink.err.file)
+            sink.command(line)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         _write(Path(summary), comparison_markdown(comparison) + "\n", "a")
 
 
 def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
     from rich.table import Table
-    from rich.text import Text
 
+    from lightning_bench.cli.shared.sink import plain_text
     from lightning_bench.compare.formats import verdict_text as text
 
     out = sink.out
-    out.print(Text(f"{comparison.head} against {comparison.base}", style="bold"), soft_wrap=True)
+    out.print(plain_text(f"{comparison.head} against {comparison.base}", style="bold"), soft_wrap=True)
     cells = text.shown(comparison, everything=everything)
     if cells:
         narrow = out.width < 110
@@ -92,22 +92,22 @@ def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
             if narrow and words[4]:
                 words[3] = f"{words[3].rpartition(' ')[0]} → {words[4]}"
             style = "dim" if cell.accepted else _STYLES[cell.verdict]
-            table.add_row(*(Text(words[i], style=style if i == 0 else "") for i in columns))
+            table.add_row(*(plain_text(words[i], style=style if i == 0 else "") for i in columns))
         out.print(table)
     for line in text.overall_lines(comparison.overall):
-        out.print(Text(line), soft_wrap=True)
+        out.print(plain_text(line), soft_wrap=True)
     for remark in comparison.remarks:
         sink.say(f"note: {remark}")
     style = {0: "bold green", 1: "bold red", 3: "bold yellow"}[comparison.exit_code]
     hidden = len(comparison.cells) - len(cells)
     more = f" ({hidden} not shown: --all)" if hidden else ""
-    out.print(Text(f"{comparison.headline}.", style=style), Text(text.counts_text(comparison) + more))
+    out.print(plain_text(f"{comparison.headline}.", style), plain_text(text.counts_text(comparison) + more))
 
 
 def _write(path: Path, text: str, mode: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open(mode, encoding="utf-8") as file:
+        with path.open(mode, encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -93,7 +93,7 @@ def report(
         if show:
             _open(out / "index.html", sink)
     elif chosen:
-        print(FORMATS[chosen[0]](document), end="")
+        sink.raw(FORMATS[chosen[0]](document))
     else:
         for remark in document.remarks:
             sink.say(remark)
@@ -128,6 +128,7 @@ def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[F
 
 def _plot(document: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
     """Write the plots; if machines or protocols differ, each pair of them has its own folder."""
+    from lightning_bench.record.discover import file_name
     from lightning_bench.report.collect import frame_of, rows_by
     from lightning_bench.report.plots.plot_files import plot_set
     from lightning_bench.report.tables.grid import DEFAULT_BASELINE
@@ -140,7 +141,7 @@ def _plot(document: Report, folder: Path, pictures: list[PlotFormat], baseline: 
         wanted = baseline or DEFAULT_BASELINE
         against = wanted if any(row.record.provider == wanted for row in rows) else None
         try:
-            own = folder / f"{machine}-{by_protocol}"
+            own = folder / file_name(f"{machine}-{by_protocol}")
             written += plot_set(rows, pictures, folder if len(groups) == 1 else own, against)
         except OSError as error:
             raise LbenchError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
@@ -164,7 +165,7 @@ def _write(document: Report, out: Path, chosen: list[FormatName]) -> list[Path]:
         path = out / name
         try:
             out.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         except OSError as error:
             raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error
         written.append(path)

@@ -58,4 +58,4 @@ def suites(
     sink.say(f"{suite.name}: {suite.title}. {suite.description}")
     sink.say(f"{suite.path}, protocol {suite.protocol}, {len(cases)} cases:")
     for case in cases:
-        print(case.id)
+        sink.line(case.id)

@@ -135,7 +135,7 @@ def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Sum
             file.check_unchanged()
         except KeyboardInterrupt:
             command = shlex.join(["lbench", *(word for word in sys.argv[1:] if word != "--fresh")])
-            sink.err.print(f"interrupted; {path} is whole. To go on: {command}", soft_wrap=True, markup=False)
+            sink.note(f"interrupted; {path} is whole. To go on: {command}")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
     if not sink.quiet and not sink.as_json:
         for grid in sweep_grids(summary.records):

@@ -1,15 +1,21 @@
-"""The one place that prints: data to stdout, narration to stderr."""
+"""The one place that prints: data to stdout, narration to stderr.
+
+Texts come from files and providers of other people. Here they become plain text: no markup of rich, no
+terminal escapes and, where GitHub runs this, no workflow commands.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from collections.abc import Sequence
 from textwrap import TextWrapper
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -29,23 +35,61 @@ STATUS_STYLES = {
 _HEAD_STYLES = {0: "bold", 1: "dim"}  # of a table's first lines
 
 
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# A runner takes `::name::` at the start of a line and `##[name]` anywhere.
+_COMMAND = re.compile(r"^(\s*:)(?=:)|##(?=\[)", re.MULTILINE)
+_UNSEEN = "\u200b"  # a space without width
+
+
+def plain(text: str) -> str:
+    """Return text whose control characters, but not tabs and ends of lines, are shown and not obeyed."""
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def plain_text(text: str, style: str = "") -> Text:
+    """Return text of a file or a provider for rich: in this style, and never read as markup."""
+    return Text(plain(text), style=style)
+
+
+class _Stream:
+    """Standard output or error as it is at the time, for GitHub: workflow commands in what is written end."""
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name = name
+
+    def write(self, text: str) -> int:
+        """Write text in which no line is a workflow command."""
+        return int(getattr(sys, self._name).write(_COMMAND.sub(rf"\g<0>{_UNSEEN}", text)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(sys, self._name), name)
+
+
+def _stream(name: Literal["stdout", "stderr"]) -> IO[str] | None:
+    return cast(IO[str], _Stream(name)) if os.environ.get("GITHUB_ACTIONS") == "true" else None
+
+
 class Sink:
     """Prints for people or, with `as_json`, for programs; with `quiet` it narrates nothing but errors."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
-        self.out = Console(highlight=False, soft_wrap=False)
-        self.err = Console(stderr=True, highlight=False)
+        self.out = Console(file=_stream("stdout"), highlight=False, soft_wrap=False)
+        self.err = Console(file=_stream("stderr"), stderr=True, highlight=False)
 
     def error(self, message: str) -> None:
         """Print an error on stderr, uncut."""
         text = self._wrapped(f"lbench: {message}").removeprefix("lbench:")
-        self.err.print(f"[bold red]lbench:[/]{escape(text)}", soft_wrap=True)
+        self.err.print(Text.assemble(("lbench:", "bold red"), plain_text(text)), soft_wrap=True)
 
     def say(self, message: str) -> None:
         """Narrate on stderr."""
         if not self.quiet:
-            self.err.print(escape(self._wrapped(message)), soft_wrap=True)
+            self.err.print(plain_text(self._wrapped(message)), soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """Print on stderr, uncut, though the sink is quiet."""
+        self.err.print(plain_text(message), soft_wrap=True)
 
     def _wrapped(self, message: str) -> str:
         """Cut lines for a terminal between words, never within a path; elsewhere leave the message."""
@@ -56,17 +100,32 @@ class Sink:
 
     def data(self, value: Any) -> None:
         """Print JSON on stdout."""
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        text = json.dumps(value, indent=2, ensure_ascii=False).replace("##[", r"##\u005b")
+        self.raw(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+
+    def raw(self, text: str) -> None:
+        """Print a document on stdout: JSON, Markdown, CSV and so on, whose makers escape its text."""
+        print(plain(text), end="", file=self.out.file)
+
+    def line(self, text: str) -> None:
+        """Print one line on stdout, uncut."""
+        self.raw(text.replace("\n", r"\n") + "\n")
+
+    def command(self, text: str) -> None:
+        """Print a workflow command for GitHub."""
+        print(plain(text).replace("##[", f"##{_UNSEEN}["), file=sys.stderr)
 
     def grid(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrapped: int = 1
     ) -> None:
         """Print a listing on stdout; the last `wrapped` columns wrap, the others do not."""
-        table = RichTable(title=title or None, box=None, title_justify="left", pad_edge=False)
+        table = RichTable(
+            title=plain_text(title) if title else None, box=None, title_justify="left", pad_edge=False
+        )
         for index, header in enumerate(headers):
-            table.add_column(header, no_wrap=index < len(headers) - wrapped, overflow="fold")
+            table.add_column(plain_text(header), no_wrap=index < len(headers) - wrapped, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*map(plain_text, row))
         self.out.print(table)
 
     def paper_table(self, grid: Grid) -> None:
@@ -77,7 +136,7 @@ class Sink:
             for index, column in enumerate(grid.columns)
         )
         widths = [max(map(cell_len, column)) for column in columns]
-        self.out.print(Text(f"{grid.title}  ({grid.unit})", style="bold"))
+        self.out.print(plain_text(f"{grid.title}  ({grid.unit})", style="bold"))
         start = 1
         while start < len(columns):
             end, used = start + 1, widths[0] + 2 + widths[start]
@@ -88,7 +147,7 @@ class Sink:
             self._part([columns[index] for index in shown], [widths[index] for index in shown])
             start = end
         for note in (*grid.notes, *grid.origin):
-            self.out.print(Text(f"  {note}", style="dim"))
+            self.out.print(plain_text(f"  {note}", style="dim"))
         self.out.print()
 
     def _part(self, columns: Sequence[Sequence[str]], widths: Sequence[int]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
 from lightning_bench.compare.formats.verdict_text import case_text, change_text, figure_text, interval_text
 from lightning_bench.compare.result import MEANINGS, UNSURE, ComparedCell, Comparison
 
+# What XML 1.0 cannot hold, not even as a reference.
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MOST_ANNOTATIONS = 10  # GitHub shows ten of each level per step
 
 
@@ -40,7 +43,8 @@ def junit(comparison: Comparison) -> str:
     root = ET.Element("testsuites", tests=str(tests), failures=str(failures), skipped=str(skipped))
     root.append(suite)
     ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+    text = _NOT_XML.sub("\ufffd", ET.tostring(root, encoding="unicode"))
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
 def workflow_commands(comparison: Comparison) -> Iterator[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import pandas as pd
 
 from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn
 
+_FORMULA = re.compile(r"\s*[=+\-@]")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?( ?%)?")
 _OF_ROW = (
     "status",
     "reason",
@@ -58,4 +61,9 @@ def _line(grid: Grid, n: int, column: GridColumn, cell: GridCell) -> dict[str, o
     if cell.row is not None:
         line |= {name: getattr(cell.row.record, name) for name in _OF_ROW}
         line["source"] = cell.row.source
-    return line
+    return {name: no_formula(cell) if isinstance(cell, str) else cell for name, cell in line.items()}
+
+
+def no_formula(text: str) -> str:
+    """Return a cell that no spreadsheet computes: what would be a formula has an apostrophe before it."""
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lightning_bench.record import Row
+from lightning_bench.record.discover import file_name
 from lightning_bench.report.collect import frame_of, rows_by
 from lightning_bench.report.plots import PlotFormat
 from lightning_bench.report.plots.heat import heat_map
@@ -63,7 +64,7 @@ def plot_set(
     for name, figure in _figures(rows, baseline, look):
         if figure is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            stem = re.sub(r"[^\w.+-]", "_", name) + look.suffix
+            stem = file_name(name) + look.suffix
             paths += save_plot(figure, Path(folder) / stem, formats, title=name)
     return paths
 

@@ -19,7 +19,7 @@ from lightning_bench.case import Case, Shape
 from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.process_state import ProcessState
-from lightning_bench.measure.session import Session
+from lightning_bench.measure.session import PoisonedError, Session
 from lightning_bench.providers import get_provider
 from tests.support.measure_jobs import LIMITS, SHAPE
 from tests.support.paths import SUPPORT
@@ -172,6 +172,19 @@ def test_child_that_is_left_is_named(
         ("ok", "it left a child process running (sleep)"),
         ("ok", ""),
     ]
+    assert not reusable
+
+
+def test_what_cannot_be_undone_spoils_the_process_for_others(session: Session) -> None:
+    module = sys.modules[type(get_provider(f"{SUPPORT}/vandals.py:InfersForGood")).__module__]
+    try:
+        with pytest.raises(PoisonedError, match="changed inference mode from False to True, which cannot"):
+            outcomes(session, ["InfersForGood", "Innocent"], "check")
+        module.HELD.pop().__exit__(None, None, None)
+        ((alone,), reusable) = outcomes(session, ["InfersForGood"], "check")
+    finally:
+        module.HELD.pop().__exit__(None, None, None)
+    assert "it changed inference mode from False to True; it cannot be restored" in alone.reason
     assert not reusable
 
 
