@@ -22,7 +22,7 @@ from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import DirectionCall
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.reference import SKETCH_FACTOR, Reference
+from lightning_bench.measure.oracle import SKETCH_FACTOR, Reference
 from lightning_bench.measure.signs import Signs, SignSource
 from lightning_bench.measure.sketch import Sketch, excess, row_scale
 from lightning_bench.providers.dtypes import torch_dtype

@@ -20,7 +20,7 @@ from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Emit, Enter, Job, Outcome
 from lightning_bench.measure.memory_row import memory_figures
-from lightning_bench.measure.reference import Reference
+from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
 from lightning_bench.measure.session import PoisonedError, Session

@@ -15,7 +15,7 @@ from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Enter, Figures
-from lightning_bench.measure.reference import Reference
+from lightning_bench.measure.oracle import Reference
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Provider
 

@@ -14,7 +14,7 @@ from lightning_bench.families import Problem, definition_of
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.reference import Reference, solve
+from lightning_bench.measure.oracle import Reference, solve
 from lightning_bench.providers import get_provider
 from lightning_bench.providers.forms.vq_attention import vq_attention
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_bench.case import FAMILIES, Family, Shape
 from lightning_bench.families import DEFINED, Problem, definition_of
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.reference import solve
+from lightning_bench.measure.oracle import solve
 from lightning_bench.providers import get_provider
 from lightning_bench.providers.registry.base import Inputs
 from tests.lightning_bench.families.test_families_layers import DEFINITIONS

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_bench.case import DTYPES, Dtype, Family, Layout, Shape
 from lightning_bench.measure.gate import TENSORS, poisoned
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.reference import Reference, choose_pairs
+from lightning_bench.measure.oracle import Reference, choose_pairs
 from lightning_kernels import lightning_attn2_torch
 
 Tensors = dict[str, Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_bench.case import Family
 from lightning_bench.families import Problem, exact
-from lightning_bench.measure.reference import solve
+from lightning_bench.measure.oracle import solve
 
 PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]  # the others: test_families_*.py
 NAMES = ["o", "dq", "dk", "dv"]

@@ -16,7 +16,7 @@ from lightning_bench.errors import Unavailable
 from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.reference import Reference
+from lightning_bench.measure.oracle import Reference
 from lightning_bench.providers import BUILT_IN, get_provider
 from lightning_bench.providers.fla import FlaFunction
 
