@@ -148,7 +148,7 @@ class Audit:
             )
         if self._turns <= _HASHED_TURNS or self.failure is not None:
             self.look_at_inputs()
-            self.failure = GUARD.replaced() or self.failure
+        self.failure = GUARD.replaced() or self.failure
 
     def look_at_inputs(self) -> None:
         """Compare the inputs, byte by byte, with what they were; the reason names those that have changed."""
