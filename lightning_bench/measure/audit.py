@@ -44,7 +44,7 @@ NEW_MOST = 7
 """On how many new contents a call is timed at most."""
 _NEW_LEAST = 5
 # All calls but one must be so much slower on what is new: noise affects both calls of a pair.
-_REMEMBERS = 1.25
+_REMEMBERS = 1.4
 
 _chance = secrets.SystemRandom().random
 _clock = time.perf_counter

@@ -13,7 +13,7 @@ import torch
 from lightning_bench.case import Case, Distribution, Family
 from lightning_bench.errors import Unavailable
 from lightning_bench.measure import paper
-from lightning_bench.measure.audit import NEW_MOST, new_contents
+from lightning_bench.measure.audit import new_contents
 from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.gate import Gated, InputsChangedError, pass_gate
 from lightning_bench.measure.guard import GUARD
@@ -179,13 +179,12 @@ class _Bench:
         """Time calls on contents that are new, and again: what is kept of a call shows in the difference."""
         working = [(gated, task) for gated, task in ready if gated.audit.failure is None]
         timed: dict[str, list[tuple[float, float]]] = {task.key: [] for _, task in working}
-        for number in range(NEW_MOST):
-            for gated, task in working:
-                if number >= new_contents(len(task.sampler.samples)):
-                    continue
-                self.enter(task.key, "samples")
+        for gated, task in working:
+            self.enter(task.key, "samples")  # once: it wakes the parent process, which may slow the next call
+            for _ in range(new_contents(len(task.sampler.samples))):
+                task.fn()
                 times = []
-                # Moved by 0, the contents stay, and caches and allocator are in the same state for both calls.
+                # Moved by 0, the contents stay, and caches and allocator are in like states for both calls.
                 for tokens in (1 + secrets.randbelow(max(1, self.job.shape.seq_len - 1)), 0):
                     self._inputs.roll(tokens)
                     if tokens:
