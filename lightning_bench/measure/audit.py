@@ -44,7 +44,7 @@ NEW_MOST = 7
 """On how many new contents a call is timed at most."""
 _NEW_LEAST = 5
 # All calls but one must be so much slower on what is new: noise affects both calls of a pair.
-_REMEMBERS = 1.25
+_REMEMBERS = 1.4
 
 _chance = secrets.SystemRandom().random
 _clock = time.perf_counter
@@ -148,7 +148,7 @@ class Audit:
             )
         if self._turns <= _HASHED_TURNS or self.failure is not None:
             self.look_at_inputs()
-            self.failure = GUARD.replaced() or self.failure
+        self.failure = GUARD.replaced() or self.failure
 
     def look_at_inputs(self) -> None:
         """Compare the inputs, byte by byte, with what they were; the reason names those that have changed."""

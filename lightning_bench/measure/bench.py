@@ -13,7 +13,7 @@ import torch
 from lightning_bench.case import Case, Distribution, Family
 from lightning_bench.errors import Unavailable
 from lightning_bench.measure import paper
-from lightning_bench.measure.audit import NEW_MOST, new_contents
+from lightning_bench.measure.audit import new_contents
 from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.gate import Gated, InputsChangedError, pass_gate
 from lightning_bench.measure.guard import GUARD
@@ -179,15 +179,18 @@ class _Bench:
         """Time calls on contents that are new, and again: what is kept of a call shows in the difference."""
         working = [(gated, task) for gated, task in ready if gated.audit.failure is None]
         timed: dict[str, list[tuple[float, float]]] = {task.key: [] for _, task in working}
-        for number in range(NEW_MOST):
-            due = [pair for pair in working if number < new_contents(len(pair[1].sampler.samples))]
-            if due:
-                self._inputs.roll(1 + secrets.randbelow(max(1, self.job.shape.seq_len - 1)))
-            for gated, task in due:
-                self.enter(task.key, "samples")
-                gated.call.renew()
-                new, seen = (self.session.timer.sample(task.fn, 1, NoCallWatch())[0] for _ in range(2))
-                timed[task.key].append((new, seen))
+        for gated, task in working:
+            self.enter(task.key, "samples")  # once: it wakes the parent process, which may slow the next call
+            for _ in range(new_contents(len(task.sampler.samples))):
+                task.fn()
+                times = []
+                # Moved by 0, the contents stay, and caches and allocator are in like states for both calls.
+                for tokens in (1 + secrets.randbelow(max(1, self.job.shape.seq_len - 1)), 0):
+                    self._inputs.roll(tokens)
+                    if tokens:
+                        gated.call.renew()
+                    times += self.session.timer.sample(task.fn, 1, NoCallWatch())
+                timed[task.key].append((times[0], times[1]))
         for gated, task in working:
             gated.audit.note_new_contents(timed[task.key])
         self._inputs.take(self._drawn(0))

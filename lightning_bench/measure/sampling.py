@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -91,10 +92,12 @@ class Sampler:
     rule: StopRule
     samples: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    total_ms: float = 0.0
 
     def add(self, samples: list[float], seconds: float) -> None:
         """Add samples in ms and the wall time that taking them cost."""
         self.samples += samples
+        self.total_ms += math.fsum(samples)
         self.seconds += seconds
 
     @property
@@ -102,6 +105,11 @@ class Sampler:
         """Half the interval of the median, in percent of the median."""
         low, high = median_interval(self.samples)
         return 50.0 * (high - low) / float(np.median(self.samples))
+
+    @property
+    def changed(self) -> bool:
+        """Whether the samples are not those that were taken."""
+        return not math.isclose(math.fsum(self.samples), self.total_ms, rel_tol=1e-9)
 
     @property
     def done(self) -> bool:

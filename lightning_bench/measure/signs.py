@@ -51,7 +51,7 @@ class Signs:
     def of(self, name: str, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
         """Return the signs of columns [b, h, 1, e] and of heads [h] that a result has, or None."""
         columns = self.columns if name in ("o", "dv") and self.columns.numel() > 1 else None
-        heads = self.heads if name != "o" and self.heads.numel() > 1 and "h" in spec.axes else None
+        heads = self.heads if name != "o" and "h" in spec.axes else None
         return columns, None if heads is None else heads.flatten()
 
 

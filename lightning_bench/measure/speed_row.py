@@ -61,6 +61,8 @@ def speed_outcome(
     )
     if reason := gated.audit.failure or gated.audit.trouble(times.median_ms):
         return Outcome(case, "wrong", reason, figures, samples)
+    if task.sampler.changed:
+        return Outcome(case, "wrong", "its samples are not those that were taken", figures, samples)
     if reason := work.impossible(times.median_ms, ceilings):
         return Outcome(case, "wrong", "impossible: " + reason, figures, samples)
     notes = []
