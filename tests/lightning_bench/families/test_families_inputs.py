@@ -16,8 +16,8 @@ from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.memory import CpuMeter
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.memory_row import call_memory
-from lightning_bench.measure.paper import build_call
 from lightning_bench.measure.oracle import Reference, choose_pairs
+from lightning_bench.measure.paper import build_call
 from lightning_bench.providers import get_provider
 
 OWN = [family for family in FAMILIES if definition_of(family).own_inputs]
