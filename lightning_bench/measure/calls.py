@@ -57,7 +57,15 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
     # Its own leaves over the shared storage: autograd ties a leaf to the stream of its first use, and a
     # CUDA graph can only be captured where all of a backward pass is on one stream.
     leaves = {name: shared[name].detach().requires_grad_() for name in inputs.gradients}
-    forward = provider.build(shared.replaced(leaves))
+    build = provider.build(shared.replaced(leaves))
+    if not callable(build):
+        raise TypeError(f"build() of {provider.name} returned {build!r:.80}, not a callable")
+
+    def forward() -> Tensor:
+        output: object = build()
+        if not isinstance(output, Tensor):
+            raise TypeError(f"the call of {provider.name} returned {output!r:.80}, not a tensor")
+        return output
 
     def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
         grads = _grad(output, list(leaves.values()), do, retain_graph=retain)

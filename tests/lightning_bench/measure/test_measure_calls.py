@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -146,3 +147,19 @@ def test_the_papers_mean_of_a_scripted_clock(monkeypatch: pytest.MonkeyPatch) ->
 
     # The first call alone fills the warm-up of 25 ms; 10, 50 and 60 ms fill the 100 ms of repeats.
     assert paper.mean_ms(fn, "cpu") == pytest.approx(40.0)
+
+
+@pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])
+def test_what_is_no_call_or_no_tensor_is_named(direction: Direction) -> None:
+    class Odd(Probe):
+        made: Any = None
+
+        def build(self, inputs: Inputs) -> Any:
+            return self.made
+
+    odd = Odd("bhnd")
+    with pytest.raises(TypeError, match=r"build\(\) of \w+ returned None, not a callable"):
+        direction_call(odd, InputSet(SHAPE, seed=0), direction).tensors()
+    odd.made = lambda: (1, 2)
+    with pytest.raises(TypeError, match=r"returned \(1, 2\), not a tensor"):
+        direction_call(odd, InputSet(SHAPE, seed=0), direction).tensors()

@@ -180,6 +180,49 @@ def test_one_wrong_tile_of_a_long_sequence_fails(family: Family, where: int) -> 
         assert "in one tile of 64 rows, the budget there is" in verdict.failure
 
 
+def zero_token(o: Tensor) -> None:
+    o[0, 1, 700] = 0
+
+
+def halved_token(o: Tensor) -> None:
+    o[0, 0, -1] *= 0.5
+
+
+def larger_half(o: Tensor) -> None:
+    o[:, :, 1024:] *= 1.02
+
+
+@pytest.mark.parametrize("damage", [zero_token, halved_token, larger_half])
+@pytest.mark.parametrize("family", ["linear_decay", "softmax"])
+def test_little_that_is_wrong_in_bf16_fails(family: Family, damage: Callable[[Tensor], None]) -> None:
+    inputs, reference = gate(family, shape("bf16", 2048, b=1, h=2), gradients=False)
+    o = tensors(right(family), inputs)["o"]
+    assert reference.judge({"o": o}, "bhnd").failure is None
+    damage(o)
+    assert failure(reference, {"o": o}).startswith("o is off by ")
+
+
+def test_late_queries_that_miss_sixteen_keys_fail_in_bf16() -> None:
+    inputs, reference = gate("softmax", shape("bf16", 2048, b=1, h=1), gradients=False)
+    given, steps = inputs.inputs("bhnd"), torch.arange(2048)
+    seen = (steps[:, None] >= steps) & ~((steps[:, None] >= 1900) & (steps >= 500) & (steps < 516))
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    with torch.no_grad():
+        o = sdpa(given.q, given.k, given.v, attn_mask=seen)
+    assert failure(reference, {"o": o}).startswith("o is off by ")
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_a_pair_outside_the_sample_is_judged_by_its_sketch(family: Family) -> None:
+    of = shape("bf16", 64, b=4, h=8)
+    inputs, reference = gate(family, of)
+    b, h = next((b, h) for b in range(of.batch) for h in range(of.heads) if (b, h) not in reference.pairs)
+    got = tensors(right(family), inputs)
+    assert reference.judge(got, "bhnd").failure is None
+    got["dv"][b, h] = got["dv"][b, h - 1]
+    assert f"in batch {b}, head {h}, row" in failure(reference, got)
+
+
 def test_a_short_last_tile_is_judged_by_its_own_size() -> None:
     inputs, reference = gate("linear_decay", shape("bf16", 4096 + 8, b=1, h=1), gradients=False)
     o = exact(reference, inputs)["o"]
