@@ -22,9 +22,10 @@ from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import DirectionCall
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.leftovers import running_threads
 from lightning_bench.measure.oracle import SKETCH_FACTOR, Reference
 from lightning_bench.measure.signs import Signs, SignSource
-from lightning_bench.measure.sketch import Sketch, excess, row_scale
+from lightning_bench.measure.sketch import Sketch, excess
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Provider
 
@@ -85,7 +86,7 @@ class Audit:
         self._turns = 0
         self._turn_began = self._sampled_s = self._spent_s = 0.0
         self._drains: list[float] = []
-        self._threads: set[int] = set()
+        self._threads: set[threading.Thread] = set()
         self._hashes = self._inputs.hashes(self._layout)
 
     def begins(self) -> None:
@@ -98,7 +99,7 @@ class Audit:
                 self._v.to(self._graph_columns)
                 self._call.renew()
             self._v.to(self._graph_columns)
-        self._threads = {thread.ident or 0 for thread in threading.enumerate()}
+        self._threads = set(running_threads())
 
     def before(self) -> None:
         """Change the signs of what the call reads."""
@@ -136,9 +137,6 @@ class Audit:
         self._worst.clear()
         self._last = self._first_of_turn = None
         self._sampled_s += _clock() - self._turn_began
-        left = [t for t in threading.enumerate() if t.ident not in self._threads and _is_own(t)]
-        if self.failure is None and left:
-            self.failure = f"its call leaves threads running: {', '.join(t.name for t in left)}"
         name, most = max(worst, key=lambda entry: entry[1], default=("", 0.0))
         if self.failure is None and most > _AUDIT_FACTOR:
             size = "NaN or Inf" if math.isinf(most) else f"{most * self._reference.budgets[name]:.1e}"
@@ -203,6 +201,8 @@ class Audit:
 
     def _odd(self, result: Any) -> str | None:
         """Return what is not as it was in the first result, which no look at values would show."""
+        if left := [thread.name for thread in running_threads() if thread not in self._threads]:
+            return f"its call leaves threads running: {', '.join(left)}"
         last, self._last = self._last, result if self._holds else None
         if not isinstance(result, dict) or result.keys() != self._kinds.keys() & result.keys():
             return "a timed call gave results of other names than the call that was checked"
@@ -221,11 +221,8 @@ class Audit:
         return None
 
     def _of_first(self, name: str, x: Tensor) -> tuple[Sketch, Tensor]:
-        reference = self._reference
-        sketch = reference.sketcher.sketch(name, x, self._layout, self._signs)
-        along_n = "n" in reference.sketcher.spec(name).axes
-        scale = row_scale(sketch.norms, reference.budgets[name], reference.least[name], along_n=along_n)
-        return sketch, scale
+        sketch = self._reference.sketcher.sketch(name, x, self._layout, self._signs)
+        return sketch, self._reference.row_scale(name, sketch.norms)
 
     def _poison(self) -> None:
         """Fill with NaN the memory that a GPU's allocator hands out next; elsewhere old results lie there."""
@@ -255,8 +252,3 @@ def plain_tensor(name: str, x: object) -> str | None:
 
 def _address(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
-
-
-def _is_own(thread: threading.Thread) -> bool:
-    """Whether Python started the thread; autograd's appear too where they run Python code."""
-    return type(thread).__name__ != "_DummyThread"

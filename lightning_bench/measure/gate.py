@@ -59,8 +59,8 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     if reason := GUARD.replaced():
         raise CaseEnded("wrong", reason)
     odd = [reason for name, x in got.items() if (reason := plain_tensor(name, x)) is not None]
-    if reasons := [*odd, *filter(None, [None if odd else inputs.aliased(got, provider.layout)])]:
-        raise CaseEnded("wrong", "; ".join(reasons))
+    if reason := "; ".join(odd) or inputs.aliased(got, provider.layout):
+        raise CaseEnded("wrong", reason)
     dtype = torch_dtype(case.shape.dtype)
     given = inputs.inputs(provider.layout)
     wanted = {"o": dtype, **{f"d{name}": given[name].dtype for name in inputs.gradients}}

@@ -53,12 +53,12 @@ class Leftovers:
     """Notes what each owner leaves; what runs at the start belongs to nobody."""
 
     def __init__(self) -> None:
-        self._ours: set[object] = {*_threads(), *_children()}
+        self._ours: set[object] = {*running_threads(), *_children()}
         self.found: list[Leftover] = []
 
     def note(self, owner: str, *, children: bool) -> None:
         """Attribute to `owner` what has appeared; a look at child processes takes milliseconds."""
-        running: list[threading.Thread | psutil.Process] = [*_threads()]
+        running: list[threading.Thread | psutil.Process] = [*running_threads()]
         if children:
             running += _children()
         for what in running:
@@ -67,7 +67,7 @@ class Leftovers:
                 self.found.append(Leftover(what, owner, _cpu_s(what), time.monotonic()))
 
 
-def _threads() -> list[threading.Thread]:
+def running_threads() -> list[threading.Thread]:
     """Return the running threads, without those of C++ that have run Python once."""
     dummy = threading._DummyThread  # noqa: SLF001 - no public name
     return [each for each in threading.enumerate() if not isinstance(each, dummy)]

@@ -109,6 +109,7 @@ class Reference:
         inputs = inputs.of(family)
         shape = inputs.shape
         self.shape, self._defined = shape, definition_of(family)
+        self.sketcher = Sketcher(self._defined, shape, seed)
         self._slack = slack
         self.seed, self.pairs = seed, choose_pairs(shape, family, seed)
         problem = self._problem(inputs, self.pairs)
@@ -117,7 +118,6 @@ class Reference:
         self.budgets = self._budgets(family, problem, solved, seed)
         self.tensors = {name: self._over_batch(name, x) for name, x in solved.items()}
         self.least = {name: self._least(x) for name, x in self.tensors.items()}
-        self.sketcher = Sketcher(self._defined, shape, seed)
         self.sketches: dict[str, Sketch] = {}
         if every_pair and self._affordable():
             self._solve_all(family, inputs, solved)
@@ -218,6 +218,11 @@ class Reference:
 
         return {name: budget(name, answer) for name, answer in answers.items()}
 
+    def row_scale(self, name: str, norms: Tensor) -> Tensor:
+        """Return the error that is allowed in each row of a result with these norms, before its factor."""
+        along_n = "n" in self._spec(name).axes
+        return row_scale(norms, self.budgets[name], self.least[name], along_n=along_n)
+
     def judge(self, got: dict[str, Tensor], layout: Layout) -> GateResult:
         """Compare tensors in `layout` with the reference; every tensor in `got` is checked."""
         errors: dict[str, float] = {}
@@ -288,7 +293,7 @@ class Reference:
     def _row_failure(self, name: str, got: Tensor) -> str | None:
         """Judge each row of the sample, and the share by which tiles are longer or shorter."""
         exact, budget = self.tensors[name], self.budgets[name]
-        scale = row_scale(exact.norm(dim=-1), budget, self.least[name], along_n=True)
+        scale = self.row_scale(name, exact.norm(dim=-1))
         ratio = (got - exact).norm(dim=-1) / scale
         if (worst := ratio.max().item()) > ROW_FACTOR * self._slack:
             pair, row = divmod(int(ratio.argmax()), ratio.shape[1])
@@ -318,11 +323,9 @@ class Reference:
             return f"{name} has {bad} NaN or Inf" if bad else None
         exact, budget = self.sketches[name], self.budgets[name]
         got = self.sketcher.sketch(name, tensor, layout, no_signs(tensor))
-        along_n = "n" in self._spec(name).axes
-        scale = row_scale(exact.norms, budget, self.least[name], along_n=along_n)
-        ratio = excess(got.values - exact.values, scale)
+        ratio = excess(got.values - exact.values, self.row_scale(name, exact.norms))
         if (worst := ratio.max().item()) <= SKETCH_FACTOR * self._slack:
-            rows = (-1, self.shape.seq_len if along_n else 1, got.values.shape[-1])
+            rows = (-1, self.shape.seq_len if "n" in self._spec(name).axes else 1, got.values.shape[-1])
             difference = (got.values - exact.values).reshape(rows)
             return self._bias_failure(name, difference, exact.values.reshape(rows))
         place = torch.unravel_index(ratio.argmax(), ratio.shape)
@@ -343,7 +346,7 @@ class Reference:
 
     def _spec(self, name: str) -> Spec:
         """Return the axes of the output, or of the input whose gradient this is."""
-        return Spec("bhne") if name == "o" else self._defined.inputs[name.removeprefix("d")]
+        return self.sketcher.spec(name)
 
     def _over_batch(self, name: str, x: Tensor) -> Tensor:
         """Return rows; of a gradient that sums over the batch, [pairs, ...], one per head."""
