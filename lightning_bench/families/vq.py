@@ -31,8 +31,8 @@ class VqAttention(Definition):
     }
 
     def make(self, draw: Draw) -> dict[str, Tensor]:
-        """Return C, 512 normal codes as in the paper, and z, the nearest code of each normal key."""
-        codebook = draw.normal("hmd")
+        """Return C, 512 normal codes as in the paper, of the keys' size, and z, the nearest of each key."""
+        codebook = draw.normal("hmd") * draw.k.float().square().mean().sqrt()
         closeness = draw.k.float() @ codebook.mT - 0.5 * codebook.square().sum(-1)[:, None]
         return {"codebook": codebook, "codes": closeness.argmax(-1)}
 

@@ -22,8 +22,9 @@ from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import DirectionCall
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.judge import SKETCH_FACTOR, judge
 from lightning_bench.measure.leftovers import running_threads
-from lightning_bench.measure.oracle import SKETCH_FACTOR, Reference
+from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.signs import Signs, SignSource
 from lightning_bench.measure.sketch import Sketch, excess
 from lightning_bench.providers.dtypes import torch_dtype
@@ -168,7 +169,7 @@ class Audit:
     def judge_anew(self, reference: Reference, distribution: Distribution) -> None:
         """Judge the timed call on other inputs, which are in place already."""
         self._call.renew()
-        result = reference.judge(self._call.tensors(), self._layout)
+        result = judge(reference, self._call.tensors(), self._layout)
         self.judged_on.append(distribution)
         if result.failure:
             self.failure = f"on other inputs ({distribution}): {result.failure}"

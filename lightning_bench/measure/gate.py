@@ -15,6 +15,7 @@ from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Enter, Figures
+from lightning_bench.measure.judge import judge
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Provider
@@ -66,7 +67,7 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     wanted = {"o": dtype, **{f"d{name}": given[name].dtype for name in inputs.gradients}}
     if dtypes := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != wanted[name]]:
         raise CaseEnded("wrong", f"{', '.join(dtypes)}, not {dtype}")
-    result = reference.judge(got, provider.layout)
+    result = judge(reference, got, provider.layout)
     errors = result.errors
     figures = Figures(
         provider_config=provider.config(case.shape, case.direction),

@@ -44,7 +44,7 @@ class InputSet:
     """
 
     def __init__(self, shape: Shape, seed: int, distribution: Distribution = "normal") -> None:
-        self.shape = shape
+        self.shape, self.distribution = shape, distribution
         generator = torch.Generator(device=shape.device).manual_seed(seed)
         dtype = torch_dtype(shape.dtype)
 
@@ -160,7 +160,7 @@ class _FamilyInputs(InputSet):
                 wanted = inputs[name].dtype or shape.dtype
                 dtype = torch.int64 if wanted == "int64" else torch_dtype(wanted)
                 self._made[name] = tensor.to(dtype).contiguous()
-        self.shape, self.do = shape, common.do
+        self.shape, self.distribution, self.do = shape, common.distribution, common.do
         self.q, self.k, self.v = (self._made.get(name, getattr(common, name)) for name in ("q", "k", "v"))
         self.decay = drawn["decay"].float() if "decay" in drawn else common.decay
         self.more = {name: self._made[name] for name in inputs if name not in QKV}

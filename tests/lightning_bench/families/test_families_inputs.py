@@ -15,6 +15,7 @@ from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.memory import CpuMeter
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.judge import judge
 from lightning_bench.measure.memory_row import call_memory
 from lightning_bench.measure.oracle import Reference, choose_pairs
 from lightning_bench.measure.paper import build_call
@@ -119,16 +120,16 @@ def test_the_gate_passes_what_is_right_and_names_the_gate_that_is_wrong(name: st
     reference = Reference(provider.family, inputs, gradients=True, seed=0)
     got = direction_call(provider, inputs, "bwd").tensors()
     assert list(got) == ["o", *(f"d{x}" for x in definition_of(provider.family).gradients)]
-    verdict = reference.judge(got, "bhnd")
+    verdict = judge(reference, got, "bhnd")
     assert verdict.failure is None
     assert list(verdict.errors) == list(got)
     for gate in [x for x in got if x not in ("o", "dq", "dk", "dv")]:
         off = {**got, gate: got[gate] * 1.02}
-        assert (reference.judge(off, "bhnd").failure or "").startswith(f"{gate} is off by ")
+        assert (judge(reference, off, "bhnd").failure or "").startswith(f"{gate} is off by ")
         late = {**got, gate: got[gate].roll(1, -1 if gate == "du" else 2)}
-        assert (reference.judge(late, "bhnd").failure or "").startswith(f"{gate} is off by ")
+        assert (judge(reference, late, "bhnd").failure or "").startswith(f"{gate} is off by ")
         less = {**got, gate: got[gate][..., 1:]}
-        assert f"{gate} has shape" in (reference.judge(less, "bhnd").failure or "")
+        assert f"{gate} has shape" in (judge(reference, less, "bhnd").failure or "")
 
 
 def test_a_gradient_that_sums_over_the_batch_is_checked_over_whole_heads() -> None:
@@ -138,10 +139,10 @@ def test_a_gradient_that_sums_over_the_batch_is_checked_over_whole_heads() -> No
     reference = Reference("rwkv6", inputs, gradients=True, seed=0)
     assert reference.tensors["du"].shape == (2, 1, 8)
     got = direction_call(provider, inputs, "bwd").tensors()
-    assert reference.judge(got, "bhnd").failure is None
+    assert judge(reference, got, "bhnd").failure is None
     one = Shape(1, 5, 40, 8, 8, "fp32", "cpu")
     alone = direction_call(provider, InputSet(one, 0), "bwd").tensors()["du"]
-    assert "du is off by" in (reference.judge({**got, "du": alone}, "bhnd").failure or "")
+    assert "du is off by" in (judge(reference, {**got, "du": alone}, "bhnd").failure or "")
 
 
 @pytest.mark.slow

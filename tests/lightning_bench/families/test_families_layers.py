@@ -14,6 +14,7 @@ from lightning_bench.families import Problem, definition_of
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.judge import judge
 from lightning_bench.measure.oracle import Reference, solve
 from lightning_bench.providers import get_provider
 from lightning_bench.providers.forms.vq_attention import vq_attention
@@ -141,7 +142,8 @@ def judged(name: str, shape: Shape, *, spoil: str = "") -> str | None:
     got = direction_call(provider, inputs, "bwd").tensors()
     if spoil:
         got[spoil] = got[spoil] * 1.02
-    return Reference(provider.family, inputs, gradients=True, seed=0).judge(got, provider.layout).failure
+    reference = Reference(provider.family, inputs, gradients=True, seed=0)
+    return judge(reference, got, provider.layout).failure
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

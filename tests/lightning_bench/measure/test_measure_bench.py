@@ -18,8 +18,8 @@ from tests.support.measure_jobs import ERRORS, FakeTimer, Measure, given
     ("name", "reason"),
     [
         ("Wrong", "o is off by 1.0e-02 relative L2"),
-        ("NanGradient", "dk has NaN or Inf in 1 of 140 checked rows"),
-        ("Unwritten", "o has NaN or Inf in 140 of 140 checked rows"),
+        ("NanGradient", "dk has NaN or Inf in 1 of 140 rows"),
+        ("Unwritten", "o has NaN or Inf in 140 of 140 rows"),
     ],
 )
 def test_wrong_gets_no_figure(measure: Measure, metric: Metric, name: str, reason: str) -> None:

@@ -16,6 +16,7 @@ from lightning_bench.errors import Unavailable
 from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.judge import judge
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.providers import BUILT_IN, get_provider
 from lightning_bench.providers.fla import FlaFunction
@@ -159,5 +160,5 @@ def test_on_a_gpu_it_agrees_with_the_oracle(name: str, one_configuration: None) 
             direction_call(provider, inputs, "bwd").tensors()
         direction = "fwd"
     reference = Reference(provider.family, inputs, gradients=direction == "bwd", seed=0)
-    verdict = reference.judge(direction_call(provider, inputs, direction).tensors(), provider.layout)
+    verdict = judge(reference, direction_call(provider, inputs, direction).tensors(), provider.layout)
     assert verdict.failure is None

@@ -28,7 +28,7 @@ ENDS = {
     "Raises": ("crashed", "ZeroDivisionError: no luck today"),
     "SysExits": ("crashed", "SystemExit: enough"),
     "Wrong": ("wrong", "o is off by 1.0e-02 relative L2"),
-    "NanInDk": ("wrong", "dk has NaN or Inf in 2 of 128 checked rows"),
+    "NanInDk": ("wrong", "dk has NaN or Inf in 2 of 128 rows"),
     "NotThere": ("unavailable", "No module named 'a_library_that_nobody_has'"),
     "LoadsBadly": ("crashed", "ZeroDivisionError: its import divides by zero"),
     "NeedsGpu": ("unavailable", "needs a CUDA device"),
@@ -118,10 +118,9 @@ def test_time_is_booked_by_phase(summary: Summary, notes: Notes) -> None:
     assert 0 < summary.overhead_percent < 100
     assert all(seconds >= 0 for seconds in summary.phases.values())
     assert sum(summary.phases.values()) <= summary.seconds
-    # Each hang was waited for with the others at most once, and then in its own worker; a busy machine may
-    # lose the worker of the others in between.
+    # Each hang was waited for with the others at most once, and then in its own worker.
     waits = [notes.phases.count((name, "warm-up")) for name in ("sleeps", "holds-the-gil")]
-    assert all(1 <= count <= 3 for count in waits), waits
+    assert all(1 <= count <= 2 for count in waits), notes.phases
     assert summary.phases["warm-up"] >= len(waits) * LIMIT_S
 
 
