@@ -21,8 +21,8 @@ from lightning_bench.case import DISTRIBUTIONS, DTYPES, Device, Distribution, Sh
 from lightning_bench.errors import Unavailable
 from lightning_bench.machine import describe_machine
 from lightning_bench.measure.calls import direction_call
+from lightning_bench.measure.deviation import Deviation, judge
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.judge import Deviation, judge
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.providers import Provider, get_provider, provider_names
 

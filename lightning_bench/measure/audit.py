@@ -20,9 +20,9 @@ from torch import Tensor
 from lightning_bench.case import Case, Distribution
 from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import DirectionCall
+from lightning_bench.measure.deviation import SKETCH_FACTOR, judge
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.judge import SKETCH_FACTOR, judge
 from lightning_bench.measure.leftovers import running_threads
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.signs import Signs, SignSource

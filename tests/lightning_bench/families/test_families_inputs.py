@@ -13,9 +13,9 @@ from lightning_bench.errors import UsageError
 from lightning_bench.families import QKV, definition_of
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
+from lightning_bench.measure.deviation import judge
 from lightning_bench.measure.device.memory import CpuMeter
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.judge import judge
 from lightning_bench.measure.memory_row import call_memory
 from lightning_bench.measure.oracle import Reference, choose_pairs
 from lightning_bench.measure.paper import build_call

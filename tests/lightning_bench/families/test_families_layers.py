@@ -13,8 +13,8 @@ from lightning_bench.case import Dtype, Family, Shape
 from lightning_bench.families import Problem, definition_of
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
+from lightning_bench.measure.deviation import judge
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.judge import judge
 from lightning_bench.measure.oracle import Reference, solve
 from lightning_bench.providers import get_provider
 from lightning_bench.providers.forms.vq_attention import vq_attention

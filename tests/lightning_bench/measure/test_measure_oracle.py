@@ -1,4 +1,4 @@
-"""The fp64 oracles against the quadratic definitions by autograd, torch's SDPA and finite differences."""
+"""The fp64 oracles against quadratic forms by autograd, SDPA and finite differences; the sample of pairs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_bench.case import Family
+from lightning_bench.case import Family, Shape
 from lightning_bench.families import Problem, exact
-from lightning_bench.measure.oracle import solve
+from lightning_bench.measure.oracle import choose_pairs, solve
+from tests.support.judged import PLAIN, shape
 
-PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]  # the others: test_families_*.py
 NAMES = ["o", "dq", "dk", "dv"]
 LENGTHS = [1, 2, 3, 63, 64, 255, 256, 257, 300, 511, 512, 513, 600]
 
@@ -157,3 +157,31 @@ def test_softmax_in_row_blocks_gives_the_same(monkeypatch: pytest.MonkeyPatch, e
     whole = solve("softmax", p, gradients=True)
     monkeypatch.setattr(exact, "_SCORE_ELEMENTS", elements)
     assert_close(solve("softmax", p, gradients=True), whole, p, 1e-14)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    b=st.integers(1, 8),
+    h=st.integers(1, 40),
+    n=st.sampled_from([1, 100, 2048, 131072]),
+    device=st.sampled_from(["cpu", "cuda"]),
+    family=st.sampled_from(PLAIN),
+    seed=st.integers(0, 5),
+)
+def test_pairs_have_both_ends_and_are_few(
+    b: int, h: int, n: int, device: str, family: Family, seed: int
+) -> None:
+    of = Shape(b, h, n, 64, 64, "bf16", device)
+    pairs = choose_pairs(of, family, seed)
+    assert pairs == choose_pairs(of, family, seed)
+    assert pairs == sorted(set(pairs))
+    assert pairs[0] == (0, 0)
+    assert pairs[-1] == (b - 1, h - 1)
+    assert min(2, b * h) <= len(pairs) <= 16
+    assert all(i < b and j < h for i, j in pairs)
+
+
+def test_short_sequences_check_every_pair_and_long_ones_few() -> None:
+    assert len(choose_pairs(shape(n=64, b=2, h=8), "softmax", 0)) == 16
+    assert choose_pairs(shape(n=65536, b=4, h=8), "softmax", 0) == [(0, 0), (3, 7)]
+    assert len({tuple(choose_pairs(shape(n=64, b=8, h=8), "linear", seed)) for seed in range(5)}) == 5

@@ -15,8 +15,8 @@ from lightning_bench.case import DTYPES, Direction, Shape
 from lightning_bench.errors import Unavailable
 from lightning_bench.families import definition_of
 from lightning_bench.measure.calls import direction_call
+from lightning_bench.measure.deviation import judge
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.judge import judge
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.providers import BUILT_IN, get_provider
 from lightning_bench.providers.fla import FlaFunction
