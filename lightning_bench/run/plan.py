@@ -11,6 +11,7 @@ from lightning_bench.providers import declared_provider, load_error
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.record import FAILED, Record
 from lightning_bench.record.row import one_line
+from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.suite import Limits
 
 RETRIED = FAILED | {"oom", "unstable"}
@@ -51,6 +52,7 @@ class Plan:
     graph: bool = False
     seed: int = 0
     inputs: tuple[Distribution, ...] = ("normal",)
+    sanitizer: Sanitizer | None = None
     providers: dict[str, PlannedProvider] = field(default_factory=dict)
 
     def case_id(self, case: Case) -> str:
@@ -63,17 +65,25 @@ class Plan:
         return self.metric, self.protocol, self.case_id(case), version, self.machine.id
 
     def split(self, records: Iterable[Record], *, retry: bool) -> tuple[list[Case], list[Record]]:
-        """Return (cases still to do, rows that stay). With `retry`, rows that failed are measured again."""
+        """Return (cases still to do, rows that stay). With `retry`, rows that failed are measured again.
+
+        With a sanitizer, only rows of cases that have run under it stay, and those of cases that cannot run.
+        """
         rows = {record.key: record for record in records}
         pending: list[Case] = []
         standing: list[Record] = []
         for case in self.cases:
             row = rows.get(self.key(case))
-            if row is None or (retry and row.status in RETRIED):
+            if row is None or (retry and row.status in RETRIED) or not self._covers(row):
                 pending.append(case)
             else:
                 standing.append(row)
         return pending, standing
+
+    def _covers(self, row: Record) -> bool:
+        if self.sanitizer is None or row.status in ("unavailable", "unsupported"):
+            return True
+        return f"{self.sanitizer.tool}:" in row.checks
 
 
 def with_providers(plan: Plan) -> Plan:

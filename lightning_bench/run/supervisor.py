@@ -20,10 +20,13 @@ from lightning_bench.machine.guardian import tail
 from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.record import Status
+from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.worker import worker_main
 
 _START_LIMIT_S = 300.0
 _STOP_LIMIT_S = 30.0
+# A sanitizer works through what it has noted when its worker ends.
+_FINISH_LIMIT_S = 120.0
 # The kernel counts a wait in milliseconds, in 31 bits; a time limit may be longer.
 _LONGEST_POLL_S = 86400.0
 # Inputs and oracle belong to no case; a shape gets this much for them, or the time limit if that is more.
@@ -42,7 +45,11 @@ class Supervisor:
     """Keeps one healthy worker, starts it when needed, and books its time by phase in `seconds`."""
 
     def __init__(
-        self, device: Device, memory_limit_gib: float | None, import_path: Path | None = None
+        self,
+        device: Device,
+        memory_limit_gib: float | None,
+        import_path: Path | None = None,
+        sanitizer: Sanitizer | None = None,
     ) -> None:
         self._device: Device = device
         self._import_path = None if import_path is None else str(import_path)
@@ -53,7 +60,9 @@ class Supervisor:
         self._jobs = 0
         self._ready = False
         self._scratch = contextlib.ExitStack()
-        self._log = self._scratch.enter_context(scratch_folder()) / "worker.log"
+        folder = self._scratch.enter_context(scratch_folder())
+        self._log, self._report = folder / "worker.log", folder / "sanitizer.log"
+        self._under = [] if sanitizer is None else sanitizer.command(self._report)
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @property
@@ -82,8 +91,19 @@ class Supervisor:
         except (EOFError, ConnectionError):
             ending = self._exit_report(oom_kills)
         if ending is not None:
+            if self._under and ending.status != "timeout":
+                self._process.join(_FINISH_LIMIT_S)
             self.stop()
         return ending
+
+    def sanitizer_report(self) -> str:
+        """End the worker in order and return what the sanitizer around it has written."""
+        if self._alive:
+            with contextlib.suppress(OSError):
+                self._connection.send(None)
+            self._process.join(_FINISH_LIMIT_S)
+            self.stop()
+        return self._report.read_text(errors="replace") if self._report.exists() else ""
 
     def stop(self) -> None:
         """Kill the worker and all that it has started, if there is one."""
@@ -104,11 +124,15 @@ class Supervisor:
         """Start the worker without waiting for it, so that several can start at once."""
         self.stop()
         self._jobs, self._ready = 0, False
-        self._log.unlink(missing_ok=True)
+        for file in (self._log, self._report):
+            file.unlink(missing_ok=True)
         ours, theirs = self._context.Pipe()
         self._process = self._context.Process(
             target=worker_main,
-            args=(theirs, self._device, self._memory_limit_gib, str(self._log), self._import_path),
+            args=(
+                *(theirs, self._device, self._memory_limit_gib),
+                *(str(self._log), self._import_path, self._under),
+            ),
             daemon=True,
         )
         with _interrupts_held():
@@ -126,7 +150,7 @@ class Supervisor:
         except EOFError:
             self._process.join()
             self.stop()
-            last = tail(self._log, 20)
+            last = "\n".join(filter(None, [tail(self._log, 20), tail(self._report, 20)]))
             raise LbenchError(f"the worker process could not start:\n{last}") from None
         finally:
             self.seconds["start"] += time.monotonic() - begin

@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from lightning_bench.case import Case
-from lightning_bench.measure.job import USEFUL_PHASES, Job, Outcome
+from lightning_bench.measure.job import USEFUL_PHASES, Enter, Job, Outcome
 from lightning_bench.record import FAILED, Record, ResultFile, Status
 from lightning_bench.run.plan import Plan, by_shape
+from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.supervisor import Supervisor
 
 
@@ -59,7 +60,7 @@ def run_sweep(plan: Plan, out: ResultFile, watcher: Watcher, *, retry: bool = Fa
     begin = time.monotonic()
     pending, standing = plan.split(out.records, retry=retry)
     watcher.started(len(plan.cases), standing)
-    supervisor = Supervisor(plan.device, plan.limits.memory_limit_gib)
+    supervisor = Supervisor(plan.device, plan.limits.memory_limit_gib, sanitizer=plan.sanitizer)
     try:
         sweep = Sweep(plan, out, watcher, supervisor)
         sweep.note_ooms(standing)
@@ -101,7 +102,10 @@ class Sweep:
                 runnable.append(case)
             else:
                 self._record(known)
-        if runnable:
+        if self.plan.sanitizer is not None:
+            for case in runnable:
+                self._sanitize(case, self.plan.sanitizer)
+        elif runnable:
             self._measure(runnable)
 
     def _known(self, case: Case) -> Outcome | None:
@@ -123,11 +127,9 @@ class Sweep:
         recorded only of a case that was alone in a fresh worker. On a GPU the worker itself makes sure that
         nothing else holds memory before it reports oom; on a CPU it cannot know.
         """
-        plan = self.plan
-        job = Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed, plan.inputs)
+        plan, job = self.plan, self._job(cases)
         certain = len(cases) == 1 and self.supervisor.fresh
         unproven = {"crashed", "wrong", "oom"} if plan.device == "cpu" else {"crashed", "wrong"}
-        names = {case.id: plan.case_id(case) for case in cases}
         left = list(cases)
         doubtful: set[Case] = set()
         statuses: set[Status] = set()
@@ -140,10 +142,7 @@ class Sweep:
             left.remove(outcome.case)
             self._record(outcome)
 
-        def on_enter(case_id: str, phase: str) -> None:
-            self.watcher.entered(names.get(case_id, ""), phase)
-
-        ending = self.supervisor.run(job, on_outcome, on_enter)
+        ending = self.supervisor.run(job, on_outcome, self._on_enter(cases))
         if "oom" in statuses & unproven:
             self.supervisor.stop()  # it may still hold the memory that was missing
         assert ending is not None or doubtful >= set(left), f"the worker forgot {left}"
@@ -155,6 +154,27 @@ class Sweep:
             if case in doubtful:
                 self.supervisor.stop()
             self._measure([case])
+
+    def _sanitize(self, case: Case, sanitizer: Sanitizer) -> None:
+        """Run one case in a worker that a sanitizer watches; what is found there belongs to this case."""
+        self.supervisor.stop()
+        outcomes: list[Outcome] = []
+        ending = self.supervisor.run(self._job([case]), outcomes.append, self._on_enter([case]))
+        if ending is not None and not outcomes:
+            outcomes.append(Outcome(case, ending.status, ending.reason))
+        self._record(sanitizer.judged(outcomes[0], self.supervisor.sanitizer_report()))
+
+    def _job(self, cases: list[Case]) -> Job:
+        plan = self.plan
+        return Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed, plan.inputs)
+
+    def _on_enter(self, cases: list[Case]) -> Enter:
+        names = {case.id: self.plan.case_id(case) for case in cases}
+
+        def on_enter(case_id: str, phase: str) -> None:
+            self.watcher.entered(names.get(case_id, ""), phase)
+
+        return on_enter
 
     def _record(self, outcome: Outcome) -> None:
         record = replace(

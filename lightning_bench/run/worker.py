@@ -7,20 +7,27 @@ Messages to the parent are tuples whose first item names them:
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from lightning_bench.case import Device
 from lightning_bench.machine.guardian import be_subreaper, flush, guarded
 from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.run.sanitizer import ENVIRONMENT
 
 _SPARE_FRACTION = 0.9
+_START = (
+    "import json, sys; request = json.loads(sys.argv.pop()); sys.path[:] = request.pop('path'); "
+    "from lightning_bench.run.worker import resume; resume(**request)"
+)
 
 
 def worker_main(
@@ -29,22 +36,25 @@ def worker_main(
     memory_limit_gib: float | None,
     log: str,
     import_path: str | None = None,
+    under: Sequence[str] = (),
 ) -> None:
     """Measure the jobs that come in; the entry point of the process, which becomes the worker's guardian.
 
     Everything that a library prints goes to the file `log`. The folder `import_path` precedes all others, so
-    that the kernels of another tree are imported.
+    that the kernels of another tree are imported. `under` are the words that go before the command line of a
+    worker that another program runs.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
     assert parent.pid is not None
     guarded(Path(log), parent.pid)
-    be_subreaper()  # so that a case's daemons are seen
     code = 1
     try:
         if import_path is not None:
             sys.path.insert(0, import_path)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+        if under:
+            _become(under, connection, device, memory_limit_gib)
         _work(connection, device, memory_limit_gib)
         code = 0
     except BaseException:
@@ -54,11 +64,35 @@ def worker_main(
         os._exit(code)  # tearing down a lost CUDA context can hang
 
 
+def _become(
+    under: Sequence[str], connection: Connection, device: Device, memory_limit_gib: float | None
+) -> None:
+    """Replace this process by the program that `under` names, which runs a worker on the same connection."""
+    os.set_inheritable(connection.fileno(), True)
+    request = {
+        "path": sys.path,
+        "descriptor": connection.fileno(),
+        "device": device,
+        "memory_limit_gib": memory_limit_gib,
+    }
+    os.execve(under[0], [*under, sys.executable, "-c", _START, json.dumps(request)], os.environ | ENVIRONMENT)
+
+
+def resume(descriptor: int, device: Device, memory_limit_gib: float | None) -> None:
+    """Measure the jobs that come in on an inherited connection; the entry point under another program.
+
+    It ends as every Python does: the program may have more to say when CUDA is torn down.
+    """
+    os.set_inheritable(descriptor, False)
+    _work(Connection(descriptor), device, memory_limit_gib)
+
+
 def _work(connection: Connection, device: Device, memory_limit_gib: float | None) -> None:
     """Measure jobs until the parent hangs up or one spoils the process."""
     from lightning_bench.measure.bench import run_job
     from lightning_bench.measure.session import PoisonedError, Session
 
+    be_subreaper()  # so that a case's daemons are seen
     _limit_memory(device, memory_limit_gib)
     session = Session(device)
     connection.send(("ready",))

@@ -16,6 +16,7 @@ import psutil
 
 from lightning_bench.record import ResultFile, read_records
 from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.sweep import Summary, Watcher, run_sweep
 from lightning_bench.suite import Overrides, expand, load_suite
 from tests.support.patience import PATIENCE_S
@@ -67,7 +68,13 @@ class Workspace:
         return path
 
     def sweep(
-        self, suite: Path, metric: Any = "check", *, retry: bool = False, watcher: Watcher | None = None
+        self,
+        suite: Path,
+        metric: Any = "check",
+        *,
+        retry: bool = False,
+        watcher: Watcher | None = None,
+        sanitizer: Sanitizer | None = None,
     ) -> Summary:
         """Run a suite in this process, its workers in theirs."""
         from lightning_bench.cli.shared.progress import QuietWatcher
@@ -82,6 +89,7 @@ class Workspace:
             machine=describe_machine("cpu"),
             device="cpu",
             cases=tuple(expand(loaded, Overrides(), "cpu")),
+            sanitizer=sanitizer,
         )
         with ResultFile(self.out) as file:
             return run_sweep(with_providers(plan), file, watcher or QuietWatcher(), retry=retry)

@@ -19,6 +19,7 @@ from lightning_bench.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.run.plan import Plan
+    from lightning_bench.run.sanitizer import Sanitizer
     from lightning_bench.run.sweep import Summary
 
 
@@ -40,6 +41,25 @@ class SweepOptions:
             "--graph", help="Also time CUDA-graph replay (speed only).", rich_help_panel=RUNNING_PANEL
         ),
     ] = False
+    sanitizer: Annotated[
+        str | None,
+        typer.Option(
+            "--sanitizer",
+            metavar="TOOL",
+            help="Run each worker under NVIDIA's compute-sanitizer: memcheck, racecheck, initcheck or "
+            "synccheck (check only).",
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = None
+    compute_sanitizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--compute-sanitizer",
+            metavar="PATH",
+            help="The program for --sanitizer. Default: on PATH, in a CUDA toolkit or in its wheel.",
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = None
     retry: Annotated[
         bool,
         typer.Option(
@@ -90,7 +110,9 @@ def sweep(
     if how.graph and metric != "speed":
         raise UsageError("--graph goes only with `lbench speed`")
     protocol = None if how.protocol is None else known("--protocol", how.protocol, get_args(ProtocolName))
-    planner = Planner(metric, axes, running, protocol=protocol, graph=how.graph)
+    planner = Planner(
+        metric, axes, running, protocol=protocol, graph=how.graph, sanitizer=_sanitizer(how, metric)
+    )
     loaded = [planner.load(name) for name in suites or (None,)]
     plans = [planner.plan(suite) for suite in loaded]
     sink = output.sink()
@@ -112,9 +134,29 @@ def sweep(
 
 
 def default_out(plan: Plan) -> Path:
-    """Return `results/DEVICE/SUITE-METRIC.csv`; with protocol `paper` the name ends in `-published.csv`."""
+    """Return `results/DEVICE/SUITE-METRIC.csv`.
+
+    With protocol `paper` the name ends in `-published.csv`, with a sanitizer in `-TOOL.csv`.
+    """
     ending = "-published" if plan.protocol == "paper" else ""
+    if plan.sanitizer is not None:
+        ending += f"-{plan.sanitizer.tool}"
     return Path("results") / plan.machine.slug / f"{plan.suite}-{plan.metric}{ending}.csv"
+
+
+def _sanitizer(how: SweepOptions, metric: Metric) -> Sanitizer | None:
+    """Return the tool that is asked for; UsageError for one that is unknown, not installed or of no use."""
+    from lightning_bench.run.sanitizer import TOOLS, find_sanitizer
+
+    if how.sanitizer is None:
+        if how.compute_sanitizer is not None:
+            raise UsageError(f"--compute-sanitizer goes only with --sanitizer: {', '.join(TOOLS)}")
+        return None
+    if metric != "check":
+        raise UsageError(
+            "--sanitizer goes only with `lbench check`: under it, times and memory are not the kernels' own"
+        )
+    return find_sanitizer(known("--sanitizer", how.sanitizer, TOOLS), how.compute_sanitizer)
 
 
 def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Summary:

@@ -9,11 +9,16 @@ from lightning_bench.case import Device, Metric, ProtocolName
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Running
 from lightning_bench.cli.shared.device import resolve_device
+from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.machine import Machine
     from lightning_bench.run.plan import Plan
+    from lightning_bench.run.sanitizer import Sanitizer
     from lightning_bench.suite import Suite
+
+SANITIZED: Device = "cuda"
+"""The device whose kernels a sanitizer can check."""
 
 
 class Planner:
@@ -27,8 +32,9 @@ class Planner:
         *,
         protocol: ProtocolName | None = None,
         graph: bool = False,
+        sanitizer: Sanitizer | None = None,
     ) -> None:
-        self.metric, self.protocol, self.graph = metric, protocol, graph
+        self.metric, self.protocol, self.graph, self.sanitizer = metric, protocol, graph, sanitizer
         self.overrides = axes.overrides()
         self.device = None if running.device is None else resolve_device(running.device)
         self.time_limit = running.time_limit
@@ -44,15 +50,23 @@ class Planner:
         """Return the plan; UsageError for a device that is missing and for axes that leave nothing to run."""
         from lightning_bench.machine import describe_machine
         from lightning_bench.run.plan import Plan, with_providers
+        from lightning_bench.run.sanitizer import SLOWDOWN
         from lightning_bench.suite import expand
 
         device = self.device or suite.device or resolve_device(None)
+        if self.sanitizer is not None and device != SANITIZED:
+            raise UsageError(
+                f"--sanitizer {self.sanitizer.tool} checks kernels on a GPU; suite {suite.name} would run on "
+                f"{device}. Leave it out, or give --device cuda on a machine with an NVIDIA GPU"
+            )
         if device not in self._machines:
             self._machines[device] = describe_machine(device)
         limits = suite.limits
         if self.time_limit is not None:
             sampling = min(limits.sample_limit_s, 0.9 * self.time_limit)
             limits = limits.model_copy(update={"time_limit_s": self.time_limit, "sample_limit_s": sampling})
+        elif self.sanitizer is not None:
+            limits = limits.model_copy(update={"time_limit_s": SLOWDOWN * limits.time_limit_s})
         return with_providers(
             Plan(
                 suite=suite.name,
@@ -65,5 +79,6 @@ class Planner:
                 graph=self.graph,
                 seed=secrets.randbits(31),
                 inputs=suite.inputs,
+                sanitizer=self.sanitizer,
             )
         )
