@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 from tests.support.page_in_chromium import chromium, opened  # noqa: F401 (fixtures)
 from tests.support.workspace import TOLD_TO_DISPLAYS, Ran, Workspace, is_gone, until
@@ -26,6 +27,10 @@ collect_ignore = (
         "repository/test_house.py",
     ]
 )
+
+# How long an example takes depends on what else runs here.
+settings.register_profile("lbench", deadline=None)
+settings.load_profile("lbench")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that started the tests in the background had them ignore Ctrl-C, and their children would, too.

@@ -58,7 +58,7 @@ def assert_close(got: dict[str, Tensor], wanted: dict[str, Tensor], p: Problem, 
 
 
 @pytest.mark.parametrize("family", PLAIN)
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(
     n=st.sampled_from(LENGTHS) | st.integers(1, 600),
     d=st.integers(1, 9),
@@ -159,7 +159,7 @@ def test_softmax_in_row_blocks_gives_the_same(monkeypatch: pytest.MonkeyPatch, e
     assert_close(solve("softmax", p, gradients=True), whole, p, 1e-14)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     b=st.integers(1, 8),
     h=st.integers(1, 40),

@@ -43,7 +43,7 @@ def test_the_interval_has_the_ranks_of_the_sign_test_tables(count: int, low: int
     assert median_interval(samples) == (low, high)
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=60))
 def test_the_summary_equals_that_of_numpy(samples: list[float]) -> None:
     before = list(samples)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_bench.errors import UsageError
@@ -79,7 +79,6 @@ def records(draw: st.DrawFn) -> Record:
 
 class TestRoundTrip:
     @pytest.mark.slow
-    @settings(deadline=None)
     @given(st.lists(records(), max_size=4))
     def test_rows_read_back_as_they_were_written(self, rows: list[Record]) -> None:
         with tempfile.TemporaryDirectory() as folder:

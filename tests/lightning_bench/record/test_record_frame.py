@@ -35,7 +35,7 @@ def record_of(line: pd.Series) -> Record:
     return Record(**values)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(records(), max_size=4))
 def test_a_frame_equals_its_records(rows: list[Record]) -> None:
     frame = to_frame(Row(record, "a.csv") for record in rows)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_bench.cli.shared.sink import Sink
@@ -222,7 +222,6 @@ RECORDS = st.builds(
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(st.lists(RECORDS, min_size=1, max_size=12), st.booleans())
 def test_every_table_is_whole_and_of_one_origin_unless_mixed(records: list[Record], mix: bool) -> None:
     for grid in grids_of(*records, mix=mix):

@@ -154,7 +154,7 @@ def test_a_line_without_samples_is_reported(tmp_path: Path, line: str) -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_text_stays_text(name: str, reason: str) -> None:
     hostile = f"{name}</script><!--"

@@ -41,7 +41,7 @@ def test_several_segments_equal_one(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     n=st.integers(1, 200), d=st.integers(1, 96), e=st.integers(1, 96), b=st.integers(1, 2),
     h=st.integers(1, 3), slope=st.floats(0, 8), scale=st.floats(0.01, 10), block_size=st.integers(1, 128),

@@ -106,7 +106,7 @@ def test_variants_compile_and_fit(folder, number):
     assert len(rows) == variants
     for row in rows:
         assert int(row["shared_bytes"]) <= SHARED_LIMIT[arch], row
-        assert int(row["spill_bytes"]) <= 1024, row
+        assert int(row["spill_bytes"]) <= 320, row  # 296 at most: fp32 gradients of wide heads
         assert int(row["waits"]) <= int(row["products"]) / 4, row
         if row["kernel"] == "hopper":
             tiles = tiles_of(row)

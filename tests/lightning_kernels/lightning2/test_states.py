@@ -28,7 +28,7 @@ both = pytest.mark.parametrize("attention", [KERNEL, TORCH])
     ],
 )
 def test_any_call(attention, dtype, examples):
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=examples, derandomize=True, database=None)
     @given(st.data())
     def property_holds(data):
         n, kv_heads = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 2))

@@ -77,7 +77,7 @@ def check(step, tokens, s, state, scale):
     ],
 )
 def test_any_shape_token_by_token(step, dtype, examples):
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=examples, derandomize=True, database=None)
     @given(
         b=st.integers(1, 2), hk=st.integers(1, 2), group=st.integers(1, 3), d=st.integers(1, 256),
         e=st.integers(1, 256), tokens=st.integers(1, 2), slope=st.none() | st.floats(0, 8),
