@@ -84,15 +84,15 @@ class Audit:
         self._worst: list[tuple[str, Tensor]] = []
         self._last: dict[str, Tensor] | None = None
         self._first_of_turn: dict[str, Tensor] | None = None
-        self._turns = 0
+        self._turns, self._owes = 0, False
         self._turn_began = self._sampled_s = self._spent_s = 0.0
         self._drains: list[float] = []
         self._threads: set[threading.Thread] = set()
-        self._hashes = self._inputs.hashes(self._layout)
 
-    def begins(self) -> None:
+    def begins(self, *, certain: bool = False) -> None:
         """Give v and do the signs that the graph of a backward pass was built with, or build it anew."""
         self._turns += 1
+        self._owes = certain
         self._turn_began = _clock()
         if self._case.direction == "bwd":
             if self._turns <= _RENEWED_TURNS:
@@ -153,9 +153,7 @@ class Audit:
         """Compare the inputs, byte by byte, with what they were; the reason names those that have changed."""
         self._v.reset()
         self._do.reset()
-        now = self._inputs.hashes(self._layout)
-        if changed := [name for name, value in now.items() if value != self._hashes[name]]:
-            self.failure = f"it changes its inputs: {', '.join(changed)}"
+        self.failure = self._inputs.written(self._layout) or self.failure
 
     @property
     def checks(self) -> str:
@@ -196,7 +194,8 @@ class Audit:
 
     def _due(self) -> bool:
         """Decide, after the call, whether it is judged: always at first and while that is cheap."""
-        if self.judged < _JUDGED_FIRST or self._spent_s <= _SHARE * self._sampled_s:
+        owes, self._owes = self._owes, False
+        if owes or self.judged < _JUDGED_FIRST or self._spent_s <= _SHARE * self._sampled_s:
             return True
         return _chance() < _LATER
 

@@ -68,6 +68,7 @@ class _Bench:
         self._emit = emit
         self._references: dict[Family, Reference] = {}
         self._others: dict[int, _Other] = {}
+        self._moved = False
         limits = job.limits
         self._rule = StopRule(
             ci_percent=limits.ci_percent,
@@ -168,6 +169,8 @@ class _Bench:
                 continue
             self.enter(gated.case.id, "samples")
             with self._outcome(gated.case):
+                if self.job.graph:
+                    self._restore()
                 replays = partial(graph_samples, gated, self._inputs, self._rule, session, self.enter)
                 self.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
 
@@ -176,6 +179,7 @@ class _Bench:
         working = [(gated, task) for gated, task in ready if gated.audit.failure is None]
         timed: dict[str, list[tuple[float, float]]] = {task.key: [] for _, task in working}
         for gated, task in working:
+            self._moved = True
             self.enter(task.key, "samples")  # once: it wakes the parent process, which may slow the next call
             for _ in range(new_contents(len(task.sampler.samples))):
                 task.fn()
@@ -188,7 +192,6 @@ class _Bench:
                 timed[task.key].append((times[0], times[1]))
         for gated, task in working:
             gated.audit.note_new_contents(timed[task.key])
-        self._inputs.take(self._drawn(0))
 
     def _judge_anew(self, ready: list[Gated]) -> set[Case]:
         """Judge the same calls on inputs that they have not seen. Return cases that have an outcome now."""
@@ -196,16 +199,14 @@ class _Bench:
         try:
             for number, distribution in enumerate(self.job.inputs[1:], start=1):
                 other = self._other(number, distribution)
+                self._moved = True
                 self._inputs.take(other.inputs)
                 for gated in ready:
                     if gated.audit.failure is None and gated.case not in failed:
                         failed |= self._judge_on(other, gated)
-            if self.job.inputs[1:]:
-                self._inputs.take(self._drawn(0))
         except (RuntimeError, MemoryError) as error:
-            if not _is_oom(error):
+            if not _is_oom(error):  # else the column `checks` does not name what could not be judged
                 raise
-            self._inputs = self._drawn(0)  # the column `checks` does not name what could not be judged
         return failed
 
     def _judge_on(self, other: _Other, gated: Gated) -> set[Case]:
@@ -254,12 +255,20 @@ class _Bench:
             figures = replace(figures, mean_ms=paper.mean_ms(call, self.session.device))
         self.emit(Outcome(case, "ok", "", figures))
 
+    def _restore(self) -> None:
+        """Give the inputs the values back, in place, that calls were judged on."""
+        if self._moved:
+            self._inputs.take(self._drawn(0))
+            self._moved = False
+
     def _gate(self, case: Case, provider: Provider) -> Gated:
+        self._restore()
         reference = self._reference(provider.family)
         try:
             return pass_gate(case, provider, self._inputs, reference, self.enter)
         except InputsChangedError:
-            self._inputs = self._drawn(0)
+            self._moved = True
+            self._restore()
             raise
 
     def _reference(self, family: Family) -> Reference:

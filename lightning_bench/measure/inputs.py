@@ -62,6 +62,7 @@ class InputSet:
         self._layouts: dict[Layout, tuple[Inputs, Tensor]] = {}
         self._signed: dict[Layout, tuple[SignedTensor, SignedTensor]] = {}
         self._families: dict[Family, InputSet] = {}
+        self._hashes: dict[Layout, dict[str, int]] = {}
 
     def of(self, family: Family) -> InputSet:
         """Return the inputs of a family: these if it has none of its own, else those, made once and kept."""
@@ -85,10 +86,9 @@ class InputSet:
         return self._signed[layout]
 
     def take(self, other: InputSet) -> None:
-        """Replace all values in place by those of another set of the same shape."""
+        """Replace all values in place by those of another set of the same shape, signs included."""
+        self.own_signs()
         for layout, (leaves, do) in self._layouts.items():
-            for signed in self._signed[layout]:
-                signed.reset()
             theirs, their_do = other.in_layout(layout)
             do.data.copy_(their_do)
             for name in ("q", "k", "v", "decay", *leaves.more):
@@ -106,8 +106,26 @@ class InputSet:
                         x.data.copy_(x.data.roll(tokens, 2 if layout == "bhnd" else 1))
                     done.add(x.data_ptr())
 
-    def hashes(self, layout: Layout) -> dict[str, int]:
-        """Return a hash of the bytes of each tensor: it tells whether a provider has written to them."""
+    def own_signs(self) -> None:
+        """Give v and the gradient of the output their own signs back, in every layout."""
+        for signed in self._signed.values():
+            for x in signed:
+                x.reset()
+        for inputs in self._families.values():
+            inputs.own_signs()
+
+    def note_bytes(self, layout: Layout) -> None:
+        """Take the bytes that a layout has now, at the first call, for those that it must have."""
+        if layout not in self._hashes:
+            self._hashes[layout] = self._hashed(layout)
+
+    def written(self, layout: Layout) -> str | None:
+        """Return a sentence that names the tensors whose bytes are not those that were noted, or None."""
+        now, noted = self._hashed(layout), self._hashes[layout]
+        changed = [name for name, value in now.items() if value != noted[name]]
+        return f"it changes its inputs: {', '.join(changed)}" if changed else None
+
+    def _hashed(self, layout: Layout) -> dict[str, int]:
         return {name: hash_of(x) for name, x in self._named(layout).items()}
 
     def aliased(self, result: Mapping[str, Tensor], layout: Layout) -> str | None:
@@ -169,6 +187,7 @@ class _FamilyInputs(InputSet):
         self._layouts = {}
         self._signed = {}
         self._families = {}
+        self._hashes = {}
 
     def of(self, family: Family) -> InputSet:
         """Return the inputs of a family, this one or another."""

@@ -88,10 +88,10 @@ def run_rounds(
         if task.watch.failure is not None:
             continue
         enter(task.key, "samples")
-        task.watch.begins()
+        task.watch.begins(certain=True)
         begin = timer.now()
         while len(task.call_samples) < _CALL_SAMPLES:
-            task.call_samples.append(timer.call(task.fn))
+            task.call_samples.append(timer.call(task.fn, task.watch))
             if len(task.call_samples) >= 3 and timer.now() - begin > _CALL_SECONDS:
                 break
         task.watch.ends()

@@ -35,8 +35,9 @@ class FakeTimer:
         watch.after(fn())
         return [self._next() for _ in range(count)]
 
-    def call(self, fn: Callable[[], Any]) -> float:
-        fn()
+    def call(self, fn: Callable[[], Any], watch: CallWatch) -> float:
+        watch.before()
+        watch.after(fn())
         return 7.5
 
     def exposed(self, fn: Callable[[], Any]) -> bool:

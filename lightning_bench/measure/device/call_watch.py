@@ -10,8 +10,8 @@ class CallWatch(Protocol):
 
     failure: str | None
 
-    def begins(self) -> None:
-        """Prepare a turn."""
+    def begins(self, *, certain: bool = False) -> None:
+        """Prepare a turn; if `certain`, its first call is looked at whatever that costs."""
 
     def before(self) -> None:
         """Prepare a call; on a GPU, what is enqueued here runs before the first event."""
@@ -31,7 +31,7 @@ class NoCallWatch:
 
     failure: str | None = None
 
-    def begins(self) -> None:
+    def begins(self, *, certain: bool = False) -> None:
         """Do nothing."""
 
     def before(self) -> None:

@@ -30,7 +30,7 @@ class Timer(Protocol):
     def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the device times of `count` calls, each with a cold cache and, on a GPU, launches hidden."""
 
-    def call(self, fn: TimedCall) -> float:
+    def call(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return how long an eager caller waits for one call, launch included."""
 
     def exposed(self, fn: TimedCall) -> bool:
@@ -59,12 +59,9 @@ class CpuTimer:
             watch.after(result)
         return times
 
-    def call(self, fn: TimedCall) -> float:
+    def call(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return the wall time of one call in ms."""
-        now = _now_ns
-        begin = now()
-        fn()
-        return (now() - begin) / 1e6
+        return self.sample(fn, 1, watch)[0]
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return False: a CPU has no launches."""
@@ -127,14 +124,17 @@ class CudaTimer:
         """Return whether sampling found the call exposed."""
         return id(fn) in self._exposed
 
-    def call(self, fn: TimedCall) -> float:
+    def call(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return the wall time of one call and the wait for it, in ms."""
         now, synchronize = _now_ns, _synchronize
+        watch.before()
         synchronize()
         begin = now()
-        fn()
+        result = fn()
         synchronize()
-        return (now() - begin) / 1e6
+        end = now()
+        watch.after(result)
+        return (end - begin) / 1e6
 
     def now(self) -> float:
         """Return seconds."""

@@ -161,9 +161,9 @@ def _times(run: CaseRun) -> tuple[float, float, int, list[str]]:
     while not task.sampler.done:
         take_turn(task, timer)
     begin = timer.now()
-    calls = [timer.call(run.call.fn)]
+    calls = [timer.call(run.call.fn, task.watch)]
     while len(calls) < _CALL_SAMPLES and timer.now() - begin < _CALL_SECONDS:
-        calls.append(timer.call(run.call.fn))
+        calls.append(timer.call(run.call.fn, task.watch))
     doubts = [f"device_ms is unsure: {trouble}"] if (trouble := task.sampler.trouble()) else []
     if timer.exposed(run.call.fn):
         doubts.append("device_ms includes waiting for launches: they could not be kept ahead of the device")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_bench.case import Metric, ProtocolName
 from lightning_bench.measure.guard import GUARD
+from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import Figures
 from lightning_bench.measure.session import Session
+from lightning_bench.suite import Limits
 from tests.support.measure_jobs import ERRORS, FakeTimer, Measure, given
 
 
@@ -153,6 +156,26 @@ def test_a_provider_that_changes_its_inputs_is_wrong_and_no_later_one(measure: M
         "it changes its inputs: k",
     )
     assert run["Right"].status == "ok"
+
+
+def test_inputs_are_drawn_again_only_when_they_must_be_as_they_were(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[InputSet] = []
+
+    class Counted(InputSet):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            drawn.append(self)
+
+    monkeypatch.setattr(GUARD, "_kept", [])  # or it would find what comes next
+    monkeypatch.setattr("lightning_bench.measure.bench.InputSet", Counted)
+    limits = Limits(sample_limit_s=0.5, min_samples=20, max_samples=20, ci_percent=50.0)
+    measure("Right", "Also", direction="fwd", limits=limits)
+    assert len(drawn) == 1
+    measure("ChangesItsInputs", "Right", direction="fwd", metric="check")
+    assert len(drawn) == 3
+    assert torch.equal(drawn[1].k, drawn[2].k)
 
 
 def test_an_output_in_another_dtype_is_wrong(measure: Measure) -> None:

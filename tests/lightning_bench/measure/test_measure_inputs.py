@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_bench.case import DTYPES, Dtype, Shape
+from lightning_bench.case import DTYPES, Dtype, Family, Layout, Shape
 from lightning_bench.measure.inputs import InputSet, decay_slopes
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_kernels import build_slope_tensor
@@ -52,6 +52,34 @@ def test_leaves_require_gradients_and_the_rest_does_not(layout: str) -> None:
     assert not given.decay.requires_grad
     assert not inputs.grad_output(layout).requires_grad
     assert not any(x.requires_grad for x in (inputs.q, inputs.k, inputs.v, inputs.do))
+
+
+@pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
+def test_what_was_written_to_is_named(layout: Layout) -> None:
+    inputs = InputSet(SHAPE, seed=1)
+    inputs.note_bytes(layout)
+    assert inputs.written(layout) is None
+    given = inputs.inputs(layout)
+    given.k.data.copy_(given.k.data.flip(0))
+    inputs.grad_output(layout).neg_()
+    inputs.note_bytes(layout)  # too late to count
+    assert inputs.written(layout) == "it changes its inputs: k, the gradient of o"
+    inputs.take(InputSet(SHAPE, seed=1))
+    assert inputs.written(layout) is None
+
+
+@pytest.mark.parametrize("family", ["linear_decay", "gla"])
+def test_signs_of_every_layout_are_taken_back(family: Family) -> None:
+    common = InputSet(SHAPE, seed=1)
+    inputs = common.of(family)
+    signed = [x for layout in ("bhnd", "bnhd") for x in inputs.signed(layout)]
+    for layout in ("bhnd", "bnhd"):
+        inputs.note_bytes(layout)
+    for x in signed:
+        x.to(-torch.ones_like(x.signs))
+    assert [inputs.written(layout) is None for layout in ("bhnd", "bnhd")] == [False, False]
+    common.own_signs()
+    assert [inputs.written(layout) is None for layout in ("bhnd", "bnhd")] == [True, True]
 
 
 def test_a_layout_is_made_once() -> None:

@@ -30,7 +30,7 @@ class FakeTimer:
         self.turns.append((fn, count))
         return [self._run(fn) for _ in range(count)]
 
-    def call(self, fn: Callable[[], float]) -> float:
+    def call(self, fn: Callable[[], float], watch: CallWatch) -> float:
         ms = self._run(fn) + self._launch_ms
         self.seconds += self._launch_ms / 1e3
         return ms

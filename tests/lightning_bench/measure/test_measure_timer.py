@@ -30,7 +30,7 @@ def test_a_sleep_takes_at_least_its_time() -> None:
     assert len(samples) == 10
     assert all(ms >= 2.0 for ms in samples)
     assert min(samples) < 20.0  # milliseconds, not microseconds
-    assert 2.0 <= timer.call(lambda: time.sleep(0.002)) < 200.0
+    assert 2.0 <= timer.call(lambda: time.sleep(0.002), NoCallWatch()) < 200.0
 
 
 def test_each_sample_is_one_call() -> None:
@@ -38,7 +38,7 @@ def test_each_sample_is_one_call() -> None:
     timer = CpuTimer()
     assert len(timer.sample(lambda: calls.append(1), 7, NoCallWatch())) == 7
     assert len(calls) == 7
-    assert timer.call(lambda: calls.append(1)) >= 0.0
+    assert timer.call(lambda: calls.append(1), NoCallWatch()) >= 0.0
     assert len(calls) == 8
 
 
@@ -119,3 +119,17 @@ def test_a_gpu_without_nvml_is_measured_without_readings(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(NvmlClocks, "__init__", broken)
     assert isinstance(make_clocks("cuda"), NoClocks)
+
+
+def test_a_call_time_is_watched_too() -> None:
+    seen: list[object] = []
+
+    class Watch(NoCallWatch):
+        def before(self) -> None:
+            seen.append("before")
+
+        def after(self, result: object) -> None:
+            seen.append(result)
+
+    CpuTimer().call(lambda: seen.append("call") or "result", Watch())
+    assert seen == ["before", "call", "result"]
