@@ -22,6 +22,10 @@ class Ceilings:
     tflops: float
     l2_bytes: int
 
+    def or_better(self, other: Ceilings) -> Ceilings:
+        """Return the larger of each rate: a ceiling is what was reached at some time."""
+        return Ceilings(max(self.gbps, other.gbps), max(self.tflops, other.tflops), self.l2_bytes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCeilings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -15,8 +14,20 @@ import psutil
 from lightning_bench import __version__
 from lightning_bench.case import Device
 from lightning_bench.machine.git import harness_commit
-from lightning_bench.machine.gpu import cuda_gpu, why_no_gpu
+from lightning_bench.machine.gpu import BoardLimits, cuda_gpu, gpu_limits, why_no_gpu
+from lightning_bench.machine.identity import digits, host_identity, identity
 from lightning_bench.machine.software import torch_cuda, version_of
+
+IDENTITY = (
+    "host",
+    "gpu_uuid",
+    "power_limit_w",
+    "sm_clock_limit_mhz",
+    "memory_clock_limit_mhz",
+    "mig",
+    "ecc",
+)
+"""Fields of a machine that say which of its kind it is and how it is set; each is a column of a row."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +48,17 @@ class Machine:
     os: str
     harness_version: str
     harness_commit: str  # 12 hex digits, followed by "-dirty" if the code differs from that commit
+    host: str = ""  # of this host, as `identity` names it
+    gpu_uuid: str = ""  # of the GPU or the MIG slice, as `identity` names it; "" on cpu
+    power_limit_w: float | None = None
+    sm_clock_limit_mhz: float | None = None
+    memory_clock_limit_mhz: float | None = None
+    mig: str = ""  # profile of the MIG slice, "off" for a whole GPU; "" on cpu
+    ecc: str = ""  # "on" or "off"; "" on cpu and where the GPU does not say
 
     @property
     def id(self) -> str:
-        """Twelve hex digits that identify the device and the software below the harness, not the harness.
-
-        They are the first twelve of a SHA-256 digest. Where these would read as a number (about one machine
-        in a hundred), which a spreadsheet or pandas would mangle, they are the first twelve that do not.
-        """
+        """Twelve hex digits that identify the kind of device and the software below the harness."""
         parts = (
             self.device,
             self.device_name,
@@ -55,9 +69,7 @@ class Machine:
             self.triton,
             self.python,
         )
-        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        windows = (digest[start : start + 12] for start in range(len(digest) - 11))
-        return next((window for window in windows if set(window) & set("abcdf")), digest[:12])
+        return digits(json.dumps(parts))
 
     @property
     def slug(self) -> str:
@@ -80,6 +92,7 @@ def describe_machine(device: Device) -> Machine:
     """
     cpu = _cpu_model()
     gpu = cuda_gpu() if device == "cuda" else None
+    limits = gpu_limits(gpu) if gpu else BoardLimits()
     return Machine(
         device=device,
         device_name=gpu.name if gpu else cpu,
@@ -95,6 +108,13 @@ def describe_machine(device: Device) -> Machine:
         os=platform.platform(),
         harness_version=__version__,
         harness_commit=harness_commit(),
+        host=host_identity(),
+        gpu_uuid=identity(gpu.uuid) if gpu else "",
+        power_limit_w=limits.power_w,
+        sm_clock_limit_mhz=limits.sm_clock_mhz,
+        memory_clock_limit_mhz=limits.memory_clock_mhz,
+        mig=gpu.mig if gpu else "",
+        ecc=limits.ecc,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,13 +25,30 @@ class Gpu:
 
     NVML gives neither clocks nor power of a MIG slice: `board_uuid` is that of the GPU that it is cut from,
     whose clock all slices share and whose power is the sum over them. It is `""` if no NVML device has the
-    UUID that torch gives; then there are no readings.
+    UUID that torch gives; then there are no readings. `uuid` is the slice's own if that is known.
     """
 
     name: str
     capability: str
     driver: str
     board_uuid: str
+    uuid: str = ""
+
+    @property
+    def mig(self) -> str:
+        """Return the profile of a MIG slice, such as `1g.18gb`; `off` for a whole GPU."""
+        found = re.search(r"\bMIG (\S+)", self.name)
+        return found[1] if found else "off"
+
+
+@dataclass(frozen=True)
+class BoardLimits:
+    """What bounds the speed of a GPU besides its kind; None, or `""`, is what it does not say."""
+
+    power_w: float | None = None
+    sm_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    ecc: str = ""
 
 
 def cuda_gpu() -> Gpu:
@@ -70,6 +87,49 @@ def open_board(gpu: Gpu) -> tuple[Any, Any]:
     return pynvml, pynvml.nvmlDeviceGetHandleByUUID(gpu.board_uuid)
 
 
+def open_device(gpu: Gpu) -> tuple[Any, Any]:
+    """Return what `open_board` does, with the handle of the slice itself if the GPU is one."""
+    nvml, board = open_board(gpu)
+    if gpu.uuid == gpu.board_uuid or not gpu.uuid:
+        return nvml, board
+    return nvml, nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
+
+
+def gpu_limits(gpu: Gpu) -> BoardLimits:
+    """Return power and clock limits and the ECC mode as NVML gives them."""
+    with _nvml() as nvml:
+        if isinstance(nvml, str) or not gpu.board_uuid:
+            return BoardLimits()
+
+        def ask(question: Callable[..., Any], *arguments: Any) -> Any:
+            try:
+                return question(*arguments)
+            except nvml.NVMLError:
+                return None
+
+        handle = ask(nvml.nvmlDeviceGetHandleByUUID, gpu.board_uuid)
+        if handle is None:
+            return BoardLimits()
+        power_mw = ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        clocks = {
+            kind: [
+                ask(nvml.nvmlDeviceGetMaxClockInfo, handle, kind),
+                ask(nvml.nvmlDeviceGetMaxCustomerBoostClock, handle, kind),
+            ]
+            for kind in (nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM)
+        }
+        least = {
+            kind: min((float(mhz) for mhz in found if mhz), default=None) for kind, found in clocks.items()
+        }
+        modes = ask(nvml.nvmlDeviceGetEccMode, handle)
+        return BoardLimits(
+            power_w=None if power_mw is None else power_mw / 1e3,
+            sm_clock_mhz=least[nvml.NVML_CLOCK_SM],
+            memory_clock_mhz=least[nvml.NVML_CLOCK_MEM],
+            ecc="" if modes is None else ("on" if modes[0] else "off"),
+        )
+
+
 @dataclass(frozen=True)
 class _Board:
     """A physical GPU as NVML lists it; `slices` are the UUIDs of its MIG devices."""
@@ -83,6 +143,10 @@ class _Board:
     def has(self, uuid: str) -> bool:
         """Return whether a UUID, with or without its prefix, is this GPU's or a slice's."""
         return _digits(uuid) in map(_digits, (self.uuid, *self.slices))
+
+    def named(self, uuid: str) -> str:
+        """Return the UUID of the slice with these digits as NVML spells it, or the board's own."""
+        return next((each for each in self.slices if _digits(each) == _digits(uuid)), self.uuid)
 
 
 def _find(nvml: Any) -> Gpu | str:
@@ -102,7 +166,7 @@ def _find(nvml: Any) -> Gpu | str:
         if chosen is None or chosen.sliced:
             return Gpu(name="", capability="", driver=driver, board_uuid="")
         major, minor = nvml.nvmlDeviceGetCudaComputeCapability(chosen.handle)
-        return Gpu(chosen.name, f"{major}.{minor}", driver, chosen.uuid)
+        return Gpu(chosen.name, f"{major}.{minor}", driver, chosen.uuid, chosen.uuid)
     except nvml.NVMLError as error:
         return f"the NVIDIA driver does not answer ({error})"
 
@@ -169,6 +233,7 @@ def _told_by_torch(nvml: Any, gpu: Gpu) -> Gpu:
         name=torch.cuda.get_device_name(0),
         capability=".".join(map(str, torch.cuda.get_device_capability(0))),
         board_uuid=board.uuid if board else gpu.board_uuid,
+        uuid=board.named(uuid) if board else gpu.uuid,
     )
 
 

@@ -24,7 +24,7 @@ from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
 from lightning_bench.measure.session import PoisonedError, Session
-from lightning_bench.measure.speed_row import graph_samples, speed_outcome
+from lightning_bench.measure.speed_row import graph_samples, speed_outcome, with_load
 from lightning_bench.measure.watch import Watch
 from lightning_bench.providers import get_provider, load_error
 from lightning_bench.providers.registry.base import Provider
@@ -39,6 +39,7 @@ def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> bool:
     process: cases without an outcome then must run again in another.
     """
     session.assert_clean(0)
+    session.foreign.job_begins()
     watch = Watch(enter, emit, alone=len(job.cases) == 1)
     bench = _Bench(session, job, watch.enter, watch.emit)
     try:
@@ -90,7 +91,7 @@ class _Bench:
         interleave = self.job.metric == "speed" and self.job.protocol == "lbench"
         if interleave:
             self.enter("", "warm-up")
-            self.session.ceilings(self.job.shape.dtype)
+            self.session.measure_ceilings(self.job.shape.dtype)
         self.enter("", "inputs")
         try:
             self._inputs = self._drawn(0)
@@ -160,7 +161,12 @@ class _Bench:
     def _time(self, ready: list[tuple[Gated, Task]]) -> None:
         session = self.session
         run_rounds(
-            [task for _, task in ready], session.timer, session.clocks, seed=self.job.seed, enter=self.enter
+            [task for _, task in ready],
+            session.timer,
+            session.clocks,
+            seed=self.job.seed,
+            enter=self.enter,
+            foreign=session.foreign,
         )
         self._time_anew(ready)
         failed = self._judge_anew([gated for gated, _ in ready])
@@ -252,7 +258,15 @@ class _Bench:
         elif self.job.metric == "speed":
             self.enter(case.id, "samples")
             call = paper.build_call(provider, self._inputs, case.direction)
+            foreign = self.session.foreign
+            foreign.begins(case.id)
             figures = replace(figures, mean_ms=paper.mean_ms(call, self.session.device))
+            foreign.ends(case.id)
+            load = foreign.figures(case.id)
+            figures = with_load(figures, load)
+            if load.trouble:
+                self.emit(Outcome(case, "unstable", load.trouble, figures))
+                return
         self.emit(Outcome(case, "ok", "", figures))
 
     def _restore(self) -> None:

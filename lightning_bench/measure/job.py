@@ -78,6 +78,12 @@ class Figures:
     power_w: float | None = None
     temperature_c: float | None = None
     throttle: str = ""
+    foreign_cpu_percent: float | None = None
+    cpu_steal_percent: float | None = None
+    cpu_wait_percent: float | None = None
+    cpu_pressure_percent: float | None = None
+    run_queue: float | None = None
+    gpu_neighbours: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from lightning_bench.measure.device.call_watch import CallWatch, NoCallWatch
 from lightning_bench.measure.device.clocks import ClockReading, Clocks
 from lightning_bench.measure.device.timer import TimedCall, Timer
+from lightning_bench.measure.foreign import Foreign, NoForeign
 from lightning_bench.measure.job import Enter
 from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule
 
@@ -77,13 +78,20 @@ def take_turn(task: Task, timer: Timer) -> None:
 
 
 def run_rounds(
-    tasks: Sequence[Task], timer: Timer, clocks: Clocks, *, seed: int, enter: Enter = lambda key, phase: None
+    tasks: Sequence[Task],
+    timer: Timer,
+    clocks: Clocks,
+    *,
+    seed: int,
+    enter: Enter = lambda key, phase: None,
+    foreign: Foreign | None = None,
 ) -> None:
     """Sample every task to its stop rule, then time its calls.
 
-    `enter` is called before each turn, so that a watcher knows which case hangs.
+    `enter` is called before each turn, so that a watcher knows which case hangs; `foreign` reads the load
+    beside each turn.
     """
-    sample_rounds(tasks, timer, clocks, seed=seed, enter=enter)
+    sample_rounds(tasks, timer, clocks, seed=seed, enter=enter, foreign=foreign)
     for task in tasks:
         if task.watch.failure is not None:
             continue
@@ -98,20 +106,30 @@ def run_rounds(
 
 
 def sample_rounds(
-    tasks: Sequence[Task], timer: Timer, clocks: Clocks, *, seed: int, enter: Enter = lambda key, phase: None
+    tasks: Sequence[Task],
+    timer: Timer,
+    clocks: Clocks,
+    *,
+    seed: int,
+    enter: Enter = lambda key, phase: None,
+    foreign: Foreign | None = None,
 ) -> None:
     """Sample every task to its stop rule: each round gives each task one turn, in a new order.
 
     A task that fails its watch takes no more turns.
     """
     rng = random.Random(seed)
+    foreign = foreign or NoForeign()
     active = list(tasks)
     while active:
         rng.shuffle(active)
         for task in active:
             enter(task.key, "samples")
+            foreign.begins(task.key)
             take_turn(task, timer)
+            foreign.ends(task.key)
             reading = clocks.read()
             if reading is not None:
                 task.readings.append(reading)
         active = [task for task in active if not task.sampler.done and task.watch.failure is None]
+    foreign.settle()

@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import bdtr  # scipy.stats has a quantile, and takes half a second to import
 
+from lightning_bench.case import Device
+
 CONFIDENCE = 0.95
 # Fewer samples than this cannot bound the median at 95 %: 1 − 2·0.5⁶ = 0.969.
 FEWEST = 6
@@ -17,6 +19,9 @@ WARM_UP_SHARE = 0.25
 # Above these a figure is given but called unstable.
 SPREAD_LIMIT_PERCENT = 5.0
 DRIFT_LIMIT_PERCENT = 5.0
+# Caches and what is done between samples explain less than this.
+_CALLS_RATIO = 3.0
+_CALLS_APART_MS = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,23 @@ def summarize(samples: list[float]) -> TimeFigures:
         ci_high_ms=high,
         samples=len(samples),
     )
+
+
+def contradiction(times: TimeFigures, calls: TimeFigures, device: Device) -> str | None:
+    """Return why samples and calls that a caller waits for cannot both be times of one thing, or None.
+
+    On a CPU both time the same call, apart from caches. On a GPU a caller also waits for the launch, and
+    finds its inputs in the L2.
+    """
+    ratio = times.median_ms / calls.median_ms
+    apart = abs(times.median_ms - calls.median_ms) > _CALLS_APART_MS
+    too_long = ratio < 1 / _CALLS_RATIO and device == "cpu"
+    if apart and (ratio > _CALLS_RATIO or too_long):
+        return (
+            f"its samples took {times.median_ms:.3g} ms and calls timed one by one {calls.median_ms:.3g} ms: "
+            "both cannot be true"
+        )
+    return None
 
 
 def _apart(first: tuple[float, float], second: tuple[float, float]) -> bool:

@@ -11,11 +11,12 @@ from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.clocks import summarize_clocks
 from lightning_bench.measure.device.timer import capture_graph
+from lightning_bench.measure.foreign import LoadFigures
 from lightning_bench.measure.gate import Gated
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.job import CaseSamples, Enter, Outcome
+from lightning_bench.measure.job import CaseSamples, Enter, Figures, Outcome
 from lightning_bench.measure.rounds import Task, take_turn, warm_up
-from lightning_bench.measure.sampling import StopRule, summarize
+from lightning_bench.measure.sampling import StopRule, contradiction, summarize
 from lightning_bench.measure.session import Session
 from lightning_bench.providers import load_error
 from lightning_bench.record import Status
@@ -40,8 +41,9 @@ def speed_outcome(
     ceilings = session.ceilings(case.shape.dtype)
     work = Work.of(gated.provider.family, case.shape, case.direction)
     floor = work.floor_ms(ceilings)
+    load = session.foreign.figures(task.key)
     figures = replace(
-        gated.figures,
+        with_load(gated.figures, load),
         model_flops=work.min_flops,
         model_bytes=work.min_bytes,
         floor_ms=floor,
@@ -73,7 +75,18 @@ def speed_outcome(
             samples = replace(samples, graph_ms=replays())
         except NoGraphError as error:
             notes.append(str(error))
-    trouble = clocks.trouble or task.sampler.trouble()
+    trouble = "; ".join(
+        filter(
+            None,
+            [
+                clocks.trouble,
+                load.trouble,
+                contradiction(times, summarize(task.call_samples), case.shape.device),
+                None if load.trouble else session.ceilings_trouble(case.shape.dtype),
+                task.sampler.trouble(),
+            ],
+        )
+    )
     figures = replace(
         figures,
         median_ms=times.median_ms,
@@ -92,6 +105,11 @@ def speed_outcome(
     )
     status: Status = "unstable" if trouble else "ok"
     return Outcome(case, status, "; ".join([trouble, *notes] if trouble else notes), figures, samples)
+
+
+def with_load(figures: Figures, load: LoadFigures) -> Figures:
+    """Return the figures with those of the load beside the samples."""
+    return replace(figures, **{name: value for name, value in vars(load).items() if name != "trouble"})
 
 
 def graph_samples(

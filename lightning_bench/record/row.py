@@ -94,6 +94,20 @@ class Record:
     power_w: Annotated[Figure, "median board power beside the samples, W"] = None
     temperature_c: Annotated[Figure, "highest GPU temperature beside the samples, degrees Celsius"] = None
     throttle: Annotated[str, "reasons why the GPU slowed its clocks, if any"] = ""
+    foreign_cpu_percent: Annotated[
+        Figure, "share of the processors that other processes used beside the samples, %"
+    ] = None
+    cpu_steal_percent: Annotated[
+        Figure, "share of the processors that the host of a virtual machine withheld, %"
+    ] = None
+    cpu_wait_percent: Annotated[
+        Figure, "time that the worker's threads waited for a processor, % of the samples' time"
+    ] = None
+    cpu_pressure_percent: Annotated[
+        Figure, "time in which some task waited for a processor (PSI), % of the samples' time"
+    ] = None
+    run_queue: Annotated[Figure, "median number of threads that ran or waited beside the samples"] = None
+    gpu_neighbours: Annotated[str, "other processes on the GPU beside the samples, if any"] = ""
     device_name: Annotated[str, "the GPU's product name, or the CPU's model"] = ""
     capability: Annotated[str, "CUDA compute capability"] = ""
     driver: Annotated[str, "version of the NVIDIA driver"] = ""
@@ -103,6 +117,13 @@ class Record:
     python: Annotated[str, "version of Python"] = ""
     harness_version: Annotated[str, "version of lightning-bench"] = ""
     harness_commit: Annotated[str, "its commit, followed by -dirty if the code differed"] = ""
+    host: Annotated[str, "identity of the host: a digest, or its name with LBENCH_IDENTITY=plain"] = ""
+    gpu_uuid: Annotated[str, "identity of the GPU or MIG slice: a digest, or its UUID in plain"] = ""
+    power_limit_w: Annotated[Figure, "power limit that the GPU enforces, W"] = None
+    sm_clock_limit_mhz: Annotated[Figure, "highest SM clock that the GPU may take, MHz"] = None
+    memory_clock_limit_mhz: Annotated[Figure, "highest memory clock that the GPU may take, MHz"] = None
+    mig: Annotated[str, "profile of the MIG slice, off for a whole GPU"] = ""
+    ecc: Annotated[str, "whether the GPU's memory corrects errors: on or off"] = ""
     machine_id: Annotated[str, "fingerprint of device, driver, CUDA, torch, triton and python"] = ""
     time_utc: Annotated[str, "when the case ended, UTC, ISO 8601"] = ""
 

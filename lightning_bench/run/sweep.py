@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from lightning_bench.case import Case
+from lightning_bench.machine.describe import IDENTITY
 from lightning_bench.measure.job import USEFUL_PHASES, Enter, Job, Outcome
 from lightning_bench.record import FAILED, Record, ResultFile, Status
 from lightning_bench.run.plan import Plan, by_shape
@@ -229,6 +230,7 @@ class Sweep:
             harness_version=machine.harness_version,
             harness_commit=machine.harness_commit,
             machine_id=machine.id,
+            **{name: getattr(machine, name) for name in IDENTITY},
         )
 
 

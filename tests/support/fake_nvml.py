@@ -14,7 +14,11 @@ H200, RTX = "NVIDIA H200", "NVIDIA GeForce RTX 4090"
 
 
 class NvmlError(Exception):
-    """NVML's only kind of error."""
+    """NVML's only kind of error; `value` is its number."""
+
+    def __init__(self, text: str, value: int = 999) -> None:
+        super().__init__(text)
+        self.value = value
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Board:
     mhz: int = 1000
     slices: tuple[str, ...] | None = None
     sensors: bool = True
+    watts: int = 700
+    ecc: bool | None = True
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,17 @@ class FakeNvml(ModuleType):
 
     NVMLError = NvmlError
     NVML_CLOCK_SM = 1
+    NVML_CLOCK_MEM = 2
     NVML_TEMPERATURE_GPU = 0
+    NVML_SUCCESS, NVML_ERROR_NOT_SUPPORTED, NVML_ERROR_NOT_FOUND = 0, 3, 6
 
     def __init__(self, boards: list[Board], *, driver: bool = True) -> None:
         super().__init__("pynvml")
         self.boards, self.driver, self.open = boards, driver, 0
+        self.compute: dict[str, list[int]] = {}
+        self.graphics: dict[str, list[int]] = {}
+        self.use: list[tuple[int, int, int]] | None = []
+        """Samples of use: process id, microseconds, share of the SMs; None where NVML does not count it."""
 
     def nvmlInit(self) -> None:  # noqa: N802
         if not self.driver:
@@ -105,6 +117,40 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Board | Slice) -> int:  # noqa: N802
         self._sensors(handle)
         return 0
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: Board, kind: int) -> int:  # noqa: N802
+        return handle.mhz * kind
+
+    def nvmlDeviceGetMaxCustomerBoostClock(self, handle: Board, kind: int) -> int:  # noqa: N802
+        if kind == self.NVML_CLOCK_MEM:
+            raise NvmlError("Not Supported", self.NVML_ERROR_NOT_SUPPORTED)
+        return handle.mhz - 10
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: Board) -> int:  # noqa: N802
+        return 1000 * handle.watts
+
+    def nvmlDeviceGetEccMode(self, handle: Board) -> list[int]:  # noqa: N802
+        if handle.ecc is None:
+            raise NvmlError("Not Supported", self.NVML_ERROR_NOT_SUPPORTED)
+        return [int(handle.ecc), 0]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: Board | Slice) -> list[Any]:  # noqa: N802
+        return [SimpleNamespace(pid=pid, usedGpuMemory=None) for pid in self.compute.get(handle.uuid, [])]
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: Board | Slice) -> list[Any]:  # noqa: N802
+        return [SimpleNamespace(pid=pid, usedGpuMemory=1) for pid in self.graphics.get(handle.uuid, [])]
+
+    def nvmlDeviceGetProcessUtilization(self, handle: Board | Slice, since_us: int) -> list[Any]:  # noqa: N802
+        if self.use is None:
+            raise NvmlError("Not Supported", self.NVML_ERROR_NOT_SUPPORTED)
+        found = [
+            SimpleNamespace(pid=pid, timeStamp=at, smUtil=share, memUtil=0)
+            for pid, at, share in self.use
+            if at > since_us
+        ]
+        if not found:
+            raise NvmlError("Not Found", self.NVML_ERROR_NOT_FOUND)
+        return found
 
     @staticmethod
     def _sensors(handle: Board | Slice) -> Board:

@@ -27,6 +27,7 @@ def ceilings(
     """Measure bandwidths, matmul rates and the cost of a launch, unless they are kept for this machine."""
     from dataclasses import asdict
 
+    from lightning_bench.cli.shared.busy import warn_if_busy
     from lightning_bench.cli.shared.device import resolve_device, threads_of
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine import describe_machine
@@ -38,6 +39,7 @@ def ceilings(
     kept = read_kept(path, machine.id, threads_of(machine.device))
     if kept is None or fresh:
         sink.say(f"measuring {machine.device_name}; nothing else should run on it")
+        warn_if_busy(sink, machine.device)
         kept = keep(path, _measured(machine.device), machine)
         sink.say(f"kept in {path}")
     else:

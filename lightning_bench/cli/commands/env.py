@@ -19,4 +19,7 @@ def env(device: DeviceOption = None, as_json: Json = False) -> None:
     if as_json:
         sink.data(fields)
     else:
-        sink.grid(["field", "value"], [[name, str(value)] for name, value in fields.items()])
+        sink.grid(
+            ["field", "value"],
+            [[name, "" if value is None else str(value)] for name, value in fields.items()],
+        )

@@ -104,6 +104,7 @@ def sweep(
     output: Output,
 ) -> None:
     """Measure every case of the suites, one row each."""
+    from lightning_bench.cli.shared.busy import warn_if_busy
     from lightning_bench.cli.shared.planner import Planner
 
     metric = cast(Metric, context.info_name)
@@ -119,6 +120,8 @@ def sweep(
     if how.dry_run:
         _show_plans(sink, plans)
         return
+    if metric == "speed":
+        warn_if_busy(sink, plans[0].device)
     started: set[Path] = set()
     failed = False
     results = []

@@ -19,10 +19,13 @@ def run_side_by_side(
 
     Each plan has a folder that goes first on its workers' import path, or None, and a CSV.
     """
+    from lightning_bench.cli.shared.busy import warn_if_busy
     from lightning_bench.cli.shared.progress import make_watcher
     from lightning_bench.record import ResultFile
     from lightning_bench.run.pairs import Tree, run_pairs
 
+    if plans[0].metric == "speed":
+        warn_if_busy(sink, plans[0].device)
     with ExitStack() as stack:
         trees = []
         for plan, folder, path in zip(plans, import_paths, paths, strict=True):

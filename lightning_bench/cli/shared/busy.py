@@ -1,0 +1,17 @@
+"""The warning before a run that others already use the machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_bench.case import Device
+    from lightning_bench.cli.shared.sink import Sink
+
+
+def warn_if_busy(sink: Sink, device: Device) -> None:
+    """Say in one line on stderr who uses the machine, if anybody does: it takes a third of a second."""
+    from lightning_bench.measure.foreign import busy_now
+
+    if busy := busy_now(device):
+        sink.say(f"{busy}; what is measured beside foreign load is unstable")
