@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from lightning_bench.case import Case
-from lightning_bench.measure.audit import Audit, plain_tensor
+from lightning_bench.measure.audit import Audit
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.deviation import judge
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Enter, Figures
+from lightning_bench.measure.likeness import plain_tensor
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Provider

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_bench.case import Shape
+from lightning_bench.case import Case, Direction, Family, Shape
+from lightning_bench.families import definition_of
 from lightning_bench.families.spec import Spec
+from lightning_bench.providers.dtypes import torch_dtype
 
 
 class SignedTensor:
@@ -80,3 +82,44 @@ class SignSource:
     def _draw(self, size: tuple[int, ...]) -> Tensor:
         signs = torch.empty(size, dtype=self._one.dtype, device=self._one.device)
         return signs.bernoulli_(0.5, generator=self._generator).mul_(-2).add_(1)
+
+
+class InputSigns:
+    """The signs of v and do of one case: new ones before each call, such that its result stays known.
+
+    A backward pass starts from a graph: the signs of v's columns are `hold`'s until there is another graph.
+    """
+
+    def __init__(self, case: Case, family: Family, signed: tuple[SignedTensor, SignedTensor]) -> None:
+        self._direction: Direction = case.direction
+        self._v, self._do = signed
+        columns = definition_of(family).odd_in_v
+        self._source = SignSource(case.shape, torch_dtype(case.shape.dtype), columns=columns)
+        self._graph_columns = self._source.draw(columns=False, heads=False).columns
+
+    def reset(self) -> None:
+        """Give both tensors their own signs."""
+        self._v.reset()
+        self._do.reset()
+
+    def own(self) -> Signs:
+        """Return the signs that change nothing."""
+        return self._source.draw(columns=False, heads=False)
+
+    def hold(self, *, new: bool) -> None:
+        """Give v the signs that the graph of a backward pass was, or will be, made with."""
+        if self._direction == "bwd":
+            if new:
+                self._graph_columns = self._source.draw(columns=True, heads=False).columns
+            self._v.to(self._graph_columns)
+
+    def change(self) -> Signs:
+        """Change the signs of what the call reads and return them."""
+        if self._direction == "bwd":
+            signs = Signs(self._graph_columns, self._source.draw(columns=False, heads=True).heads)
+        else:
+            signs = self._source.draw(columns=True, heads=self._direction != "fwd")
+            self._v.to(signs.columns)
+        if self._direction != "fwd":
+            self._do.to(signs.columns * signs.heads)
+        return signs

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-import torch
-
 from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.clocks import summarize_clocks
-from lightning_bench.measure.device.timer import capture_graph
+from lightning_bench.measure.device.graph import NoGraphError
 from lightning_bench.measure.foreign import LoadFigures
 from lightning_bench.measure.gate import Gated
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseSamples, Enter, Figures, Outcome
+from lightning_bench.measure.replays import WrongReplayError
 from lightning_bench.measure.rounds import Task, take_turn, warm_up
 from lightning_bench.measure.sampling import StopRule, contradiction, summarize
 from lightning_bench.measure.session import Session
-from lightning_bench.providers import load_error
 from lightning_bench.record import Status
-
-
-class NoGraphError(Exception):
-    """Why there is no graph_ms; the other figures are valid."""
 
 
 def speed_outcome(
@@ -31,9 +25,9 @@ def speed_outcome(
 ) -> Outcome:
     """Return the outcome of a case whose samples are taken.
 
-    It is `wrong` if the median is below what the device can do, and then has no times; `unstable` if the
-    clocks or the spread of the samples are outside the limits. `replays` gives the times of CUDA-graph
-    replays in ms or raises NoGraphError; None if they are not wanted.
+    It is `wrong` if a median is below what the device can do, or if a replay is, and then has no times;
+    `unstable` if the clocks or the spread of the samples are outside the limits. `replays` gives the times
+    of CUDA-graph replays in ms, or raises NoGraphError or WrongReplayError; None if they are not wanted.
     """
     case, timer = gated.case, session.timer
     times = summarize(task.sampler.samples)
@@ -72,9 +66,16 @@ def speed_outcome(
         notes.append("includes waiting for launches: the call could not be enqueued ahead of the device")
     if replays is not None:
         try:
-            samples = replace(samples, graph_ms=replays())
+            graph_ms = replays()
         except NoGraphError as error:
             notes.append(str(error))
+        except WrongReplayError as error:
+            return Outcome(case, "wrong", str(error), replace(figures, checks=gated.audit.checks), samples)
+        else:
+            figures = replace(figures, checks=gated.audit.checks)
+            samples = replace(samples, graph_ms=graph_ms)
+            if reason := work.impossible(summarize(graph_ms).median_ms, ceilings):
+                return Outcome(case, "wrong", "impossible: " + reason, figures, samples)
     trouble = "; ".join(
         filter(
             None,
@@ -115,17 +116,19 @@ def with_load(figures: Figures, load: LoadFigures) -> Figures:
 def graph_samples(
     gated: Gated, inputs: InputSet, rule: StopRule, session: Session, enter: Enter
 ) -> list[float]:
-    """Return times of CUDA-graph replays of the call, in ms. Raise NoGraphError if it cannot be captured."""
-    if session.device != "cuda":
-        raise NoGraphError("no graph_ms: CUDA graphs need a CUDA device")
+    """Return times of CUDA-graph replays of the call, in ms.
+
+    Raise NoGraphError if it cannot be captured, and WrongReplayError if replays are not right.
+    """
     enter(gated.case.id, "samples")
-    try:
-        replay = capture_graph(lambda: direction_call(gated.provider, inputs, gated.case.direction).fn)
-    except RuntimeError as error:
-        torch.cuda.synchronize()
-        raise NoGraphError(f"no graph_ms: the capture failed: {load_error(error)}") from error
-    task = Task.of(gated.case.id, replay, rule)
-    warm_up(task, session.timer, rule.warm_up_limit_s)
-    while not task.sampler.done:
+    gated.audit.before_capture()
+    replay = session.timer.capture(lambda: direction_call(gated.provider, inputs, gated.case.direction).fn)
+    watch = gated.audit.of_replays(replay)
+    task = Task.of(gated.case.id, replay, rule, watch)
+    if watch.failure is None:
+        warm_up(task, session.timer, rule.warm_up_limit_s)
+    while watch.failure is None and not task.sampler.done:
         take_turn(task, session.timer)
+    if watch.failure is not None:
+        raise WrongReplayError(watch.failure)
     return task.sampler.samples

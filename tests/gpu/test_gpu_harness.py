@@ -11,6 +11,7 @@ import torch
 from lightning_bench.case import Case, Direction, Family, Metric, ProtocolName, Shape
 from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
+from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.providers import describe, provider_names
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, with_providers
@@ -82,7 +83,7 @@ def test_samples_are_cold() -> None:
     def copy() -> None:
         y.copy_(x)
 
-    cold = float(np.median(timer().sample(copy, 30)))
+    cold = float(np.median(timer().sample(copy, 30, NoCallWatch())))
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     copy()
     start.record()
@@ -104,10 +105,10 @@ def test_launch_cost_is_hidden() -> None:
         x.mul_(1.0)
 
     device = timer()
-    plain = float(np.median(device.sample(quick, 5)))
-    late = float(np.median(device.sample(slow_to_launch, 5)))
+    plain = float(np.median(device.sample(quick, 5, NoCallWatch())))
+    late = float(np.median(device.sample(slow_to_launch, 5, NoCallWatch())))
     assert late < 1.5 * plain
-    assert device.call(slow_to_launch) > 2.0
+    assert device.call(slow_to_launch, NoCallWatch()) > 2.0
     assert not device.exposed(slow_to_launch)
 
 
@@ -118,19 +119,19 @@ def test_a_call_that_synchronises_is_reported_as_exposed() -> None:
     def synchronises() -> float:
         return float(x.sum())
 
-    assert len(device.sample(synchronises, 5)) == 5
+    assert len(device.sample(synchronises, 5, NoCallWatch())) == 5
     assert device.exposed(synchronises)
 
 
 def test_samples_agree_with_known_work() -> None:
     device = timer()
     cycles = int(device._cycles_per_ms)
-    samples = device.sample(lambda: torch.cuda._sleep(3 * cycles), 10)
+    samples = device.sample(lambda: torch.cuda._sleep(3 * cycles), 10, NoCallWatch())
     assert float(np.median(samples)) == pytest.approx(3.0, rel=0.05)
 
 
 def test_graph_replay_gives_the_same_numbers() -> None:
-    from lightning_bench.measure.device.timer import capture_graph
+    from lightning_bench.measure.device.graph import capture_graph
 
     x = torch.randn(1024, device="cuda")
     out = torch.empty_like(x)

@@ -80,7 +80,10 @@ def given(figures: Figures) -> set[str]:
 
 
 def measure_in(folder: Path, session: Session) -> Measure:
-    """Measure `NAME` or `NAME/direction` of a fresh copy of the zoo in `folder`; each case must end once."""
+    """Measure `NAME` or `NAME/direction` of a fresh copy of the zoo in `folder`, and `others`, FILE:NAME.
+
+    Each case must end once.
+    """
     zoo = folder / "zoo.py"
     zoo.write_bytes(ZOO.read_bytes())
 
@@ -93,9 +96,11 @@ def measure_in(folder: Path, session: Session) -> Measure:
         limits: Limits = LIMITS,
         graph: bool = False,
         on: Session = session,
+        others: tuple[str, ...] = (),
     ) -> Run:
         parted = (name.partition("/") for name in names)
         cases = tuple(Case(shape, f"{zoo}:{name}", own or direction) for name, _, own in parted)
+        cases += tuple(Case(shape, spec, direction) for spec in others)
         answers = Run()
         run_job(
             on,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from lightning_bench.case import Device
 from lightning_bench.measure.device.call_watch import CallWatch
+from lightning_bench.measure.device.graph import NoGraphError, Replay, capture_graph
 
 TimedCall = Callable[[], Any]
 """What is timed: a call without arguments."""
@@ -32,6 +32,9 @@ class Timer(Protocol):
 
     def call(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return how long an eager caller waits for one call, launch included."""
+
+    def capture(self, build: Callable[[], TimedCall]) -> Replay:
+        """Return a CUDA graph of the call that `build` makes. Raise NoGraphError if there can be none."""
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether launches could not be kept ahead of the device, so that samples include waiting."""
@@ -62,6 +65,10 @@ class CpuTimer:
     def call(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return the wall time of one call in ms."""
         return self.sample(fn, 1, watch)[0]
+
+    def capture(self, build: Callable[[], TimedCall]) -> Replay:
+        """Raise NoGraphError."""
+        raise NoGraphError("no graph_ms: CUDA graphs need a CUDA device")
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return False: a CPU has no launches."""
@@ -119,6 +126,10 @@ class CudaTimer:
             if self._spin_ms[key] > _MAX_SPIN_MS:
                 self._exposed.add(key)
                 self._spin_ms[key] = 0.0
+
+    def capture(self, build: Callable[[], TimedCall]) -> Replay:
+        """Return a CUDA graph of the call. Raise NoGraphError if it cannot be captured."""
+        return capture_graph(build)
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether sampling found the call exposed."""
@@ -189,34 +200,3 @@ def _spin_rate() -> float:
 def make_timer(device: Device) -> CpuTimer | CudaTimer:
     """Return the timer of a device."""
     return CudaTimer() if device == "cuda" else CpuTimer()
-
-
-def capture_graph(build: Callable[[], TimedCall]) -> TimedCall:
-    """Return a call that replays from a CUDA graph what `build` makes.
-
-    `build` runs on the stream of the capture, because autograd runs a backward pass on the stream of its
-    forward pass. Raises whatever the capture raises if the call cannot be captured (because it
-    synchronises, for example).
-    """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        fn = build()
-        for _ in range(3):
-            fn()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        fn()
-    return _Replay(graph, fn)
-
-
-@dataclass(frozen=True)
-class _Replay:
-    """Replays the graph; holds the captured call, whose tensors the graph reads."""
-
-    graph: torch.cuda.CUDAGraph
-    fn: TimedCall
-
-    def __call__(self) -> None:
-        self.graph.replay()
