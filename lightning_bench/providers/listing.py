@@ -8,7 +8,8 @@ from lightning_bench.case import Device
 from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
 from lightning_bench.providers.lookup import name_clash, provider_names
 from lightning_bench.providers.registry.packages import HARNESS, load_error
-from lightning_bench.providers.registry.plugins import BrokenPlugin, Plugin, load_plugin, plugins
+from lightning_bench.providers.registry.plugins import Plugin, plugins
+from lightning_bench.providers.registry.probe import DeclaredProvider, declared_plugin
 
 # torch and the bundled kernels load wherever they are installed; importing torch to confirm it takes seconds.
 _NOT_LOADED = frozenset({"torch", HARNESS})
@@ -36,7 +37,8 @@ def describe(device: Device, deep: bool) -> list[ProviderInfo]:
     """Return what each registered provider is, and why it is unavailable on `device` if it is.
 
     With `deep` the libraries of the available providers are imported too, to find those that are installed
-    but do not load. Nothing is raised: every fault becomes a reason.
+    but do not load. Nothing is raised: every fault becomes a reason. Entry points are asked in processes of
+    their own.
     """
     claims: dict[str, list[Plugin]] = {}
     for plugin in plugins():
@@ -45,10 +47,9 @@ def describe(device: Device, deep: bool) -> list[ProviderInfo]:
 
 
 def _info(name: str, claims: list[Plugin], device: Device, deep: bool) -> ProviderInfo:
-    provider = built_in_provider(name) if name in BUILT_IN else load_plugin(claims[0])
+    provider = built_in_provider(name) if name in BUILT_IN else declared_plugin(claims[0], load=deep)
     reason = name_clash(name, claims)
-    if isinstance(provider, BrokenPlugin):
-        return ProviderInfo(name, name, "", "", "", provider.package, reason or provider.reason)
+    known = not isinstance(provider, DeclaredProvider) or provider.is_loaded
     version = ""
     try:
         version = provider.version()
@@ -60,9 +61,9 @@ def _info(name: str, claims: list[Plugin], device: Device, deep: bool) -> Provid
     return ProviderInfo(
         name=name,
         label=provider.label,
-        family=provider.family,
-        layout=provider.layout,
-        version=version,
+        family=provider.family if known else "",
+        layout=provider.layout if known else "",
+        version=version if known else "",
         package=provider.package,
         reason=reason or "",
         summary=provider.summary,

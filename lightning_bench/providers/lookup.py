@@ -7,8 +7,10 @@ from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.files import canonical_file_spec, file_provider, is_file_spec
 from lightning_bench.providers.registry.plugins import Plugin, load_plugin, plugins
-from lightning_bench.providers.registry.probe import declared_file_provider
+from lightning_bench.providers.registry.probe import declared_file_provider, declared_plugin
 from lightning_bench.words import nearest
+
+_declared: dict[Plugin, Provider] = {}
 
 
 def provider_names() -> list[str]:
@@ -24,19 +26,33 @@ def get_provider(spec: str) -> Provider:
     """
     if is_file_spec(spec):
         return file_provider(spec)
-    claims = [plugin for plugin in plugins() if plugin.name == spec]
-    if clash := name_clash(spec, claims):
-        raise UsageError(clash)
-    if spec in BUILT_IN:
-        return built_in_provider(spec)
-    if claims:
-        return load_plugin(claims[0])
-    raise UsageError(_unknown(spec))
+    plugin = _claim(spec)
+    return built_in_provider(spec) if plugin is None else load_plugin(plugin)
 
 
 def declared_provider(spec: str) -> Provider:
-    """Return the provider of `spec` as far as planning needs it: the code of a file is not run here."""
-    return declared_file_provider(spec) if is_file_spec(spec) else get_provider(spec)
+    """Return the provider of `spec` as far as planning needs it: only built-in code is run here.
+
+    Files and entry points are asked once, in processes of their own.
+    """
+    if is_file_spec(spec):
+        return declared_file_provider(spec)
+    plugin = _claim(spec)
+    if plugin is None:
+        return built_in_provider(spec)
+    if plugin not in _declared:
+        _declared[plugin] = declared_plugin(plugin)
+    return _declared[plugin]
+
+
+def _claim(name: str) -> Plugin | None:
+    """Return the entry point of that name, None for a built-in one. Raise UsageError if it is not one."""
+    claims = [plugin for plugin in plugins() if plugin.name == name]
+    if clash := name_clash(name, claims):
+        raise UsageError(clash)
+    if not claims and name not in BUILT_IN:
+        raise UsageError(_unknown(name))
+    return claims[0] if claims else None
 
 
 def canonical_spec(spec: str) -> str:

@@ -19,6 +19,11 @@ from lightning_bench.providers.registry.sources import digest_of_sources
 
 FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file"
 
+
+class FailedImport(UsageError):  # noqa: N818 - says what has happened
+    """A provider file is there, and its import raised."""
+
+
 _modules: dict[Path, tuple[ModuleType, str]] = {}
 
 
@@ -107,7 +112,7 @@ def _module(path: Path) -> tuple[ModuleType, str]:
         reason = load_error(error)
         kind = type(error).__name__
         reason = reason if reason.startswith(kind) else f"{kind}: {reason}"
-        raise UsageError(f"provider file {path} failed to import{where}: {reason}") from error
+        raise FailedImport(f"provider file {path} failed to import{where}: {reason}") from error
     _modules[path] = module, digest
     return _modules[path]
 

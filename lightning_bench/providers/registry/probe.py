@@ -1,6 +1,6 @@
-"""What a provider file declares, asked in a process of its own: the parent of a sweep imports no such file.
+"""What providers of files and entry points declare, asked in processes of their own: no parent imports them.
 
-So an import that hangs, exits, prints or crashes is a reason in rows, and not the end of the sweep.
+So an import that hangs, exits, prints, raises or crashes is a reason in rows, and not the end of the sweep.
 """
 
 from __future__ import annotations
@@ -9,27 +9,33 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_bench.case import DEVICES, FAMILIES, Device
-from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.case import DEVICES, Device
+from lightning_bench.errors import Unavailable, UsageError
 from lightning_bench.machine.guardian import flush, guarded, tail
 from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.checked import BadProvider
 from lightning_bench.providers.registry.files import (
+    FORM,
+    FailedImport,
     file_provider,
     loaded_names,
     package_version,
     split_file_spec,
 )
-from lightning_bench.providers.registry.packages import load_error
+from lightning_bench.providers.registry.packages import installed_version, load_error
+from lightning_bench.providers.registry.plugins import BrokenPlugin, Plugin, plugins
 from lightning_bench.providers.registry.sources import digest_of_sources
 
 LIMIT_S = 120.0
-"""How long the import of a file and the declarations of its providers may take together."""
+"""How long an import and the declarations of the providers that it gives may take together."""
+
+Said = dict[str, Any]
+"""What a process has said of one provider: `broken`, `unavailable` or `usage`, or its declarations."""
 
 _START = (
     "import json, sys; request = json.loads(sys.argv.pop()); sys.path[:] = request.pop('path'); "
@@ -38,29 +44,61 @@ _START = (
 _DECLARED = ("name", "label", "family", "layout", "package", "summary", "tf32")
 _DECLARED_SETS = ("devices", "dtypes", "directions")
 
-_answers: dict[Path, dict[str, dict[str, Any]]] = {}
+_answers: dict[Path, dict[str, Said]] = {}
 
 
-class FileProvider(Provider):
-    """What the parent process knows of a provider from a file, whose code only workers run."""
+class DeclaredProvider(Provider):
+    """What the parent process knows of a provider, whose code only workers run."""
 
-    def __init__(self, path: Path, name: str, declared: dict[str, Any]) -> None:
-        family = declared.get("family")
+    def __init__(self, name: str, package: str, said: Said) -> None:
         self.name = self.label = name  # type: ignore[misc]
-        self.family = family if family in FAMILIES else "linear"  # type: ignore[misc]
-        self.package = ""  # type: ignore[misc]
-        self._said, self._path = declared, path
-        for attribute in _DECLARED if "broken" not in declared else ():
-            setattr(self, attribute, declared[attribute])
-        for attribute in _DECLARED_SETS if "broken" not in declared else ():
-            setattr(self, attribute, tuple(declared[attribute]))
+        self.package, self.family = package, "linear"  # type: ignore[misc]  # unknown without its class
+        self._said = said
+        if self.is_loaded:
+            for attribute in _DECLARED:
+                setattr(self, attribute, said[attribute])
+            for attribute in _DECLARED_SETS:
+                setattr(self, attribute, tuple(said[attribute]))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there was a provider that could be asked."""
+        return not {"broken", "unavailable"} & self._said.keys()
+
+    def version(self) -> str:
+        """Return what the provider has said; of one that did not load, that of its package."""
+        version: str = self._answer("version") if self.is_loaded else installed_version(self.package)
+        return version
+
+    def unavailable(self, device: Device) -> str | None:
+        """Return what the provider has said of `device`. Raise UsageError if it failed to say."""
+        if broken := self._said.get("broken"):
+            raise UsageError(broken)
+        reason: str | None = self._answer(device) if self.is_loaded else self._said["unavailable"]
+        return reason
+
+    def load(self) -> None:
+        """Raise Unavailable if the provider's own `load` failed, where it was asked for."""
+        if reason := self._said.get("load"):
+            raise Unavailable(reason)
+
+    def _answer(self, question: str) -> Any:
+        value, error = self._said[question]
+        if error is not None:
+            raise UsageError(error)
+        return value
+
+
+class FileProvider(DeclaredProvider):
+    """What the parent process knows of a provider from a file."""
+
+    def __init__(self, path: Path, name: str, said: Said) -> None:
+        super().__init__(name, "", said)
+        self._path = path
 
     def version(self) -> str:
         """Return what the provider has said; one that said nothing has the digest of its sources."""
-        if "broken" in self._said:
-            return f"+{digest_of_sources(self._path)}"
-        version: str = self._answer("version")
-        return version
+        return super().version() if self.is_loaded else f"+{digest_of_sources(self._path)}"
 
     def version_in(self, path: Path) -> str:
         """Return the version that it has if `path` is its file, which is not imported."""
@@ -68,36 +106,33 @@ class FileProvider(Provider):
             return self._said["version"][0] or ""
         return package_version(self.package, digest_of_sources(path))
 
-    def unavailable(self, device: Device) -> str | None:
-        """Return what the provider has said of `device`. Raise LbenchError if it failed to say."""
-        if broken := self._said.get("broken"):
-            raise LbenchError(broken)
-        reason: str | None = self._answer(device)
-        return reason
-
-    def _answer(self, question: str) -> Any:
-        value, error = self._said[question]
-        if error is not None:
-            raise LbenchError(error)
-        return value
-
 
 def declared_file_provider(spec: str) -> FileProvider:
     """Return what the provider that `spec` names declares. Raise UsageError if its file has none such."""
     path, name = split_file_spec(spec)
     known = _answers.setdefault(path, {})
     if name not in known:
-        known.update(_ask(path, name))
-    if message := known[name].get("usage"):
-        raise UsageError(message)
-    return FileProvider(path, name, known[name])
+        known.update(_ask({"file": str(path)}, name, f"provider file {path}"))
+    said = known[name]
+    if "broken" in said and not name:
+        raise UsageError(f"{said['broken']}; give {FORM}")
+    if "usage" in said:
+        raise UsageError(said["usage"])
+    return FileProvider(path, name, said)
 
 
-def _ask(path: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Return the answers of a new process, by NAME: that of `name`, and of what else the file has."""
+def declared_plugin(plugin: Plugin, *, load: bool = False) -> DeclaredProvider:
+    """Return what the provider of an entry point declares; with `load` its library is imported, too."""
+    request = {"plugin": [plugin.value, plugin.dist], "load": load}
+    found = _ask(request, plugin.name, f"entry point {plugin.name} of {plugin.dist}")
+    return DeclaredProvider(plugin.name, plugin.dist, found[plugin.name])
+
+
+def _ask(request: dict[str, Any], name: str, what: str) -> dict[str, Said]:
+    """Return the answers of a new process, by NAME: that of `name`, and of what else it has loaded."""
     with scratch_folder() as folder:
         log = folder / "probe.log"
-        request = {"path": sys.path, "spec": f"{path}:{name}", "log": str(log), "parent": os.getpid()}
+        request = {"path": sys.path, "name": name, "log": str(log), "parent": os.getpid(), **request}
         process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(request)],
             stdin=subprocess.DEVNULL,
@@ -108,19 +143,19 @@ def _ask(path: Path, name: str) -> dict[str, dict[str, Any]]:
             lines, _ = process.communicate(timeout=LIMIT_S)
             code = process.returncode
         except subprocess.TimeoutExpired:
-            process.terminate()  # its guardian ends what the file has started
+            process.terminate()  # its guardian ends what the import has started
             lines, _ = process.communicate()
         finally:
             process.terminate()
             process.wait()
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Said] = {}
         for line in lines.splitlines():
             found.update(json.loads(line))
         if name not in found:
             how = f"did not end within {LIMIT_S:g} s" if code is None else _ended(code)
             last = tail(log, 1)
             output = f"; its last output: {last}" if last else ""
-            found[name] = {"broken": f"the import of provider file {path} {how}{output}"}
+            found[name] = {"broken": f"the import of {what} {how}{output}"}
     return found
 
 
@@ -128,35 +163,67 @@ def _ended(code: int) -> str:
     return f"ended its process with exit code {code}" if code >= 0 else f"ended its process by signal {-code}"
 
 
-def answer(spec: str, log: str, parent: int) -> None:
-    """Print a line of JSON per provider of the file, that of `spec` first; the work of the child process."""
-    out = os.dup(1)  # what the file prints goes to the log
+def answer(
+    name: str,
+    log: str,
+    parent: int,
+    file: str = "",
+    plugin: tuple[str, str] = ("", ""),
+    load: bool = False,
+) -> None:
+    """Print a line of JSON per provider, that of `name` first; the work of the child process."""
+    out = os.dup(1)  # what the import prints goes to the log
     guarded(Path(log), parent)
-    path, name = split_file_spec(spec)
-    with os.fdopen(out, "w") as file:
-
-        def write(key: str, said: dict[str, Any]) -> None:
-            file.write(json.dumps({key: said}) + "\n")
-            file.flush()
-
-        write(name, _describe(spec))
-        for other in loaded_names(path):
-            if other != name:
-                write(other, _describe(f"{path}:{other}"))
+    described = _of_file(Path(file), name) if file else _of_plugin(name, *plugin, load=load)
+    with os.fdopen(out, "w") as answers:
+        for key, said in described:
+            answers.write(json.dumps({key: said}) + "\n")
+            answers.flush()
     flush()
     os._exit(0)
 
 
-def _describe(spec: str) -> dict[str, Any]:
+def _of_file(path: Path, name: str) -> Iterator[tuple[str, Said]]:
+    yield name, _describe_in_file(path, name)
+    for other in loaded_names(path):
+        if other != name:
+            yield other, _describe_in_file(path, other)
+
+
+def _describe_in_file(path: Path, name: str) -> Said:
     try:
-        provider = file_provider(spec)
-    except BadProvider as error:
+        return _describe(file_provider(f"{path}:{name}"))
+    except (BadProvider, FailedImport) as error:
         return {"broken": str(error)}
     except UsageError as error:
-        if isinstance(error.__cause__, SystemExit):
-            return {"broken": str(error)}
         return {"usage": str(error)}
-    said: dict[str, Any] = {attribute: getattr(provider, attribute) for attribute in _DECLARED}
+
+
+def _of_plugin(name: str, value: str, dist: str, *, load: bool) -> Iterator[tuple[str, Said]]:
+    for plugin in plugins():
+        if (plugin.name, plugin.value, plugin.dist) == (name, value, dist):
+            yield name, _describe_plugin(plugin, load=load)
+
+
+def _describe_plugin(plugin: Plugin, *, load: bool) -> Said:
+    """Return what a plug-in says; as in workers, a library that is missing is no crash."""
+    try:
+        provider = plugin.load()
+    except (ImportError, OSError, Unavailable) as error:
+        return {"unavailable": BrokenPlugin(plugin, error).reason}
+    except (Exception, SystemExit) as error:
+        return {"broken": BrokenPlugin(plugin, error).reason}
+    said = _describe(provider)
+    if load:
+        try:
+            provider.load()
+        except (Exception, SystemExit) as error:
+            said["load"] = load_error(error)
+    return said
+
+
+def _describe(provider: Provider) -> Said:
+    said: Said = {attribute: getattr(provider, attribute) for attribute in _DECLARED}
     said["tf32"] = bool(provider.tf32)
     said |= {attribute: list(getattr(provider, attribute)) for attribute in _DECLARED_SETS}
     said["own_version"] = type(provider).version is not Provider.version

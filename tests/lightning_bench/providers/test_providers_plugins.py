@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lightning_bench.errors import Unavailable, UsageError
-from lightning_bench.providers import BUILT_IN, describe, get_provider, provider_names
+from lightning_bench.providers import (
+    BUILT_IN,
+    declared_provider,
+    describe,
+    get_provider,
+    lookup,
+    provider_names,
+)
+from lightning_bench.providers.registry import probe
+from lightning_bench.run.plan import PlannedProvider
 
 MODULE = """\
 from lightning_bench.providers import Provider
@@ -33,6 +45,7 @@ def plugin(site: Path, dist: str, name: str, target: str, source: str | None = N
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(lookup, "_declared", {})
     return tmp_path
 
 
@@ -48,6 +61,13 @@ def test_good(site: Path) -> None:
     info = describe("cpu", deep=True)[-1]
     assert (info.name, info.family, info.version, info.package) == ("theirs", "linear", "1.2", "good-dist")
     assert info.reason == ""
+
+
+def test_a_library_is_loaded_only_for_a_deep_look(site: Path) -> None:
+    source = MODULE.format(name="theirs", dist="good-dist") + "    def load(self): import no_such_library\n"
+    plugin(site, "good-dist", "theirs", "good_plugin:Kernel", source)
+    assert describe("cpu", deep=False)[-1].reason == ""
+    assert describe("cpu", deep=True)[-1].reason == "No module named 'no_such_library'"
 
 
 @pytest.mark.parametrize(
@@ -79,10 +99,74 @@ def test_broken(site: Path, module: str, source: str | None, said: str) -> None:
         provider.load()
 
 
+@pytest.mark.parametrize(
+    ("start", "broken", "said"),
+    [
+        ("while True: pass", True, "the import of entry point theirs of bad-dist did not end within 1 s"),
+        ("import os; os._exit(0)", True, "ended its process with exit code 0"),
+        ("import os; print('all is lost', flush=True); os.abort()", True, "last output: all is lost"),
+        ("1 / 0", True, "does not load: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", True, "does not load: SystemExit: 3"),
+        ("import no_such_library", False, "does not load: No module named 'no_such_library'"),
+    ],
+)
+def test_an_import_harms_nobody_here(
+    site: Path, monkeypatch: pytest.MonkeyPatch, start: str, broken: bool, said: str
+) -> None:
+    plugin(site, "bad-dist", "theirs", "bad_plugin:Kernel", start)
+    if "while" in start:
+        monkeypatch.setattr(probe, "LIMIT_S", 1.0)
+    planned = PlannedProvider.of(declared_provider("theirs"), "cpu")
+    assert planned.provider.name == "theirs"
+    assert planned.version == "1.2"
+    assert said in ((planned.broken if broken else planned.unavailable) or "")
+    assert (planned.broken is None) != broken
+    assert said in reasons()["theirs"]
+    assert "bad_plugin" not in sys.modules
+
+
+def test_what_an_import_prints_is_not_printed_here(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = "print('hello')\n" + MODULE.format(name="theirs", dist="good-dist")
+    plugin(site, "good-dist", "theirs", "loud_plugin:Kernel", source)
+    assert declared_provider("theirs").label == "Theirs"
+    assert describe("cpu", deep=False)[-1].reason == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_process_answers_for_all_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin(site, "good-dist", "once", "once_plugin:Kernel", MODULE.format(name="once", dist="good-dist"))
+    declared_provider("once")
+    monkeypatch.setattr("subprocess.Popen", None)
+    assert declared_provider("once").package == "good-dist"
+
+
+@pytest.mark.slow
+def test_a_sweep_measures_the_others(site: Path, new_workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    good = MODULE.format(name="loud", dist="loud-dist")
+    plugin(site, "loud-dist", "loud", "loud_one:Kernel", "print('printed at import')\n" + good)
+    plugin(site, "exits-dist", "exits", "exits_one:Kernel", "import os\nos._exit(0)\n")
+    plugin(site, "absent-dist", "absent", "absent_one:Kernel", "import no_such_library\n")
+    suite = new_workspace.suite(["loud", "exits", "absent", "Good"])
+    ran = new_workspace.run("check", suite, "--json", "--out", new_workspace.out)
+    assert ran.returncode == 1
+    rows = {row["provider"]: row for row in json.loads(ran.stdout)[0]["records"]}
+    assert "printed at import" not in ran.stderr
+    ends = {name: row["status"] for name, row in rows.items()}
+    assert ends == {"loud": "unsupported", "exits": "crashed", "absent": "unavailable", "good": "ok"}
+    assert rows["exits"]["reason"] == (
+        "the import of entry point exits of exits-dist ended its process with exit code 0"
+    )
+    listed = json.loads(new_workspace.run("providers", "--no-load", "--device", "cpu", "--json").stdout)
+    here = {info["name"]: info["reason"] for info in listed}
+    assert here["loud"] == ""
+    assert here["exits"] == rows["exits"]["reason"]
+
+
 def test_fault_in_a_method_is_a_reason(site: Path) -> None:
     source = MODULE.format(name="faulty", dist="faulty-dist") + "    def version(self): return 1 / 0\n"
     plugin(site, "faulty-dist", "faulty", "faulty_plugin:Kernel", source)
-    assert reasons()["faulty"] == "ZeroDivisionError: division by zero"
+    assert reasons()["faulty"] == "version() raised ZeroDivisionError: division by zero"
 
 
 def test_clash_with_built_in(site: Path) -> None:

@@ -79,6 +79,9 @@ def test_one_process_answers_for_all_providers_of_a_file(
             "import os; print('all is lost', flush=True); os.abort()",
             "by signal 6; its last output: all is lost",
         ),
+        ("import no_such_module", "failed to import, line 1: ModuleNotFoundError: No module named"),
+        ("x = 1\n1 / 0", "failed to import, line 2: ZeroDivisionError: division by zero"),
+        ("def f(:", "failed to import, line 1: SyntaxError"),
         ("raise KeyboardInterrupt", "ended its process by signal 2; its last output: KeyboardInterrupt"),
     ],
 )
@@ -119,14 +122,15 @@ def test_what_an_import_starts_ends_with_it(
     [
         (GOOD, "Other", "no Other; the file has Mine, instance"),
         (GOOD, "number", "number is of type int"),
-        (f"import no_such_module\n{GOOD}", "Mine", "failed to import, line 1: ModuleNotFoundError"),
+        (GOOD, "", "no name after it; the file has Mine, instance"),
+        (f"import no_such_module\n{GOOD}", "", "ModuleNotFoundError: No module named 'no_such_module'; give"),
     ],
 )
 def test_file_without_such_a_provider_is_bad_usage(
     file: Callable[[str], str], source: str, name: str, said: str
 ) -> None:
     with pytest.raises(UsageError) as info:
-        declared_provider(file(source).replace(":Mine", f":{name}"))
+        declared_provider(file(source).replace(":Mine", f":{name}" if name else ""))
     assert said in str(info.value)
 
 
