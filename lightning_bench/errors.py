@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
     NOTHING = 3
     DIED = 4
     INTERRUPTED = 130
+    UNREAD = 141
 
     @property
     def meaning(self) -> str:
@@ -24,8 +25,9 @@ _MEANINGS = {
     ExitCode.FOUND: "done, and found: a case crashed, timed out or was wrong; `compare`: something is worse",
     ExitCode.USAGE: "the call, a suite, a provider or a file that it names is wrong; nothing was measured",
     ExitCode.NOTHING: "`compare`: nothing was compared",
-    ExitCode.DIED: "not done: no worker starts; a file cannot be written, or changed under the sweep; a bug",
+    ExitCode.DIED: "not done: no worker starts; a file or output cannot be written; a file changed; a bug",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; the rows until then are kept",
+    ExitCode.UNREAD: "the reader of the output closed it, as `head` does; the rows until then are kept",
 }
 
 

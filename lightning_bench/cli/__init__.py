@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
     """Run `lbench`. An error becomes one message and an exit code; a bug also a traceback."""
+    from lightning_bench.cli.shared.standard_streams import ReaderGone, guarded_streams
     from lightning_bench.errors import ExitCode, LbenchError
 
     for stream in (sys.stdout, sys.stderr):
@@ -18,7 +20,10 @@ def main() -> None:
     try:
         from lightning_bench.cli.app import app
 
-        app()
+        with guarded_streams():
+            app()
+    except ReaderGone:
+        sys.exit(ExitCode.UNREAD)
     except LbenchError as error:
         _show(str(error), traceback=bool(os.environ.get("LBENCH_TRACEBACK")))
         sys.exit(error.exit_code)
@@ -32,9 +37,12 @@ def main() -> None:
 
 def _show(message: str, *, traceback: bool) -> None:
     from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.cli.shared.standard_streams import ReaderGone, guarded_streams
+    from lightning_bench.errors import LbenchError
 
-    if traceback:
-        from traceback import format_exc
+    with suppress(ReaderGone, LbenchError), guarded_streams():
+        if traceback:
+            from traceback import format_exc
 
-        print(format_exc(), end="", file=sys.stderr)
-    Sink().error(message)
+            print(format_exc(), end="", file=sys.stderr)
+        Sink().error(message)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from lightning_bench.errors import ExitCode, LbenchError, UsageError
+from lightning_bench.errors import ExitCode, UsageError
 from lightning_bench.words import counted
 
 Verdict = Literal[
@@ -45,12 +45,6 @@ MEANINGS: dict[Verdict, str] = {
     "NEW": "not measured before",
     "SAME": "within the threshold, with 99 % confidence",
 }
-
-
-class NothingComparedError(LbenchError):
-    """No cell of one side could be compared with the other's, which is not a pass."""
-
-    exit_code = ExitCode.NOTHING
 
 
 @dataclass(frozen=True)

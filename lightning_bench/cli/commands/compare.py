@@ -13,7 +13,7 @@ from lightning_bench.cli.commands.compare_ref import RefOptions
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
 from lightning_bench.cli.shared.option_groups import grouped
-from lightning_bench.errors import ExitCode, LbenchError, UsageError
+from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -136,18 +136,12 @@ def compare(
 def _measured_sides(
     sink: Sink, suites: list[Path], commit: RefOptions, axes: Axes, running: Running
 ) -> tuple[Side, Side]:
-    """Return both commits' sides. What keeps them from being measured means that nothing was compared."""
+    """Return both commits' sides, measured now."""
     from lightning_bench.cli.commands.compare_ref import measure
-    from lightning_bench.compare.result import NothingComparedError
 
     if len(suites) > 1:
         raise UsageError("--ref takes one suite, not two inputs")
-    try:
-        return measure(sink, str(suites[0]) if suites else None, commit, axes, running)
-    except UsageError:
-        raise
-    except LbenchError as error:
-        raise NothingComparedError(str(error)) from error
+    return measure(sink, str(suites[0]) if suites else None, commit, axes, running)
 
 
 def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Side, Side]:

@@ -150,7 +150,7 @@ def profile(
     if as_json:
         sink.data([as_data(each) for each in profiles])
     else:
-        sink.out.print(show(profiles))
+        sink.screen(show(profiles))
 
 
 def _specs(providers: list[str]) -> tuple[str, ...]:

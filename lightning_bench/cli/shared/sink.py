@@ -10,12 +10,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from textwrap import TextWrapper
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -51,6 +52,17 @@ def plain_text(text: str, style: str = "") -> Text:
     return Text(plain(text), style=style)
 
 
+class _Plain:
+    """Something for rich, of which only its own control codes reach the terminal."""
+
+    def __init__(self, content: RenderableType) -> None:
+        self._content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._content, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
 class _Stream:
     """Standard output or error as it is at the time, for GitHub: workflow commands in what is written end."""
 
@@ -74,8 +86,8 @@ class Sink:
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
-        self.out = Console(file=_stream("stdout"), highlight=False, soft_wrap=False)
-        self.err = Console(file=_stream("stderr"), stderr=True, highlight=False)
+        self.out = Console(file=_stream("stdout"), highlight=False, markup=False, emoji=False)
+        self.err = Console(file=_stream("stderr"), stderr=True, highlight=False, markup=False, emoji=False)
 
     def error(self, message: str) -> None:
         """Print an error on stderr, uncut."""
@@ -110,6 +122,10 @@ class Sink:
     def line(self, text: str) -> None:
         """Print one line on stdout, uncut."""
         self.raw(text.replace("\n", r"\n") + "\n")
+
+    def screen(self, content: RenderableType) -> None:
+        """Print what rich lays out on stdout; its texts are plain, whoever made them."""
+        self.out.print(_Plain(content))
 
     def command(self, text: str) -> None:
         """Print a workflow command for GitHub."""

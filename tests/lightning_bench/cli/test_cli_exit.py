@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lightning_bench.errors import ExitCode
+from lightning_bench.errors import ExitCode, LbenchError
 from lightning_bench.record import STATUSES, read_records
 from tests.support.paths import ROOT
 
@@ -121,12 +122,14 @@ def test_the_second_bad_suite_is_found_before_the_first_runs(new_workspace: Any,
     assert not new_workspace.out.exists()
 
 
-def test_a_provider_file_that_does_not_import_is_bad_usage(new_workspace: Any, lbench: Lbench) -> None:
+def test_a_provider_file_that_does_not_import_has_rows(new_workspace: Any, lbench: Lbench) -> None:
     broken = new_workspace.folder / "broken.py"
     broken.write_text("import a_library_that_nobody_has\n")
-    ran = lbench("check", "quick", "--provider", f"{broken}:Mine")
-    assert ran.code == 2
-    assert f"provider file {broken} failed to import, line 1: ModuleNotFoundError" in ran.err
+    suite = new_workspace.suite([f"{broken}:Mine", "NeedsGpu"])
+    assert lbench("check", suite, "--out", new_workspace.out).code == ExitCode.FOUND
+    rows = {row.provider: row for row in read_records(new_workspace.out)}
+    assert {name: row.status for name, row in rows.items()} == {"Mine": "crashed", "needs-gpu": "unavailable"}
+    assert rows["Mine"].reason.startswith(f"provider file {broken} failed to import, line 1: ModuleNotFound")
 
 
 def test_two_suites_into_one_file_start_fresh_once(new_workspace: Any, lbench: Lbench) -> None:
@@ -200,6 +203,51 @@ def test_a_sweep_whose_file_is_changed_under_it_does_not_pass(
     assert process.returncode == ExitCode.DIED
     assert message in process.stderr
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["suites", "suites quick --json", "report results/h200", "--help", "--version"]
+)
+def test_a_reader_that_goes_ends_it_quietly(new_workspace: Any, words: str) -> None:
+    with new_workspace.start(
+        *(str(ROOT / word) if "/" in word else word for word in words.split())
+    ) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == ExitCode.UNREAD == 128 + signal.SIGPIPE
+    assert "Error" not in err
+    assert "ignored" not in err
+
+
+def test_a_sweep_without_a_reader_of_its_narration_keeps_its_rows(new_workspace: Any) -> None:
+    suite = new_workspace.suite(["NeedsGpu"], seq_len=[64, 128])
+    with new_workspace.start("check", suite, "--out", new_workspace.out) as process:
+        process.stderr.close()
+        process.stdout.read()
+    assert process.returncode == ExitCode.UNREAD
+    assert new_workspace.run("check", suite, "--out", new_workspace.out).returncode == 0
+    assert new_workspace.ids() == ["needs-gpu 64", "needs-gpu 128"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+def test_output_that_cannot_be_written_is_not_done(new_workspace: Any) -> None:
+    with Path("/dev/full").open("w") as full:
+        with new_workspace.start("suites", stdout=full) as process:
+            err = process.stderr.read()
+        assert err == "lbench: standard output cannot be written: No space left on device\n"
+        assert process.returncode == ExitCode.DIED
+        with new_workspace.start("suites", stdout=full, stderr=full) as process:
+            pass
+        assert process.returncode == ExitCode.DIED
+
+
+def test_a_comparison_whose_sweep_dies_is_not_done(lbench: Lbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise LbenchError("the worker process could not start")
+
+    monkeypatch.setattr("lightning_bench.cli.commands.compare_ref.measure", die)
+    ran = lbench("compare", "--ref", "HEAD")
+    assert (ran.code, ran.err) == (ExitCode.DIED, "lbench: the worker process could not start\n")
 
 
 def test_the_exit_codes_are_documented() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.profile.data import Memory, Profile, ProtonKernel, Reading, Saved
 from lightning_bench.profile.parent import counters
@@ -27,6 +29,27 @@ def screen(*profiles: Profile, width: int = 100) -> str:
     console = Console(width=width, record=True, file=io.StringIO(), highlight=False)
     console.print(show(profiles))
     return console.export_text()
+
+
+def test_no_name_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A kernel, a note, a provider and a tensor may have any name; markup in it is shown, too."""
+    hostile = "a\x1b]0;title[bold]b[/]\x9b31m\u202e"
+    profile = full().model_copy(
+        update={
+            "provider": hostile,
+            "provider_config": hostile,
+            "notes": (hostile,),
+            "kernels": (kernel(hostile, 0.284),),
+            "memory": full().memory.model_copy(
+                update={"saved": (Saved(size_bytes=8, shape=(2,), dtype=hostile, same_as=hostile),)}
+            ),
+        }
+    )
+    for profiles in ([profile], [profile, profile]):
+        Sink().screen(show(profiles))
+        out = capsys.readouterr().out
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]", out)
+        assert r"a\x1b]0;title[bold]b[/]" in out.replace("\n", "")
 
 
 def full() -> Profile:

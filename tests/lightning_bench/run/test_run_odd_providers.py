@@ -1,4 +1,4 @@
-"""A sweep of provider files that exit, raise or print at import and declare odd things: each case has a row."""
+"""A sweep of provider files that exit, raise or print at import and declare odd things: a row per case."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def test_each_case_has_a_row_and_json_is_valid(new_workspace: Any) -> None:
     assert {name for name, row in rows.items() if row.status == "ok"} == {"plain"}
     assert len(rows) == 6
     assert rows["Mine"].reason == f"the import of provider file {exits} ended its process with exit code 0"
-    assert rows["Theirs"].reason == (
-        f"provider file {raises} failed to import, line 2: ModuleNotFoundError: No module named 'no_such_module'"
-    )
+    failed = f"provider file {raises} failed to import, line 2: ModuleNotFoundError: No module named"
+    assert rows["Theirs"].reason == f"{failed} 'no_such_module'"
     again = new_workspace.run("check", suite, "--out", new_workspace.out)
     assert "6 of them recorded already" in again.stderr
 
