@@ -21,6 +21,8 @@ Count = TypeVar("Count", int, float)
 # A figure may exceed the measured ceiling by this factor before it is called impossible: clocks move by a few
 # per cent, and a kernel that mostly reads runs a little faster than the copy that measured the ceiling.
 CEILING_TOLERANCE = 1.15
+# A CPU's clocks move by more.
+CPU_CEILING_TOLERANCE = 1.5
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,23 @@ class Work:
 
         A time is impossible if it implies a rate above a ceiling by more than CEILING_TOLERANCE. Reads always
         cross device memory, because the L2 is flushed before each sample. Writes may still be in the L2 when
-        the clock stops, so those that fit there are not counted.
+        the clock stops, so those that fit there are not counted. On a CPU, whose caches hold whole inputs and
+        whose fastest matmul may be in another dtype, only the FLOPs of fp32 count.
         """
         if self.shape.device != "cuda":
-            return None
+            return self._too_many_flops(median_ms, ceilings, CPU_CEILING_TOLERANCE)
         must_move = self.read_bytes + max(0, self.write_bytes - ceilings.l2_bytes)
         gbps, limit = must_move / median_ms / 1e6, ceilings.gbps
         if gbps > limit * CEILING_TOLERANCE:
             return f"{gbps:.0f} GB/s is above the {limit:.0f} GB/s that a copy reaches on this device"
+        return self._too_many_flops(median_ms, ceilings, CEILING_TOLERANCE)
+
+    def _too_many_flops(self, median_ms: float, ceilings: Ceilings, tolerance: float) -> str | None:
         tflops, limit = self.min_flops / median_ms / 1e9, ceilings.tflops
-        if tflops > limit * CEILING_TOLERANCE:
-            return f"{tflops:.0f} TFLOP/s is above the {limit:.0f} that a matmul reaches on this device"
-        return None
+        if tflops <= limit * tolerance or (self.shape.device == "cpu" and self.shape.dtype != "fp32"):
+            return None
+        digits = ".0f" if limit >= 10 else ".3g"
+        return f"{tflops:{digits}} TFLOP/s is above the {limit:{digits}} that a matmul reaches on this device"
 
     @property
     def _gradient_bytes(self) -> int:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, get_type_hints
 
-from lightning_bench.case import Dtype
+from lightning_bench.case import Device, Dtype
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import Machine
 from lightning_bench.record.codec import Schema, csv_text, finite, read_cells, replace_file
 from lightning_bench.record.row import Figure
+
+# The bandwidths of one memory differ by less than this factor: on a CPU, whose caches hold a part and whose
+# threads may be too few, by more.
+_MEMORY_RATIO: dict[Device, float] = {"cuda": 1.5, "cpu": 4.0}
+_NO_LESS = 0.8  # what must be at least as fast, with the noise of two measurements
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,38 @@ class DeviceCeilings:
         if tflops is None:
             raise UsageError(f"no matmul rate is kept for {dtype}: run `lbench ceilings --fresh`")
         return Ceilings(self.copy_gbps, tflops, int((self.l2_mib or 0) * 2**20))
+
+    def or_better(self, other: DeviceCeilings) -> DeviceCeilings:
+        """Return the better of each figure: the higher rate, the shorter time."""
+        better = {
+            name: best(mine, theirs)
+            for endings, best in (((("_gbps", "_tflops")), max), (("_us",), min))
+            for name, mine in vars(self).items()
+            if name.endswith(endings) and mine is not None and (theirs := getattr(other, name)) is not None
+        }
+        return replace(self, **better)
+
+
+def contradictions(ceilings: DeviceCeilings, device: Device) -> list[str]:
+    """Return a sentence for each pair of ceilings of which at least one is not what the device reaches."""
+    found: list[str] = []
+
+    def expect(low: str, factor: float, high: str) -> None:
+        """Note if `high` is not at least `factor` times `low`."""
+        less, more = getattr(ceilings, low), getattr(ceilings, high)
+        if less is not None and more is not None and more < factor * less:
+            found.append(f"{high} is {more:.4g} beside {low} of {less:.4g}")
+
+    memory = ("copy_gbps", "read_gbps", "write_gbps")
+    for low, high in permutations(memory, 2):
+        expect(low, 1 / _MEMORY_RATIO[device], high)
+    for low in memory:
+        expect(low, _NO_LESS, "l2_gbps")
+    if device == "cuda":
+        expect("fp32_tflops", _NO_LESS, "tf32_tflops")
+        expect("fp32_tflops", _NO_LESS, "fp16_tflops")
+    expect("launch_us", _NO_LESS, "call_us")
+    return found
 
 
 _ANNOTATED = get_type_hints(DeviceCeilings, include_extras=True)

@@ -12,6 +12,7 @@ from lightning_bench.words import counted
 
 if TYPE_CHECKING:
     from lightning_bench.case import Device
+    from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine import Machine
     from lightning_bench.machine.ceilings import DeviceCeilings
 
@@ -24,7 +25,10 @@ def ceilings(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure bandwidths, matmul rates and the cost of a launch, unless they are kept for this machine."""
+    """Measure bandwidths, matmul rates and the cost of a launch, unless they are kept for this machine.
+
+    What contradicts itself, or was disturbed by others, is measured again, and not kept if that stays.
+    """
     from dataclasses import asdict
 
     from lightning_bench.cli.shared.busy import warn_if_busy
@@ -40,7 +44,7 @@ def ceilings(
     if kept is None or fresh:
         sink.say(f"measuring {machine.device_name}; nothing else should run on it")
         warn_if_busy(sink, machine.device)
-        kept = keep(path, _measured(machine.device), machine)
+        kept = keep(path, _measured(machine.device, sink), machine)
         sink.say(f"kept in {path}")
     else:
         sink.say(f"kept in {path} since {kept.time_utc}; --fresh measures again")
@@ -63,10 +67,10 @@ def ceilings(
     )
 
 
-def _measured(device: Device) -> DeviceCeilings:
-    from lightning_bench.measure.device.peaks import measure_device
+def _measured(device: Device, sink: Sink) -> DeviceCeilings:
+    from lightning_bench.measure.quiet_ceilings import quiet_ceilings
 
-    return measure_device(device)
+    return quiet_ceilings(device, sink.say)
 
 
 def _title(machine: Machine, ceilings: DeviceCeilings) -> str:

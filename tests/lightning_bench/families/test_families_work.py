@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_bench.case import DIRECTIONS, DTYPES, FAMILIES, Direction, Dtype, Family, Shape
-from lightning_bench.families.work import CEILING_TOLERANCE, Work
+from lightning_bench.families.work import CEILING_TOLERANCE, CPU_CEILING_TOLERANCE, Work
 from lightning_bench.machine.ceilings import Ceilings
 
 PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]
@@ -118,10 +118,17 @@ def test_more_arithmetic_than_a_matmul_is_impossible() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_on_a_cpu_nothing_is_called_impossible(family: Family) -> None:
-    # Its caches hold whole inputs.
+def test_on_a_cpu_only_flops_are_called_impossible(family: Family) -> None:
+    # Its caches hold whole inputs; matmuls in 16 bits may be slower than what a kernel does in fp32.
     here = Shape(4, 32, 512, 128, 128, "fp32", "cpu")
-    assert Work.of(family, here, "fwd").impossible(1e-9, H200) is None
+    work = Work.of(family, here, "fwd")
+    edge = work.min_flops / (0.05e12 * CPU_CEILING_TOLERANCE) * 1e3
+    slow = Ceilings(1e-6, 0.05, 0)
+    assert work.impossible(edge * 1.001, slow) is None
+    reason = work.impossible(edge * 0.999, slow)
+    assert reason == "0.0751 TFLOP/s is above the 0.05 that a matmul reaches on this device"
+    halved = Shape(4, 32, 512, 128, 128, "bf16", "cpu")
+    assert Work.of(family, halved, "fwd").impossible(1e-9, slow) is None
 
 
 def test_what_a_case_must_hold() -> None:

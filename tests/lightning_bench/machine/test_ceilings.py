@@ -17,8 +17,19 @@ import pytest
 
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.machine import Machine, describe_machine
-from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings, as_row, keep, kept_path, read_kept
+from lightning_bench.machine.ceilings import (
+    Ceilings,
+    DeviceCeilings,
+    as_row,
+    contradictions,
+    keep,
+    kept_path,
+    read_kept,
+)
+from lightning_bench.measure import quiet_ceilings
 from lightning_bench.measure.device.peaks import cpu_l2_bytes, measure_ceilings
+from lightning_bench.measure.foreign import LoadFigures, NoForeign
+from lightning_bench.measure.quiet_ceilings import TRIES, undisturbed
 from tests.support.patience import PATIENCE_S
 
 Lbench = Callable[..., Any]
@@ -44,6 +55,92 @@ def test_fp32_is_compared_with_tf32_if_there_is_any() -> None:
     assert SOME.of("bf16").tflops == 790.0
     with pytest.raises(UsageError, match=r"no matmul rate is kept for fp16: run `lbench ceilings --fresh`"):
         SOME.of("fp16")
+
+
+H200 = DeviceCeilings(
+    copy_gbps=4195.0,
+    read_gbps=4264.0,
+    write_gbps=4588.0,
+    l2_gbps=9361.0,
+    fp32_tflops=50.8,
+    tf32_tflops=408.9,
+    fp16_tflops=752.5,
+    bf16_tflops=785.6,
+    launch_us=5.9,
+    call_us=12.2,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, []),
+        ({"read_gbps": 4.4, "copy_gbps": 67.7, "write_gbps": None, "l2_gbps": None}, ["read_gbps is 4.4"]),
+        (
+            {"copy_gbps": 2000.0},
+            ["copy_gbps is 2000 beside read_gbps", "copy_gbps is 2000 beside write_gbps"],
+        ),
+        ({"l2_gbps": 3500.0}, ["l2_gbps is 3500 beside write_gbps"]),
+        ({"tf32_tflops": 30.0}, ["tf32_tflops is 30 beside fp32_tflops of 50.8"]),
+        ({"fp16_tflops": 30.0}, ["fp16_tflops is 30 beside fp32_tflops of 50.8"]),
+        ({"call_us": 4.0}, ["call_us is 4 beside launch_us of 5.9"]),
+        ({"read_gbps": None, "tf32_tflops": None, "call_us": None}, []),
+    ],
+)
+def test_ceilings_that_contradict_each_other(change: dict[str, Any], found: list[str]) -> None:
+    sentences = contradictions(replace(H200, **change), "cuda")
+    assert len(sentences) == len(found)
+    assert all(map(str.startswith, sentences, found))
+
+
+def test_a_cpu_has_more_room() -> None:
+    ours = DeviceCeilings(copy_gbps=11.7, read_gbps=17.5, write_gbps=9.8, l2_gbps=89.0, fp16_tflops=0.001)
+    assert contradictions(replace(ours, fp32_tflops=0.05, launch_us=2.33, call_us=2.46), "cpu") == []
+    assert contradictions(replace(ours, read_gbps=4.4, copy_gbps=67.7), "cpu")
+
+
+class LoadOnce(NoForeign):
+    """Others compute beside the first measurements."""
+
+    def __init__(self, disturbed: int) -> None:
+        self.left = disturbed
+
+    def figures(self, key: str) -> LoadFigures:
+        self.left -= 1
+        return LoadFigures(trouble="others computed" if self.left >= 0 else None)
+
+
+def test_what_is_disturbed_or_contradicts_itself_is_measured_again() -> None:
+    measured = iter([replace(H200, read_gbps=900.0, call_us=99.0), replace(H200, copy_gbps=4000.0)])
+    said: list[str] = []
+    assert undisturbed("cuda", NoForeign(), lambda device: next(measured), said.append) == H200
+    assert len(said) == 1
+    assert said[0].startswith("measuring again: read_gbps is 900 beside copy_gbps of 4195")
+    said.clear()
+    assert undisturbed("cuda", LoadOnce(TRIES - 1), lambda device: H200, said.append) == H200
+    assert said == ["measuring again: others computed"] * (TRIES - 1)
+
+
+@pytest.mark.parametrize(
+    ("measured", "disturbed", "why"),
+    [(H200, TRIES, "others computed"), (replace(H200, read_gbps=900.0), 0, "read_gbps is 900")],
+)
+def test_what_stays_so_is_not_kept(
+    lbench: Lbench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    measured: DeviceCeilings,
+    disturbed: int,
+    why: str,
+) -> None:
+    monkeypatch.setattr(quiet_ceilings, "measure_device", lambda device: measured)
+    monkeypatch.setattr(quiet_ceilings, "make_foreign", lambda *_: LoadOnce(disturbed))
+    out = tmp_path / "ceilings.csv"
+    ran = lbench("ceilings", "--device", "cpu", "--out", out)
+    assert ran.code == 4
+    assert "the ceilings are not kept, since they cannot be trusted after 3 measurements" in ran.err
+    assert why in ran.err
+    assert not out.exists()
 
 
 def test_kept_ceilings_are_read_back_only_for_their_machine(tmp_path: Path, machine: Machine) -> None:
@@ -128,6 +225,7 @@ def test_the_command_measures_every_ceiling_of_this_cpu_once(
     lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quiet_ceilings, "contradictions", lambda *_: [])  # a busy machine has some
     first = lbench("ceilings", "--device", "cpu", "--json")
     assert first.code == 0
     assert first.err.startswith("measuring ")

@@ -8,6 +8,8 @@ import pytest
 
 from lightning_bench.case import Direction
 from lightning_bench.families.work import Work
+from lightning_bench.machine.ceilings import Ceilings
+from lightning_bench.measure.foreign import LoadFigures, NoForeign
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.job import CaseSamples, Figures
 from lightning_bench.measure.session import Session
@@ -97,6 +99,70 @@ def test_drifting_samples_are_unstable_but_given(measure: Measure) -> None:
     assert "drifted by 8.0 %" in outcome.reason
     assert outcome.samples.samples_ms == [1.0] * 6 + [1.08] * 6
     assert outcome.figures.median_ms == pytest.approx(1.04)
+
+
+def test_samples_that_contradict_the_calls_are_unstable(measure: Measure) -> None:
+    waiting = Session("cpu")
+    waiting.timer = FakeTimer(then=40.0)
+    outcome = measure("Right", direction="fwd", on=waiting)["Right"]
+    assert outcome.status == "unstable"
+    assert outcome.reason == ("its samples took 40 ms and calls timed one by one 7.5 ms: both cannot be true")
+    assert (outcome.figures.median_ms, outcome.figures.call_ms) == (40.0, 7.5)
+
+
+class Disturbed(NoForeign):
+    """Others compute beside the ceilings, or beside the samples, until they are `quiet`."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.quiet = what, False
+
+    def figures(self, key: str) -> LoadFigures:
+        beside = "ceilings" if key.startswith("ceilings") else "samples"
+        return LoadFigures(trouble=None if self.quiet or beside != self.what else "others computed")
+
+
+def test_rows_beside_foreign_load_are_unstable(measure: Measure) -> None:
+    busy = Session("cpu")
+    busy.timer, busy.foreign = FakeTimer(then=4.0), Disturbed("samples")
+    outcome = measure("Right", direction="fwd", on=busy)["Right"]
+    assert (outcome.status, outcome.reason) == ("unstable", "others computed")
+    published = measure("Right", direction="fwd", protocol="paper", on=busy)["Right"]
+    assert (published.status, published.reason) == ("unstable", "others computed")
+    assert measure("Right", direction="fwd", metric="check", on=busy)["Right"].status == "ok"
+
+
+def test_ceilings_beside_foreign_load_are_measured_again(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GUARD, "_kept", [])  # or it would find what comes next
+    found = iter([Ceilings(5.0, 0.2, 0), Ceilings(9.0, 0.1, 0), Ceilings(7.0, 0.3, 0)])
+    monkeypatch.setattr("lightning_bench.measure.session.measure_ceilings", lambda *_: next(found))
+    busy = Session("cpu")
+    foreign = Disturbed("ceilings")
+    busy.timer, busy.foreign = FakeTimer(then=4.0), foreign
+    outcome = measure("Right", direction="fwd", on=busy)["Right"]
+    assert (outcome.status, outcome.reason) == ("unstable", "its ceilings may be too low: others computed")
+    assert (outcome.figures.ceiling_gbps, outcome.figures.ceiling_tflops) == (9.0, 0.2)
+    foreign.quiet = True
+    outcome = measure("Right", direction="fwd", on=busy)["Right"]
+    assert (outcome.status, outcome.reason) == ("ok", "")
+    assert (outcome.figures.ceiling_gbps, outcome.figures.ceiling_tflops) == (9.0, 0.3)
+    measure("Right", direction="fwd", on=busy)  # a fourth measurement would find no more
+
+
+def test_more_flops_than_ceilings_that_are_in_doubt_are_unstable(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GUARD, "_kept", [])  # or it would find what comes next
+    monkeypatch.setattr("lightning_bench.measure.session.measure_ceilings", lambda *_: Ceilings(5.0, 1e-9, 0))
+    busy = Session("cpu")
+    foreign = Disturbed("ceilings")
+    busy.timer, busy.foreign = FakeTimer(then=4.0), foreign
+    outcome = measure("Right", direction="fwd", on=busy)["Right"]
+    assert outcome.status == "unstable"
+    assert "is above the 1e-09 that a matmul reaches on this device; its ceilings may be" in outcome.reason
+    foreign.quiet = True
+    assert measure("Right", direction="fwd", on=busy)["Right"].status == "wrong"
 
 
 def test_a_graph_that_cannot_be_captured_is_a_note(measure: Measure) -> None:

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_bench.measure.sampling import FEWEST, Sampler, StopRule, median_interval, summarize
+from lightning_bench.measure.sampling import (
+    FEWEST,
+    Sampler,
+    StopRule,
+    contradiction,
+    median_interval,
+    summarize,
+)
 
 RULE = StopRule(ci_percent=1.0, min_samples=20, max_samples=100, sample_limit_s=2.0)
 
@@ -124,3 +131,22 @@ def test_drifting_samples_are_trouble(factor: float) -> None:
     assert "drifted by" in trouble
     assert f"{100 * abs(factor - 1):.1f} %" in trouble
     assert sampler([1.0] * 50 + [1.0 + (factor - 1) / 2] * 50).trouble() is None
+
+
+@pytest.mark.parametrize(
+    ("samples_ms", "call_ms", "cpu", "cuda"),
+    [
+        (19.98, 0.018, True, True),
+        (20.0, 6.7, False, False),
+        (20.0, 6.6, True, True),
+        (6.6, 20.0, True, False),  # a caller on a GPU waits for the launch
+        (0.04, 0.01, False, False),  # caches explain as much
+        (1.0, 1.0, False, False),
+    ],
+)
+def test_samples_and_calls_that_contradict_each_other(
+    samples_ms: float, call_ms: float, cpu: bool, cuda: bool
+) -> None:
+    times, calls = summarize([samples_ms] * 9), summarize([call_ms] * 3)
+    assert (contradiction(times, calls, "cpu") is not None) == cpu
+    assert (contradiction(times, calls, "cuda") is not None) == cuda
