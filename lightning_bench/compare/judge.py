@@ -16,6 +16,7 @@ from lightning_bench.compare.noise import Noise, Noises, assumed
 from lightning_bench.compare.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
 from lightning_bench.compare.rule import Floats, Shift
 from lightning_bench.compare.sides import Run, Side
+from lightning_bench.record.identities import unlike
 
 
 @collector_paused()
@@ -44,6 +45,8 @@ def compare_sides(
             f"{matched.elsewhere} cells have rows of another machine too, on one side alone: these are not "
             "compared"
         )
+    rows = {name: [run.record for run in side.runs] for name, side in (("base", base), ("head", head))}
+    remarks += [f"not all rows are of one device: {each}" for each in unlike(rows)]
     return Comparison(
         base=base.name,
         head=head.name,

@@ -18,17 +18,6 @@ from lightning_bench.machine.gpu import BoardLimits, cuda_gpu, gpu_limits, why_n
 from lightning_bench.machine.identity import digits, host_identity, identity
 from lightning_bench.machine.software import torch_cuda, version_of
 
-IDENTITY = (
-    "host",
-    "gpu_uuid",
-    "power_limit_w",
-    "sm_clock_limit_mhz",
-    "memory_clock_limit_mhz",
-    "mig",
-    "ecc",
-)
-"""Fields of a machine that say which of its kind it is and how it is set; each is a column of a row."""
-
 
 @dataclass(frozen=True)
 class Machine:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from lightning_bench.case import Case
-from lightning_bench.machine.describe import IDENTITY
 from lightning_bench.measure.job import USEFUL_PHASES, Enter, Job, Outcome
 from lightning_bench.record import FAILED, Record, ResultFile, Status
+from lightning_bench.record.identities import IDENTITY
 from lightning_bench.run.plan import Plan, by_shape
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.supervisor import Supervisor

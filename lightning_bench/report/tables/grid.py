@@ -157,6 +157,7 @@ class _GroupTable:
 
     def _notes(self, kind: TableKind) -> list[str]:
         lines = [notes.MIXED] if self.rows.mixed else []
+        lines += notes.device_notes(row.record for row in self.rows.rows)
         if kind.name == "speedup":
             columns = [(member.first.provider, member.first.family) for member in self.shown]
             lines += notes.mechanism_notes(columns, self.baseline)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_bench.record import Record
+from lightning_bench.record.identities import unlike
 
 _REASON_WIDTH = 100  # a longer reason is cut under a table; the CSV has the whole of it
 
@@ -12,6 +13,14 @@ MIXED = (
     "Columns of different suites, machines or protocols stand side by side, as --mix asked: "
     "their figures were not taken alike."
 )
+
+
+def device_notes(records: Iterable[Record]) -> list[str]:
+    """Return what the devices of a table's rows differ in, one line for each."""
+    by_provider: dict[str, list[Record]] = {}
+    for record in records:
+        by_provider.setdefault(record.provider, []).append(record)
+    return [f"Not all times are of one device: {sentence}" for sentence in unlike(by_provider)]
 
 
 def named(provider: str, over: str) -> str:

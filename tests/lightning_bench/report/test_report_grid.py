@@ -188,6 +188,14 @@ def test_the_origin_is_under_a_table() -> None:
     ]
 
 
+def test_a_table_of_two_gpus_says_so() -> None:
+    records = [row("a", 512, 1.0, gpu_uuid="g1"), row("a", 1024, 1.0, gpu_uuid="g2")]
+    records.append(row("b", 512, 1.0, gpu_uuid="g1"))
+    note = "Not all times are of one device: gpu_uuid differs: g1 (a, b), g2 (a)"
+    assert grid_of(*records, kind="ms").notes[0] == note
+    assert grid_of(*[replace(record, gpu_uuid="g1") for record in records], kind="ms").notes == []
+
+
 def test_the_terminal_prints_all_of_a_grid(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
