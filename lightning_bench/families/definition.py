@@ -118,6 +118,13 @@ class Definition:
             parts.append({"o": o.detach(), **named})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    def fused(self, problem: Problem) -> Tensor:
+        """Return o in the dtype of q by a fused kernel of torch, differentiable.
+
+        Raise NotImplementedError if the family has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no fused form")
+
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Return the FLOPs of the cheapest exact form, (forward, backward); a multiply-add counts as two."""
         raise NotImplementedError(f"{type(self).__name__} does not implement flops()")

@@ -31,6 +31,12 @@ class Softmax(Definition):
         to = output_dtype or torch.float64
         return softmax_attention(problem, causal=self.causal, gradients=gradients, output_dtype=to)
 
+    def fused(self, problem: Problem) -> Tensor:
+        """Return torch's fused attention."""
+        from lightning_bench.families.fused import fused_attention
+
+        return fused_attention(problem.q, problem.k, problem.v, causal=self.causal)
+
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count two products over n²/2 pairs; backward five (FlashAttention-2, arXiv 2307.08691, 4.1)."""
         tokens = shape.batch * shape.heads * shape.seq_len

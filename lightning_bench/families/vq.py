@@ -53,6 +53,15 @@ class VqAttention(Definition):
             tensors["dcodebook"] = torch.zeros_like(codebook).scatter_add_(1, where, tensors.pop("dk"))
         return tensors
 
+    def fused(self, problem: Problem) -> Tensor:
+        """Return torch's fused attention to the keys that were looked up, whose gradients add up in fp32."""
+        from lightning_bench.families.fused import fused_attention
+
+        codebook = problem["codebook"]
+        where = problem["codes"][..., None].expand(-1, -1, codebook.shape[2])
+        keys = codebook.float().gather(1, where).to(problem.q.dtype)
+        return fused_attention(problem.q, keys, problem.v, causal=True)
+
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count two products with one key per code, or with n/2 keys if these are fewer."""
         keys = min(float(self.sizes["m"]), shape.seq_len / 2)

@@ -130,6 +130,8 @@ class Audit:
     def checks(self) -> str:
         """Return what was judged, for the row."""
         pairs = f"{self._reference.judged_pairs} of {self._case.shape.batch * self._case.shape.heads} pairs"
+        if by_second := self._reference.judged_by_second:
+            pairs += f", {by_second} of them by torch's fused kernel"
         timed = f"{self._lot.judged} of {self._lot.calls} timed calls" if self._lot.calls else ""
         replays = f"{self._replays.judged} of {self._replays.calls} replays" if self._replays.calls else ""
         new = f"{self._new_contents} new contents timed" if self._new_contents else ""

@@ -23,6 +23,7 @@ from lightning_bench.measure.memory_row import memory_figures
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
+from lightning_bench.measure.second import consult_second
 from lightning_bench.measure.session import PoisonedError, Session
 from lightning_bench.measure.speed_row import graph_samples, speed_outcome, with_load
 from lightning_bench.measure.watch import Watch
@@ -288,9 +289,9 @@ class _Bench:
     def _reference(self, family: Family) -> Reference:
         if family not in self._references:
             self.enter("", "oracle")
-            self._references[family] = Reference(
-                family, self._inputs, gradients=self._gradients, seed=self.job.seed
-            )
+            reference = Reference(family, self._inputs, gradients=self._gradients, seed=self.job.seed)
+            consult_second(family, reference)
+            self._references[family] = reference
             if self.session.device == "cuda":
                 torch.cuda.synchronize()
         return self._references[family]

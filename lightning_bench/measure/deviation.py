@@ -24,6 +24,8 @@ ROW_FACTOR = 8.0
 SKETCH_FACTOR = 12.0
 # Errors of rounding cancel over a tile; what has the same share everywhere, such as a factor, does not.
 SHARE_FACTOR = 1.5
+# So many pairs are settled by fp64 before a second implementation is no longer asked.
+_SETTLED = 16
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,22 @@ def _not_finite(reference: Reference, name: str, tensor: Tensor) -> str | None:
 
 
 def _deviations(reference: Reference, name: str, tensor: Tensor, layout: Layout) -> list[Deviation]:
-    got, exact = reference.picked(name, tensor, layout), reference.tensors[name]
-    found = [
+    found = in_sample(reference, name, reference.picked(name, tensor, layout))
+    if name in reference.sketches:
+        got = reference.sketcher.sketch(name, tensor, layout, no_signs(tensor))
+        found += _sketches(reference, name, got.values)
+    return found
+
+
+def in_sample(reference: Reference, name: str, got: Tensor) -> list[Deviation]:
+    """Judge the rows of the pairs of the sample, as `Reference.tensors` has them."""
+    exact = reference.tensors[name]
+    return [
         _whole(reference, name, got),
         _tile(reference, name, got),
         _row(reference, name, got),
         *_share(reference, name, got - exact, exact),
     ]
-    if name in reference.sketches:
-        found += _sketch(reference, name, tensor, layout)
-    return found
 
 
 def _whole(reference: Reference, name: str, got: Tensor) -> Deviation:
@@ -141,35 +149,65 @@ def _row(reference: Reference, name: str, got: Tensor) -> Deviation:
 
 
 def _share(reference: Reference, name: str, difference: Tensor, exact: Tensor) -> list[Deviation]:
-    """Judge the share of itself by which each tile is off; rows [pairs, n, columns] or projections."""
+    """Judge the share of itself by which each tile of rows [pairs, n, columns] is off."""
     if difference.shape[1] == 1:  # no tile: its one row is judged as such
         return []
+    shares = _shares(reference, name, difference, exact)
+    where = _rows_of_tile(int(shares.argmax()) % shares.shape[1])
+    return [Deviation(name, "share", shares.max().item(), SHARE_FACTOR * reference.budgets[name], where)]
+
+
+def _rows_of_tile(tile: int) -> str:
+    return f"of itself in rows {_TILE * tile} to {_TILE * (tile + 1) - 1}"
+
+
+def _shares(reference: Reference, name: str, difference: Tensor, exact: Tensor) -> Tensor:
+    """Return the share of itself by which each tile of rows or projections [pairs, n, columns] is off."""
     part, whole = (_over_tiles(x.sum(-1)) for x in (difference * exact, exact.square()))
     least = _TILE * reference.least[name] ** 2
     # Tiles that are much weaker than others of their pair hold what is left when larger terms cancel.
     strong = whole > (0.01 * whole.mean(dim=1, keepdim=True)).clamp_min(least)
-    share = torch.where(strong, part / whole.clamp_min(least), 0.0).abs()
-    first = _TILE * (int(share.argmax()) % share.shape[1])
-    where = f"of itself in rows {first} to {first + _TILE - 1}"
-    return [Deviation(name, "share", share.max().item(), SHARE_FACTOR * reference.budgets[name], where)]
+    return torch.where(strong, part / whole.clamp_min(least), 0.0).abs()
 
 
-def _sketch(reference: Reference, name: str, tensor: Tensor, layout: Layout) -> list[Deviation]:
-    """Judge every row of every pair by its sketch, and the share of itself by which each tile is off."""
+def _sketches(reference: Reference, name: str, got: Tensor) -> list[Deviation]:
+    """Judge every row of every pair by its sketch, and the share of itself by which each tile is off.
+
+    Where that is too far from a second implementation, fp64 decides. If it decides against the second
+    implementation again and again, that judges no more.
+    """
+    for _ in range(_SETTLED):
+        found = _by_sketches(reference, name, got)
+        doubtful = [at for each, at in found if not each.ratio <= 1.0 and reference.known[at] != 1.0]
+        if not doubtful:
+            return [each for each, _ in found]
+        reference.settle(*doubtful[0])
+    reference.withdraw_second()
+    return [each for each, _ in _by_sketches(reference, name, got)]
+
+
+def _by_sketches(reference: Reference, name: str, got: Tensor) -> list[tuple[Deviation, tuple[int, int]]]:
+    """Return the deviations by sketches, each in the pair (batch, head) with the largest for its budget."""
     spec, exact, budget = reference.spec(name), reference.sketches[name], reference.budgets[name]
-    got = reference.sketcher.sketch(name, tensor, layout, no_signs(tensor))
-    ratio = excess(got.values - exact.values, reference.row_scale(name, exact.norms))
-    place = torch.unravel_index(ratio.argmax(), ratio.shape)
-    words = {"b": "batch", "h": "head", "n": "row"}
-    axes = [axis for axis in spec.axes if axis in words]
-    where = ", ".join(f"{words[axis]} {int(at)}" for axis, at in zip(axes, place, strict=True))
-    allowed = SKETCH_FACTOR * reference.slack.rows * budget
-    rows = (-1, reference.shape.seq_len if "n" in spec.axes else 1, got.values.shape[-1])
-    difference = (got.values - exact.values).reshape(rows)
-    return [
-        Deviation(name, "sketch", ratio.max().item() * budget, allowed, f"in {where}"),
-        *_share(reference, name, difference, exact.values.reshape(rows)),
-    ]
+    difference = got - exact.values
+    batched, along_n = "b" in spec.axes, "n" in spec.axes
+    known = reference.known if batched else reference.known.amax(0, keepdim=True)  # [b or 1, h]
+    rows = excess(difference, reference.row_scale(name, exact.norms)).reshape(*known.shape, -1)
+    kinds: list[tuple[Measure, Tensor, float]] = [("sketch", rows, SKETCH_FACTOR * reference.slack.rows)]
+    if rows.shape[-1] > 1:
+        flat = (known.numel(), rows.shape[-1], got.shape[-1])
+        shares = _shares(reference, name, difference.reshape(flat), exact.values.reshape(flat))
+        kinds.append(("share", shares.reshape(*known.shape, -1) / budget, SHARE_FACTOR))
+    found = []
+    for measure, sizes, factor in kinds:
+        b, h = divmod(int((sizes.amax(-1) / known).argmax()), known.shape[1])
+        at = int(sizes[b, h].argmax())
+        words = f"batch {b}, head {h}" if batched else f"head {h}"
+        place = f"in {words}, row {at}" if along_n else f"in {words}"
+        where = place if measure == "sketch" else f"{_rows_of_tile(at)} of {words}"
+        allowed = float(known[b, h]) * factor * budget
+        found.append((Deviation(name, measure, float(sizes[b, h, at]) * budget, allowed, where), (b, h)))
+    return found
 
 
 def _over_tiles(x: Tensor) -> Tensor:

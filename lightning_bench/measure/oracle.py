@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,9 @@ _MAX_PAIRS = 16
 # The same for every pair, whose results are only sketched.
 _ALL_WORK = {"cuda": 4e12, "cpu": 1e10}
 _SOLVED_AT_ONCE = 16
+_BY_SECOND = 2.0
+
+Solver = Callable[[Problem], dict[str, Tensor]]
 # Half of the smallest step of a dtype whose subnormal numbers gradients reach.
 _LEAST_STEP: dict[Dtype, float] = {"fp32": 0.0, "fp16": 2.0**-25, "bf16": 0.0}
 
@@ -87,7 +90,7 @@ def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int
         heads = dict.fromkeys((0, shape.heads - 1))
         return [(b, h) for h in heads for b in range(shape.batch)]
     everything = [(b, h) for b in range(shape.batch) for h in range(shape.heads)]
-    count = int(_ORACLE_WORK[shape.device] // _work(shape, defined))
+    count = int(_ORACLE_WORK[shape.device] // pair_work(shape, defined))
     count = max(2, min(count, _MAX_PAIRS))
     if len(everything) <= count:
         return everything
@@ -99,7 +102,8 @@ class Reference:
     """fp64 results of one family on one input set, computed once and used for every provider.
 
     `budgets` are relative L2 errors that each result may have; `least` is the norm below which its rows are
-    judged as if they had it.
+    judged as if they had it. `sketches` has every pair or none. `known` says how, [b, h]: 1 in fp64, 2 by a
+    second implementation, so that results may be twice as far off, infinite if it turned out not to be good.
     """
 
     def __init__(
@@ -115,8 +119,9 @@ class Reference:
         shape = inputs.shape
         self.shape, self._defined = shape, definition_of(family)
         self.sketcher = Sketcher(self._defined, shape, seed)
+        self._family, self._inputs = family, inputs
         self.seed, self.pairs = seed, choose_pairs(shape, family, seed)
-        problem = self._problem(inputs, self.pairs)
+        problem = self._problem(self.pairs)
         solved = solve(family, problem, gradients=gradients)
         self.grad_norm = problem.do.norm(dim=(1, 2))
         self.slack = _SLACK[inputs.distribution]
@@ -124,8 +129,9 @@ class Reference:
         self.tensors = {name: self._over_batch(name, x) for name, x in solved.items()}
         self.least = {name: self._least(name, x) for name, x in self.tensors.items()}
         self.sketches: dict[str, Sketch] = {}
+        self.known = torch.ones(shape.batch, shape.heads, device=shape.device)
         if every_pair and self._affordable():
-            self._solve_all(family, inputs, solved)
+            self._fill(self._exactly)
 
     @property
     def held_bytes(self) -> int:
@@ -136,16 +142,25 @@ class Reference:
     @property
     def judged_pairs(self) -> int:
         """How many (batch, head) pairs are judged: in full, or by sketches of their rows."""
-        return self.shape.batch * self.shape.heads if self.sketches else len(self.pairs)
+        return int(self.known.isfinite().sum()) if self.sketches else len(self.pairs)
 
-    def _problem(self, inputs: InputSet, pairs: Sequence[tuple[int, int]]) -> Problem:
-        specs = self._defined.inputs
+    @property
+    def judged_by_second(self) -> int:
+        """How many of them are judged against a second implementation."""
+        return int((self.known == _BY_SECOND).sum()) if self.sketches else 0
+
+    def _problem(self, pairs: Sequence[tuple[int, int]], *, exact: bool = True) -> Problem:
+        """Return the inputs of these pairs, in fp64 if `exact`, else in their own dtypes."""
+        inputs, specs, common = self._inputs, self._defined.inputs, Spec("bhnd")
         given = inputs.inputs("bhnd")
-        common = Spec("bhnd")
-        q, k, v, do = (_pick(x, common, "bhnd", pairs) for x in (given.q, given.k, given.v, inputs.do))
+
+        def pick(x: Tensor, spec: Spec) -> Tensor:
+            picked = _pick(x, spec, "bhnd", pairs)
+            return picked.double() if exact and picked.is_floating_point() else picked
+
+        q, k, v, do = (pick(x, common) for x in (given.q, given.k, given.v, inputs.do))
         decay = torch.stack([inputs.decay[h] for _, h in pairs]).double()
-        more = {name: _pick(x, specs[name], "bhnd", pairs) for name, x in given.more.items()}
-        return Problem(q, k, v, do, decay, more)
+        return Problem(q, k, v, do, decay, {name: pick(x, specs[name]) for name, x in given.more.items()})
 
     def _least(self, name: str, x: Tensor) -> float:
         """Return a thousandth of the root mean square over all rows; of a tensor of zeros, that of do.
@@ -160,32 +175,60 @@ class Reference:
     def _affordable(self) -> bool:
         """Whether the oracle can take every pair in about the time of the sample."""
         pairs = self.shape.batch * self.shape.heads
-        work = pairs * _work(self.shape, self._defined)
+        work = pairs * pair_work(self.shape, self._defined)
         return pairs == len(self.pairs) or work <= _ALL_WORK[self.shape.device]
 
-    def _solve_all(self, family: Family, inputs: InputSet, solved: dict[str, Tensor]) -> None:
-        """Sketch the results of every pair, a few at a time; of the sample they are `solved` already."""
-        shape, batches = self.shape, range(self.shape.batch)
-        left = [(b, h) for h in range(shape.heads) for b in batches if (b, h) not in set(self.pairs)]
+    def _exactly(self, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
+        """Return the rows of fp64 results of these pairs."""
+        solved = solve(self._family, self._problem(pairs), gradients=len(self.tensors) > 1)
+        return {name: self._over_batch(name, x) for name, x in solved.items()}
+
+    def by_second(self, solver: Solver, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
+        """Return the rows of what a second implementation gives for these pairs, in fp32."""
+        solved = solver(self._problem(pairs, exact=False))
+        return {name: self._over_batch(name, x.float()) for name, x in solved.items()}
+
+    def fill_by_second(self, solver: Solver) -> None:
+        """Sketch every pair outside of the sample by a second implementation."""
+        self.known.fill_(_BY_SECOND)
+        for b, h in self.pairs:
+            self.known[b, h] = 1.0
+        self._fill(lambda pairs: self.by_second(solver, pairs))
+
+    def withdraw_second(self) -> None:
+        """Judge no pair by the second implementation any more."""
+        self.known[self.known == _BY_SECOND] = math.inf
+
+    def settle(self, b: int, h: int) -> None:
+        """Have fp64 say what is right for a pair that a second implementation has judged."""
+        pairs = [(every, h) for every in range(self.shape.batch)] if self._defined.whole_heads else [(b, h)]
+        for name, x in self._exactly(pairs).items():
+            self._place(name, x, pairs)
+        for at in pairs:
+            self.known[at] = 1.0
+
+    def _fill(self, rows_of: Callable[[list[tuple[int, int]]], dict[str, Tensor]]) -> None:
+        """Sketch the results of every pair, a few at a time; those of the sample are there already."""
+        for name, x in self.tensors.items():
+            self._place(name, x, self.pairs)
+        batches = range(self.shape.batch)
+        left = [(b, h) for h in range(self.shape.heads) for b in batches if (b, h) not in set(self.pairs)]
         step = len(batches) * max(1, _SOLVED_AT_ONCE // len(batches))  # whole heads: gradients sum over b
-        groups = [left[start : start + step] for start in range(0, len(left), step)]
-        for pairs in ([*self.pairs], *groups):
-            known = solved if pairs == self.pairs else None
-            part = known or solve(family, self._problem(inputs, pairs), gradients=len(solved) > 1)
-            for name, x in part.items():
+        for start in range(0, len(left), step):
+            pairs = left[start : start + step]
+            for name, x in rows_of(pairs).items():
                 self._place(name, x, pairs)
 
-    def _place(self, name: str, x: Tensor, pairs: list[tuple[int, int]]) -> None:
-        """Put the sketches of results [pairs, ...] where they belong."""
+    def _place(self, name: str, rows: Tensor, pairs: list[tuple[int, int]]) -> None:
+        """Put the sketches of the rows of these pairs, or of their heads, where they belong."""
         shape, spec = self.shape, self.sketcher.spec(name)
         batched = "b" in spec.axes
-        rows = self._over_batch(name, x)
         values, norms = self.sketcher.project(rows), rows.norm(dim=-1)
         if "n" not in spec.axes:
             values, norms = values.squeeze(1), norms.squeeze(1)
         if name not in self.sketches:
             lead = (shape.batch, shape.heads) if batched else (shape.heads,)
-            empty = torch.empty(*lead, *values.shape[1:], dtype=torch.float32, device=x.device)
+            empty = torch.empty(*lead, *values.shape[1:], dtype=torch.float32, device=rows.device)
             self.sketches[name] = Sketch(empty, empty[..., 0].clone())
         sketch = self.sketches[name]
         where = pairs if batched else pairs[:: shape.batch]
@@ -242,7 +285,7 @@ class Reference:
     def picked(self, name: str, tensor: Tensor, layout: Layout) -> Tensor:
         """Return the rows of the checked pairs of a result, in fp64, as `tensors` has them."""
         pairs = self.pairs if "b" in self.spec(name).axes else self.pairs[:: self.shape.batch]
-        return self._rows(name, _pick(tensor, self.spec(name), layout, pairs))
+        return self._rows(name, _pick(tensor, self.spec(name), layout, pairs).double())
 
     def named_pair(self, name: str, index: int) -> str:
         """Return in words which pair, or head, is at this place of `tensors`."""
@@ -281,17 +324,16 @@ def relative_error(got: Tensor, exact: Tensor, do_norms: Tensor) -> Tensor:
 
 
 def _pick(tensor: Tensor, spec: Spec, layout: Layout, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Return these pairs, floats in fp64: [pairs, ...] without the axes b and h."""
+    """Return these pairs: [pairs, ...] without the axes b and h."""
     if "b" not in spec.axes:
         views = [tensor[h] for _, h in pairs]
     elif layout == "bhnd" or not spec.turns:
         views = [tensor[b, h] for b, h in pairs]
     else:
         views = [tensor[b, :, h] for b, h in pairs]
-    picked = torch.stack(views).detach()
-    return picked.double() if picked.is_floating_point() else picked
+    return torch.stack(views).detach()
 
 
-def _work(shape: Shape, defined: Definition) -> float:
+def pair_work(shape: Shape, defined: Definition) -> float:
     """Return about how many multiply-adds the oracle takes for one pair, forward and backward."""
     return 7.0 * shape.seq_len * defined.span(shape) * (shape.head_dim + shape.value_dim)
