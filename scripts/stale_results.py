@@ -1,0 +1,149 @@
+"""Which committed results are not of this repository: of other kernels, or with floors of another definition?
+
+Reads CSVs and measures nothing:
+
+    python scripts/stale_results.py                       # results/
+    python scripts/stale_results.py results/h200/paper-speed.csv
+    python scripts/stale_results.py --github              # and as warnings of a workflow
+
+A row of a bundled provider is stale if its version is not that of the sources in kernels/; a row with a time,
+if its least bytes, FLOPs or ``floor_ms`` are not those that the families' definitions give now. CSVs of the
+benchmarks are looked at if they have the columns ``provider`` and ``provider_version``. One line for each
+file and reason; exit status 1 if there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_bench.cli.shared.sink import Sink
+from lightning_bench.errors import UsageError
+from lightning_bench.families.work import Work
+from lightning_bench.machine.ceilings import Ceilings
+from lightning_bench.providers import get_provider, provider_names
+from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
+from lightning_bench.record import Record, read_records
+from lightning_bench.record.codec import read_cells
+from lightning_bench.record.discover import result_files, shown_path
+from lightning_bench.words import counted
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+_CLOSE = 1e-4  # figures are written with 6 to 12 digits
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Why rows of one file are stale; `rows` of `total` are, of these providers."""
+
+    path: Path
+    reason: str
+    rows: int
+    total: int
+    providers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(self.providers)
+        return f"{self.rows} of {counted(self.total, 'row')}: {self.reason} ({names})"
+
+
+def repository_version() -> str:
+    """Return the version that rows of the bundled kernels get from the sources of this repository."""
+    return bundled_version(digest_of([ROOT / "kernels" / KERNELS]))
+
+
+def bundled_names() -> frozenset[str]:
+    """Return the names of the providers whose version is that of our kernels."""
+    return frozenset(name for name in provider_names() if isinstance(get_provider(name), BundledProvider))
+
+
+def stale_results(paths: Sequence[Path]) -> list[Stale]:
+    """Return what is stale in these files and folders, in their order."""
+    found = result_files(paths)
+    version, bundled = repository_version(), bundled_names()
+    stale: list[Stale] = []
+    for path in found.files:
+        records = read_records(path)
+        stale += _grouped(path, len(records), _faults(records, version, bundled))
+    for path in sorted(file for folder in paths if folder.is_dir() for file in folder.rglob("*.csv")):
+        if path in found.files:
+            continue
+        cells = read_cells(path)
+        if cells and {"provider", "provider_version"} <= cells[0].keys():
+            rows = [(row["provider"], row["provider_version"]) for row in cells]
+            faults = ((name, _of_version(name, its, version, bundled)) for name, its in rows)
+            stale += _grouped(path, len(cells), faults)
+    return stale
+
+
+def _faults(
+    records: Iterable[Record], version: str, bundled: frozenset[str]
+) -> Iterator[tuple[str, str | None]]:
+    for record in records:
+        yield record.provider, _of_version(record.provider, record.provider_version, version, bundled)
+        yield record.provider, floor_fault(record)
+
+
+def _of_version(provider: str, its: str, version: str, bundled: frozenset[str]) -> str | None:
+    if provider not in bundled or its == version or not its:
+        return None
+    return f"kernels {its}; those of the repository are {version}"
+
+
+def floor_fault(record: Record) -> str | None:
+    """Return why the floor of a row is of another definition, or None; a row without a time has none."""
+    if record.metric != "speed" or record.median_ms is None or record.floor_ms is None:
+        return None
+    try:
+        work = Work.of(record.family, record.shape, record.direction)
+    except UsageError:
+        return f"family {record.family} is not defined any more"
+    if record.model_bytes is None or record.model_flops is None:
+        return "floor of bytes alone, an older definition"
+    if not math.isclose(record.model_bytes, work.min_bytes, rel_tol=_CLOSE):
+        return "model_bytes of another definition"
+    if not math.isclose(record.model_flops, work.min_flops, rel_tol=_CLOSE):
+        return "model_flops of another definition"
+    if record.ceiling_gbps is None or record.ceiling_tflops is None:
+        return "no ceilings to compute the floor from"
+    floor_ms = work.floor_ms(Ceilings(record.ceiling_gbps, record.ceiling_tflops, 0))
+    if not math.isclose(record.floor_ms, floor_ms, rel_tol=_CLOSE):
+        return "floor_ms of another definition"
+    return None
+
+
+def _grouped(path: Path, total: int, faults: Iterable[tuple[str, str | None]]) -> list[Stale]:
+    by_reason: dict[str, list[str]] = {}
+    for provider, reason in faults:
+        if reason is not None:
+            by_reason.setdefault(reason, []).append(provider)
+    return [
+        Stale(path, reason, len(providers), total, tuple(dict.fromkeys(providers)))
+        for reason, providers in by_reason.items()
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what is stale; return 1 if anything is."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("paths", nargs="*", type=Path, default=[RESULTS], help="files or folders")
+    parser.add_argument("--github", action="store_true", help="print workflow commands for warnings too")
+    options = parser.parse_args(arguments)
+    stale = stale_results(options.paths)
+    sink = Sink()
+    for each in stale:
+        path, text = shown_path(each.path), " ".join(str(each).split())
+        sink.line(f"{path}: {text}")
+        if options.github:
+            sink.command(f"::warning file={path}::{text}")
+    if not stale:
+        sink.line(f"every row is of the repository's kernels ({repository_version()}) and floors")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

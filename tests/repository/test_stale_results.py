@@ -1,0 +1,116 @@
+"""The script that says which committed rows are not of this repository, and its step in CI."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lightning_bench.case import Direction
+from lightning_bench.families.work import Work
+from lightning_bench.machine.ceilings import Ceilings
+from lightning_bench.record import Record, ResultFile
+from scripts.stale_results import bundled_names, floor_fault, main, repository_version, stale_results
+from tests.support.paths import ROOT
+
+CEILINGS = Ceilings(4200.0, 750.0, 0)
+
+
+def row(provider: str = "lightning2", family: str = "linear_decay", direction: Direction = "fwd") -> Record:
+    """Return a row as a sweep of today writes it."""
+    record = Record(
+        suite="s",
+        metric="speed",
+        protocol="lbench",
+        status="ok",
+        case_id=f"{provider}/{direction}/x",
+        provider=provider,
+        family=family,
+        provider_version=repository_version() if provider in bundled_names() else "2.0",
+        direction=direction,
+        dtype="bf16",
+        batch=4,
+        heads=32,
+        seq_len=2048,
+        head_dim=128,
+        value_dim=128,
+        device="cuda",
+        median_ms=0.3,
+        ceiling_gbps=CEILINGS.gbps,
+        ceiling_tflops=CEILINGS.tflops,
+    )
+    work = Work.of(family, record.shape, direction)
+    return replace(
+        record,
+        model_bytes=work.min_bytes,
+        model_flops=work.min_flops,
+        floor_ms=work.floor_ms(CEILINGS),
+    )
+
+
+def write(path: Path, *records: Record) -> Path:
+    with ResultFile(path) as file:
+        for record in records:
+            file.append(record)
+    return path
+
+
+def test_rows_of_today_are_not_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(direction=direction) for direction in ("fwd", "bwd", "fwd_bwd")]
+    path = write(tmp_path / "a.csv", *rows, row("sdpa-flash", "softmax"), row("fla-gla-chunk", "gla"))
+    assert main([str(path)]) == 0
+    assert "every row is of the repository's kernels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"provider_version": "0.1.0+aaaaaaaa"}, "kernels 0.1.0+aaaaaaaa; those of the repository are "),
+        ({"model_flops": None}, "floor of bytes alone, an older definition"),
+        ({"model_bytes": 1.0}, "model_bytes of another definition"),
+        ({"model_flops": 1.0}, "model_flops of another definition"),
+        ({"floor_ms": 0.1}, "floor_ms of another definition"),
+        ({"ceiling_tflops": None}, "no ceilings to compute the floor from"),
+    ],
+)
+def test_what_is_stale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], reason: str
+) -> None:
+    changed = replace(row(), **change)  # type: ignore[arg-type]
+    path = write(tmp_path / "a.csv", row(), row("sdpa-flash", "softmax"), changed)
+    (found,) = stale_results([path])
+    assert found.reason.startswith(reason)
+    assert (found.rows, found.total, found.providers) == (1, 3, ("lightning2",))
+    assert main([str(tmp_path), "--github"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.endswith(f"a.csv: 1 of 3 rows: {found.reason} (lightning2)\n")
+    assert printed.err.startswith("::warning file=")
+    assert printed.err.endswith(f"::1 of 3 rows: {found.reason} (lightning2)\n")
+
+
+def test_what_has_no_floor_and_no_kernels_of_ours() -> None:
+    assert floor_fault(replace(row(), metric="memory", model_bytes=None)) is None
+    assert floor_fault(replace(row(), median_ms=None, model_bytes=None)) is None
+    assert floor_fault(replace(row(), family="unheard")) == "family unheard is not defined any more"
+
+
+def test_csvs_of_benchmarks_are_looked_at(tmp_path: Path) -> None:
+    with (tmp_path / "calls.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["provider", "provider_version", "ms"])
+        writer.writerows([["lightning2", "0.1.0+old", 1], ["lightning2", repository_version(), 1]])
+        writer.writerow(["sdpa-flash", "2.0", 1])
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (found,) = stale_results([tmp_path])
+    assert (found.rows, found.total) == (1, 3)
+
+
+def test_in_ci_it_warns_and_does_not_fail() -> None:
+    import yaml
+
+    steps = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]["test"]["steps"]
+    (step,) = [step for step in steps if "stale_results" in step.get("run", "")]
+    assert step["continue-on-error"] is True
+    assert step["run"] == ".venv/bin/python scripts/stale_results.py --github"
