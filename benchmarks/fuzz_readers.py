@@ -13,13 +13,15 @@ The CSV has one row per command and exit code: how many mutations ended so, and 
 - no file outside the folder of `--out`; JSON, JUnit XML and SVG that their readers take.
 
 It is written again after every 500. The exit code is 1 if a rule was broken. `--only NUMBER` runs one
-mutation again and shows what it printed.
+mutation again and shows what it printed. `--start NUMBER` leaves out those before NUMBER, which the CSV has
+counted already, and adds to its counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import gc
 import io
 import json
@@ -40,6 +42,8 @@ from pathlib import Path
 from benchmarks import hostile
 from lightning_bench.errors import ExitCode
 from lightning_bench.record.codec import csv_text, replace_file
+
+Counts = Counter[tuple[str, str]]
 
 HANG_S = 60.0
 _COMMAND = re.compile(
@@ -268,6 +272,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fuzz the reading commands of lbench.")
     parser.add_argument("csv", type=Path, nargs="?")
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--start", type=int, default=0, metavar="NUMBER")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="Processes.")
     parser.add_argument("--only", type=int, metavar="NUMBER")
@@ -276,10 +281,13 @@ def main() -> int:
         for _, ended in fuzz([asked.only], asked.seed):
             print(ended.words, ended.code, ended.faults, ended.out, ended.err, sep="\n")
         return 0
-    ends: Counter[tuple[str, str]] = Counter()
-    faulty: Counter[tuple[str, str]] = Counter()
+    ends, faulty = Counts(), Counts()
+    if asked.start:
+        ends, faulty = read_counts(asked.csv)
+        if ends.total() != asked.start:
+            parser.error(f"{asked.csv} has counted {ends.total()} mutations: give --start {ends.total()}")
     with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
-        numbers = ((number, asked.seed) for number in range(asked.count))
+        numbers = ((number, asked.seed) for number in range(asked.start, asked.count))
         for command, code, fault in pool.imap_unordered(_judged, numbers, chunksize=20):
             ends[command, code] += 1
             faulty[command, code] += bool(fault)
@@ -288,11 +296,23 @@ def main() -> int:
             if ends.total() % 500 == 0 or ends.total() == asked.count:
                 print(f"{ends.total()} mutations, {faulty.total()} faults", flush=True)
                 if asked.csv is not None:
-                    _write(asked.csv, ends, faulty)
+                    write_counts(asked.csv, ends, faulty)
     return int(faulty.total() > 0)
 
 
-def _write(path: Path, ends: Counter[tuple[str, str]], faulty: Counter[tuple[str, str]]) -> None:
+def read_counts(path: Path) -> tuple[Counts, Counts]:
+    """Return how many mutations ended so, and how many of them broke a rule, by command and exit code."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    ends, faulty = (
+        Counts({(row["command"], row["exit_code"]): int(row[name]) for row in rows})
+        for name in ("mutations", "faults")
+    )
+    return ends, faulty
+
+
+def write_counts(path: Path, ends: Counts, faulty: Counts) -> None:
+    """Write the CSV; what `read_counts` returns."""
     rows = [
         {"command": command, "exit_code": code, "mutations": count, "faults": faulty[command, code]}
         for (command, code), count in sorted(ends.items())

@@ -20,25 +20,16 @@ from lightning_bench.case import Device
 from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
 from lightning_bench.record import ResultFile
-from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.plan import Plan
 from lightning_bench.run.sweep import Summary, run_sweep
-from lightning_bench.suite import Overrides, expand, load_suite
+from lightning_bench.suite import load_suite
 
 
 def sweep(name: str, device: Device) -> Summary:
     """Run a suite once; its rows are not kept."""
-    suite = load_suite(name)
-    plan = Plan(
-        suite=suite.name,
-        metric="speed",
-        protocol=suite.protocol,
-        limits=suite.limits,
-        machine=describe_machine(device),
-        device=device,
-        cases=tuple(expand(suite, Overrides(), device)),
-    )
+    plan = Plan.of(load_suite(name), "speed", describe_machine(device))
     with tempfile.TemporaryDirectory() as folder, ResultFile(Path(folder) / "rows.csv") as file:
-        return run_sweep(with_providers(plan), file, QuietWatcher())
+        return run_sweep(plan, file, QuietWatcher())
 
 
 def rows_of(name: str, device: Device, summaries: list[Summary]) -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import made_up_record
 from lightning_bench.compare.noise import Calibration, write_calibration
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.ceilings import DeviceCeilings, keep
@@ -139,10 +140,8 @@ _SAMPLES = {
 
 
 def _records() -> list[Record]:
-    base = Record(
-        suite="fuzz", metric="speed", protocol="lbench", status="ok", case_id="-", provider="lightning2",
-        label="Lightning Attention-2", family="linear_decay", layout="bhnd", provider_version="1",
-        direction="fwd", dtype="fp32", batch=1, heads=2, seq_len=64, head_dim=16, value_dim=16, device="cpu",
+    base = made_up_record(
+        suite="fuzz", label="Lightning Attention-2", layout="bhnd", provider_version="1", heads=2,
         median_ms=1.0, p20_ms=0.9, p80_ms=1.1, min_ms=0.8, mean_ms=1.0, ci_low_ms=0.95, ci_high_ms=1.05,
         samples=20, tflops=1.0, gbps=2.0, model_flops=1e6, model_bytes=1e5, floor_ms=0.5, floor_ratio=2.0,
         ceiling_gbps=10.0, ceiling_tflops=0.1, error_o=1e-7, error_budget=1e-3, device_name="CPU",

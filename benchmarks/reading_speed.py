@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rows import write_rows
+from rows import made_up_record, write_rows
 
 from lightning_bench.record import Record, ResultFile
 
@@ -31,23 +31,13 @@ CELLS = 20_000
 SAMPLES = 30
 REPORTED = Path("results/h200/paper-speed.csv").resolve()
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-BASE = Record(
-    suite="reading",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="-",
-    provider="lightning2",
+BASE = made_up_record(
     label="Lightning Attention-2",
-    family="linear_decay",
     layout="bhnd",
     provider_version="0.1.0",
     provider_config="BLOCK=64",
-    direction="fwd",
     dtype="bf16",
-    batch=1,
     heads=16,
-    seq_len=64,
     head_dim=128,
     value_dim=128,
     device="cuda",

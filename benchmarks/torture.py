@@ -37,7 +37,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-from rows import write_rows
+from rows import made_up_record, write_rows
 
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.record import Record, ResultFile, read_records
@@ -73,23 +73,6 @@ seq_len = [{lengths}]
 head_dim = 16
 """
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-ROW = Record(
-    suite="torture",
-    metric="check",
-    protocol="lbench",
-    status="ok",
-    case_id="-",
-    provider="tiny",
-    family="softmax",
-    direction="fwd",
-    dtype="fp32",
-    batch=1,
-    heads=1,
-    seq_len=64,
-    head_dim=16,
-    value_dim=16,
-    device="cpu",
-)
 
 
 @dataclass
@@ -207,9 +190,7 @@ def full_disk(folder: Path, trials: int, draw: random.Random) -> Counts:
                     known = {row.case_id for row in file.records}
                     for case in cases:
                         if case not in known:
-                            row = Record(
-                                **(vars(ROW) | {"case_id": case, "reason": "x" * draw.randint(0, 300)})
-                            )
+                            row = made_up_record(case_id=case, reason="x" * draw.randint(0, 300))
                             file.append_samples(row, {"samples_ms": [1.0] * 10, "turns": [5, 5]})
                             file.append(row)
                             seen.add(row)
@@ -228,7 +209,7 @@ def append(path: Path, writer: int) -> None:
         while True:
             try:
                 with ResultFile(path) as file:
-                    file.append(Record(**(vars(ROW) | {"case_id": f"tiny/fwd/{writer}-{number}"})))
+                    file.append(made_up_record(case_id=f"tiny/fwd/{writer}-{number}"))
                 break
             except UsageError:
                 time.sleep(0.001)

@@ -12,7 +12,7 @@ from lightning_bench.providers.registry.base import Provider
 from lightning_bench.record import FAILED, Record
 from lightning_bench.record.row import one_line
 from lightning_bench.run.sanitizer import Sanitizer
-from lightning_bench.suite import Limits
+from lightning_bench.suite import Limits, Overrides, Suite, expand
 
 RETRIED = FAILED | {"oom", "unstable"}
 
@@ -54,6 +54,24 @@ class Plan:
     inputs: tuple[Distribution, ...] = ("normal",)
     sanitizer: Sanitizer | None = None
     providers: dict[str, PlannedProvider] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, suite: Suite, metric: Metric, machine: Machine, overrides: Overrides | None = None) -> Plan:
+        """Return the plan of a suite as it is on a machine, with its providers looked up.
+
+        Raise UsageError if the overrides leave no case.
+        """
+        plan = cls(
+            suite=suite.name,
+            metric=metric,
+            protocol=suite.protocol,
+            limits=suite.limits,
+            machine=machine,
+            device=machine.device,
+            cases=tuple(expand(suite, overrides or Overrides(), machine.device)),
+            inputs=suite.inputs,
+        )
+        return with_providers(plan)
 
     def case_id(self, case: Case) -> str:
         """Return the id that the row of this case has, by the name of its provider."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,17 @@ def test_a_hang_and_an_unknown_exit_code_are_noticed(monkeypatch: pytest.MonkeyP
     assert fuzz_readers.run(["suites"], github=False, hang_s=0.05).faults == ["hang"]
     monkeypatch.setattr("lightning_bench.cli.main", leave)
     assert fuzz_readers.run(["suites"], github=False).faults == ["exit code 7"]
+
+
+def test_a_run_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "counts.csv"
+    ends = fuzz_readers.Counts({("report", "0"): 3, ("compare --json", "hang"): 1})
+    faulty = fuzz_readers.Counts({("report", "0"): 0, ("compare --json", "hang"): 1})
+    fuzz_readers.write_counts(path, ends, faulty)
+    assert fuzz_readers.read_counts(path) == (ends, faulty)
+    monkeypatch.setattr("sys.argv", ["fuzz_readers", str(path), "--start", "3"])
+    with pytest.raises(SystemExit, match="2"):
+        fuzz_readers.main()
 
 
 def test_the_long_run_is_committed_and_found_nothing() -> None:

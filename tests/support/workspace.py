@@ -9,16 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
 from lightning_bench.record import ResultFile, read_records
-from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.plan import Plan
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.sweep import Summary, Watcher, run_sweep
-from lightning_bench.suite import Overrides, expand, load_suite
+from lightning_bench.suite import load_suite
 from tests.support.patience import PATIENCE_S
 
 ZOO = Path(__file__).with_name("zoo.py")
@@ -80,19 +81,10 @@ class Workspace:
         from lightning_bench.cli.shared.progress import QuietWatcher
         from lightning_bench.machine import describe_machine
 
-        loaded = load_suite(suite)
-        plan = Plan(
-            suite=loaded.name,
-            metric=metric,
-            protocol=loaded.protocol,
-            limits=loaded.limits,
-            machine=describe_machine("cpu"),
-            device="cpu",
-            cases=tuple(expand(loaded, Overrides(), "cpu")),
-            sanitizer=sanitizer,
-        )
+        plan = Plan.of(load_suite(suite), metric, describe_machine("cpu"))
+        plan = replace(plan, inputs=("normal",), sanitizer=sanitizer)
         with ResultFile(self.out) as file:
-            return run_sweep(with_providers(plan), file, watcher or QuietWatcher(), retry=retry)
+            return run_sweep(plan, file, watcher or QuietWatcher(), retry=retry)
 
     def start(
         self, *arguments: str | Path, code: str = "", terminal: bool = False, **streams: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lightning_bench.case import Device, Metric, ProtocolName
@@ -49,9 +50,8 @@ class Planner:
     def plan(self, suite: Suite) -> Plan:
         """Return the plan; UsageError for a device that is missing and for axes that leave nothing to run."""
         from lightning_bench.machine import describe_machine
-        from lightning_bench.run.plan import Plan, with_providers
+        from lightning_bench.run.plan import Plan
         from lightning_bench.run.sanitizer import SLOWDOWN
-        from lightning_bench.suite import expand
 
         device = self.device or suite.device or resolve_device(None)
         if self.sanitizer is not None and device != SANITIZED:
@@ -67,18 +67,11 @@ class Planner:
             limits = limits.model_copy(update={"time_limit_s": self.time_limit, "sample_limit_s": sampling})
         elif self.sanitizer is not None:
             limits = limits.model_copy(update={"time_limit_s": SLOWDOWN * limits.time_limit_s})
-        return with_providers(
-            Plan(
-                suite=suite.name,
-                metric=self.metric,
-                protocol=self.protocol or suite.protocol,
-                limits=limits,
-                machine=self._machines[device],
-                device=device,
-                cases=tuple(expand(suite, self.overrides, device)),
-                graph=self.graph,
-                seed=secrets.randbits(31),
-                inputs=suite.inputs,
-                sanitizer=self.sanitizer,
-            )
+        return replace(
+            Plan.of(suite, self.metric, self._machines[device], self.overrides),
+            protocol=self.protocol or suite.protocol,
+            limits=limits,
+            graph=self.graph,
+            seed=secrets.randbits(31),
+            sanitizer=self.sanitizer,
         )
