@@ -22,6 +22,8 @@ from typing import Any, Literal, cast
 
 import torch
 
+from lightning_bench.measure.device.persisting_l2 import PersistingL2, loaded_driver
+
 Effect = Literal["timing", "named", "silent"]
 
 _SHOWN = 40
@@ -183,6 +185,14 @@ def _cuda_states() -> list[bytes] | None:
     return [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
 
 
+def _l2_set_aside() -> int | None:
+    return PersistingL2(loaded_driver()).set_aside if torch.cuda.is_initialized() else None
+
+
+def _set_l2_set_aside(size: int) -> None:
+    PersistingL2(loaded_driver()).set_aside = size
+
+
 def _tensor(state: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(state), dtype=torch.uint8)
 
@@ -239,6 +249,9 @@ def _settings() -> Iterator[Setting | None]:
         ),
         lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
         told=lambda before, now: f" from {before[0]} to {now[0]}",
+    )
+    yield Setting(
+        "the bytes of the L2 that are set aside for persisting lines", _l2_set_aside, _set_l2_set_aside
     )
     yield Setting("flush-denormal", _flushes_denormals, torch.set_flush_denormal)
     yield Setting("anomaly mode", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly)

@@ -12,11 +12,13 @@ from lightning_bench.case import Case, Direction, Family, Metric, ProtocolName, 
 from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
 from lightning_bench.measure.device.call_watch import NoCallWatch
+from lightning_bench.measure.device.persisting_l2 import PersistingL2, loaded_driver
 from lightning_bench.providers import describe, provider_names
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, with_providers
 from lightning_bench.run.sweep import run_sweep
 from lightning_bench.suite import Limits
+from tests.support.exploits.on_gpu import persist
 
 pytestmark = [
     pytest.mark.gpu,
@@ -92,6 +94,44 @@ def test_samples_are_cold() -> None:
     end.record()
     end.synchronize()
     assert cold > 1.2 * start.elapsed_time(end) / 100
+
+
+def test_samples_are_cold_though_lines_persist(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, side = torch.randn(4 * 2**20, device="cuda"), torch.cuda.Stream()
+
+    def read() -> torch.Tensor:
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            total = x.sum()
+        torch.cuda.current_stream().wait_stream(side)
+        return total
+
+    def median_ms() -> float:
+        return float(np.median([device.sample(read, 1, NoCallWatch())[0] for _ in range(30)]))
+
+    device = timer()
+    cold = median_ms()
+    persist(side, x)
+    try:
+        reset = median_ms()
+        monkeypatch.setattr(PersistingL2, "reset", lambda l2: None)
+        kept = median_ms()
+    finally:
+        monkeypatch.undo()
+        PersistingL2(loaded_driver()).set_aside = 0
+    print(f"cold {cold:.4f} ms, persisting and reset {reset:.4f} ms, not reset {kept:.4f} ms")
+    assert reset > 0.95 * cold
+
+
+def test_a_reset_of_persisting_lines_takes_no_time_that_matters() -> None:
+    l2 = PersistingL2(loaded_driver())
+    l2.reset()
+    begin = time.perf_counter()
+    for _ in range(100):
+        l2.reset()
+    ms = (time.perf_counter() - begin) * 10
+    print(f"{ms:.4f} ms a reset")
+    assert ms < 1.0
 
 
 def test_launch_cost_is_hidden() -> None:

@@ -11,6 +11,7 @@ import torch
 from lightning_bench.case import Device
 from lightning_bench.measure.device.call_watch import CallWatch
 from lightning_bench.measure.device.graph import NoGraphError, Replay, capture_graph
+from lightning_bench.measure.device.persisting_l2 import PersistingL2, loaded_driver
 
 TimedCall = Callable[[], Any]
 """What is timed: a call without arguments."""
@@ -96,6 +97,7 @@ class CudaTimer:
         self._flush_bytes = max(_MIN_FLUSH_BYTES, 2 * properties.L2_cache_size)
         self._flush: torch.Tensor | None = None
         self._cycles_per_ms = _spin_rate()
+        self._persisting_l2 = PersistingL2(loaded_driver())
         self._spin_ms: dict[int, float] = {}
         self._single: set[int] = set()
         self._exposed: set[int] = set()
@@ -165,6 +167,7 @@ class CudaTimer:
         ends = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
         last = torch.cuda.Event()
         _synchronize()
+        self._persisting_l2.reset()  # once per turn: the host cannot do it between calls that are enqueued
         if spin_ms:
             torch.cuda._sleep(int(spin_ms * self._cycles_per_ms))
         for start, end in zip(starts, ends, strict=True):
