@@ -13,9 +13,13 @@ from lightning_bench.compare import rule
 from lightning_bench.compare.collector import collector_paused
 from lightning_bench.compare.match import Versus, match
 from lightning_bench.compare.noise import Noise, Noises, assumed
+from lightning_bench.compare.overall import Estimated, lines_of, overall_verdicts
+from lightning_bench.compare.remarks import noise_remarks, partial_sides
 from lightning_bench.compare.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
 from lightning_bench.compare.rule import Floats, Shift
 from lightning_bench.compare.sides import Run, Side
+from lightning_bench.compare.spread import todays_scale
+from lightning_bench.providers.built_in import tunes_itself
 from lightning_bench.record.identities import unlike
 
 
@@ -47,13 +51,14 @@ def compare_sides(
         )
     rows = {name: [run.record for run in side.runs] for name, side in (("base", base), ("head", head))}
     remarks += [f"not all rows are of one device: {each}" for each in unlike(rows)]
+    cells = sort_cells([*judged.cells, *matched.settled])
     return Comparison(
         base=base.name,
         head=head.name,
         threshold=threshold,
-        cells=sort_cells([*judged.cells, *matched.settled]),
+        cells=cells,
         overall=judged.overall,
-        remarks=remarks,
+        remarks=[*remarks, *partial_sides(cells)],
         fail_on=fail_on,
     )
 
@@ -73,7 +78,7 @@ def one_provider(side: Side, provider: str, name: str | None = None) -> Side:
 
 
 class _Judged:
-    """Timed cells with their verdicts, in the order given, ratios over all, and remarks on the noise."""
+    """Timed cells with their verdicts, in the order given, overall verdicts, and remarks on the noise."""
 
     def __init__(self, timed: Sequence[Versus], noises: Noises, threshold: float) -> None:
         self.cells: list[ComparedCell] = []
@@ -83,14 +88,18 @@ class _Judged:
             return
         self._noises = [(_noise(noises, versus.base), _noise(noises, versus.head)) for versus in timed]
         self._timed = timed
+        self._threshold = threshold
         count = len(timed)
-        self._shift = Shift(np.zeros(count), np.zeros(count), np.zeros(count))
+        self._shift = rule.Shift.zeros(count)
         self._pairs: dict[int, dict[str, float]] = {}
         self._sources = [""] * count
+        self._tuning = np.array([_may_tune(versus) for versus in timed])
         self._estimate()
+        self._scale = self._scaled()
         result = rule.judge(self._shift, threshold)
         for index, versus in enumerate(timed):
             log_ratio = float(self._shift.log_ratio[index])
+            verdict, why = self._verdict(index, result.verdicts[index])
             self.cells.append(
                 ComparedCell(
                     metric=versus.record.metric,
@@ -99,8 +108,8 @@ class _Judged:
                     provider=versus.record.provider,
                     family=versus.record.family,
                     direction=versus.record.direction,
-                    detail=versus.detail,
-                    verdict=self._verdict(index, result.verdicts[index]),
+                    detail="; ".join(filter(None, (why, versus.detail))),
+                    verdict=verdict,
                     base=_geometric(versus.base),
                     head=_geometric(versus.head),
                     unit="ms",
@@ -115,14 +124,25 @@ class _Judged:
                     noise=self._sources[index],
                 )
             )
-        self._average()
-        self._remark(threshold, result.resolution)
+        estimated = Estimated(timed, self._shift, self._pairs, self._scale, self._tuning)
+        self.overall = overall_verdicts(estimated, threshold)
+        self.remarks = noise_remarks(self.cells, estimated, result.resolution, threshold)
 
-    def _verdict(self, index: int, verdict: Verdict) -> Verdict:
-        """Return the rule's verdict, but AMBIGUOUS for an unstable row whose noise is only assumed."""
+    def _verdict(self, index: int, verdict: Verdict) -> tuple[Verdict, str]:
+        """Return the verdict with what keeps it from the rule's, if anything does.
+
+        An autotuner's choice is no slowdown, and an unstable row whose noise is only assumed counts if the
+        rows' own intervals lie apart by more than the threshold.
+        """
         versus = self._timed[index]
+        if verdict == "SLOWER" and self._tuning[index]:
+            return "AMBIGUOUS", "its autotuner chooses anew in each process, and one side has one process"
         unstable = any(run.record.status == "unstable" for run in (*versus.base, *versus.head))
-        return "AMBIGUOUS" if unstable and self._sources[index] == "assumed" else verdict
+        if unstable and verdict in ("SLOWER", "FASTER") and self._sources[index] == "assumed":
+            slow, fast = (versus.head, versus.base)[:: 1 if verdict == "SLOWER" else -1]
+            low, high = _interval(slow[-1])[0], _interval(fast[-1])[1]
+            return ("AMBIGUOUS" if low <= high * (1 + self._threshold) else verdict), ""
+        return verdict, ""
 
     def _estimate(self) -> None:
         """Estimate the shift of every cell; cells with equal numbers of blocks are computed together."""
@@ -139,14 +159,9 @@ class _Judged:
                 groups[True, len(pairs), len(pairs)].append(index)
             else:
                 groups[False, len(versus.base), len(versus.head)].append(index)
-        for (paired, _, _), members in groups.items():
-            if paired:
-                shift = self._paired(members)
-            else:
-                head = self._side([self._timed[i].head for i in members], members, 1)
-                base = self._side([self._timed[i].base for i in members], members, 0)
-                shift = rule.difference(head, base)
-            for name in ("log_ratio", "se", "df"):
+        for (paired, base, head), members in groups.items():
+            shift = self._paired(members) if paired else self._unpaired(members, alone=min(base, head) == 1)
+            for name in rule.FIELDS:
                 getattr(self._shift, name)[members] = getattr(shift, name)
 
     def _paired(self, members: list[int]) -> Shift:
@@ -155,91 +170,59 @@ class _Judged:
         known = [_together(*self._noises[i]) for i in members]
         for i, noise in zip(members, known, strict=True):
             self._sources[i] = _source(noise, members)
-        variance = np.array([2 * noise.pair**2 / count if noise else 0.0 for noise in known])
-        return rule.with_prior(own, variance, np.array([noise.pair_df if noise else 0.0 for noise in known]))
+        variance, whole = (
+            np.array([2 * spread(noise) ** 2 / count if noise else 0.0 for noise in known])
+            for spread in (_pair, _run)
+        )
+        pair_df = np.array([noise.pair_df if noise else 0.0 for noise in known])
+        pooled = rule.with_prior(own, variance, pair_df)
+        return rule.with_known(pooled, whole, _df(known))
 
-    def _side(self, sides: list[list[Run]], members: list[int], place: int) -> Shift:
-        own = rule.trimmed(np.array([[run.log_ms for run in runs] for runs in sides], dtype=float))
+    def _unpaired(self, members: list[int], *, alone: bool) -> Shift:
+        """Estimate sides that are not in pairs; with `alone` at least one has one process."""
+        timed = [self._timed[i] for i in members]
+        sides = [[versus.head for versus in timed], [versus.base for versus in timed]]
+        head, base = self._side(sides[0], members, 1, alone), self._side(sides[1], members, 0, alone)
+        shift = rule.difference(head, base, known=alone)
+        if alone:
+            return shift
+        luck, gross = rule.luck_of_sides(*map(_blocks, sides))
+        known = [_together(*self._noises[i]) for i in members]
+        counts = sum(1 / len(side[0]) for side in sides)
+        variance = np.array([noise.run**2 * counts if noise else 0.0 for noise in known])
+        return rule.with_known(replace(shift, luck=luck, gross=gross), variance, _df(known))
+
+    def _side(self, sides: list[list[Run]], members: list[int], place: int, alone: bool) -> Shift:
+        own = rule.trimmed(_blocks(sides))
         known = [self._noises[i][place] for i in members]
         count = len(sides[0])
+        if alone:
+            known = [noise or _assumed(runs) for noise, runs in zip(known, sides, strict=True)]
+        for i, noise in zip(members, known, strict=True):
+            assumes = noise is not None and noise.source == "assumed"
+            source = noise.source if noise and (assumes or count == 1) else _source(noise, members)
+            self._sources[i] = max(self._sources[i], source, key=_doubt)
         if count > 1:
-            for i, noise in zip(members, known, strict=True):
-                self._sources[i] = self._sources[i] or _source(noise, members)
             variance = np.array([noise.run**2 / count if noise else 0.0 for noise in known])
             return rule.with_prior(own, variance, _df(known))
-        between = [noise or assumed(runs[0].record.device) for noise, runs in zip(known, sides, strict=True)]
-        for i, noise in zip(members, between, strict=True):
-            self._sources[i] = noise.source
         within = np.array([runs[0].variance for runs in sides])
         within_df = np.maximum(1.0, [runs[0].df for runs in sides])
-        outside = np.square([noise.run for noise in between])
+        outside = np.square([noise.run for noise in known if noise])
         total = within + outside
-        df = np.square(total) / (np.square(within) / within_df + np.square(outside) / _df(between))
+        df = np.square(total) / (np.square(within) / within_df + np.square(outside) / _df(known))
         return Shift(own.log_ratio, np.sqrt(total), df)
 
-    def _average(self) -> None:
-        """Take geometric means; cells of one pass move together, so the pass and not the cell is the unit."""
-        groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-        for index, cell in enumerate(self.cells):
-            groups[cell.family, cell.direction].append(index)
-        for (family, direction), members in groups.items():
-            mean = float(self._shift.log_ratio[members].mean())
-            shared = self._shared_pairs(members)
-            if shared is None:
-                # The bound for cells that move together wholly: that of independent cells would be narrower.
-                own = Shift(
-                    np.array([mean]),
-                    np.array([self._shift.se[members].mean()]),
-                    np.array([self._shift.df[members].min()]),
-                )
-            else:
-                own = rule.trimmed(shared[None, :])
-            _, _, (low, high) = rule.decide(own, 0.0)
-            self.overall.append(
-                Overall(
-                    family,
-                    direction,
-                    len(members),
-                    math.exp(float(own.log_ratio[0])),
-                    _exp(float(low[0])) or 0.0,
-                    _exp(float(high[0])) or math.inf,
-                )
-            )
-
-    def _shared_pairs(self, members: list[int]) -> Floats | None:
-        """Return the mean over the cells of each pass, None unless all cells have the same passes."""
-        if any(i not in self._pairs for i in members):
-            return None
-        names = list(self._pairs[members[0]])
-        if any(list(self._pairs[i]) != names for i in members):
-            return None
-        means: Floats = np.array([list(self._pairs[i].values()) for i in members]).mean(axis=0)
-        return means
-
-    def _remark(self, threshold: float, resolution: Floats) -> None:
-        kinds = Counter(source.rpartition(", ")[2] for source in self._sources)
-        if kinds["assumed"]:
-            levels = {versus.base[-1].record.device for versus in self._timed}
-            stated = ", ".join(f"{100 * assumed(device).run:g} % on {device}" for device in sorted(levels))
-            self.remarks.append(
-                f"{kinds['assumed']} cells have one process a side, and the noise between processes is "
-                f"assumed ({stated}): `lbench calibrate` measures it, and `lbench compare --ref` takes many"
-            )
-        if kinds["calibrated on other cases"]:
-            self.remarks.append(
-                f"{kinds['calibrated on other cases']} cells are not calibrated: the noise of this machine's "
-                "noisiest calibrated case stands in"
-            )
-        limit = math.log1p(threshold)
-        coarse = int(np.sum(resolution > limit))
-        if coarse:
-            usual = _exp(float(np.median(resolution[resolution > limit])), less=1.0)
-            finest = "100 %" if usual is None or usual > 1 else f"{100 * usual:.1f} %"
-            self.remarks.append(
-                f"the threshold of {100 * threshold:g} % is finer than {coarse} of {len(self.cells)} cells "
-                f"can resolve: half of these find nothing below {finest} in 95 % of runs; "
-                "take more --pairs, a quieter machine or a wider --threshold"
-            )
+    def _scaled(self) -> Floats:
+        """Scale assumed noises by how noisy today is; return by how much, 0 where none is assumed."""
+        assumes = np.array([source == "assumed" for source in self._sources])
+        lines = [
+            (key[0], members)
+            for key, line in lines_of(self._timed).items()
+            if (members := [i for i in line if assumes[i]])
+        ]
+        scale = todays_scale(self._shift.log_ratio, self._shift.se, lines)
+        self._shift.se[assumes] *= scale[assumes]
+        return np.where(assumes, scale, 0.0)
 
 
 def _noise(noises: Noises, runs: Sequence[Run]) -> Noise | None:
@@ -259,6 +242,43 @@ def _together(base: Noise | None, head: Noise | None) -> Noise | None:
 def _source(noise: Noise | None, members: Sequence[int]) -> str:
     """Name the source of the noise: without other cells a calibration is not used (see `with_prior`)."""
     return f"measured, {noise.source}" if noise and len(members) > 1 else "measured"
+
+
+def _doubt(source: str) -> tuple[bool, int]:
+    """Order sources of noise by how little they say."""
+    return "assumed" in source, len(source)
+
+
+def _assumed(runs: Sequence[Run]) -> Noise:
+    last = runs[-1]
+    return assumed(last.record.device, last.log_ms or 0.0, self_tuning=_tunes(last))
+
+
+def _tunes(run: Run) -> bool:
+    return tunes_itself((run.calibrated_as or run.record.case_id).partition("/")[0])
+
+
+def _may_tune(versus: Versus) -> bool:
+    """Return whether a change may be an autotuner's choice: one process on a side had one try."""
+    return any(len(side) == 1 and _tunes(side[0]) for side in (versus.base, versus.head))
+
+
+def _interval(run: Run) -> tuple[float, float]:
+    """Return the row's own 95 % interval, ms; its figure where it has none."""
+    figure = math.exp(run.log_ms or 0.0)
+    return run.record.ci_low_ms or figure, run.record.ci_high_ms or figure
+
+
+def _blocks(sides: Sequence[Sequence[Run]]) -> Floats:
+    return np.array([[run.log_ms for run in runs] for runs in sides], dtype=float)
+
+
+def _pair(noise: Noise) -> float:
+    return noise.pair
+
+
+def _run(noise: Noise) -> float:
+    return noise.run
 
 
 def _df(noises: Iterable[Noise | None]) -> Floats:

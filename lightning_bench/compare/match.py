@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lightning_bench.compare.result import ComparedCell, Verdict
+from lightning_bench.compare.result import SAME_ROW, ComparedCell, Verdict
 from lightning_bench.compare.sides import Run
-from lightning_bench.record import FAILED, Record, last_row
+from lightning_bench.record import FAILED, Record
 
 MEMORY_LIMIT = 1.005
 """Allocations are deterministic: growth beyond this ratio is a change."""
@@ -80,9 +80,18 @@ def _by_case(runs: Iterable[Run]) -> dict[tuple[str, str], dict[_Place, list[Run
     return cases
 
 
+def _last(runs: Sequence[Run]) -> Run:
+    """Return the latest run: within a file by its place, whatever the clock was set to; of files by time."""
+    ends = {run.source: run for run in runs}
+    last = runs[-1]
+    for run in ends.values():
+        last = run if run.record.time_utc > last.record.time_utc else last
+    return last
+
+
 def _blocks(runs: Sequence[Run]) -> list[Run]:
     """Return the runs of the latest version that count: one per pass, else the last of each file."""
-    version = last_row(runs).record.provider_version
+    version = _last(runs).record.provider_version
     kept: dict[object, Run] = {}
     for run in runs:
         if run.record.provider_version == version and run.log_ms is not None:
@@ -92,23 +101,22 @@ def _blocks(runs: Sequence[Run]) -> list[Run]:
 
 def _end(runs: Sequence[Run]) -> tuple[Record, str]:
     """Return the last row, and how it ended; of several files, that of one whose last row did not work."""
-    last = last_row(runs).record
-    files: dict[object, list[Run]] = {}
-    for run in runs:
-        if run.record.provider_version == last.provider_version:
-            files.setdefault(run.source, []).append(run)
-    ends = [last_row(members) for members in files.values()]
+    last = _last(runs).record
+    files = {run.source: run for run in runs if run.record.provider_version == last.provider_version}
+    ends = list(files.values())
     if failed := [run for run in ends if not run.record.worked]:
-        record = last_row(failed).record
+        record = _last(failed).record
         often = f" (in {len(failed)} of {len(ends)} runs)" if len(ends) > 1 else ""
         return record, f"{_ending(record)}{often}"
     return last, _ending(last)
 
 
 def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machines: bool) -> None:
-    before = last_row(base).record
+    before = _last(base).record
     now, ended = _end(head)
-    if before.harness_version != now.harness_version and not across_machines:
+    if before.worked and [run.record for run in base] == [run.record for run in head]:
+        matched.settled.append(_cell(now, "INCOMPARABLE", SAME_ROW))
+    elif before.harness_version != now.harness_version and not across_machines:
         matched.settled.append(_cell(now, "INCOMPARABLE", _differences(before, now)))
     elif before.worked and now.worked:
         if now.metric == "memory":
@@ -148,7 +156,7 @@ def _elsewhere(side: dict[_Place, list[Run]], compared: list[_Place]) -> bool:
 
 
 def _one_sided(matched: Matched, runs: Sequence[Run], is_base: bool) -> None:
-    record = last_row(runs).record
+    record = _last(runs).record
     if record.worked:
         other = "head" if is_base else "base"
         matched.settled.append(_cell(record, "MISSING" if is_base else "NEW", f"no row in {other}"))
@@ -165,15 +173,18 @@ def _across(
     for protocol in dict.fromkeys(place[0] for place in ours):
         sides = [[runs for place, runs in side.items() if place[0] == protocol] for side in (ours, theirs)]
         if all(sides):
-            base, head = (max(side, key=lambda runs: last_row(runs).record.time_utc) for side in sides)
+            base, head = (_latest(side) for side in sides)
             return base, head
     return None
 
 
+def _latest(places: Sequence[list[Run]]) -> list[Run]:
+    last = _last([run for runs in places for run in runs])
+    return next(runs for runs in places if any(run is last for run in runs))
+
+
 def _incomparable(ours: dict[_Place, list[Run]], theirs: dict[_Place, list[Run]]) -> ComparedCell:
-    before, now = (
-        last_row([run for runs in side.values() for run in runs]).record for side in (ours, theirs)
-    )
+    before, now = (_last([run for runs in side.values() for run in runs]).record for side in (ours, theirs))
     return _cell(now, "INCOMPARABLE", _differences(before, now))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,35 @@ from lightning_bench.record.row import one_line
 
 SUFFIX = "-calibration.csv"
 
-ASSUMED: dict[str, float] = {"cuda": 0.01, "cpu": 0.05}
-"""Standard deviation of the log of a figure between processes, by device, if none was measured."""
+
+@dataclass(frozen=True)
+class Assumption:
+    """The noise of one process where none was measured, as standard deviations of the log of its figure.
+
+    `process` is each cell's own, `shared` what the cells of a provider and direction have in common
+    (machine, day), `jitter_ms` a part that does not shrink with the time. `tuning` is that of a process whose
+    autotuner chooses a configuration.
+    """
+
+    process: float
+    shared: float
+    jitter_ms: float
+    tuning: float = 0.3
+
+    def of(self, log_ms: float, *, self_tuning: bool) -> float:
+        """Return the standard deviation of the log of a figure between processes."""
+        own = math.hypot(self.process, self.jitter_ms / math.exp(log_ms))
+        return max(own, self.tuning) if self_tuning else own
+
+
+ASSUMED: dict[str, Assumption] = {
+    "cuda": Assumption(process=0.01, shared=0.005, jitter_ms=0.001),
+    "cpu": Assumption(process=0.05, shared=0.025, jitter_ms=0.0),
+}
+"""By device; test_compare_committed.py compares that of cuda with runs of several days."""
+
+ASSUMED_DF = 5.0
+"""Degrees of freedom of an assumed noise, of each side: a few cells are much noisier than assumed."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +115,10 @@ class Noises:
         return Noise(pair / 100, run / 100, worst.df, worst.pair_df, "calibrated on other cases")
 
 
-def assumed(device: str) -> Noise:
-    """Return the default for one process per side on this device."""
-    return Noise(ASSUMED[device], ASSUMED[device], 1e9, 1e9, "assumed")
+def assumed(device: str, log_ms: float, *, self_tuning: bool = False) -> Noise:
+    """Return the default for one process with this figure on this device."""
+    each = ASSUMED[device].of(log_ms, self_tuning=self_tuning)
+    return Noise(each, each, ASSUMED_DF, ASSUMED_DF, "assumed")
 
 
 def write_calibration(path: Path, rows: Sequence[Calibration]) -> None:

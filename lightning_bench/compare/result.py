@@ -1,4 +1,4 @@
-"""The result of a comparison: one verdict per cell, ratios over all, and whether that passes."""
+"""The result of a comparison: one verdict per cell, one over all of a provider's, and whether that passes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ WORSE: frozenset[Verdict] = frozenset({"SLOWER", "GREW", "BROKEN", "MISSING"})
 UNSURE: frozenset[Verdict] = frozenset({"AMBIGUOUS", "INCOMPARABLE"})
 UNCHANGED: frozenset[Verdict] = frozenset({"SAME", "AMBIGUOUS"})
 _COMPARED: frozenset[Verdict] = frozenset(VERDICTS) - {"MISSING", "NEW", "INCOMPARABLE"}
+_DECIDED: frozenset[Verdict] = _COMPARED - {"AMBIGUOUS"}
+SAME_ROW = "one row on both sides"
+"""The detail of a cell whose two sides are one measurement."""
 
 MEANINGS: dict[Verdict, str] = {
     "SLOWER": "takes clearly longer, by as much as the threshold as far as can be told",
     "GREW": "takes over 0.5 % more memory",
     "BROKEN": "worked before and does not now",
     "MISSING": "measured before, and has no row now",
-    "INCOMPARABLE": "measured on another machine, with other versions or by another protocol",
+    "INCOMPARABLE": "measured on another machine, with other versions or by another protocol, or only once",
     "AMBIGUOUS": "neither clearly changed nor clearly within the threshold",
     "FASTER": "takes clearly less time",
     "SHRANK": "takes over 0.5 % less memory",
@@ -81,19 +84,38 @@ class ComparedCell:
 
 @dataclass(frozen=True)
 class Overall:
-    """Geometric mean of the ratios of one family and direction, with its 99 % confidence interval."""
+    """Geometric mean of the ratios of one provider and direction, its verdict and 99 % confidence interval.
 
+    `p` is adjusted for the number of overall verdicts, whose error budget is their own.
+    """
+
+    provider: str
     family: str
     direction: str
+    protocol: str
+    verdict: Verdict
     cells: int
+    case_ids: tuple[str, ...]
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    p: float
+    accepted: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is over: `lightning2 fwd`."""
+        return f"{self.provider} {self.direction}{'' if self.protocol == 'lbench' else f' ({self.protocol})'}"
+
+    @property
+    def id(self) -> str:
+        """What a pattern of `--allow` matches, beside those of its cells."""
+        return f"{self.provider}/{self.direction}/overall"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that the outputs show: names of both sides, cells, ratios over all and remarks."""
+    """Everything that the outputs show: names of both sides, cells, overall verdicts and remarks."""
 
     base: str
     head: str
@@ -114,29 +136,88 @@ class Comparison:
         return [cell for cell in self.cells if cell.verdict in self.fail_on and not cell.accepted]
 
     @property
+    def failing_overall(self) -> list[Overall]:
+        """The overall verdicts that are in `fail_on` and that no `--allow` accepts."""
+        return [one for one in self.overall if one.verdict in self.fail_on - UNSURE and not one.accepted]
+
+    @property
     def compared(self) -> int:
         """The number of cells that both sides have, on one machine and by one protocol."""
         return sum(cell.verdict in _COMPARED for cell in self.cells)
 
     @property
+    def decided(self) -> int:
+        """The number of cells that were compared, and are not AMBIGUOUS."""
+        return sum(cell.verdict in _DECIDED for cell in self.cells)
+
+    @property
+    def undecided(self) -> Counter[Verdict]:
+        """The cells that are AMBIGUOUS or INCOMPARABLE and that no `--allow` accepts, by verdict."""
+        return Counter(cell.verdict for cell in self.cells if cell.verdict in UNSURE and not cell.accepted)
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything is decided and nothing is worse: what a green mark stands for."""
+        return self.exit_code == ExitCode.OK and not self.undecided
+
+    @property
     def exit_code(self) -> ExitCode:
-        """The exit code: OK if nothing is worse, FOUND if something is, NOTHING if nothing was compared."""
+        """FOUND if something is worse, UNDECIDED if nothing is known or a cell cannot be compared."""
         if not self.compared:
-            return ExitCode.NOTHING
-        return ExitCode.FOUND if self.failing else ExitCode.OK
+            return ExitCode.UNDECIDED
+        if self.failing or self.failing_overall:
+            return ExitCode.FOUND
+        known = self.decided or any(one.verdict in _DECIDED for one in self.overall)
+        return ExitCode.OK if known and not self.undecided["INCOMPARABLE"] else ExitCode.UNDECIDED
 
     @property
     def headline(self) -> str:
-        """The verdict over all cells in one sentence."""
+        """The verdict in one sentence, which says what is not decided."""
         if not self.compared:
-            return "Nothing was compared"
+            same = self.cells and all(cell.detail == SAME_ROW for cell in self.cells)
+            return "Nothing was compared" + (": both sides are the same rows" if same else "")
         counts = Counter(cell.verdict for cell in self.failing)
-        if not counts:
-            accepted = sum(bool(cell.accepted) for cell in self.cells)
-            more = f" but {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
-            return f"Nothing is worse in {counted(self.compared, 'cell')}{more}"
-        words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-        return f"Worse: {words} of {counted(len(self.cells), 'cell')}"
+        parts = []
+        if counts:
+            parts.append(f"Worse: {_counts_text(counts)} of {counted(len(self.cells), 'cell')}")
+        if self.failing_overall:
+            parts.append(("over all: " if counts else "Worse over all: ") + _listed(self.failing_overall))
+        if not parts:
+            parts.append(self._not_worse())
+        if self.undecided and (self.decided or self.failing_overall):
+            parts.append(f"not decided: {_counts_text(self.undecided)}")
+        if new := self.counts["NEW"] - counts["NEW"]:
+            parts.append(f"only in head: {new}")
+        return "; ".join(parts)
+
+    def _not_worse(self) -> str:
+        known = [one for one in self.overall if one.verdict in _DECIDED]
+        if not self.decided:
+            words = _counts_text(self.undecided) or "none has a verdict"
+            if not known:
+                return f"Nothing is decided in {counted(len(self.cells), 'cell')}: {words}"
+            left = len(self.overall) - len(known)
+            of = f"; not decided over all: {left}" if left else ""
+            return f"No cell is decided: {words}; not worse over all: {_listed(known)}{of}"
+        accepted = sum(bool(cell.accepted) for cell in self.cells)
+        more = f" but {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
+        return f"Nothing is worse in {counted(self.decided, 'cell')}{more}"
+
+
+def _counts_text(counts: Counter[Verdict]) -> str:
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+
+
+def percent(ratio: float) -> str:
+    """Return the change that a ratio means, signed, in per cent; as a factor from ten on."""
+    return f"×{ratio:.3g}" if ratio >= 10 else f"{100 * (ratio - 1):+.1f} %"
+
+
+def _listed(overall: Sequence[Overall]) -> str:
+    """Name the first three, the largest change first."""
+    first = sorted(overall, key=lambda one: -one.ratio)
+    words = [f"{one.name} {percent(one.ratio)} in {counted(one.cells, 'cell')}" for one in first[:3]]
+    return ", ".join(words) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
 
 
 def sort_cells(cells: Iterable[ComparedCell]) -> list[ComparedCell]:
@@ -179,26 +260,40 @@ def parse_allow(texts: Sequence[str]) -> dict[str, str]:
 def accept(comparison: Comparison, allowed: dict[str, str]) -> Comparison:
     """Return the comparison with the reason of the first pattern that matches each worse cell.
 
-    A pattern matches a case_id, and then accepts all that is worse there, or `VERDICT:case_id`. A remark
-    names each pattern that matches nothing.
+    A pattern matches a case_id, and then accepts all that is worse there, or `VERDICT:case_id`; so it does a
+    cell that is INCOMPARABLE. An overall verdict is accepted by its own id, as `lightning2/fwd/overall`, or
+    if all cells of it that are worse are. A remark names each pattern that matches nothing.
     """
     used: set[str] = set()
 
-    def accepted(cell: ComparedCell) -> ComparedCell:
-        if cell.verdict not in comparison.fail_on:
-            return cell
-        names = (cell.case_id, f"{cell.verdict}:{cell.case_id}")
-        fits = [pattern for pattern in allowed if any(fnmatch.fnmatchcase(name, pattern) for name in names)]
+    def reason(name: str, verdict: Verdict) -> str:
+        if verdict not in comparison.fail_on | {"INCOMPARABLE"}:
+            return ""
+        names = (name, f"{verdict}:{name}")
+        fits = [pattern for pattern in allowed if any(fnmatch.fnmatchcase(one, pattern) for one in names)]
         used.update(fits)
-        return replace(cell, accepted=allowed[fits[0]]) if fits else cell
+        return allowed[fits[0]] if fits else ""
 
-    cells = [accepted(cell) for cell in comparison.cells]
+    cells = [replace(cell, accepted=reason(cell.case_id, cell.verdict)) for cell in comparison.cells]
+    worse = {
+        (cell.protocol, cell.case_id): cell.accepted
+        for cell in cells
+        if cell.metric == "speed" and cell.verdict in comparison.fail_on
+    }
+
+    def of_cells(one: Overall) -> str:
+        reasons = [worse[one.protocol, name] for name in one.case_ids if (one.protocol, name) in worse]
+        return reasons[0] if reasons and all(reasons) and one.verdict in comparison.fail_on else ""
+
+    overall = [
+        replace(one, accepted=reason(one.id, one.verdict) or of_cells(one)) for one in comparison.overall
+    ]
     idle = [
         f"--allow {pattern!r} matches nothing that is worse: remove it"
         for pattern in allowed
         if pattern not in used
     ]
-    return replace(comparison, cells=cells, remarks=[*comparison.remarks, *idle])
+    return replace(comparison, cells=cells, overall=overall, remarks=[*comparison.remarks, *idle])
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
@@ -210,6 +305,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         "exit_code": comparison.exit_code,
         "headline": comparison.headline,
         "counts": dict(comparison.counts),
+        "decided": comparison.decided,
         "overall": [asdict(overall) for overall in comparison.overall],
         "remarks": comparison.remarks,
         "cells": [asdict(cell) for cell in comparison.cells],

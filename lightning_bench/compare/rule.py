@@ -8,18 +8,22 @@ docs/compare.md states the whole rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit  # scipy.stats takes half a second to import
+from scipy.special import bdtr, stdtr, stdtrit  # scipy.stats takes half a second to import
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 TimeVerdict = Literal["FASTER", "SLOWER", "SAME", "AMBIGUOUS"]
 
 ERROR_RATE = 0.01
 """Chance that a comparison in which nothing changed calls any cell SLOWER or FASTER, halved for each."""
+OVERALL_ERROR_RATE = 0.004
+"""The same for the overall verdicts, which have a budget of their own."""
 CONFIDENCE = 1 - ERROR_RATE
 TRIM = 0.2
 """Share of blocks left out at either end: what Wilcox (Introduction to Robust Estimation) recommends."""
@@ -29,15 +33,46 @@ looks, its t has heavier tails than Student's with h - 1 (by simulation, tests/l
 KNOWN = 1e9
 """Degrees of freedom of a noise that is taken as given."""
 _POWER = 0.95
+_SHIFTED = 0.25
+"""Largest share of passes in which two sides of equal code differ by the distance of two configurations, if
+each process takes one of two: p (1 - p) for one direction."""
+_GROSS = float(np.log(2.0))
+"""A shift beyond this in every pass is called, however few they are."""
+_MIXTURES = np.linspace(0.0, 1.0, 101)[1:-1]
+
+
+def _nothing() -> Floats:
+    return np.zeros(())
+
+
+def _never() -> Flags:
+    return np.zeros((), dtype=bool)
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Estimates of log(head / base), one per entry: the value, its standard error, degrees of freedom."""
+    """Estimates of log(head / base), one per entry: the value, its standard error, degrees of freedom.
+
+    `luck` bounds the chance that processes of equal code, each of which takes one of two configurations,
+    show as much in as many passes; 0 where it does not apply. `gross` marks entries that every pass shows
+    to have at least doubled or halved.
+    """
 
     log_ratio: Floats
     se: Floats
     df: Floats
+    luck: Floats = field(default_factory=_nothing)
+    gross: Flags = field(default_factory=_never)
+
+    @classmethod
+    def zeros(cls, count: int) -> Shift:
+        """Return as many entries, to be filled."""
+        flags = np.zeros(count, dtype=bool)
+        return cls(np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count), flags)
+
+
+FIELDS = ("log_ratio", "se", "df", "luck", "gross")
+"""The fields of `Shift`, each an array of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +107,52 @@ def trimmed(blocks: Floats) -> Shift:
     variance = winsorised.var(axis=-1, ddof=1)
     kept = count - 2 * cut
     se = np.sqrt(variance * count * (count - 1) / (kept * (kept - 1))) / np.sqrt(count)
-    return Shift(mean, se, np.full(mean.shape, (kept - 1.0) * (_TAIL if cut else 1.0)))
+    df = np.full(mean.shape, (kept - 1.0) * (_TAIL if cut else 1.0))
+    beyond = (blocks * np.sign(mean)[..., None] > np.abs(mean)[..., None] / 2).sum(axis=-1)
+    gross = (ordered[..., 0] > _GROSS) | (ordered[..., -1] < -_GROSS)
+    return Shift(mean, se, df, _at_least(beyond, count, _SHIFTED), gross)
+
+
+def luck_of_sides(head: Floats, base: Floats) -> tuple[Floats, Flags]:
+    """Return `luck` and `gross` of sides that are not in pairs; the last axis holds each side's blocks.
+
+    A block shows the shift if it is on its side's half of the way between both estimates. The bound is the
+    largest over all shares in which two configurations may mix.
+    """
+    ours, theirs = trimmed(head).log_ratio[..., None], trimmed(base).log_ratio[..., None]
+    middle, up = (ours + theirs) / 2, np.sign(ours - theirs)
+    there, here = ((head - middle) * up > 0).sum(axis=-1), ((base - middle) * up < 0).sum(axis=-1)
+    luck = _luck_table(head.shape[-1], base.shape[-1])[there, here]
+    up_by, down_by = head.min(axis=-1) - base.max(axis=-1), base.min(axis=-1) - head.max(axis=-1)
+    gross: Flags = np.maximum(up_by, down_by) > _GROSS
+    return luck, gross
+
+
+@lru_cache
+def _luck_table(head: int, base: int) -> Floats:
+    """Return `luck` by the numbers of blocks of head and of base that show the shift."""
+    there, here = np.arange(head + 1)[:, None, None], np.arange(base + 1)[:, None]
+    both: Floats = _at_least(there, head, _MIXTURES) * _at_least(here, base, 1 - _MIXTURES)
+    most: Floats = both.max(axis=-1)
+    return most
+
+
+def _at_least(found: NDArray[np.int_], count: int, share: float | Floats) -> Floats:
+    """Return the chance of at least `found` of `count`, each with the chance `share`."""
+    chance: Floats = np.where(found > 0, 1.0 - bdtr(np.maximum(found - 1, 0), count, share), 1.0)
+    return chance
+
+
+def with_known(own: Shift, variance: Floats, df: Floats) -> Shift:
+    """Return the shift with `luck` no larger than what a known noise of processes makes of it.
+
+    `variance` is that of the estimate by noise that was measured before, over many processes, disturbed
+    ones included; `df` are its degrees of freedom, 0 if it is not known.
+    """
+    known = (df > 0) & (variance > 0)
+    t = np.abs(own.log_ratio) / np.sqrt(np.where(known, variance, 1.0))
+    tail = np.where(known, stdtr(np.where(known, df, 1.0), -t), 1.0)
+    return replace(own, luck=np.minimum(own.luck, tail))
 
 
 def with_prior(own: Shift, prior_variance: Floats, prior_df: Floats) -> Shift:
@@ -97,10 +177,10 @@ def with_prior(own: Shift, prior_variance: Floats, prior_df: Floats) -> Shift:
         total = own.df + prior_df
         pooled = (own.df * own_variance + prior_df * prior) / total
     take = (prior_df > 0) & (pooled >= own_variance)
-    return Shift(
-        own.log_ratio,
-        np.sqrt(np.where(take, pooled, np.where(has_own, own_variance, np.inf))),
-        np.where(take, total, own.df),
+    return replace(
+        own,
+        se=np.sqrt(np.where(take, pooled, np.where(has_own, own_variance, np.inf))),
+        df=np.where(take, total, own.df),
     )
 
 
@@ -119,16 +199,26 @@ def _median_of_others(values: Floats) -> Floats:
     return medians
 
 
-def difference(head: Shift, base: Shift) -> Shift:
-    """Return the shift of two independent sides.
+def difference(head: Shift, base: Shift, *, known: bool = False) -> Shift:
+    """Return the shift of two independent sides; `luck_of_sides` gives what is not of the estimates.
 
-    Degrees of freedom by Welch and Satterthwaite (Yuen for trimmed means).
+    Degrees of freedom by Welch and Satterthwaite (Yuen for trimmed means), and no more than the smaller
+    side's: where two processes agree by chance, the formula would take the larger side's for both. Not so
+    where the noise is `known`, and not from the blocks.
     """
     ours, theirs = np.square(head.se), np.square(base.se)
     variance = ours + theirs
     with np.errstate(invalid="ignore", divide="ignore"):
         df = np.square(variance) / (np.square(ours) / head.df + np.square(theirs) / base.df)
+    if not known:
+        df = np.minimum(df, np.minimum(head.df, base.df))
     return Shift(head.log_ratio - base.log_ratio, np.sqrt(variance), np.nan_to_num(df, nan=0.0))
+
+
+def unpaired(head: Floats, base: Floats) -> Shift:
+    """Return the shift of sides whose blocks, along the last axis, are not in pairs: two or more each."""
+    luck, gross = luck_of_sides(head, base)
+    return replace(difference(trimmed(head), trimmed(base)), luck=luck, gross=gross)
 
 
 def holm(p: Floats) -> Floats:
@@ -142,18 +232,18 @@ def holm(p: Floats) -> Floats:
     return out
 
 
-def judge(shift: Shift, threshold: float) -> Judged:
+def judge(shift: Shift, threshold: float, error_rate: float = ERROR_RATE) -> Judged:
     """Return the verdict of every cell of one comparison; the last axis holds its cells.
 
     A change is called if it is clear after correction for the number of cells, and if the cell's own
     interval does not lie wholly within the threshold. The estimate of such a cell is beyond half of it.
     """
-    clear, within, interval = decide(shift, threshold)
+    clear, within, interval = decide(shift, threshold, error_rate)
     cells = max(1, shift.log_ratio.shape[-1])
     slower = shift.log_ratio > 0
-    names = np.where(within, "SAME", np.where(clear.p < ERROR_RATE, np.where(slower, "S", "F"), "A"))
+    names = np.where(within, "SAME", np.where(clear.p < error_rate, np.where(slower, "S", "F"), "A"))
     full: dict[str, TimeVerdict] = {"SAME": "SAME", "S": "SLOWER", "F": "FASTER", "A": "AMBIGUOUS"}
-    critical = _quantile(shift.df, 1 - ERROR_RATE / 2 / cells) + _quantile(shift.df, _POWER)
+    critical = _quantile(shift.df, 1 - error_rate / 2 / cells) + _quantile(shift.df, _POWER)
     return Judged(
         verdicts=[full[str(name)] for name in names.ravel()],
         low=interval[0],
@@ -168,26 +258,31 @@ class Clear:
     """Adjusted p-values of the cells, and which of them are called SLOWER."""
 
     p: Floats
-    slower: NDArray[np.bool_]
+    slower: Flags
 
 
-def decide(shift: Shift, threshold: float) -> tuple[Clear, NDArray[np.bool_], tuple[Floats, Floats]]:
+def decide(
+    shift: Shift, threshold: float, error_rate: float = ERROR_RATE
+) -> tuple[Clear, Flags, tuple[Floats, Floats]]:
     """Return p-values and SLOWER, which cells are SAME, and their intervals.
 
-    The last axis holds the cells of a comparison, the first axes hold comparisons.
+    A p-value is the larger of that of the t statistic (Holm) and that of `luck` (Bonferroni). The last axis
+    holds the cells of a comparison, the first axes hold comparisons.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         t = np.where(shift.se > 0, shift.log_ratio / shift.se, np.sign(shift.log_ratio) * np.inf)
     t = np.where(np.isnan(t), 0.0, t)
     usable = shift.df > 0
     raw = np.where(usable, 2 * stdtr(np.where(usable, shift.df, 1.0), -np.abs(t)), 1.0)
-    p = holm(raw)
+    cells = max(1, shift.log_ratio.shape[-1])
+    p = np.maximum(holm(raw), np.minimum(1.0, 2 * cells * shift.luck))
+    p = np.where(shift.gross, 0.0, p)
     width = np.where(usable, _quantile(shift.df, 1 - ERROR_RATE / 2), np.inf) * shift.se
     width = np.where(np.isnan(width), np.inf, width)
     low, high = shift.log_ratio - width, shift.log_ratio + width
     limit = np.log1p(threshold)
     within = (low > -limit) & (high < limit)
-    return Clear(p, (p < ERROR_RATE) & ~within & (shift.log_ratio > 0)), within, (low, high)
+    return Clear(p, (p < error_rate) & ~within & (shift.log_ratio > 0)), within, (low, high)
 
 
 def _quantile(df: Floats, share: float) -> Floats:

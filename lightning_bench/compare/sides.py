@@ -21,6 +21,8 @@ from lightning_bench.record.row import CaseKey
 from lightning_bench.record.samples import SampleLine, read_samples, sidecar_path
 
 _BATCHES = 10
+_FEWEST_BATCHES = 5
+_MOST_UNEVEN = 3
 # How measure/ sizes a turn; for files that do not record how their samples were taken.
 _SLOT_MS, _SLOT_SAMPLES = 20.0, 5
 _SAME_MEDIAN = 1e-4
@@ -173,10 +175,21 @@ def _turns(line: SampleLine, times: Sequence[float]) -> tuple[int, ...]:
 
 @lru_cache
 def _edges(turns: tuple[int, ...]) -> tuple[int, ...]:
-    """Return where batches of consecutive turns begin and end: at most ten, none without a sample."""
+    """Return where batches of consecutive turns begin and end: at most ten, none without a sample.
+
+    Turns that give fewer than five batches, or very uneven ones, tell little of the noise: then the samples
+    are cut evenly, whatever their turns.
+    """
     ends = [0, *accumulate(turns)]
-    count = min(_BATCHES, len(turns))
-    return tuple(ends[round(part * len(turns) / count)] for part in range(count + 1))
+    edges = _cut(ends, min(_BATCHES, len(turns)))
+    sizes = [end - begin for begin, end in pairwise(edges)]
+    if len(sizes) < _FEWEST_BATCHES or max(sizes) > _MOST_UNEVEN * min(sizes):
+        edges = _cut(range(ends[-1] + 1), min(_BATCHES, ends[-1]))
+    return edges
+
+
+def _cut(places: Sequence[int], count: int) -> tuple[int, ...]:
+    return tuple(places[round(part * (len(places) - 1) / count)] for part in range(count + 1))
 
 
 def _batch_variance(times_ms: Floats, edges: tuple[int, ...]) -> tuple[Floats, float]:

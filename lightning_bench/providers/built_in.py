@@ -73,3 +73,8 @@ def built_in_provider(name: str) -> Provider:
     module, _, attribute = BUILT_IN[name].partition(":")
     provider: Provider = getattr(import_module(f"lightning_bench.providers.{module}"), attribute)()
     return provider
+
+
+def tunes_itself(name: str) -> bool:
+    """Return whether this is a built-in provider whose autotuner may choose anew in each process."""
+    return name in BUILT_IN and built_in_provider(name).self_tuning

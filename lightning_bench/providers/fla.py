@@ -27,6 +27,7 @@ class FlaFunction(Provider):
     package = "fla-core"
     dtypes = DTYPES
     tf32 = True
+    self_tuning = True
     module: ClassVar[str]
     """The module below `fla.ops`."""
     function: ClassVar[str]

@@ -16,11 +16,9 @@ from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.compare.noise import Noises
-    from lightning_bench.compare.result import Verdict
+    from lightning_bench.compare.result import Comparison
     from lightning_bench.compare.sides import Side
 
 _VERDICT_PANEL = "Verdict"
@@ -93,7 +91,7 @@ def compare(
     shown: Shown,
     output: Output,
 ) -> None:
-    """Give every cell a verdict; exit code 0: nothing worse, 1: worse, 3: nothing compared."""
+    """Give every cell a verdict; exit code 0: nothing worse, 1: worse, 3: not decided."""
     from lightning_bench.cli.commands.compare_out import show
     from lightning_bench.compare.judge import compare_sides
     from lightning_bench.compare.result import accept, parse_allow, parse_fail_on
@@ -128,8 +126,8 @@ def compare(
     )
     comparison = accept(comparison, allowed)
     show(sink, comparison, shown)
-    if comparison.exit_code == ExitCode.NOTHING:
-        sink.error(_why_nothing(comparison.counts))
+    if comparison.exit_code == ExitCode.UNDECIDED:
+        sink.error(_why_undecided(comparison))
     raise typer.Exit(comparison.exit_code)
 
 
@@ -191,11 +189,28 @@ def _noises(given: list[Path] | None, beside: list[Path]) -> Noises:
     return Noises(row for file in files for row in read_calibration(file))
 
 
-def _why_nothing(counts: Counter[Verdict]) -> str:
-    if counts["INCOMPARABLE"]:
+def _why_undecided(comparison: Comparison) -> str:
+    from lightning_bench.compare.result import SAME_ROW
+    from lightning_bench.words import counted
+
+    counts = comparison.counts
+    elsewhere = [cell for cell in comparison.cells if cell.verdict == "INCOMPARABLE" and not cell.accepted]
+    same = [cell for cell in elsewhere if cell.detail == SAME_ROW]
+    if same and len(same) == len(elsewhere):
         return (
-            "nothing was compared: machine, protocol or versions differ in every cell (INCOMPARABLE above); "
-            "measure both sides on one machine, or give --across-machines"
+            f"{counted(len(same), 'cell')} with the same rows on both sides, which says nothing: "
+            "measure head anew, or give another file"
+        )
+    if elsewhere:
+        which = "every cell" if len(elsewhere) == len(comparison.cells) else f"{len(elsewhere)} of the cells"
+        return (
+            f"machine, protocol or versions differ in {which} (INCOMPARABLE above); measure both sides on "
+            "one machine, give --across-machines, or accept them by --allow 'INCOMPARABLE:PATTERN=REASON'"
+        )
+    if counts["AMBIGUOUS"]:
+        return (
+            "nothing is decided: every change is within the noise, and the noise beyond the threshold; "
+            "`lbench compare --ref` takes several processes, `lbench calibrate` measures the noise"
         )
     return (
         "nothing was compared: the inputs have no case in common, or none that works on either side; "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lightning_bench.cli.shared.common_options import OUTPUT_PANEL
-from lightning_bench.errors import UsageError
+from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
@@ -75,7 +75,7 @@ def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
     from lightning_bench.compare.formats import verdict_text as text
 
     out = sink.out
-    out.print(plain_text(f"{comparison.head} against {comparison.base}", style="bold"), soft_wrap=True)
+    out.print(plain_text(text.name_of_sides(comparison), style="bold"), soft_wrap=True)
     cells = text.shown(comparison, everything=everything)
     if cells:
         narrow = out.width < 110
@@ -94,14 +94,18 @@ def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
             style = "dim" if cell.accepted else _STYLES[cell.verdict]
             table.add_row(*(plain_text(words[i], style=style if i == 0 else "") for i in columns))
         out.print(table)
-    for line in text.overall_lines(comparison.overall):
-        out.print(plain_text(line), soft_wrap=True)
+    for one, line in zip(comparison.overall, text.overall_lines(comparison.overall), strict=True):
+        verdict, rest = line.split(" ", 1)
+        style = "dim" if one.accepted else _STYLES[verdict]
+        out.print(plain_text(verdict, style=style), plain_text(rest), soft_wrap=True)
     for remark in comparison.remarks:
         sink.say(f"note: {remark}")
-    style = {0: "bold green", 1: "bold red", 3: "bold yellow"}[comparison.exit_code]
+    worse = comparison.exit_code == ExitCode.FOUND
+    style = "bold green" if comparison.clean else "bold red" if worse else "bold yellow"
     hidden = len(comparison.cells) - len(cells)
     more = f" ({hidden} not shown: --all)" if hidden else ""
-    out.print(plain_text(f"{comparison.headline}.", style), plain_text(text.counts_text(comparison) + more))
+    counts = plain_text(text.counts_text(comparison) + more)
+    out.print(plain_text(f"{comparison.headline}.", style), counts, soft_wrap=True)
 
 
 def _write(path: Path, text: str, mode: str) -> None:

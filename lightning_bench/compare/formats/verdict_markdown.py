@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from lightning_bench.compare.formats.verdict_text import HEADERS, counts_text, overall_lines, row
 from lightning_bench.compare.result import UNCHANGED, ComparedCell, Comparison
+from lightning_bench.errors import ExitCode
 
 _ESCAPES = {ord(sign): f"&#{ord(sign)};" for sign in "&<>\\`*_[]|~#@"}
 
@@ -16,10 +17,11 @@ MOST_ROWS = 500
 def comparison_markdown(comparison: Comparison) -> str:
     """Return the headline and the cells that are worse, then folded: other changes, all cells, remarks."""
     failing = comparison.failing
-    mark = {0: "✅", 1: "❌", 3: "⚠️"}[comparison.exit_code]
+    mark = "✅" if comparison.clean else "❌" if comparison.exit_code == ExitCode.FOUND else "⚠️"
+    same = " (the same file)" if comparison.head == comparison.base else ""
     parts = [
         f"### {mark} lbench: {comparison.headline}",
-        f"`{_plain(comparison.head)}` against `{_plain(comparison.base)}`, "
+        f"`{_plain(comparison.head)}` against `{_plain(comparison.base)}`{same}, "
         f"threshold {100 * comparison.threshold:g} %: {counts_text(comparison)}.",
     ]
     if failing:

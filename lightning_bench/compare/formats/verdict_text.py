@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lightning_bench.compare.result import UNCHANGED, VERDICTS, ComparedCell, Comparison, Overall
+from lightning_bench.compare.result import (
+    UNCHANGED,
+    VERDICTS,
+    ComparedCell,
+    Comparison,
+    Overall,
+    percent,
+)
 from lightning_bench.words import counted
 
 HEADERS = ("verdict", "change", "99 % interval", "base", "head", "case")
@@ -13,11 +20,6 @@ HEADERS = ("verdict", "change", "99 % interval", "base", "head", "case")
 def change_text(cell: ComparedCell) -> str:
     """Return the change as `+3.1 %`, or "" if there is no ratio."""
     return "" if cell.ratio is None else percent(cell.ratio)
-
-
-def percent(ratio: float) -> str:
-    """Return the change that a ratio means, signed, in per cent; as a factor from ten on."""
-    return f"×{ratio:.3g}" if ratio >= 10 else f"{100 * (ratio - 1):+.1f} %"
 
 
 def interval_text(cell: ComparedCell | Overall) -> str:
@@ -69,11 +71,21 @@ def counts_text(comparison: Comparison) -> str:
 
 
 def overall_lines(overall: Iterable[Overall]) -> list[str]:
-    """Return one line per family and direction."""
+    """Return one line per provider and direction: verdict, mean change, its interval."""
     lines = []
     for mean in overall:
         bounds = interval_text(mean)
         interval = f", 99 % interval {bounds}" if bounds else ", known to no bound"
+        accepted = f"  accepted: {mean.accepted}" if mean.accepted else ""
         cells = counted(mean.cells, "cell")
-        lines.append(f"{mean.family} {mean.direction}: {percent(mean.ratio)} over {cells}{interval}")
+        lines.append(
+            f"{mean.verdict} over all {mean.name}: {percent(mean.ratio)} over {cells}{interval}{accepted}"
+        )
     return lines
+
+
+def name_of_sides(comparison: Comparison) -> str:
+    """Return which side is compared with which, or that both are one file."""
+    if comparison.base == comparison.head:
+        return f"{comparison.head} against itself: the same file"
+    return f"{comparison.head} against {comparison.base}"

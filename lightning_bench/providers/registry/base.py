@@ -55,6 +55,8 @@ class Provider:
     directions: ClassVar[tuple[Direction, ...]] = ("fwd", "bwd", "fwd_bwd")
     tf32: ClassVar[bool] = False
     """Whether it computes fp32 inputs in TF32, whose relative error is 1.5e-3 (measured on an H200)."""
+    self_tuning: ClassVar[bool] = False
+    """Whether each process may run another configuration, since an autotuner times several and takes one."""
 
     def version(self) -> str:
         """Return the installed version of the wrapped package, or "" without it. Imports nothing heavy."""

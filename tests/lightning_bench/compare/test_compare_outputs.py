@@ -30,8 +30,25 @@ def cell(verdict: Any, case: str = "lightning2/fwd/b1", **changes: Any) -> Compa
 
 
 def comparison(*cells: ComparedCell, **changes: Any) -> Comparison:
-    overall = [Overall("linear_decay", "fwd", len(cells), 1.01, 0.99, 1.03)]
-    return Comparison("main", "HEAD", 0.03, sort_cells(cells), overall, **changes)
+    given: dict[str, Any] = {"overall": [over("SAME")]} | changes
+    return Comparison("main", "HEAD", 0.03, sort_cells(cells), **given)
+
+
+def over(verdict: Any, **changes: Any) -> Overall:
+    given: dict[str, Any] = {
+        "provider": "lightning2",
+        "family": "linear_decay",
+        "direction": "fwd",
+        "protocol": "lbench",
+        "verdict": verdict,
+        "cells": 5,
+        "case_ids": ("b/fwd/1", "c/fwd/1"),
+        "ratio": 1.01,
+        "low": 0.99,
+        "high": 1.03,
+        "p": 1.0,
+    }
+    return Overall(**given | changes)
 
 
 MIXED = comparison(
@@ -46,7 +63,7 @@ MIXED = comparison(
 
 def test_worst_first_and_the_largest_change_first_within_a_verdict() -> None:
     assert [one.case_id for one in MIXED.cells] == ["c/fwd/1", "b/fwd/1", ODD, "d/fwd/1", "a/fwd/1"]
-    assert MIXED.headline == "Worse: 2 SLOWER, 1 BROKEN of 5 cells"
+    assert MIXED.headline == "Worse: 2 SLOWER, 1 BROKEN of 5 cells; not decided: 1 AMBIGUOUS"
     assert MIXED.exit_code == 1
     assert comparison(cell("SAME")).headline == "Nothing is worse in 1 cell"
 
@@ -60,10 +77,10 @@ def test_both_ends_of_an_interval_have_a_unit() -> None:
 def test_markdown_is_short_first_and_folds_the_rest() -> None:
     text = comparison_markdown(MIXED)
     short, _, folded = text.partition("<details>")
-    assert short.startswith("### ❌ lbench: Worse: 2 SLOWER, 1 BROKEN of 5 cells\n")
+    assert short.startswith(f"### ❌ lbench: {MIXED.headline}\n")
     assert short.count("| SLOWER |") == 2
     assert "| SAME |" not in short
-    assert "linear&#95;decay fwd: +1.0 % over 5 cells, 99 % interval -1.0 … +3.0 %" in short
+    assert "- SAME over all lightning2 fwd: +1.0 % over 5 cells, 99 % interval -1.0 … +3.0 %" in short
     assert "All cells (5)" in folded
     assert "Remarks (1)" in folded
     assert folded.count("<details>") + 1 == text.count("</details>")
@@ -84,7 +101,7 @@ def test_junit_counts_what_fails_and_is_xml() -> None:
     root = ET.fromstring(junit(accepted))
     suite = root[0]
     assert {name: suite.get(name) for name in ("tests", "failures", "skipped")} == {
-        "tests": "5",
+        "tests": "6",
         "failures": "2",
         "skipped": "2",
     }
@@ -106,7 +123,7 @@ def test_junit_of_nothing_fails() -> None:
 
 def test_github_commands_are_escaped_and_few() -> None:
     lines = list(workflow_commands(MIXED))
-    assert lines[0] == "::error title=lbench compare::Worse: 2 SLOWER, 1 BROKEN of 5 cells"
+    assert lines[0] == f"::error title=lbench compare::{MIXED.headline}"
     broken = next(line for line in lines if "BROKEN pipe" in line)
     assert "100%25%0Aover" in broken
     assert len(broken.splitlines()) == 1
@@ -161,8 +178,8 @@ def test_the_table_shows_what_changed_and_with_all_everything(
     assert "SLOWER" in short.out
     assert "fwd/b1-h8-n512-d64-e64-bf16-cuda" in short.out.replace("\n", "").replace(" ", "")
     assert "(1 not shown: --all)" in short.out.replace("\n", " ")
-    assert "SAME " not in short.out.split("linear_decay fwd")[0]
-    assert "SAME " in whole.out.split("linear_decay fwd")[0]
+    assert "bwd/b1" not in short.out
+    assert "SAME " in whole.out.split("Worse")[0]
 
 
 def test_many_cells_are_compared_without_torch_and_pandas(sides: Any, tmp_path: Path) -> None:
@@ -174,6 +191,7 @@ def test_many_cells_are_compared_without_torch_and_pandas(sides: Any, tmp_path: 
     for name in ("base", "head"):
         cases = [f"lightning2/fwd/b{n}" for n in range(rows)]
         body = "\n".join(line.replace("lightning2/fwd/b0", case) for case in cases)
+        body = body.replace("2026-01-01", "2026-01-02") if name == "head" else body
         (tmp_path / f"{name}.csv").write_text(f"{head}\n{body}\n")
         (tmp_path / f"{name}.samples.jsonl").write_text(
             "".join(lines.replace("lightning2/fwd/b0", case) for case in cases)
@@ -198,5 +216,5 @@ def test_many_cells_are_compared_without_torch_and_pandas(sides: Any, tmp_path: 
         check=True,
         timeout=PATIENCE_S,
     )
-    assert ran.stderr.splitlines()[-1] == "0 False False True"
-    assert ran.stdout.count('"verdict"') == rows
+    assert ran.stderr.splitlines()[-1] == "0 False False True", ran.stderr
+    assert ran.stdout.count('"verdict"') == rows + 1  # and one over all

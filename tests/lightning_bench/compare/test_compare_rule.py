@@ -114,10 +114,12 @@ def test_a_calibration_finds_much_more_with_four_passes() -> None:
     sd, pairs = 0.005, 4
     differences = np.log1p(0.03) + rng.normal(0, sd * np.sqrt(2), (2000, CELLS, pairs))
     own = rule.trimmed(differences)
-    prior = rule.with_prior(own, np.full(own.se.shape, 2 * sd**2 / pairs), np.full(own.se.shape, 19.0))
+    variance, df = np.full(own.se.shape, 2 * sd**2 / pairs), np.full(own.se.shape, 19.0)
+    prior = rule.with_known(rule.with_prior(own, variance, df), variance, df)
     alone, _, _ = rule.decide(own, THRESHOLD)
     with_it, _, _ = rule.decide(prior, THRESHOLD)
-    assert with_it.slower.mean() > 1.5 * alone.slower.mean()
+    assert with_it.slower.mean() > 0.3
+    assert not alone.slower.any(), "four passes cannot tell twelve cells from kernels with two modes"
 
 
 def test_one_process_a_side_is_judged_by_the_noise_between_processes() -> None:
@@ -165,7 +167,7 @@ def test_blocks_that_do_not_vary_at_all_are_clear_and_one_block_says_nothing() -
     single = rule.judge(rule.trimmed(np.full((1, 1), 0.5)), THRESHOLD)
     assert (same.verdicts, moved.verdicts, single.verdicts) == (["SAME"], ["SLOWER"], ["AMBIGUOUS"])
     assert same.p[0] == 1.0
-    assert moved.p[0] < 1e-100
+    assert moved.p[0] == pytest.approx(2 * 0.25**12)
 
 
 def test_holm_against_the_worked_example_of_its_steps() -> None:

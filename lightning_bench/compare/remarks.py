@@ -1,0 +1,94 @@
+"""What a comparison says beside its verdicts: the noise that it goes by, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lightning_bench.compare import rule
+from lightning_bench.compare.noise import ASSUMED
+from lightning_bench.compare.overall import Estimated
+from lightning_bench.compare.result import ComparedCell
+from lightning_bench.compare.rule import Floats
+from lightning_bench.words import counted
+
+
+def noise_remarks(
+    cells: Sequence[ComparedCell], estimated: Estimated, resolution: Floats, threshold: float
+) -> list[str]:
+    """Return what to know of the noise by which the timed cells were judged, and of what they resolve."""
+    kinds = Counter(cell.noise.rpartition(", ")[2] for cell in cells)
+    found = []
+    if kinds["assumed"]:
+        found.append(_assumed(kinds["assumed"], estimated))
+    if kinds["calibrated on other cases"]:
+        found.append(
+            f"{kinds['calibrated on other cases']} cells are not calibrated: the noise of this machine's "
+            "noisiest calibrated case stands in"
+        )
+    if estimated.tuning.any():
+        names = sorted({cell.provider for cell, tunes in zip(cells, estimated.tuning, strict=True) if tunes})
+        found.append(
+            f"{', '.join(names)}: an autotuner chooses anew in each process, so one process on a side cannot "
+            "show that it is slower; take several: --ref, or folders of CSVs"
+        )
+    if few := _few(cells, estimated, threshold):
+        found.append(
+            f"{counted(few, 'cell')} changed in every process, but among so many cells so few processes may "
+            "each have started in another of two configurations by chance: take more --pairs, or "
+            "`lbench calibrate`"
+        )
+    limit = math.log1p(threshold)
+    if coarse := int(np.sum(resolution > limit)):
+        usual = float(np.median(resolution[resolution > limit]))
+        finest = "100 %" if usual > math.log(2) else f"{100 * math.expm1(usual):.1f} %"
+        found.append(
+            f"the threshold of {100 * threshold:g} % is finer than {coarse} of {len(cells)} cells "
+            f"can resolve: half of these find nothing below {finest} in 95 % of runs; "
+            "take more --pairs, a quieter machine or a wider --threshold"
+        )
+    return found
+
+
+def partial_sides(cells: Sequence[ComparedCell]) -> list[str]:
+    """Name a side that lacks rows, and providers that work nowhere in head."""
+    found = []
+    for side, verdict in (("base", "NEW"), ("head", "MISSING")):
+        lacking = sum(cell.verdict == verdict and cell.detail.startswith("no row") for cell in cells)
+        if lacking:
+            found.append(f"{side} has no row of {lacking} of {counted(len(cells), 'cell')}: is it complete?")
+    by_provider: defaultdict[str, list[ComparedCell]] = defaultdict(list)
+    for cell in cells:
+        if cell.verdict != "NEW":
+            by_provider[cell.provider].append(cell)
+    broken = [
+        f"{name} (all {counted(len(members), 'cell')})"
+        for name, members in by_provider.items()
+        if all(cell.verdict in ("BROKEN", "MISSING") for cell in members)
+    ]
+    return [*found, *([f"works in no cell of head: {', '.join(broken)}"] if broken else [])]
+
+
+def _assumed(count: int, estimated: Estimated) -> str:
+    devices = sorted({versus.record.device for versus in estimated.timed})
+    stated = ", ".join(f"{100 * ASSUMED[device].process:g} % on {device}" for device in devices)
+    most = float(estimated.scale.max())
+    more = f", up to {most:.1f} times as much by today's spread over the cells" if most > 1 else ""
+    return (
+        f"{count} cells have one process on a side, and the noise between processes is assumed "
+        f"({stated}{more}): `lbench calibrate` measures it, and `lbench compare --ref` takes many"
+    )
+
+
+def _few(cells: Sequence[ComparedCell], estimated: Estimated, threshold: float) -> int:
+    """Count the cells that are clear but for their few processes."""
+    certain = replace(estimated.shift, luck=np.zeros(len(cells)))
+    verdicts = rule.judge(certain, threshold).verdicts
+    return sum(
+        cell.verdict == "AMBIGUOUS" and verdict in ("SLOWER", "FASTER") and not assumes
+        for cell, verdict, assumes in zip(cells, verdicts, estimated.scale > 0, strict=True)
+    )
