@@ -95,6 +95,12 @@ def _runs_of(file: Path, remarks: list[str]) -> list[Run]:
         if record.metric != "speed" or not figure or figure <= 0:
             runs.append(Run(record, file))
             continue
+        if record.processes and record.processes > 1:
+            between = (record.between_percent or 0.0) / 100.0
+            runs.append(
+                Run(record, file, math.log(figure), between**2 / record.processes, record.processes - 1)
+            )
+            continue
         block = _take_block(blocks.get(record.key, []), figure)
         if block is None:
             lacking += 1

@@ -11,6 +11,7 @@ import torch
 
 from lightning_bench.case import Case
 from lightning_bench.measure.audit import Audit
+from lightning_bench.measure.autotuned import AutotuneWatch
 from lightning_bench.measure.calls import DirectionCall, direction_call
 from lightning_bench.measure.deviation import judge
 from lightning_bench.measure.guard import GUARD
@@ -50,6 +51,7 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     inputs = common.of(provider.family)
     common.own_signs()
     inputs.note_bytes(provider.layout)
+    tuned = AutotuneWatch()
     with poisoned(inputs, gradients=case.direction != "fwd"):
         call = direction_call(provider, common, case.direction)
         got = call.tensors()
@@ -69,7 +71,7 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     result = judge(reference, got, provider.layout)
     errors = result.errors
     figures = Figures(
-        provider_config=provider.config(case.shape, case.direction),
+        provider_config=" ".join(filter(None, [provider.config(case.shape, case.direction), tuned.chosen()])),
         error_o=errors.get("o"),
         error_dq=errors.get("dq"),
         error_dk=errors.get("dk"),

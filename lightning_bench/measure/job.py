@@ -52,6 +52,8 @@ class Figures:
     ci_low_ms: float | None = None
     ci_high_ms: float | None = None
     samples: int | None = None
+    processes: int | None = None
+    between_percent: float | None = None
     call_ms: float | None = None
     graph_ms: float | None = None
     tflops: float | None = None

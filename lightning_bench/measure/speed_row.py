@@ -101,6 +101,7 @@ def speed_outcome(
         ci_low_ms=times.ci_low_ms,
         ci_high_ms=times.ci_high_ms,
         samples=times.samples,
+        processes=1,
         call_ms=summarize(task.call_samples).median_ms,
         graph_ms=summarize(samples.graph_ms).median_ms if samples.graph_ms else None,
         tflops=work.min_flops / times.median_ms / 1e9,

@@ -22,6 +22,9 @@ FAILED: frozenset[Status] = frozenset({"crashed", "timeout", "wrong"})
 KEY = ("metric", "protocol", "case_id", "provider_version", "machine_id")
 """Columns that identify a finished case: a sweep that resumes and the samples of a row go by them."""
 
+AUTOTUNED = "autotuned: "
+"""Stands in `provider_config` before what an autotuner chose."""
+
 Figure = float | None
 CaseKey = tuple[str, str, str, str, str]
 
@@ -59,9 +62,17 @@ class Record:
     p80_ms: Annotated[Figure, "80th percentile of the time, ms"] = None
     min_ms: Annotated[Figure, "shortest time, ms"] = None
     mean_ms: Annotated[Figure, "mean time, ms"] = None
-    ci_low_ms: Annotated[Figure, "lower end of the 95 % confidence interval of the median, ms"] = None
-    ci_high_ms: Annotated[Figure, "upper end of the 95 % confidence interval of the median, ms"] = None
-    samples: Annotated[int | None, "number of timed samples"] = None
+    ci_low_ms: Annotated[
+        Figure,
+        "lower end of the 95 % interval of the median, ms: over the samples of one process; of several, "
+        "where the figure of as many others lies",
+    ] = None
+    ci_high_ms: Annotated[Figure, "upper end of that interval, ms"] = None
+    processes: Annotated[int | None, "number of processes that measured the case, one after the other"] = None
+    between_percent: Annotated[
+        Figure, "standard deviation of their medians, in per cent; blank for one process"
+    ] = None
+    samples: Annotated[int | None, "number of timed samples, of all processes"] = None
     call_ms: Annotated[Figure, "median time that an eager caller waits, launch included, ms"] = None
     graph_ms: Annotated[Figure, "median time of a CUDA-graph replay, ms"] = None
     tflops: Annotated[Figure, "model operations over the median time, TFLOP/s (10^12)"] = None
@@ -136,6 +147,11 @@ class Record:
     def key(self) -> CaseKey:
         """The values of `KEY`: what a sweep that resumes recognises a finished case by."""
         return self.metric, self.protocol, self.case_id, self.provider_version, self.machine_id
+
+    @property
+    def autotuned(self) -> bool:
+        """Whether kernels chose their configuration by timing themselves, which each process does anew."""
+        return AUTOTUNED in self.provider_config
 
     @property
     def worked(self) -> bool:

@@ -106,7 +106,7 @@ class _Side:
         self.tree = tree
         plan = tree.plan
         self.supervisor = Supervisor(plan.device, plan.limits.memory_limit_gib, tree.import_path)
-        self.sweep = Sweep(plan, tree.out, watcher, self.supervisor, {"pair": pair})
+        self.sweep = Sweep(plan, tree.out, watcher, [self.supervisor], {"pair": pair})
         self._done = set(done)
 
     def shape(self, cases: list[Case]) -> None:

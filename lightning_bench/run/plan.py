@@ -14,6 +14,7 @@ from lightning_bench.record.row import one_line
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.suite import Limits, Overrides, Suite, expand
 
+_PROCESSES: dict[Device, int] = {"cuda": 3, "cpu": 1}
 RETRIED = FAILED | {"oom", "unstable"}
 
 
@@ -73,6 +74,16 @@ class Plan:
         )
         return with_providers(plan)
 
+    @property
+    def processes(self) -> int:
+        """How many processes measure each case: those that the limits name, else 3 on a GPU and 1 on a CPU.
+
+        Memory, errors and what protocol `paper` repeats are measured in one.
+        """
+        if self.metric != "speed" or self.protocol != "lbench":
+            return 1
+        return self.limits.processes or _PROCESSES[self.device]
+
     def case_id(self, case: Case) -> str:
         """Return the id that the row of this case has, by the name of its provider."""
         return one_line(case.id_by(self.providers[case.provider].provider.name))
@@ -86,13 +97,15 @@ class Plan:
         """Return (cases still to do, rows that stay). With `retry`, rows that failed are measured again.
 
         With a sanitizer, only rows of cases that have run under it stay, and those of cases that cannot run.
+        So are rows that fewer processes have measured than this plan has.
         """
         rows = {record.key: record for record in records}
         pending: list[Case] = []
         standing: list[Record] = []
         for case in self.cases:
             row = rows.get(self.key(case))
-            if row is None or (retry and row.status in RETRIED) or not self._covers(row):
+            few = row is not None and row.worked and (row.processes or 1) < self.processes
+            if row is None or few or (retry and row.status in RETRIED) or not self._covers(row):
                 pending.append(case)
             else:
                 standing.append(row)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from lightning_bench.case import Case
 from lightning_bench.measure.job import USEFUL_PHASES, Enter, Job, Outcome
-from lightning_bench.record import FAILED, Record, ResultFile, Status
+from lightning_bench.record import FAILED, WORKED, Record, ResultFile, Status
 from lightning_bench.record.identities import IDENTITY
+from lightning_bench.run.across import across
 from lightning_bench.run.plan import Plan, by_shape
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.supervisor import Supervisor
@@ -61,29 +62,40 @@ def run_sweep(plan: Plan, out: ResultFile, watcher: Watcher, *, retry: bool = Fa
     begin = time.monotonic()
     pending, standing = plan.split(out.records, retry=retry)
     watcher.started(len(plan.cases), standing)
-    supervisor = Supervisor(plan.device, plan.limits.memory_limit_gib, sanitizer=plan.sanitizer)
+    supervisors = [
+        Supervisor(plan.device, plan.limits.memory_limit_gib, sanitizer=plan.sanitizer)
+        for _ in range(plan.processes)
+    ]
     try:
-        sweep = Sweep(plan, out, watcher, supervisor)
+        sweep = Sweep(plan, out, watcher, supervisors)
         sweep.note_ooms(standing)
         for cases in by_shape(pending).values():
             sweep.shape(cases)
     finally:
-        supervisor.close()
-    return Summary([*standing, *sweep.records], time.monotonic() - begin, dict(supervisor.seconds))
+        for supervisor in supervisors:
+            supervisor.close()
+    seconds: Counter[str] = Counter()
+    for supervisor in supervisors:
+        seconds.update(supervisor.seconds)
+    return Summary([*standing, *sweep.records], time.monotonic() - begin, dict(seconds))
 
 
 class Sweep:
-    """Measures shapes one by one and appends one row per case; `tag` goes into every line of samples."""
+    """Measures shapes one by one and appends one row per case; `tag` goes into every line of samples.
+
+    Each supervisor has a process of its own. A case that works is measured by all of them, one after the
+    other, before its row is written.
+    """
 
     def __init__(
         self,
         plan: Plan,
         out: ResultFile,
         watcher: Watcher,
-        supervisor: Supervisor,
+        supervisors: Sequence[Supervisor],
         tag: Mapping[str, str] | None = None,
     ) -> None:
-        self.plan, self.out, self.watcher, self.supervisor = plan, out, watcher, supervisor
+        self.plan, self.out, self.watcher, self.supervisors = plan, out, watcher, supervisors
         self.tag = dict(tag or {})
         self.records: list[Record] = []
         self._oom_at: dict[tuple[object, ...], int] = {}
@@ -102,12 +114,34 @@ class Sweep:
             if known is None:
                 runnable.append(case)
             else:
-                self._record(known)
+                self._record([known])
         if self.plan.sanitizer is not None:
             for case in runnable:
                 self._sanitize(case, self.plan.sanitizer)
         elif runnable:
-            self._measure(runnable)
+            self._measure_in_each(runnable)
+
+    def _measure_in_each(self, cases: list[Case]) -> None:
+        """Measure cases in one process after the other: in each those that worked in all before it."""
+        held: dict[Case, list[Outcome]] = {case: [] for case in cases}
+
+        def final(outcome: Outcome) -> None:
+            before = held[outcome.case]
+            if outcome.status in WORKED and len(before) + 1 < len(self.supervisors):
+                before.append(outcome)
+                return
+            del held[outcome.case]
+            if outcome.status in WORKED:
+                self._record([*before, outcome])
+            elif before:
+                place = f"in process {len(before) + 1} of {len(self.supervisors)}: "
+                self._record([replace(outcome, reason=place + outcome.reason)])
+            else:
+                self._record([outcome])
+
+        for supervisor in self.supervisors:
+            if held:
+                self._measure(list(held), supervisor, final)
 
     def _known(self, case: Case) -> Outcome | None:
         planned = self.plan.providers[case.provider]
@@ -121,15 +155,15 @@ class Sweep:
             return Outcome(case, "oom", reason)
         return None
 
-    def _measure(self, cases: list[Case]) -> None:
+    def _measure(self, cases: list[Case], supervisor: Supervisor, final: Callable[[Outcome], None]) -> None:
         """Run one job for all. A case that fails beside others, or loses the worker, runs again alone.
 
         So only the culprit is blamed, and not a later case of the same process: `crashed` and `wrong` are
         recorded only of a case that was alone in a fresh worker. On a GPU the worker itself makes sure that
-        nothing else holds memory before it reports oom; on a CPU it cannot know.
+        nothing else holds memory before it reports oom; on a CPU it cannot know. `final` gets what counts.
         """
         plan, job = self.plan, self._job(cases)
-        certain = len(cases) == 1 and self.supervisor.fresh
+        certain = len(cases) == 1 and supervisor.fresh
         unproven = {"crashed", "wrong", "oom"} if plan.device == "cpu" else {"crashed", "wrong"}
         left = list(cases)
         doubtful: set[Case] = set()
@@ -141,29 +175,30 @@ class Sweep:
                 doubtful.add(outcome.case)
                 return
             left.remove(outcome.case)
-            self._record(outcome)
+            final(outcome)
 
-        ending = self.supervisor.run(job, on_outcome, self._on_enter(cases))
+        ending = supervisor.run(job, on_outcome, self._on_enter(cases))
         if "oom" in statuses & unproven:
-            self.supervisor.stop()  # it may still hold the memory that was missing
+            supervisor.stop()  # it may still hold the memory that was missing
         assert ending is not None or doubtful >= set(left), f"the worker forgot {left}"
         proven = ending is not None and (certain or (len(cases) == 1 and ending.status == "timeout"))
         for case in left:
             if ending is not None and proven:
-                self._record(Outcome(case, ending.status, ending.reason))
+                final(Outcome(case, ending.status, ending.reason))
                 continue
             if case in doubtful:
-                self.supervisor.stop()
-            self._measure([case])
+                supervisor.stop()
+            self._measure([case], supervisor, final)
 
     def _sanitize(self, case: Case, sanitizer: Sanitizer) -> None:
         """Run one case in a worker that a sanitizer watches; what is found there belongs to this case."""
-        self.supervisor.stop()
+        (supervisor,) = self.supervisors
+        supervisor.stop()
         outcomes: list[Outcome] = []
-        ending = self.supervisor.run(self._job([case]), outcomes.append, self._on_enter([case]))
+        ending = supervisor.run(self._job([case]), outcomes.append, self._on_enter([case]))
         if ending is not None and not outcomes:
             outcomes.append(Outcome(case, ending.status, ending.reason))
-        self._record(sanitizer.judged(outcomes[0], self.supervisor.sanitizer_report()))
+        self._record([sanitizer.judged(outcomes[0], supervisor.sanitizer_report())])
 
     def _job(self, cases: list[Case]) -> Job:
         plan = self.plan
@@ -177,7 +212,9 @@ class Sweep:
 
         return on_enter
 
-    def _record(self, outcome: Outcome) -> None:
+    def _record(self, outcomes: list[Outcome]) -> None:
+        """Write the row of a case, and the samples of each process that has measured it."""
+        outcome = across(outcomes)
         record = replace(
             self._blank(outcome.case),
             status=outcome.status,
@@ -185,8 +222,11 @@ class Sweep:
             time_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             **vars(outcome.figures),
         )
-        if outcome.samples:
-            self.out.append_samples(record, outcome.samples.as_line() | self.tag)
+        # The last line is that of the process whose figures the row has.
+        for number, each in sorted(enumerate(outcomes), key=lambda pair: pair[1].samples is outcome.samples):
+            if each.samples:
+                process = {"process": number} if len(outcomes) > 1 else {}
+                self.out.append_samples(record, each.samples.as_line() | process | self.tag)
         self.out.append(record)
         self.records.append(record)
         if record.status == "oom":

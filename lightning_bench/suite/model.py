@@ -101,6 +101,7 @@ class Limits(_Table):
     min_samples: _Count = 20
     max_samples: _Count = Field(default=1000, validate_default=True)
     ci_percent: float = Field(default=1.0, gt=0, le=100, description="a number above 0, at most 100")
+    processes: int | None = Field(default=None, ge=1, le=30, description="an integer from 1 to 30")
     memory_limit_gib: float | None = Field(default=None, gt=0, description="a number of GiB above 0")
 
     @field_validator("sample_limit_s")

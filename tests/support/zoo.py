@@ -41,6 +41,18 @@ class Good(Provider):
         return attention(inputs.q, inputs.k, inputs.v)
 
 
+class FailsInAnotherProcess(Good):
+    name = "fails-in-another-process"
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        first = FOLDER / "first-process"
+        if not first.exists():
+            first.write_text(str(os.getpid()))
+        if first.read_text() != str(os.getpid()):
+            raise RuntimeError("one process is enough")
+        return super().attend(inputs)
+
+
 class Sleeps(Good):
     name = "sleeps"
 

@@ -74,10 +74,32 @@ class SweepOptions:
             "--fresh", help="Start over; an existing file is set aside.", rich_help_panel=RUNNING_PANEL
         ),
     ] = False
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            min=1,
+            max=30,
+            help="Processes that time each case, one after the other. Default: the suite's, "
+            "else 3 on a GPU and 1 on a CPU.",
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = None
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="One process and ±5 %: a first look.", rich_help_panel=RUNNING_PANEL),
+    ] = False
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the plan and run nothing.", rich_help_panel=RUNNING_PANEL),
     ] = False
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that replace those of the suite."""
+        quick = {"processes": 1, "ci_percent": 5.0, "min_samples": 6, "sample_limit_s": 0.3}
+        given = {} if self.processes is None else {"processes": self.processes}
+        return {**(quick if self.quick else {}), **given}
 
 
 @grouped
@@ -110,9 +132,17 @@ def sweep(
     metric = cast(Metric, context.info_name)
     if how.graph and metric != "speed":
         raise UsageError("--graph goes only with `lbench speed`")
+    if metric != "speed" and (how.quick or how.processes is not None):
+        raise UsageError("--processes and --quick go only with `lbench speed`")
     protocol = None if how.protocol is None else known("--protocol", how.protocol, get_args(ProtocolName))
     planner = Planner(
-        metric, axes, running, protocol=protocol, graph=how.graph, sanitizer=_sanitizer(how, metric)
+        metric,
+        axes,
+        running,
+        protocol=protocol,
+        graph=how.graph,
+        sanitizer=_sanitizer(how, metric),
+        limits=how.limits,
     )
     loaded = [planner.load(name) for name in suites or (None,)]
     plans = [planner.plan(suite) for suite in loaded]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,12 @@ class Planner:
         protocol: ProtocolName | None = None,
         graph: bool = False,
         sanitizer: Sanitizer | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> None:
         self.metric, self.protocol, self.graph, self.sanitizer = metric, protocol, graph, sanitizer
         self.overrides = axes.overrides()
         self.device = None if running.device is None else resolve_device(running.device)
-        self.time_limit = running.time_limit
+        self.time_limit, self.limits = running.time_limit, limits or {}
         self._machines: dict[Device, Machine] = {}
 
     def load(self, name: str | None) -> Suite:
@@ -61,7 +63,7 @@ class Planner:
             )
         if device not in self._machines:
             self._machines[device] = describe_machine(device)
-        limits = suite.limits
+        limits = suite.limits.model_copy(update=self.limits)
         if self.time_limit is not None:
             sampling = min(limits.sample_limit_s, 0.9 * self.time_limit)
             limits = limits.model_copy(update={"time_limit_s": self.time_limit, "sample_limit_s": sampling})

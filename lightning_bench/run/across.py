@@ -1,0 +1,89 @@
+"""One outcome of several: what the processes that measured a case, one after the other, agree on."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from scipy.special import stdtrit  # scipy.stats has it too, and takes half a second to import
+
+from lightning_bench.measure.job import Figures, Outcome
+from lightning_bench.record import AUTOTUNED
+
+_CONFIDENCE = 0.95
+# An interval of one process is so many standard deviations of its median wide.
+_WIDTH_95 = 2 * 1.959964
+# Above this a figure is given but called unstable.
+BETWEEN_LIMIT_PERCENT = 5.0
+
+
+def across(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome of a case that each of several processes has measured.
+
+    Its figures are those of the process with the median of their medians (of an even number, the lower);
+    of a kernel that tunes itself, which each process does anew, those of the fastest. The interval is where
+    the figure of as many other processes lies with 95 % confidence. The errors are the largest.
+    """
+    if len(outcomes) == 1:
+        return outcomes[0]
+    tuned = any(AUTOTUNED in outcome.figures.provider_config for outcome in outcomes)
+    ordered = sorted(outcomes, key=_median)
+    chosen = ordered[0 if tuned else (len(ordered) - 1) // 2]
+    logs = [math.log(_median(outcome)) for outcome in outcomes]
+    between = statistics.stdev(logs)
+    half = half_width(between, [_within(outcome.figures) for outcome in outcomes])
+    median = _median(chosen)
+    figures = replace(
+        chosen.figures,
+        **_largest_errors(outcomes),
+        ci_low_ms=median * math.exp(-half),
+        ci_high_ms=median * math.exp(half),
+        samples=sum(outcome.figures.samples or 0 for outcome in outcomes),
+        processes=len(outcomes),
+        between_percent=100.0 * between,
+    )
+    notes = list(dict.fromkeys(outcome.reason for outcome in outcomes if outcome.reason))
+    if 100.0 * between > BETWEEN_LIMIT_PERCENT and not tuned:
+        medians = ", ".join(f"{_median(outcome):.4g}" for outcome in outcomes)
+        notes.insert(0, f"its processes differ: medians of {medians} ms")
+    elif tuned:
+        notes.append(f"the fastest of {len(outcomes)} processes, each of which tuned anew")
+    unstable = chosen.status == "unstable" or (100.0 * between > BETWEEN_LIMIT_PERCENT and not tuned)
+    return replace(chosen, status="unstable" if unstable else "ok", reason="; ".join(notes), figures=figures)
+
+
+def half_width(between: float, within: Sequence[float]) -> float:
+    """Return half the width, as a log ratio, of the interval in which the figure of other processes lies.
+
+    `between` is the standard deviation of the log medians of the processes, and `within` is how far each of
+    them is known. Few processes that happen to agree are not taken to vary less than each is known.
+    """
+    count = len(within)
+    least = math.sqrt(math.fsum(w * w for w in within) / count)
+    quantile = float(stdtrit(count - 1, 0.5 + _CONFIDENCE / 2))
+    return quantile * max(between, least) * math.sqrt(2.0 / count)
+
+
+def _median(outcome: Outcome) -> float:
+    assert outcome.figures.median_ms is not None
+    return outcome.figures.median_ms
+
+
+def _within(figures: Figures) -> float:
+    """Return the standard deviation of the log of a process's median that its interval means."""
+    assert figures.ci_low_ms is not None
+    assert figures.ci_high_ms is not None
+    return math.log(figures.ci_high_ms / figures.ci_low_ms) / _WIDTH_95
+
+
+def _largest_errors(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    names = ("error_o", "error_dq", "error_dk", "error_dv", "error_dgate")
+    found: dict[str, float] = {}
+    for name in names:
+        errors = [error for outcome in outcomes if (error := getattr(outcome.figures, name)) is not None]
+        if errors:
+            found[name] = max(errors)
+    return found
