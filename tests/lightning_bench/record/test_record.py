@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
@@ -57,8 +57,7 @@ def write(path: Path, *records: Record) -> Path:
 
 
 TEXT_FIELDS = [field.name for field in dataclasses.fields(Record) if field.default == ""]
-WHOLE = ("samples", "seed")
-FIGURES = [f.name for f in dataclasses.fields(Record) if f.default is None and f.name not in WHOLE]
+FIGURES = [name for name, hint in get_type_hints(Record).items() if hint == float | None]
 
 
 @st.composite
