@@ -71,6 +71,8 @@ class _Bench:
         self._references: dict[Family, Reference] = {}
         self._others: dict[int, _Other] = {}
         self._moved = False
+        # To this number the watch sets torch back before each turn; who changes it has that in its row.
+        self._cpu_threads = torch.get_num_threads() if session.device == "cpu" else None
         limits = job.limits
         self._rule = StopRule(
             ci_percent=limits.ci_percent,
@@ -82,7 +84,7 @@ class _Bench:
     def emit(self, outcome: Outcome) -> None:
         """Give a case its outcome."""
         self._emitted.append(outcome.case)
-        self._emit(outcome)
+        self._emit(replace(outcome, figures=replace(outcome.figures, cpu_threads=self._cpu_threads)))
 
     def run(self) -> None:
         """Measure every case of the job."""

@@ -80,6 +80,7 @@ class Figures:
     power_w: float | None = None
     temperature_c: float | None = None
     throttle: str = ""
+    cpu_threads: int | None = None
     foreign_cpu_percent: float | None = None
     cpu_steal_percent: float | None = None
     cpu_wait_percent: float | None = None

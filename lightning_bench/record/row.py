@@ -105,6 +105,7 @@ class Record:
     power_w: Annotated[Figure, "median board power beside the samples, W"] = None
     temperature_c: Annotated[Figure, "highest GPU temperature beside the samples, degrees Celsius"] = None
     throttle: Annotated[str, "reasons why the GPU slowed its clocks, if any"] = ""
+    cpu_threads: Annotated[int | None, "threads of torch while the case ran, if it ran on a CPU"] = None
     foreign_cpu_percent: Annotated[
         Figure, "share of the processors that other processes used beside the samples, %"
     ] = None

@@ -174,6 +174,12 @@ class ChangesItsInputs(Base):
         return output
 
 
+class ManyThreads(Base):
+    def attend(self, inputs: Inputs, decay: Tensor, call: int) -> Tensor:
+        torch.set_num_threads(7)
+        return super().attend(inputs, decay, call)
+
+
 class Widens(Base):
     def attend(self, inputs: Inputs, decay: Tensor, call: int) -> Tensor:
         return super().attend(inputs, decay, call).double()

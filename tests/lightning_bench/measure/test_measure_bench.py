@@ -31,7 +31,7 @@ def test_wrong_gets_no_figure(measure: Measure, metric: Metric, name: str, reaso
     outcome = job[name]
     assert outcome.status == "wrong"
     assert reason in outcome.reason
-    assert given(outcome.figures) - {"provider_config"} == ERRORS | {"error_budget", "seed"}
+    assert given(outcome.figures) - {"provider_config"} == ERRORS | {"error_budget", "seed", "cpu_threads"}
     assert outcome.samples is None
 
 
@@ -71,7 +71,7 @@ def test_failures_have_their_status(
     job = measure(name, direction="fwd", metric=metric, protocol=protocol)
     assert job[name].status == status
     assert job[name].reason.startswith(reason)
-    assert job[name].figures == Figures()
+    assert job[name].figures == Figures(cpu_threads=torch.get_num_threads())
     assert job[name].samples is None
 
 
@@ -110,7 +110,7 @@ def test_a_sole_case_that_runs_out_of_memory_while_sampled_is_oom(measure: Measu
     job = measure("LateOom", direction="fwd", on=quiet)
     assert job.entered[-1] == (job["LateOom"].case.id, "samples")
     assert (job["LateOom"].status, job["LateOom"].reason) == ("oom", "RuntimeError: out of memory")
-    assert job["LateOom"].figures == Figures()
+    assert job["LateOom"].figures == Figures(cpu_threads=torch.get_num_threads())
 
 
 @pytest.mark.parametrize("metric", ["speed", "check"])
@@ -176,6 +176,18 @@ def test_inputs_are_drawn_again_only_when_they_must_be_as_they_were(
     measure("ChangesItsInputs", "Right", direction="fwd", metric="check")
     assert len(drawn) == 3
     assert torch.equal(drawn[1].k, drawn[2].k)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_say_with_how_many_threads_they_were_measured(measure: Measure, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        job = measure("Right", "ManyThreads", "NoImport", "Wrong", direction="fwd")
+    finally:
+        torch.set_num_threads(before)
+    assert {outcome.figures.cpu_threads for outcome in job.outcomes} == {threads}
+    assert "it changed torch.get_num_threads from" in job["ManyThreads"].reason
 
 
 def test_an_output_in_another_dtype_is_wrong(measure: Measure) -> None:

@@ -195,7 +195,12 @@ def test_a_check_gives_only_errors(measure: Measure) -> None:
     job = measure("Right", "Softmax", metric="check")
     for outcome in job.outcomes:
         assert outcome.status == "ok"
-        assert given(outcome.figures) - {"provider_config"} == ERRORS | {"error_budget", "checks", "seed"}
+        assert given(outcome.figures) - {"provider_config"} == ERRORS | {
+            "error_budget",
+            "checks",
+            "seed",
+            "cpu_threads",
+        }
         assert outcome.samples is None
 
 

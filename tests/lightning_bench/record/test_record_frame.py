@@ -18,7 +18,7 @@ from lightning_bench.record import COLUMNS, STATUSES, Record, ResultFile, Row
 from lightning_bench.record.frame import load, to_frame
 from tests.lightning_bench.record.test_record import FIGURES, TEXT_FIELDS, make, records
 
-COUNTS = ["batch", "heads", "seq_len", "head_dim", "value_dim", "samples", "seed"]
+COUNTS = ["batch", "heads", "seq_len", "head_dim", "value_dim", "samples", "seed", "cpu_threads"]
 
 
 def check_types(frame: pd.DataFrame) -> None:
