@@ -16,6 +16,7 @@ from lightning_bench.cli.commands.providers import providers
 from lightning_bench.cli.commands.report import report
 from lightning_bench.cli.commands.suites import suites
 from lightning_bench.cli.commands.sweep import sweep
+from lightning_bench.cli.commands.verify import verify
 
 app = typer.Typer(
     name="lbench",
@@ -52,6 +53,7 @@ app.command("compare", help="Say whether anything is slower, larger or broken, f
 app.command("calibrate", help="Measure this machine against itself: the noise that compare allows for.")(
     calibrate
 )
+app.command("verify", help="Measure a sample of recorded times again: do they hold on this machine?")(verify)
 app.command("history", help="Show one cell's figure over commits or dates and mark changes.")(history)
 app.command("suites", help="Show the bundled suites, or what one would run.")(suites)
 app.command("providers", help="Show the providers, and why one cannot run here.")(providers)

@@ -23,9 +23,9 @@ BETWEEN_LIMIT_PERCENT = 5.0
 def across(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the outcome of a case that each of several processes has measured.
 
-    Its figures are those of the process with the median of their medians (of an even number, the lower);
-    of a kernel that tunes itself, which each process does anew, those of the fastest. The interval is where
-    the figure of as many other processes lies with 95 % confidence. The errors are the largest.
+    Its figures and reason are those of the process with the median of their medians (of an even number, the
+    lower); of a kernel that tunes itself, which each process does anew, those of the fastest. The interval is
+    where the figure of as many other processes lies with 95 % confidence. The errors are the largest.
     """
     if len(outcomes) == 1:
         return outcomes[0]
@@ -45,7 +45,7 @@ def across(outcomes: Sequence[Outcome]) -> Outcome:
         processes=len(outcomes),
         between_percent=100.0 * between,
     )
-    notes = list(dict.fromkeys(outcome.reason for outcome in outcomes if outcome.reason))
+    notes = [chosen.reason] if chosen.reason else []
     if 100.0 * between > BETWEEN_LIMIT_PERCENT and not tuned:
         medians = ", ".join(f"{_median(outcome):.4g}" for outcome in outcomes)
         notes.insert(0, f"its processes differ: medians of {medians} ms")

@@ -132,7 +132,7 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
         here = {"lightning2": "lightning2-torch", "fla-chunk": "sdpa-math"}
         words = [here.get(word, word) for word in words]
     # These take long, or need a GPU.
-    if words[0] == "calibrate" or {"--ref", "--ncu", "--sanitizer"} & set(words):
+    if words[0] in ("calibrate", "verify") or {"--ref", "--ncu", "--sanitizer"} & set(words):
         words += ["--help"]
     if "base.csv" in words:
         folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
