@@ -156,10 +156,15 @@ class ForeignLoad:
         self._look(fresh=True)
 
     def begins(self, key: str) -> None:
-        """Read before a turn."""
+        """Read before a turn; a probe is not taken after it, where clocks are read."""
         self._look()
+        turns = self._turns.setdefault(key, _Turns(time.monotonic()))
+        if self._probe is not None and time.monotonic() - self._probed_s >= _PROBE_FRESH_S:
+            if (ms := self._probe.take()) is not None:
+                turns.probes_ms.append(ms)
+                self._best_probe_ms = min(self._best_probe_ms, ms)
+            self._probed_s = time.monotonic()
         self._before = self._processors.read()
-        self._turns.setdefault(key, _Turns(self._before.at_s))
 
     def ends(self, key: str) -> None:
         """Read after a turn."""
@@ -168,11 +173,6 @@ class ForeignLoad:
         assert self._before is not None
         turns.add(self._before, after)
         self._look()
-        if self._probe is not None and after.at_s - self._probed_s >= _PROBE_FRESH_S:
-            if (ms := self._probe.take()) is not None:
-                turns.probes_ms.append(ms)
-                self._best_probe_ms = min(self._best_probe_ms, ms)
-            self._probed_s = time.monotonic()
 
     def settle(self) -> None:
         """Read, however fresh the last reading is."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from lightning_bench.case import Device
+from lightning_bench.cli.shared.busy import warn_if_busy
+from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import UsageError
 from lightning_bench.machine.gpu_processes import GpuNeighbours
 from lightning_bench.machine.processors import ProcessorReading, ProcessorTimes
@@ -253,6 +255,17 @@ def test_readings_can_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LBENCH_LOAD", "off")
     with pytest.raises(UsageError, match=r"LBENCH_LOAD='off' is not known; allowed: read .*, ignore"):
         make_processors()
+
+
+def test_a_warning_before_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(foreign, "busy_now", lambda device: f"this machine is busy: {device}")
+    warn_if_busy(Sink(), "cpu")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == ("this machine is busy: cpu; what is measured beside foreign load is unstable\n")
+    monkeypatch.setattr(foreign, "busy_now", lambda device: None)
+    warn_if_busy(Sink(), "cpu")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
