@@ -211,8 +211,8 @@ class Reference:
         """Sketch the results of every pair, a few at a time; those of the sample are there already."""
         for name, x in self.tensors.items():
             self._place(name, x, self.pairs)
-        batches = range(self.shape.batch)
-        left = [(b, h) for h in range(self.shape.heads) for b in batches if (b, h) not in set(self.pairs)]
+        batches, sample = range(self.shape.batch), set(self.pairs)
+        left = [(b, h) for h in range(self.shape.heads) for b in batches if (b, h) not in sample]
         step = len(batches) * max(1, _SOLVED_AT_ONCE // len(batches))  # whole heads: gradients sum over b
         for start in range(0, len(left), step):
             pairs = left[start : start + step]

@@ -11,9 +11,16 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Family
-from lightning_bench.families import Problem, definition_of
+from lightning_bench.families import (
+    Problem,
+    definition_of,
+    fused,  # noqa: F401 - loaded, and so guarded, before any provider is
+)
 from lightning_bench.measure.deviation import in_sample
 from lightning_bench.measure.oracle import Reference, pair_work
+
+# Taken before any provider is imported, which could replace it.
+_grad = torch.autograd.grad
 
 # Multiply-adds, as the oracle counts them, of about ten seconds: longer calls can hardly be sampled.
 _WORK = {"cuda": 6e15, "cpu": 6e12}
@@ -55,7 +62,3 @@ def consult_second(family: Family, reference: Reference) -> None:
             reference.fill_by_second(solver)
     except (NotImplementedError, RuntimeError):  # none for these inputs, or no memory for it
         reference.sketches.clear()
-
-
-# Taken before any provider is imported, which could replace it.
-_grad = torch.autograd.grad
