@@ -6,14 +6,20 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
+import re
 import secrets
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
+
+from lightning_bench import families
 
 # What the harness, or whoever reads a clock for it, calls by these names.
 _CLOCKS = (
@@ -27,21 +33,26 @@ _TORCH = (
 _CUDA = ("synchronize", "Event", "Stream", "current_stream", "empty_cache", "memory_allocated")
 _EVENT = ("record", "synchronize", "elapsed_time", "query")
 _OWN = "lightning_bench."
+_CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_]*")
+_VALUES = (int, float, str, tuple, frozenset, dict)
+_Cached = type(cache(lambda: None))
 _TENSOR_BASE = frozenset(dir(torch.Tensor.__base__))
 # Providers keep what they import in their modules.
 _NOT_WATCHED = "lightning_bench.providers"
 
 
 class Guard:
-    """Keeps functions of the clocks, of torch and of this package, by owner and name."""
+    """Keeps functions of the clocks and of torch, and functions and constants of this package, by name."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Any, str, str, Any, CodeType | None]] = []
+        self._kept: list[tuple[Any, str, str, Any, CodeType | dict[Any, Any] | None]] = []
         self._tensor_names = frozenset(vars(torch.Tensor))
 
     def keep(self) -> None:
         """Take what is there now for what must stay."""
         self._kept.clear()
+        for oracle in pkgutil.iter_modules(families.__path__):  # else they load on their first use
+            import_module(f"{families.__name__}.{oracle.name}")
         for owner, shown, names in (
             (time, "time", _CLOCKS),
             (torch, "torch", _TORCH),
@@ -55,7 +66,7 @@ class Guard:
                 self._keep(owner, shown, name, getattr(owner, name))
         for own, module in list(sys.modules.items()):
             if own.startswith(_OWN) and not own.startswith(_NOT_WATCHED):
-                for owner, shown, name, value in _functions(module):
+                for owner, shown, name, value in _own(module):
                     self._keep(owner, shown, name, value)
         for name, value in list(vars(torch.Tensor).items()):
             if isinstance(value, FunctionType):
@@ -63,19 +74,21 @@ class Guard:
         self._tensor_names = frozenset(vars(torch.Tensor))
 
     def _keep(self, owner: Any, shown: str, name: str, value: Any) -> None:
-        code = value.__code__ if isinstance(value, FunctionType) else None
-        self._kept.append((owner, shown, name, value, code))
+        self._kept.append((owner, shown, name, value, _holds(value)))
 
     def replaced(self) -> str | None:
         """Put back what has been replaced since. Return a sentence that names it, or None."""
         found = []
-        for owner, shown, name, value, code in self._kept:
+        for owner, shown, name, value, holds in self._kept:
             if vars(owner).get(name, getattr(owner, name, None)) is not value:
                 setattr(owner, name, value)
-            elif code is None or value.__code__ is code:
+            elif _holds(value) == holds:
                 continue
-            if code is not None:
-                value.__code__ = code
+            if isinstance(holds, dict):
+                value.clear()
+                value.update(holds)
+            elif holds is not None:
+                value.__code__ = holds
             found.append(f"{shown}.{name}")
         # A method of the class Tensor hides that of its base, which no Python code can replace.
         for name in vars(torch.Tensor).keys() - self._tensor_names:
@@ -85,10 +98,18 @@ class Guard:
         return f"it replaces {', '.join(found)}" if found else None
 
 
-def _functions(module: ModuleType) -> Iterator[tuple[Any, str, str, Any]]:
-    """Yield (owner, its name, name, value) of the functions and methods that a module defines or imports."""
+def _holds(value: Any) -> CodeType | dict[Any, Any] | None:
+    """Return what a value must still hold: the code of a function, the items of a dict."""
+    if isinstance(value, FunctionType):
+        return value.__code__
+    return dict(value) if isinstance(value, dict) else None
+
+
+def _own(module: ModuleType) -> Iterator[tuple[Any, str, str, Any]]:
+    """Yield (owner, its name, name, value) of the functions, methods and constants of a module."""
     for name, value in list(vars(module).items()):
-        if isinstance(value, FunctionType) or inspect.isbuiltin(value):
+        function = isinstance(value, (FunctionType, _Cached)) or inspect.isbuiltin(value)
+        if function or (_CONSTANT.fullmatch(name) and isinstance(value, _VALUES)):
             yield module, module.__name__, name, value
         elif inspect.isclass(value):
             yield module, module.__name__, name, value

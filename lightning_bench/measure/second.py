@@ -11,11 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Family
-from lightning_bench.families import (
-    Problem,
-    definition_of,
-    fused,  # noqa: F401 - loaded, and so guarded, before any provider is
-)
+from lightning_bench.families import Problem, definition_of
 from lightning_bench.measure.deviation import in_sample
 from lightning_bench.measure.oracle import Reference, pair_work
 
