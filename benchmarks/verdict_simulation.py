@@ -37,7 +37,7 @@ MANY = 2000
 """As many cells take long: in some designs only."""
 SLOWER, POWER_CELLS = 0.03, 12
 QUIET = 0.1
-SURE, AGAIN = 0.006, 10
+SURE, AGAIN = 0.006, 5
 """Beyond this rate chance may decide on which side of 1 % a row is: then as many times more sweeps count."""
 PASSES = (2, 3, 4, 6, 8, 10, 12, 16, 24)
 RUNS = ((2, 2), (2, 12), (3, 3), (4, 12), (8, 8), (12, 12))

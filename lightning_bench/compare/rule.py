@@ -22,7 +22,7 @@ TimeVerdict = Literal["FASTER", "SLOWER", "SAME", "AMBIGUOUS"]
 
 ERROR_RATE = 0.01
 """Chance that a comparison in which nothing changed calls any cell SLOWER or FASTER, halved for each."""
-OVERALL_ERROR_RATE = 0.004
+OVERALL_ERROR_RATE = 0.002
 """The same for the overall verdicts, which have a budget of their own."""
 CONFIDENCE = 1 - ERROR_RATE
 TRIM = 0.2

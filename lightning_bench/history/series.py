@@ -1,4 +1,4 @@
-"""One case's figure over commits or dates."""
+"""One case's figure over commits, days or runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from lightning_bench.compare.match import MEMORY_LIMIT
+from lightning_bench.compare.noise import Noises, assumed
+from lightning_bench.compare.rule import Floats
 from lightning_bench.errors import UsageError
 from lightning_bench.history.changes import change_points
 from lightning_bench.record import COLUMNS
@@ -23,13 +26,14 @@ from lightning_bench.words import counted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-By = Literal["commit", "date"]
+By = Literal["commit", "day", "run"]
 FIGURES = ("median_ms", "min_ms", "mean_ms", "call_ms", "graph_ms", "tflops", "gbps", "extra_mib", "peak_mib")
+_EXACT = ("extra_mib", "peak_mib")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A commit or a moment: the median figure of its rows and their range, in the unit of the figure.
+    """A commit, a day or a run: the median figure of its rows and their range, in the unit of the figure.
 
     `change` is the ratio of this level to the one before, if a new level begins here.
     """
@@ -46,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True)
 class History:
-    """The points of one case on one machine, oldest first."""
+    """The points of one case on one machine, oldest first; a change is of at least `least_percent`."""
 
     case_id: str
     device_name: str
@@ -54,6 +58,7 @@ class History:
     figure: str
     by: By
     points: list[Point]
+    least_percent: float
 
 
 def read_history(paths: Sequence[Path]) -> pd.DataFrame:
@@ -98,22 +103,59 @@ def choose_case(rows: pd.DataFrame, figure: str, pattern: str | None, machine: s
     )
 
 
-def trace_figure(rows: pd.DataFrame, case_id: str, machine_id: str, figure: str, by: By) -> History:
-    """Return the points of a case: one per commit in order of its first row, or one per row.
+def trace_figure(
+    rows: pd.DataFrame, case: tuple[str, str], figure: str, by: By, least: float | None, noises: Noises
+) -> History:
+    """Return the points of a case on a machine: one per commit in order of its first row, per day or per row.
 
     Versions of a provider that one commit of the harness measured (another commit's kernels by `--ref`, a
-    repository of one's own) are separate points.
+    repository of one's own) are separate points. `least` is the smallest relative change of level that
+    counts; by default twice the noise of a process, as calibrated or else assumed.
     """
+    case_id, machine_id = case
     rows = _with_figure(rows, figure)
     rows = rows[(rows["case_id"] == case_id) & (rows["machine_id"] == machine_id)]
-    keys = ["harness_commit", "provider_version"] if by == "commit" else [np.arange(len(rows))]
-    points = [_point(members, figure, by) for _, members in rows.groupby(keys, sort=False)]
+    keys: dict[By, list[Any]] = {
+        "commit": ["harness_commit", "provider_version"],
+        "day": [rows["time_utc"].str[:10]],
+        "run": [np.arange(len(rows))],
+    }
+    points = [_point(members, figure, by) for _, members in rows.groupby(keys[by], sort=False)]
     logs = np.log([point.figure for point in points])
-    edges = [0, *change_points(logs), len(points)]
+    if least is None:
+        least = least_change(noises, rows.iloc[-1], figure)
+    edges = [0, *_changes(points, logs, by, math.log1p(least)), len(points)]
     for before, here, after in zip(edges, edges[1:], edges[2:], strict=False):
         ratio = math.exp(float(np.median(logs[here:after]) - np.median(logs[before:here])))
         points[here] = replace(points[here], change=ratio)
-    return History(case_id, rows["device_name"].iloc[-1], machine_id, figure, by, points)
+    return History(case_id, rows["device_name"].iloc[-1], machine_id, figure, by, points, 100 * least)
+
+
+def least_change(noises: Noises, row: pd.Series, figure: str) -> float:
+    """Return the smallest relative change of level that counts by default.
+
+    Twice the noise of a process, as calibrated or else assumed; of memory, which is deterministic, 0.5 %.
+    """
+    if figure in _EXACT:
+        return MEMORY_LIMIT - 1
+    noise = noises.of(row["machine_id"], row["case_id"])
+    if noise is None:
+        times = [row[name] for name in ("median_ms", "mean_ms") if row[name] > 0]
+        noise = assumed(row["device"], math.log(times[0] if times else 1.0))
+    return 2 * noise.run
+
+
+def _changes(points: Sequence[Point], logs: Floats, by: By, least: float) -> list[int]:
+    """Return the first point of each new level.
+
+    Points of one day share its level: of several days each counts once, and a change is at its first point.
+    """
+    days = [point.time_utc[:10] for point in points]
+    begins = [index for index, day in enumerate(days) if index == 0 or day != days[index - 1]]
+    if by == "run" or len(begins) == 1:
+        return change_points(logs, least)
+    levels = np.array([np.median(part) for part in np.split(logs, begins[1:])])
+    return [begins[index] for index in change_points(levels, least)]
 
 
 def _with_figure(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
@@ -126,14 +168,19 @@ def _point(rows: pd.DataFrame, figure: str, by: By) -> Point:
     low, high = float(values.min()), float(values.max())
     if figure == "median_ms" and len(rows) == 1 and first["ci_low_ms"] > 0 and first["ci_high_ms"] > 0:
         low, high = float(first["ci_low_ms"]), float(first["ci_high_ms"])
-    label = first["harness_commit"] or "unknown" if by == "commit" else first["time_utc"]
+    labels: dict[By, str] = {
+        "commit": first["harness_commit"] or "unknown",
+        "day": first["time_utc"][:10],
+        "run": first["time_utc"],
+    }
+    label = labels[by]
     return Point(
         label, first["time_utc"], float(values.median()), low, high, len(rows), last["provider_version"]
     )
 
 
 def plot_history(history: History) -> Figure:
-    """Draw the figure over commits or dates with its range, the median of each level, and every change."""
+    """Draw the figure over its points with its range, the median of each level, and every change."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(8, 4), layout="constrained")

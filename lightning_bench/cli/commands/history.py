@@ -1,4 +1,4 @@
-"""`lbench history`: one cell's figure over commits or dates, change points marked. Imports no torch."""
+"""`lbench history`: one cell's figure over commits or days, change points marked. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 import typer
 
 from lightning_bench.case import ProtocolName
-from lightning_bench.cli.shared.common_options import Output, Results, known
+from lightning_bench.cli.shared.common_options import Output, Results, known, parse_share
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import UsageError
 from lightning_bench.words import counted
@@ -23,7 +23,7 @@ def history(
     ] = None,
     figure: Annotated[str, typer.Option(help="The column to follow.")] = "median_ms",
     by: Annotated[
-        str, typer.Option(help="commit: one point per commit and version; date: one point per row.")
+        str, typer.Option(help="commit: one point per commit and version; day; run: one point per row.")
     ] = "commit",
     machine: Annotated[str | None, typer.Option(metavar="MACHINE_ID", help="Where it ran.")] = None,
     protocol: Annotated[
@@ -32,21 +32,33 @@ def history(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .svg or .pdf.")
     ] = None,
+    least: Annotated[
+        str | None,
+        typer.Option(
+            help="The smallest change of level that counts, as 2%. Default: twice the noise that was "
+            "calibrated, else assumed."
+        ),
+    ] = None,
     output: Output,
 ) -> None:
     """Show how a figure changed from commit to commit."""
     from dataclasses import asdict
 
+    from lightning_bench.compare.noise import Noises, find_calibrations, read_calibration
     from lightning_bench.history import series as figures
+    from lightning_bench.history.changes import FEWEST
 
     unit: figures.By = known("--by", by, get_args(figures.By))
     known("--protocol", protocol, get_args(ProtocolName))
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {plot} does not end with .png, .svg or .pdf")
-    rows = figures.read_history(results or [Path("results")])
+    smallest = None if least is None else parse_share("--least", least)
+    paths = results or [Path("results")]
+    rows = figures.read_history(paths)
     rows = rows[rows["protocol"] == protocol]
-    case_id, machine_id = figures.choose_case(rows, figure, case, machine)
-    series = figures.trace_figure(rows, case_id, machine_id, figure, unit)
+    chosen = figures.choose_case(rows, figure, case, machine)
+    noises = Noises(row for file in find_calibrations(paths) for row in read_calibration(file))
+    series = figures.trace_figure(rows, chosen, figure, unit, smallest, noises)
     sink = output.sink()
     if sink.as_json:
         sink.data(asdict(series))
@@ -67,12 +79,19 @@ def history(
             title=f"{series.case_id} on {series.device_name}",
         )
     changes = sum(point.change is not None for point in series.points)
-    if len(series.points) < 2 * 3:
+    days = 1 if by == "run" else len({point.time_utc[:10] for point in series.points})
+    judged = len(series.points) if days == 1 else days
+    if judged < 2 * FEWEST:
+        of_days = "" if days == 1 else f" of {counted(days, 'day')}, whose points share its level"
         sink.say(
-            f"{counted(len(series.points), 'point')}: a change needs three on each side to be told from noise"
+            f"{counted(len(series.points), 'point')}{of_days}: a change needs three on each side to be told "
+            "from noise"
         )
     else:
-        sink.say(f"{len(series.points)} points, {changes} changes of level")
+        sink.say(
+            f"{len(series.points)} points, {counted(changes, 'change')} of level "
+            f"by {series.least_percent:.2g} % or more"
+        )
     if plot is not None:
         try:
             plot.parent.mkdir(parents=True, exist_ok=True)

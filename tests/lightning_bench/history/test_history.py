@@ -81,7 +81,7 @@ def test_history_of_a_case_over_commits_and_dates(lbench: Callable[..., Any], re
     assert list(changes) == ["commit07"]
     assert changes["commit07"] == pytest.approx(0.9, abs=0.01)
     assert (results / "plot" / "h.png").stat().st_size > 5000
-    ran = lbench("history", results, "--case", FWD, "--by", "date")
+    ran = lbench("history", results, "--case", FWD, "--by", "run")
     assert ran.out.count("2026-01-") == 24
     assert "-10." in ran.out or "-9." in ran.out
 
@@ -107,7 +107,9 @@ def test_each_protocol_has_its_own_history(sides: Any, lbench: Callable[..., Any
             file.append(sides.row(FWD, protocol=protocol, mean_ms=ms, harness_commit=protocol))
     for more, figure in (([], 1.0), (["--protocol", "paper"], 2.0)):
         ran = lbench("history", tmp_path, "--figure", "mean_ms", "--json", *more)
-        assert [point["figure"] for point in json.loads(ran.out)["points"]] == [figure]
+        data = json.loads(ran.out)
+        assert [point["figure"] for point in data["points"]] == [figure]
+        assert data["least_percent"] == pytest.approx(2.0, abs=0.01)
     ran = lbench("history", tmp_path, "--protocol", "mine")
     assert ran.code == 2
     assert "allowed: lbench, paper" in ran.err
@@ -134,7 +136,7 @@ def test_history_lists_the_cases_if_not_exactly_one_matches(
     for arguments, says in (
         (["--figure", "speed"], "--figure 'speed' is not known; allowed: median_ms"),
         (["--case", "nothing"], "no case matches"),
-        (["--by", "week"], "allowed: commit, date"),
+        (["--by", "week"], "allowed: commit, day, run"),
         (["--plot", "x.gif"], "does not end with .png"),
         (["--figure", "extra_mib"], "no row has extra_mib"),
     ):
