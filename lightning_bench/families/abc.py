@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Shape
-from lightning_bench.families.definition import Definition, Problem
+from lightning_bench.families.definition import LINEAR_BACKWARD, Definition, Problem
 from lightning_bench.families.spec import QKV, Spec
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Abc(Definition):
         return gated(scores.softmax(-1) / total, weight, problem.v)
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Count two linear attentions, head_dim × slots and slots × value_dim; backward three times that."""
+        """Count two linear attentions, head_dim × slots and slots × value_dim."""
         tokens = shape.batch * shape.heads * shape.seq_len
         fwd = 4.0 * tokens * SLOTS * (shape.head_dim + shape.value_dim)
-        return fwd, 3.0 * fwd
+        return fwd, LINEAR_BACKWARD * fwd
 
     def span(self, shape: Shape) -> int:
         """Return two passes over a block of keys and the slots."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightning_bench.case import Shape
-from lightning_bench.families.definition import Definition, Problem
+from lightning_bench.families.definition import LINEAR_BACKWARD, Definition, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,8 @@ class Based(Definition):
         features = 1 + d + d * (d + 1) // 2
         recurrent = 4.0 * tokens * features * (e + 1)
         pairs = float(tokens * shape.seq_len * (d + e))
-        return min(recurrent, pairs), min(3.0 * recurrent, 2.5 * pairs)
+        fwd = min(recurrent, pairs)
+        return fwd, LINEAR_BACKWARD * fwd  # five products for two in either form
 
     def span(self, shape: Shape) -> int:
         """Return a block of keys and the features of the state."""

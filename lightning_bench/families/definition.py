@@ -148,11 +148,16 @@ class Definition:
         return total
 
 
-def recurrent_flops(shape: Shape, products: int) -> tuple[float, float]:
-    """Return the FLOPs of a recurrence whose step has `products` products of head_dim × value_dim.
+LINEAR_BACKWARD = 2.5
+"""FLOPs backward over forward of a state S [d, e] that is read once and written once per token.
 
-    Backward, each product has two for its gradients and the state is computed again: three times forward.
-    """
+Forward are two products of d × e: kᵀv onto S, and q S. Backward are five: S again, do Sᵀ for dq, qᵀdo to dS,
+v dSᵀ for dk and k dS for dv.
+"""
+
+
+def recurrent_flops(shape: Shape) -> tuple[float, float]:
+    """Return the FLOPs of a recurrence with a state of head_dim × value_dim: 4·d·e per token, 10 backward."""
     tokens = shape.batch * shape.heads * shape.seq_len
-    fwd = float(tokens * products * 2 * shape.head_dim * shape.value_dim)
-    return fwd, 3.0 * fwd
+    fwd = float(tokens * 4 * shape.head_dim * shape.value_dim)
+    return fwd, LINEAR_BACKWARD * fwd

@@ -36,4 +36,4 @@ class Gla(Definition):
 
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count the update and the read of the state; the decay is not counted."""
-        return recurrent_flops(shape, 2)
+        return recurrent_flops(shape)

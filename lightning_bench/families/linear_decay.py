@@ -28,8 +28,8 @@ class LinearDecay(Definition):
         return linear_attention(problem, self._slopes(problem), self._scale(problem), gradients=gradients)
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Count the update and the read of the state; backward is three linear attentions."""
-        return recurrent_flops(shape, 2)
+        """Count the update and the read of the state."""
+        return recurrent_flops(shape)
 
     def _slopes(self, problem: Problem) -> Tensor:
         return problem.decay

@@ -33,4 +33,4 @@ class Mamba2(Definition):
 
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count the update and the read of the state."""
-        return recurrent_flops(shape, 2)
+        return recurrent_flops(shape)

@@ -40,4 +40,4 @@ class Rwkv6(Definition):
 
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count the update and the read of the state; decay and bonus are not counted."""
-        return recurrent_flops(shape, 2)
+        return recurrent_flops(shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Shape
-from lightning_bench.families.definition import Definition, Problem
+from lightning_bench.families.definition import LINEAR_BACKWARD, Definition, Problem
 from lightning_bench.families.spec import QKV, Spec
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class TransNormer(Definition):
         return output
 
     def flops(self, shape: Shape) -> tuple[float, float]:
-        """Count five products with weights, backward twice that, and the attention, backward three times."""
+        """Count five products with weights, backward twice that, and the attention."""
         tokens = shape.batch * shape.heads * shape.seq_len
         weights = tokens * 10.0 * shape.head_dim**2
         attention = tokens * 4.0 * shape.head_dim * LAYER_HEAD_DIM
-        return weights + attention, 2.0 * weights + 3.0 * attention
+        return weights + attention, 2.0 * weights + LINEAR_BACKWARD * attention

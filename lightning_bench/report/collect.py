@@ -11,6 +11,7 @@ import pandas as pd
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Row, latest_by, read_rows, suite_case_key
 from lightning_bench.record.frame import to_frame
+from lightning_bench.report.restated import restated
 
 ORIGIN = ("suite", "protocol", "machine_id")
 """Columns that say who measured a row and how: what a mixed table lets differ."""
@@ -56,9 +57,10 @@ def published_folder() -> Path:
 def latest_rows(rows: Iterable[Row]) -> list[Row]:
     """Return the last row by time of each case of a suite, metric, protocol and machine.
 
-    They are in order of first appearance, so that columns stay where a sweep put them.
+    They are in order of first appearance, so that columns stay where a sweep put them, and restated.
     """
-    return list(latest_by(rows, suite_case_key).values())
+    latest = latest_by(rows, suite_case_key).values()
+    return [row if (now := restated(row.record)) is row.record else Row(now, row.source) for row in latest]
 
 
 def frame_of(rows: Iterable[Row]) -> pd.DataFrame:
