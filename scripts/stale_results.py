@@ -23,7 +23,6 @@ from pathlib import Path
 from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import Work
-from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.providers import get_provider, provider_names
 from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
 from lightning_bench.record import Record, read_records
@@ -110,7 +109,7 @@ def floor_fault(record: Record) -> str | None:
         return "model_flops of another definition"
     if record.ceiling_gbps is None or record.ceiling_tflops is None:
         return "no ceilings to compute the floor from"
-    floor_ms = work.floor_ms(Ceilings(record.ceiling_gbps, record.ceiling_tflops, 0))
+    floor_ms = work.floor_at(record.ceiling_gbps, record.ceiling_tflops)
     if not math.isclose(record.floor_ms, floor_ms, rel_tol=_CLOSE):
         return "floor_ms of another definition"
     return None

@@ -72,11 +72,16 @@ class Work:
 
     def floor_ms(self, ceilings: Ceilings) -> float:
         """Return the minimum time in ms: the maximum of what bytes and FLOPs take at their ceilings."""
-        return max(self._bytes_ms(ceilings), self._flops_ms(ceilings))
+        return self.floor_at(ceilings.gbps, ceilings.tflops)
+
+    def floor_at(self, gbps: float, tflops: float) -> float:
+        """Return that time for a bandwidth in GB/s and a rate in TFLOP/s."""
+        return max(self.min_bytes / gbps / 1e6, self.min_flops / tflops / 1e9)
 
     def bound_by(self, ceilings: Ceilings) -> Bound:
         """Return which of the two sets the floor."""
-        return "bytes" if self._bytes_ms(ceilings) >= self._flops_ms(ceilings) else "flops"
+        bytes_ms = self.min_bytes / ceilings.gbps / 1e6
+        return "bytes" if bytes_ms >= self.floor_ms(ceilings) else "flops"
 
     def impossible(self, median_ms: float, ceilings: Ceilings) -> str | None:
         """Return why a time cannot be true on this device, or None if it can.
@@ -107,9 +112,3 @@ class Work:
 
     def _in_direction(self, fwd: Count, bwd: Count) -> Count:
         return {"fwd": fwd, "bwd": bwd, "fwd_bwd": fwd + bwd}[self.direction]
-
-    def _bytes_ms(self, ceilings: Ceilings) -> float:
-        return self.min_bytes / ceilings.gbps / 1e6
-
-    def _flops_ms(self, ceilings: Ceilings) -> float:
-        return self.min_flops / ceilings.tflops / 1e9

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import Work
-from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.record import Record
 
 _CLOSE = 1e-9
@@ -29,7 +28,7 @@ def restated(record: Record) -> Record:
         return replace(record, floor_ms=None, floor_ratio=None)
     floor = None
     if record.ceiling_gbps and record.ceiling_tflops:
-        floor = work.floor_ms(Ceilings(record.ceiling_gbps, record.ceiling_tflops, 0))
+        floor = work.floor_at(record.ceiling_gbps, record.ceiling_tflops)
     if _same(record.model_flops, work.min_flops) and _same(record.floor_ms, floor):
         return record
     return replace(

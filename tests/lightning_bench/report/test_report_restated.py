@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from lightning_bench.families.work import Work
-from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.record import Record
 from lightning_bench.report.restated import restated
 
@@ -50,7 +49,7 @@ def test_a_floor_of_bytes_alone_is_computed_anew() -> None:
 
 def test_a_row_of_today_stays_as_it_is() -> None:
     work = Work.of("softmax", row().shape, "bwd")
-    floor = work.floor_ms(Ceilings(4200.0, 730.0, 0))
+    floor = work.floor_at(4200.0, 730.0)
     today = row(model_flops=work.min_flops, model_bytes=float(work.min_bytes), floor_ms=floor)
     assert restated(today) is today
 
