@@ -184,7 +184,7 @@ class Supervisor:
                 case ("outcome", outcome):
                     on_outcome(outcome)
                 case ("done", reusable):
-                    if not reusable:
+                    if not (reusable or self._under):  # what runs under a sanitizer still has to report
                         self.stop()
                     return None
                 case ("poisoned", why):

@@ -16,6 +16,7 @@ from lightning_bench.record import Record, Status
 from lightning_bench.run import sanitizer as module
 from lightning_bench.run.sanitizer import TOOLS, Sanitizer, SanitizerLog, find_sanitizer, read_report
 from tests.support.compute_sanitizer import CLEAN, FIRST, OUT_OF_BOUNDS, install
+from tests.support.paths import SUPPORT
 
 HEAD = "========= COMPUTE-SANITIZER\n"
 # The texts are those of the manual, and of compute-sanitizer 2026.3 on a machine without a GPU.
@@ -311,6 +312,17 @@ class TestSweep:
             (row,) = new_workspace.sweep(suite, sanitizer=sanitizer).records
             assert f"{sanitizer.tool}: 0 errors" in row.checks
             assert len(calls.read_text().splitlines()) == number
+
+    def test_a_case_that_spoils_its_process_is_reported_all_the_same(
+        self, new_workspace: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("VANDAL_PID", str(new_workspace.folder / "pid"))
+        suite = new_workspace.suite([f"{SUPPORT}/vandals.py:LeavesAChild"])
+        program = str(install(new_workspace.folder))
+        (row,) = new_workspace.sweep(suite, sanitizer=Sanitizer("memcheck", program)).records
+        assert row.status == "ok"
+        assert "it left a child process running" in row.reason
+        assert row.checks.endswith("memcheck: 0 errors")
 
     def test_a_hang_is_killed_with_all_that_runs_it(self, new_workspace: Any) -> None:
         import psutil
