@@ -94,10 +94,11 @@ class Plan:
         return self.metric, self.protocol, self.case_id(case), version, self.machine.id
 
     def split(self, records: Iterable[Record], *, retry: bool) -> tuple[list[Case], list[Record]]:
-        """Return (cases still to do, rows that stay). With `retry`, rows that failed are measured again.
+        """Return (cases still to do, rows that stay).
 
-        With a sanitizer, only rows of cases that have run under it stay, and those of cases that cannot run.
-        So are rows that fewer processes have measured than this plan has.
+        With `retry`, rows that failed are measured again; so are always those that fewer processes have
+        measured than this plan has. With a sanitizer, only rows of cases that have run under it stay, and
+        those of cases that cannot run.
         """
         rows = {record.key: record for record in records}
         pending: list[Case] = []
