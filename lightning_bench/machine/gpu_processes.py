@@ -18,6 +18,7 @@ from typing import Any
 from lightning_bench.machine.gpu import Gpu, open_device
 
 # PROC_PID_INIT_INO of Linux: the inode of the namespace that sees every process.
+_LATE_S = 1.0  # a sample of use is of up to a second
 _HOST_NAMESPACE = "pid:[4026531836]"
 
 
@@ -35,6 +36,11 @@ class GpuNeighbours:
             for pid in (*self.computed, *later.computed)
         }
         return GpuNeighbours(self.listed | later.listed, shares)
+
+    def without(self, pids: Collection[int]) -> GpuNeighbours:
+        """Return the others."""
+        computed = {pid: share for pid, share in self.computed.items() if pid not in pids}
+        return GpuNeighbours(self.listed.difference(pids), computed)
 
     def __str__(self) -> str:
         if not self.listed and not self.computed:
@@ -64,6 +70,14 @@ class GpuProcesses:
         """Whether NVML shows every process on the GPU and what each uses, ours among them."""
         return self._sees_all and self._counts_use and bool(self._own)
 
+    def forget(self) -> None:
+        """Let use until now be nobody's: workers of the same parent take turns.
+
+        Where their ids are not known, neither does the next second count, of which a part may be before.
+        """
+        self._used()
+        self._seen_us = max(self._seen_us, int((time.time() + (0.0 if self._sees_all else _LATE_S)) * 1e6))
+
     def note_context(self, kin: Collection[int]) -> None:
         """Learn which ids are ours, now that this process has a context; `kin` are ours in any case."""
         listed = self._listed()
@@ -72,16 +86,16 @@ class GpuProcesses:
         if not ours and len(appeared) == 1:
             ours = appeared  # the host knows this process by another id
         self._own = ours
-        self.read(kin)  # what was used until now is nobody's concern
+        self.forget()
 
-    def read(self, kin: Collection[int] = ()) -> GpuNeighbours:
-        """Return who is on the GPU now, and who computed since the last reading.
+    def read(self) -> GpuNeighbours:
+        """Return who is on the GPU now, and who computed since the last reading; kin may be among them.
 
         Nobody if it is not known which of the listed processes we are.
         """
         if not self._own:
             return GpuNeighbours()
-        ours = {os.getpid(), *kin, *self._own}
+        ours = {os.getpid(), *self._own}
         used = {pid: share for pid, share in self._used().items() if pid not in ours and share > 0}
         return GpuNeighbours(frozenset(self._listed() - ours), used)
 

@@ -21,6 +21,8 @@ import psutil
 KEPT_OUTPUT = 2**20
 """Bytes of output that are kept, from its end."""
 
+_parent_of_guardians: int | None = None
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _AWAITED = {signal.SIGCHLD, signal.SIGTERM}
@@ -32,6 +34,8 @@ def guarded(log: Path, parent: int) -> None:
 
     Called before anything starts a thread. `parent` is the process whose death ends everything.
     """
+    global _parent_of_guardians
+    _parent_of_guardians = parent
     ours, theirs = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     _die_with(parent, signal.SIGTERM)
@@ -59,6 +63,16 @@ def die_with_parent() -> None:
 def be_subreaper() -> None:
     """Ask Linux to make this process the parent of its descendants whose parent has died."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def guarded_siblings() -> set[int]:
+    """Return the ids of all that runs under guardians of the same parent, of which this process has one."""
+    found: set[int] = set()
+    if _parent_of_guardians is not None:
+        with contextlib.suppress(psutil.Error):
+            for guardian in psutil.Process(_parent_of_guardians).children():
+                found |= {process.pid for process in guardian.children(recursive=True)}
+    return found
 
 
 def tail(log: Path, lines: int) -> str:

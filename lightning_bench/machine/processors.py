@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from lightning_bench.machine.guardian import guarded_siblings
+
 # The kernel counts in ticks: more readings would cost time and say no more.
 _FRESH_S = 0.1
 _MOST_TASKS = 64
@@ -183,9 +185,9 @@ def busiest(own: Iterable[int]) -> str:
 
 
 def kin() -> set[int]:
-    """Return the ids of this process, of all its ancestors and of its descendants."""
+    """Return the ids of this process, its ancestors and descendants, and of workers of the same parent."""
     me = psutil.Process()
-    found = {me.pid}
+    found = {me.pid} | guarded_siblings()
     with contextlib.suppress(psutil.Error):
         found |= {process.pid for process in [*me.parents(), *me.children(recursive=True)]}
     return found

@@ -143,6 +143,7 @@ class ForeignLoad:
         self._turns: dict[str, _Turns] = {}
         self._times: list[ProcessorTimes] = []
         self._neighbours: list[tuple[float, GpuNeighbours]] = []
+        self._kin: set[int] = set()
         self._before: ProcessorReading | None = None
         self._probed_s = float("-inf")
         self._best_probe_ms = float("inf")
@@ -153,6 +154,8 @@ class ForeignLoad:
         self._turns.clear()
         self._times.clear()
         self._neighbours.clear()
+        if self._gpu is not None:
+            self._gpu.forget()
         self._look(fresh=True)
 
     def begins(self, key: str) -> None:
@@ -211,7 +214,13 @@ class ForeignLoad:
         if self._gpu is not None and (
             fresh or not self._neighbours or now - self._neighbours[-1][0] >= _GPU_FRESH_S
         ):
-            self._neighbours.append((now, self._gpu.read()))
+            self._neighbours.append((now, self._strangers(self._gpu.read())))
+
+    def _strangers(self, seen: GpuNeighbours) -> GpuNeighbours:
+        """Return those seen that are no kin; looking for kin takes milliseconds."""
+        if seen.without(self._kin) != GpuNeighbours():
+            self._kin = kin()
+        return seen.without(self._kin)
 
     def _use(self, turns: _Turns) -> ForeignUse | None:
         """Return the use from the last reading before the first turn to the first one after the last."""

@@ -64,7 +64,7 @@ def test_others_and_what_they_compute(nvml: FakeNvml, host: Path) -> None:
     nvml.use = [(OTHER, us(3.0), 50)]  # before this process had a context
     found.note_context({ME})
     assert found.read() == GpuNeighbours(frozenset({OTHER, IDLE}))
-    nvml.use += [(ME, us(2.0), 90), (OTHER, us(2.0), 30), (OTHER, us(1.0), 60), (IDLE, us(1.0), 0)]
+    nvml.use += [(ME, us(-1.0), 90), (OTHER, us(-1.0), 30), (OTHER, us(-2.0), 60), (IDLE, us(-2.0), 0)]
     assert found.read() == GpuNeighbours(frozenset({OTHER, IDLE}), {OTHER: 60})
     assert found.read() == GpuNeighbours(frozenset({OTHER, IDLE}))  # nothing new
 
@@ -92,7 +92,7 @@ def test_in_a_container_we_are_who_appeared(nvml: FakeNvml, container: Path) -> 
     found = GpuProcesses(GPU, container)
     nvml.compute["GPU-0aaa"] = [OTHER, HOSTS_NAME_FOR_ME]
     found.note_context({ME})
-    nvml.use = [(HOSTS_NAME_FOR_ME, us(), 99), (OTHER, us(), 20)]
+    nvml.use = [(HOSTS_NAME_FOR_ME, us(-1.5), 99), (OTHER, us(-1.5), 20)]
     assert found.read() == GpuNeighbours(frozenset({OTHER}), {OTHER: 20})
     assert not found.tells  # there may be others that NVML does not show here
 
@@ -127,6 +127,20 @@ def test_a_slice_has_processes_of_its_own(nvml: FakeNvml, host: Path) -> None:
     assert found.read() == GpuNeighbours()
 
 
+def test_what_others_used_before_a_job_is_forgotten(nvml: FakeNvml, host: Path, container: Path) -> None:
+    for namespace, late_s in ((host, 0.0), (container, 1.0)):
+        nvml.compute["GPU-0aaa"] = []
+        found = GpuProcesses(GPU, namespace)
+        nvml.compute["GPU-0aaa"] = [ME]
+        found.note_context({ME})
+        nvml.use = [(OTHER, us(), 50)]
+        found.forget()
+        nvml.use += [(OTHER, us(-late_s + 0.2), 60)]  # of a second that had begun before
+        assert found.read().computed == {}
+        nvml.use += [(OTHER, us(-late_s - 0.5), 70)]
+        assert found.read().computed == {OTHER: 70}
+
+
 def test_everyone_for_a_process_without_a_context(nvml: FakeNvml, host: Path) -> None:
     nvml.compute["GPU-0aaa"] = [OTHER, IDLE]
     found = GpuProcesses(GPU, host)
@@ -135,6 +149,7 @@ def test_everyone_for_a_process_without_a_context(nvml: FakeNvml, host: Path) ->
 
 
 def test_sightings_add_up() -> None:
+    assert GpuNeighbours(frozenset({1, 2}), {1: 5}).without({1, 3}) == GpuNeighbours(frozenset({2}))
     first, second = GpuNeighbours(frozenset({1}), {1: 5}), GpuNeighbours(frozenset({2}), {1: 9, 2: 1})
     assert first.and_later(second) == GpuNeighbours(frozenset({1, 2}), {1: 9, 2: 1})
 

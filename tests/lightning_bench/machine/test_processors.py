@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from lightning_bench.machine import guardian
 from lightning_bench.machine.processors import ForeignUse, Processors, ProcessorTimes, busiest, kin
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -132,6 +135,22 @@ def test_on_this_machine_our_work_is_our_own() -> None:
     assert last.busy_s > first.busy_s
     reading = processors.read()
     assert reading.runnable is None or reading.runnable >= 1
+
+
+def test_workers_of_the_same_parent_are_kin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grandchild of the parent of guardians is, a child of it is not: it could be anybody's."""
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        (grandchild,) = psutil.Process(child.pid).children()
+        assert guardian.guarded_siblings() == set()
+        monkeypatch.setattr(guardian, "_parent_of_guardians", os.getpid())
+        assert grandchild.pid in guardian.guarded_siblings()
+        assert child.pid not in guardian.guarded_siblings()
+    finally:
+        child.communicate(b"\n")
 
 
 def test_kin_and_the_busiest_others() -> None:

@@ -44,6 +44,7 @@ class FakeMachine:
     known: bool = True
     neighbours: GpuNeighbours = field(default_factory=GpuNeighbours)
     probe_ms: float | None = 2.0
+    forgotten: int = 0
 
     def read(self) -> ProcessorReading:
         if not self.known:
@@ -76,12 +77,16 @@ class FakeGpu:
     def read(self) -> GpuNeighbours:
         return self.machine.neighbours
 
+    def forget(self) -> None:
+        self.machine.forgotten += 1
+
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMachine]:
     fake = FakeMachine()
     monkeypatch.setattr(foreign.time, "monotonic", lambda: fake.now_s)
     monkeypatch.setattr(foreign, "busiest", lambda own: "spinner (pid 7) 0.9")
+    monkeypatch.setattr(foreign, "kin", lambda: {1001, 1002})
     return fake
 
 
@@ -195,6 +200,14 @@ def test_a_process_that_computes_on_the_gpu(machine: FakeMachine) -> None:
 def test_a_process_that_only_holds_a_context(machine: FakeMachine) -> None:
     load = load_of(machine, "cuda", gpu=True)
     machine.neighbours = GpuNeighbours(frozenset({7}))
+    figures = after_turns(load, machine)
+    assert (figures.trouble, figures.gpu_neighbours) == (None, "1 held a context and computed nothing")
+
+
+def test_workers_of_the_same_parent_are_no_strangers(machine: FakeMachine) -> None:
+    load = load_of(machine, "cuda", gpu=True)
+    assert machine.forgotten == 1  # what they used before this job
+    machine.neighbours = GpuNeighbours(frozenset({1001, 8}), {1001: 50})
     figures = after_turns(load, machine)
     assert (figures.trouble, figures.gpu_neighbours) == (None, "1 held a context and computed nothing")
 
