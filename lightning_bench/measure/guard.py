@@ -11,11 +11,11 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,11 +41,23 @@ _TENSOR_BASE = frozenset(dir(torch.Tensor.__base__))
 _NOT_WATCHED = "lightning_bench.providers"
 
 
+class _Kept(NamedTuple):
+    """A value, where it is kept, and what it must still hold: the code of a function, the items of a dict."""
+
+    owner: Any
+    there: Mapping[str, object]
+    shown: str
+    name: str
+    value: Any
+    code: CodeType | None
+    items: dict[Any, Any] | None
+
+
 class Guard:
     """Keeps functions of the clocks and of torch, and functions and constants of this package, by name."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Any, str, str, Any, CodeType | dict[Any, Any] | None]] = []
+        self._kept: list[_Kept] = []
         self._tensor_names = frozenset(vars(torch.Tensor))
 
     def keep(self) -> None:
@@ -74,35 +86,31 @@ class Guard:
         self._tensor_names = frozenset(vars(torch.Tensor))
 
     def _keep(self, owner: Any, shown: str, name: str, value: Any) -> None:
-        self._kept.append((owner, shown, name, value, _holds(value)))
+        holds = value.__code__ if isinstance(value, FunctionType) else None
+        items = dict(value) if isinstance(value, dict) else None
+        self._kept.append(_Kept(owner, vars(owner), f"{shown}.{name}", name, value, holds, items))
 
     def replaced(self) -> str | None:
         """Put back what has been replaced since. Return a sentence that names it, or None."""
         found = []
-        for owner, shown, name, value, holds in self._kept:
-            if vars(owner).get(name, getattr(owner, name, None)) is not value:
-                setattr(owner, name, value)
-            elif _holds(value) == holds:
+        for owner, there, shown, name, value, code, items in self._kept:  # thousands, after every turn
+            same = there.get(name, value) is value  # else: inherited
+            if same and (code is None or value.__code__ is code) and (items is None or value == items):
                 continue
-            if isinstance(holds, dict):
+            if not same:
+                setattr(owner, name, value)
+            if code is not None:
+                value.__code__ = code
+            if items is not None:
                 value.clear()
-                value.update(holds)
-            elif holds is not None:
-                value.__code__ = holds
-            found.append(f"{shown}.{name}")
+                value.update(items)
+            found.append(shown)
         # A method of the class Tensor hides that of its base, which no Python code can replace.
         for name in vars(torch.Tensor).keys() - self._tensor_names:
             if name in _TENSOR_BASE:
                 delattr(torch.Tensor, name)
                 found.append(f"torch.Tensor.{name}")
         return f"it replaces {', '.join(found)}" if found else None
-
-
-def _holds(value: Any) -> CodeType | dict[Any, Any] | None:
-    """Return what a value must still hold: the code of a function, the items of a dict."""
-    if isinstance(value, FunctionType):
-        return value.__code__
-    return dict(value) if isinstance(value, dict) else None
 
 
 def _own(module: ModuleType) -> Iterator[tuple[Any, str, str, Any]]:
