@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 
 from lightning_bench.case import Case, Shape
+from lightning_bench.cli.commands.sweep import default_out
+from lightning_bench.cli.shared import planner
+from lightning_bench.cli.shared.axis_options import Axes
+from lightning_bench.cli.shared.common_options import Running
 from lightning_bench.errors import UsageError
 from lightning_bench.measure.job import Figures, Outcome
 from lightning_bench.record import Record, Status
 from lightning_bench.run import sanitizer as module
+from lightning_bench.run.plan import Plan
 from lightning_bench.run.sanitizer import TOOLS, Sanitizer, SanitizerLog, find_sanitizer, read_report
 from tests.support.compute_sanitizer import CLEAN, FIRST, OUT_OF_BOUNDS, install
 from tests.support.paths import SUPPORT
@@ -246,6 +251,21 @@ class TestCommand:
         assert (ran.code, ran.out) == (2, "")
         assert "--sanitizer memcheck checks kernels on a GPU; suite quick would run on cpu" in ran.err
         assert list(tmp_path.iterdir()) == [program]
+
+    def test_a_suite_gets_more_time_and_a_file_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(planner, "SANITIZED", "cpu")
+        racecheck = Sanitizer("racecheck", "/bin/compute-sanitizer")
+
+        def plan(time_limit: float | None, sanitizer: Sanitizer | None) -> Plan:
+            running = Running(device="cpu", time_limit=time_limit)
+            asked = planner.Planner("check", Axes(), running, sanitizer=sanitizer)
+            return asked.plan(asked.load("quick"))
+
+        without, of_suite, given = plan(None, None), plan(None, racecheck), plan(50.0, racecheck)
+        assert of_suite.limits.time_limit_s == 30 * without.limits.time_limit_s
+        assert given.limits.time_limit_s == 50.0
+        assert default_out(of_suite).name == "quick-check-racecheck.csv"
+        assert default_out(without).name == "quick-check.csv"
 
 
 @dataclass(frozen=True)
