@@ -275,7 +275,7 @@ class Profile(Data):
     notes: tuple[str, ...] = ()
     """What could not be measured, and why."""
     readings: tuple[Reading, ...] = ()
-    machine: dict[str, str | int | float] = Field(default_factory=dict)
+    machine: dict[str, str | int | float | None] = Field(default_factory=dict)
     time_utc: str = ""
 
     @property
