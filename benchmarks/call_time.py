@@ -45,6 +45,7 @@ from torch import Tensor
 
 from lightning_bench.case import DTYPES, Device, Shape
 from lightning_bench.machine import harness_commit
+from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.device.timer import CudaTimer, Timer
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.providers import Inputs, Provider, get_provider
@@ -179,7 +180,7 @@ def call_figures(name: str, shape: Shape, timer: Timer, sync: Callable[[], None]
         for _ in range(WARM_CALLS):
             fn()
         samples = {
-            "ready": [timer.call(fn) for _ in range(SAMPLES)],
+            "ready": [timer.call(fn, NoCallWatch()) for _ in range(SAMPLES)],
             "host": [per_call_ms(fn, HOST_CALLS, wait=False, sync=sync) for _ in range(HOST_SAMPLES)],
             "back_to_back": [per_call_ms(fn, LONG_CALLS, wait=True, sync=sync) for _ in range(LONG_SAMPLES)],
         }

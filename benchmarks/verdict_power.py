@@ -87,6 +87,7 @@ class Bench:
 
     def __init__(self, device: Device) -> None:
         from lightning_bench.measure.calls import direction_call
+        from lightning_bench.measure.device.call_watch import NoCallWatch
         from lightning_bench.measure.device.timer import make_timer
         from lightning_bench.measure.inputs import InputSet
         from lightning_bench.measure.rounds import Task, warm_up
@@ -107,7 +108,7 @@ class Bench:
         for call in self.calls:
             task = Task.of("", call, self.rule)
             warm_up(task, self.timer, 0.5)
-            self.estimates.append(float(np.median(self.timer.sample(call, 25))))
+            self.estimates.append(float(np.median(self.timer.sample(call, 25, NoCallWatch()))))
         self.unit = extra_work(device)
 
     def inject(self, amounts: list[float]) -> None:
