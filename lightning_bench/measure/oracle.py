@@ -40,7 +40,7 @@ _LEAST_STEP: dict[Dtype, float] = {"fp32": 0.0, "fp16": 2.0**-25, "bf16": 0.0}
 
 @dataclass(frozen=True)
 class Slack:
-    """Factors of what rounding to the dtype and accumulation in fp32 may cost; `rows`, in single rows."""
+    """Factors of what rounding to the dtype and accumulation in fp32 may cost; `rows`, in rows and tiles."""
 
     rounding: float = 1.0
     accumulation: float = 1.0
@@ -53,7 +53,7 @@ class Slack:
 _SLACK: dict[Distribution, Slack] = {
     "normal": Slack(),
     "small": Slack(rounding=2.0),
-    "large": Slack(rounding=2.0, accumulation=8.0),
+    "large": Slack(rounding=2.0, accumulation=8.0, rows=2.0),
     "outliers": Slack(rounding=4.0, accumulation=8.0, rows=4.0),
 }
 
