@@ -97,6 +97,7 @@ class _Judged:
         self._estimate()
         self._scale = self._scaled()
         result = rule.judge(self._shift, threshold)
+        resolution = self._resolution(result.resolution)
         for index, versus in enumerate(timed):
             log_ratio = float(self._shift.log_ratio[index])
             verdict, why = self._verdict(index, result.verdicts[index])
@@ -117,7 +118,7 @@ class _Judged:
                     low=_exp(float(result.low[index])),
                     high=_exp(float(result.high[index])),
                     p=float(result.p[index]),
-                    resolution=_exp(float(result.resolution[index]), less=1.0),
+                    resolution=_exp(float(resolution[index]), less=1.0),
                     base_blocks=len(versus.base),
                     head_blocks=len(versus.head),
                     paired=index in self._pairs,
@@ -126,7 +127,7 @@ class _Judged:
             )
         estimated = Estimated(timed, self._shift, self._pairs, self._scale, self._tuning)
         self.overall = overall_verdicts(estimated, threshold)
-        self.remarks = noise_remarks(self.cells, estimated, result.resolution, threshold)
+        self.remarks = noise_remarks(self.cells, estimated, resolution, threshold)
 
     def _verdict(self, index: int, verdict: Verdict) -> tuple[Verdict, str]:
         """Return the verdict with what keeps it from the rule's, if anything does.
@@ -143,6 +144,18 @@ class _Judged:
             low, high = _interval(slow[-1])[0], _interval(fast[-1])[1]
             return ("AMBIGUOUS" if low <= high * (1 + self._threshold) else verdict), ""
         return verdict, ""
+
+    def _resolution(self, resolution: Floats) -> Floats:
+        """Return the resolution of the rule, but where processes are too few a time must double."""
+        count = len(self._timed)
+        few = [
+            source == "measured"
+            and not rule.enough(
+                count, len(self._pairs.get(index, versus.base)), len(versus.head), paired=index in self._pairs
+            )
+            for index, (versus, source) in enumerate(zip(self._timed, self._sources, strict=True))
+        ]
+        return np.where(few, np.maximum(resolution, rule.GROSS), resolution)
 
     def _estimate(self) -> None:
         """Estimate the shift of every cell; cells with equal numbers of blocks are computed together."""

@@ -36,7 +36,7 @@ _POWER = 0.95
 _SHIFTED = 0.25
 """Largest share of passes in which two sides of equal code differ by the distance of two configurations, if
 each process takes one of two: p (1 - p) for one direction."""
-_GROSS = float(np.log(2.0))
+GROSS = float(np.log(2.0))
 """A shift beyond this in every pass is called, however few they are."""
 _MIXTURES = np.linspace(0.0, 1.0, 101)[1:-1]
 
@@ -109,7 +109,7 @@ def trimmed(blocks: Floats) -> Shift:
     se = np.sqrt(variance * count * (count - 1) / (kept * (kept - 1))) / np.sqrt(count)
     df = np.full(mean.shape, (kept - 1.0) * (_TAIL if cut else 1.0))
     beyond = (blocks * np.sign(mean)[..., None] > np.abs(mean)[..., None] / 2).sum(axis=-1)
-    gross = (ordered[..., 0] > _GROSS) | (ordered[..., -1] < -_GROSS)
+    gross = (ordered[..., 0] > GROSS) | (ordered[..., -1] < -GROSS)
     return Shift(mean, se, df, _at_least(beyond, count, _SHIFTED), gross)
 
 
@@ -124,8 +124,14 @@ def luck_of_sides(head: Floats, base: Floats) -> tuple[Floats, Flags]:
     there, here = ((head - middle) * up > 0).sum(axis=-1), ((base - middle) * up < 0).sum(axis=-1)
     luck = _luck_table(head.shape[-1], base.shape[-1])[there, here]
     up_by, down_by = head.min(axis=-1) - base.max(axis=-1), base.min(axis=-1) - head.max(axis=-1)
-    gross: Flags = np.maximum(up_by, down_by) > _GROSS
+    gross: Flags = np.maximum(up_by, down_by) > GROSS
     return luck, gross
+
+
+def enough(cells: int, base: int, head: int, *, paired: bool) -> bool:
+    """Return whether so many processes can show a change that is no luck among so many cells."""
+    least = _SHIFTED**base if paired else float(_luck_table(head, base)[head, base])
+    return 2 * cells * least < ERROR_RATE
 
 
 @lru_cache

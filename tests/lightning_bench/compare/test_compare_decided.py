@@ -266,6 +266,7 @@ def test_few_passes_call_a_cell_only_if_two_configurations_cannot_look_like_it(
     sides.write(files[1], slow, passes=4, noise=0.0005, seed=3)
     found = told()
     assert found.verdict("lightning2/fwd/b3") == "AMBIGUOUS"
+    assert found.cells["lightning2/fwd/b3"]["resolution"] == pytest.approx(1.0), "only what doubles is found"
     assert found.verdict("lightning2/fwd/b4") == "SLOWER", "by chance it does not double four times"
     assert any("1 cell changed in every process" in remark for remark in found.data["remarks"])
 

@@ -122,6 +122,37 @@ def test_a_calibration_finds_much_more_with_four_passes() -> None:
     assert not alone.slower.any(), "four passes cannot tell twelve cells from kernels with two modes"
 
 
+def test_a_calibration_never_makes_a_cell_quieter_than_it_is_today() -> None:
+    rng = np.random.default_rng(9)
+    own = rule.trimmed(rng.normal(0, 0.01, (200, CELLS, 6)) * np.r_[20.0, np.ones(CELLS - 1)][:, None])
+    calibrated = np.full(own.se.shape, 1e-10)
+    both = rule.with_prior(own, calibrated, np.full(own.se.shape, 23.0))
+    assert (both.se >= own.se * (1 - 1e-12)).all()
+    kept = both.df[:, 0] == own.df[:, 0]
+    assert kept.mean() > 0.9, "the noisy cell keeps its own degrees of freedom, too"
+
+
+@pytest.mark.parametrize(("passes", "most"), [(4, 1), (5, 5), (6, 20), (7, 81), (8, 327)])
+def test_so_many_passes_are_enough_for_so_many_cells(passes: int, most: int) -> None:
+    assert rule.enough(most, passes, passes, paired=True)
+    assert not rule.enough(most + 1, passes, passes, paired=True)
+    shift = rule.trimmed(np.full((most + 1, passes), 0.1) + 1e-5 * np.arange(passes))
+    assert rule.judge(shift, THRESHOLD).verdicts == ["AMBIGUOUS"] * (most + 1)
+    few = rule.trimmed(np.full((most, passes), 0.1) + 1e-5 * np.arange(passes))
+    assert rule.judge(few, THRESHOLD).verdicts == ["SLOWER"] * most
+
+
+def test_luck_of_two_sides_is_the_likeliest_mixture_of_two_configurations() -> None:
+    """Two of 2 slow and 12 of 12 fast: at most (1/7)² (6/7)¹²; in an overlap nearly anything may be."""
+    head, base = np.array([[1.0, 1.01]]), np.linspace(0, 0.01, 12)[None]
+    luck, gross = rule.luck_of_sides(head, base)
+    assert luck[0] == pytest.approx((1 / 7) ** 2 * (6 / 7) ** 12, rel=0.01)
+    assert gross[0]
+    luck, gross = rule.luck_of_sides(np.array([[0.0, 1.0]]), np.array([[0.0, 1.0, 0.5]]))
+    assert luck[0] > 0.1
+    assert not gross[0]
+
+
 def test_one_process_a_side_is_judged_by_the_noise_between_processes() -> None:
     """Samples alone would say that every difference between two processes is clear."""
     rng = np.random.default_rng(4)
