@@ -296,6 +296,12 @@ def accept(comparison: Comparison, allowed: dict[str, str]) -> Comparison:
     return replace(comparison, cells=cells, overall=overall, remarks=[*comparison.remarks, *idle])
 
 
+def _overall_data(one: Overall) -> dict[str, Any]:
+    data = asdict(one)
+    del data["case_ids"]  # the cells say whose they are
+    return data
+
+
 def as_data(comparison: Comparison) -> dict[str, Any]:
     """Return what `--json` prints."""
     return {
@@ -306,7 +312,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         "headline": comparison.headline,
         "counts": dict(comparison.counts),
         "decided": comparison.decided,
-        "overall": [asdict(overall) for overall in comparison.overall],
+        "overall": [_overall_data(one) for one in comparison.overall],
         "remarks": comparison.remarks,
         "cells": [asdict(cell) for cell in comparison.cells],
     }

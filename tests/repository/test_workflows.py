@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import typer
 
+from lightning_bench.errors import ExitCode
 from tests.support.paths import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -123,6 +124,24 @@ def test_a_base_that_did_not_end_well_fails_the_job_or_is_not_cached(
     command = ["bash", "-e", "-c", step["run"]]
     assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == ended
     assert (output.read_text() if output.exists() else None) == (whole and f"whole={whole}\n")
+
+
+@pytest.mark.parametrize("code", [ExitCode.OK, ExitCode.FOUND, ExitCode.UNDECIDED, ExitCode.DIED])
+@pytest.mark.parametrize("path", COMPARING, ids=lambda path: path.name)
+def test_a_comparison_that_is_worse_or_not_decided_fails_the_job(
+    tmp_path: Path, path: Path, code: ExitCode
+) -> None:
+    program = tmp_path / ".venv" / "bin" / "lbench"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\ntest "$1" != compare || exit {code.value}\n')
+    program.chmod(0o755)
+    (job,) = jobs(path).values()
+    compares = [step["run"] for step in job["steps"] if "lbench compare" in step.get("run", "")]
+    assert compares
+    for script in compares:
+        command = ["bash", "-e", "-c", script]
+        ran = subprocess.run(command, cwd=tmp_path, env=os.environ | {"BASE": "base"}, check=False)
+        assert ran.returncode == code
 
 
 def test_every_python_that_the_package_names_is_tested() -> None:
