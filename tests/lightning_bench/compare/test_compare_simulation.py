@@ -1,16 +1,20 @@
-"""A part of benchmarks/verdict_simulation.py with a fixed seed."""
+"""A part of benchmarks/verdict_simulation.py with a fixed seed, and the CSVs of both simulations."""
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks import assumed_noise
 from benchmarks import verdict_simulation as simulation
 from benchmarks.verdict_simulation import Design, Draw
-from lightning_bench.compare import rule
+from lightning_bench.compare import judge, rule
+from tests.support.paths import ROOT
 
+PATH = ROOT / "results" / "cpu" / "verdict-simulation.csv"
 FEW, SOME, MANY = Design(4, 4, True), Design(10, 10, True), Design(16, 16, True)
 TWO_OF_TWELVE = Design(2, 12, False)
 
@@ -64,3 +68,45 @@ def test_with_sixteen_passes_the_bound_on_luck_hides_little(
     assert having >= before - 0.02
     if draw is simulation.normal:
         assert having >= 0.95
+
+
+def test_the_committed_simulation_has_all_models_and_no_row_above_one_per_cent() -> None:
+    with PATH.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    equal = [row for row in rows if row["kind"] == "equal"]
+    assert {row["noise"] for row in equal} == {draw.__name__ for draw in simulation.NOISES}
+    assert {(row["design"], int(row["base"]), int(row["head"])) for row in equal} == {
+        (design.name, design.base, design.head) for design in simulation.DESIGNS
+    }
+    assert {int(row["cells"]) for row in equal} == {*simulation.CELLS, simulation.MANY}
+    assert max(float(row["false_by_any"]) for row in equal) <= 0.01
+    found = {(row["noise"], row["base"]): float(row["found"]) for row in rows if row["kind"] == "power"}
+    assert found["normal", "16"] >= 0.95
+
+
+@pytest.mark.parametrize("draw", [simulation.normal, simulation.skewed, simulation.two_points])
+def test_one_process_a_side_is_as_good_as_the_assumed_noise(draw: Draw) -> None:
+    rng = np.random.default_rng(3)
+    by_cells, by_overall = assumed_noise.rates(draw, 1.0, 14, 150, rng)
+    assert by_cells <= 4 / 150
+    assert by_overall <= 2 / 150
+
+
+def test_three_times_the_assumed_noise_is_seen_in_the_spread_over_the_cells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sum(assumed_noise.rates(simulation.normal, 3.0, 84, 60, np.random.default_rng(4))) <= 2 / 60
+    monkeypatch.setattr(judge, "todays_scale", lambda log_ratios, ses, lines: np.ones(len(log_ratios)))
+    assert assumed_noise.rates(simulation.normal, 3.0, 84, 60, np.random.default_rng(4))[0] > 0.2
+
+
+def test_the_committed_rates_of_one_process_a_side_are_those_that_the_docs_state() -> None:
+    with (ROOT / "results" / "cpu" / "assumed-noise.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["noise"] for row in rows} == {draw.__name__ for draw in simulation.NOISES}
+    like = {"normal", "skewed", "two_modes", "sticky", "shared"}
+    for row in rows:
+        rate = max(float(row["false_by_cells"]), float(row["false_by_overall"]))
+        wider = row["times"] != "3.0" or row["noise"] in {"normal", "two_modes", "sticky"}
+        if row["noise"] in like and wider:
+            assert rate <= 0.012, row
