@@ -154,7 +154,8 @@ def _share(reference: Reference, name: str, difference: Tensor, exact: Tensor) -
         return []
     shares = _shares(reference, name, difference, exact)
     where = _rows_of_tile(int(shares.argmax()) % shares.shape[1])
-    return [Deviation(name, "share", shares.max().item(), SHARE_FACTOR * reference.budgets[name], where)]
+    allowed = SHARE_FACTOR * reference.slack.rows * reference.budgets[name]
+    return [Deviation(name, "share", shares.max().item(), allowed, where)]
 
 
 def _rows_of_tile(tile: int) -> str:
@@ -193,7 +194,7 @@ def _by_sketches(reference: Reference, name: str, got: Tensor) -> list[tuple[Dev
     batched, along_n = "b" in spec.axes, "n" in spec.axes
     known = reference.known if batched else reference.known.amax(0, keepdim=True)  # [b or 1, h]
     rows = excess(difference, reference.row_scale(name, exact.norms)).reshape(*known.shape, -1)
-    kinds: list[tuple[Measure, Tensor, float]] = [("sketch", rows, SKETCH_FACTOR * reference.slack.rows)]
+    kinds: list[tuple[Measure, Tensor, float]] = [("sketch", rows, SKETCH_FACTOR)]
     if rows.shape[-1] > 1:
         flat = (known.numel(), rows.shape[-1], got.shape[-1])
         shares = _shares(reference, name, difference.reshape(flat), exact.values.reshape(flat))
@@ -205,7 +206,7 @@ def _by_sketches(reference: Reference, name: str, got: Tensor) -> list[tuple[Dev
         words = f"batch {b}, head {h}" if batched else f"head {h}"
         place = f"in {words}, row {at}" if along_n else f"in {words}"
         where = place if measure == "sketch" else f"{_rows_of_tile(at)} of {words}"
-        allowed = float(known[b, h]) * factor * budget
+        allowed = float(known[b, h]) * factor * reference.slack.rows * budget
         found.append((Deviation(name, measure, float(sizes[b, h, at]) * budget, allowed, where), (b, h)))
     return found
 
