@@ -34,8 +34,8 @@ from lightning_bench.run.sweep import run_sweep
 from lightning_bench.suite import Limits
 
 PROVIDERS = ("lightning2-torch", "lightning2-no-decay-torch", "sdpa-flash", "sdpa-math", "retention-torch")
-LENGTHS = (64, 128, 256, 512)
-LIMITS = Limits(time_limit_s=60.0, sample_limit_s=0.2, min_samples=20, max_samples=100, ci_percent=2.0)
+LENGTHS = (32, 64, 128, 256)
+LIMITS = Limits(time_limit_s=60.0, sample_limit_s=0.1, min_samples=20, max_samples=100, ci_percent=2.0)
 CASES = tuple(
     Case(Shape(1, 4, n, 64, 64, "fp32", "cpu"), provider, direction)
     for n in LENGTHS
