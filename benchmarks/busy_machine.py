@@ -5,10 +5,10 @@
 Measures 40 small cases on the CPU as `lbench speed` does: quiet, then with processes that compute beside
 them, for each of --loads, and quiet again. A load is in processors: 4 is four processes that never rest, 0.2
 one that computes a fifth of the time. A row of the CSV is one case under one load: its median, how far it is
-off the mean of the two quiet ones (``off_percent``), and what its row says of foreign load.
-``others_percent`` is the share of the processors that processes outside of this script used meanwhile: quiet
-is as quiet as that. The CSV is written after each sweep. Lines on the screen count rows and give, for each
-load, the largest deviation of a row that is `ok`.
+off the quiet one (``off_percent``; blank if no quiet row of it is `ok`), and what its row says of foreign
+load. ``others_percent`` is the share of the processors that processes outside of this script used meanwhile:
+quiet is as quiet as that. The CSV is written after each sweep. Lines on the screen count rows and give, for
+each load, the largest deviation of a row that is `ok`.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ def measured(load: float) -> tuple[list[Record], float]:
 
 
 def quiet_medians(sweeps: Sequence[Sequence[Record]]) -> dict[str, float]:
-    """Return the geometric mean of each case's quiet medians, ms."""
+    """Return the geometric mean of each case's quiet medians, ms, of rows that are `ok`."""
     times: dict[str, list[float]] = {}
     for record in (record for sweep in sweeps for record in sweep):
-        if record.median_ms is not None:
+        if record.median_ms is not None and record.status == "ok":
             times.setdefault(record.case_id, []).append(record.median_ms)
     return {case: math.exp(sum(map(math.log, found)) / len(found)) for case, found in times.items()}
 

@@ -91,11 +91,13 @@ def run_rounds(
     `enter` is called before each turn, so that a watcher knows which case hangs; `foreign` reads the load
     beside each turn.
     """
+    foreign = foreign or NoForeign()
     sample_rounds(tasks, timer, clocks, seed=seed, enter=enter, foreign=foreign)
     for task in tasks:
         if task.watch.failure is not None:
             continue
         enter(task.key, "samples")
+        foreign.begins(task.key)
         task.watch.begins(certain=True)
         begin = timer.now()
         while len(task.call_samples) < _CALL_SAMPLES:
@@ -103,6 +105,8 @@ def run_rounds(
             if len(task.call_samples) >= 3 and timer.now() - begin > _CALL_SECONDS:
                 break
         task.watch.ends()
+        foreign.ends(task.key)
+    foreign.settle()
 
 
 def sample_rounds(
