@@ -54,6 +54,9 @@ def match(base: Iterable[Run], head: Iterable[Run], *, across_machines: bool = F
             continue
         shared = [place for place in ours if place in theirs]
         pairs = [(ours[place], theirs[place]) for place in shared]
+        if shared and not across_machines and _moved(theirs, shared):
+            matched.settled.append(_incomparable(ours, theirs))
+            continue
         if shared:
             matched.elsewhere += any(_elsewhere(side, shared) for side in (ours, theirs) if len(side) > 1)
         elif across_machines and (pair := _across(ours, theirs)) is not None:
@@ -148,6 +151,13 @@ def _unstable(side: str, blocks: Sequence[Run]) -> str:
 def _without_figure(record: Record, figure: str, *, in_base: bool) -> ComparedCell:
     """Return the cell of a row that worked and has no figure: BROKEN if the base has one."""
     return _cell(record, "BROKEN" if in_base else "INCOMPARABLE", f"a row that worked has no {figure}")
+
+
+def _moved(head: dict[_Place, list[Run]], shared: list[_Place]) -> bool:
+    """Return whether head was last measured on a machine that base lacks: older rows say nothing of it."""
+    protocols = {protocol for protocol, _ in shared}
+    last = _last([run for place, runs in head.items() if place[0] in protocols for run in runs]).record
+    return (last.protocol, last.machine_id) not in shared
 
 
 def _elsewhere(side: dict[_Place, list[Run]], compared: list[_Place]) -> bool:

@@ -189,6 +189,18 @@ def test_cells_of_both_sides_that_cannot_be_compared_are_not_green(
     assert told("--fail-on", "INCOMPARABLE").code == 1
 
 
+def test_a_head_that_moved_to_another_machine_is_not_judged_by_its_older_rows(
+    sides: Any, files: tuple[Path, Path], told: Any
+) -> None:
+    sides.write(files[0], {FWD: 1.0}, passes=PASSES)
+    sides.write(files[1], {FWD: 1.0}, passes=PASSES, seed=3)
+    with ResultFile(files[1]) as file:
+        file.append(sides.row(FWD, median_ms=10.0, machine_id="other", driver="999"))
+    found = told()
+    assert (found.code, found.verdict()) == (3, "INCOMPARABLE")
+    assert "driver none → 999" in found.cells[FWD]["detail"]
+
+
 def test_unstable_rows_whose_intervals_lie_far_apart_are_slower(
     sides: Any, files: tuple[Path, Path], told: Any
 ) -> None:
