@@ -268,12 +268,15 @@ def _assumed(runs: Sequence[Run]) -> Noise:
 
 
 def _tunes(run: Run) -> bool:
-    return tunes_itself((run.calibrated_as or run.record.case_id).partition("/")[0])
+    return run.record.autotuned or tunes_itself((run.calibrated_as or run.record.case_id).partition("/")[0])
 
 
 def _may_tune(versus: Versus) -> bool:
     """Return whether a change may be an autotuner's choice: one process on a side had one try."""
-    return any(len(side) == 1 and _tunes(side[0]) for side in (versus.base, versus.head))
+    return any(
+        len(side) == 1 and (side[0].record.processes or 1) == 1 and _tunes(side[0])
+        for side in (versus.base, versus.head)
+    )
 
 
 def _interval(run: Run) -> tuple[float, float]:

@@ -31,7 +31,7 @@ _WIDTH_95 = 2 * 1.959964
 
 @dataclass(frozen=True)
 class Run:
-    """A row and the block of samples that one process measured for it.
+    """A row and the block of samples that one process measured for it, or what several agree on.
 
     `log_ms` is the log of the figure, None if the row has none; `variance` is that of `log_ms` within the
     process, with `df` degrees of freedom; `pair` names the pass in which both sides were measured side by

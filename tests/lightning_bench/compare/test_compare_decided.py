@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lightning_bench.record import ResultFile, read_records
@@ -252,6 +253,19 @@ def test_one_process_of_a_kernel_that_tunes_itself_is_never_slower_and_many_may_
     sides.write(files[0], {fla: 1.0} | own, passes=PASSES, seed=1)
     sides.write(files[1], {fla: 1.1} | own, passes=PASSES, seed=2)
     assert told().verdict(fla) == "SLOWER"
+
+
+def test_a_row_of_several_processes_had_several_tries(
+    sides: Any, files: tuple[Path, Path], told: Any
+) -> None:
+    fla, own = "fla-chunk/fwd/b1", {FWD: 1.0, BWD: 1.0}
+    for path, time, seed in zip(files, (1.0, 40.0), (1, 2), strict=True):
+        sides.write(path, {fla: time} | own, seed=seed)
+        frame = pd.read_csv(path)
+        frame.assign(processes=3, between_percent=0.3).to_csv(path, index=False)
+    found = told()
+    assert found.verdict(fla) == "SLOWER"
+    assert found.verdict(FWD) != "SLOWER"
 
 
 def test_an_overall_verdict_is_accepted_by_its_name_or_with_the_cells_that_make_it(
