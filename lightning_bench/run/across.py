@@ -23,9 +23,10 @@ BETWEEN_LIMIT_PERCENT = 5.0
 def across(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the outcome of a case that each of several processes has measured.
 
-    Its figures and reason are those of the process with the median of their medians (of an even number, the
-    lower); of a kernel that tunes itself, which each process does anew, those of the fastest. The interval is
-    where the figure of as many other processes lies with 95 % confidence. The errors are the largest.
+    It is unstable if it was in any of them, and says why. Its figures are those of the process with the
+    median of their medians (of an even number, the lower); of a kernel that tunes itself, which each process
+    does anew, those of the fastest. The interval is where the figure of as many other processes lies with
+    95 % confidence. The errors are the largest.
     """
     if len(outcomes) == 1:
         return outcomes[0]
@@ -45,13 +46,14 @@ def across(outcomes: Sequence[Outcome]) -> Outcome:
         processes=len(outcomes),
         between_percent=100.0 * between,
     )
-    notes = [chosen.reason] if chosen.reason else []
+    disturbed = chosen if chosen.status == "unstable" else _first_unstable(outcomes)
+    notes = [reason] if (reason := (disturbed or chosen).reason) else []
     if 100.0 * between > BETWEEN_LIMIT_PERCENT and not tuned:
         medians = ", ".join(f"{_median(outcome):.4g}" for outcome in outcomes)
         notes.insert(0, f"its processes differ: medians of {medians} ms")
     elif tuned:
         notes.append(f"the fastest of {len(outcomes)} processes, each of which tuned anew")
-    unstable = chosen.status == "unstable" or (100.0 * between > BETWEEN_LIMIT_PERCENT and not tuned)
+    unstable = disturbed is not None or (100.0 * between > BETWEEN_LIMIT_PERCENT and not tuned)
     return replace(chosen, status="unstable" if unstable else "ok", reason="; ".join(notes), figures=figures)
 
 
@@ -65,6 +67,10 @@ def half_width(between: float, within: Sequence[float]) -> float:
     least = math.sqrt(math.fsum(w * w for w in within) / count)
     quantile = float(stdtrit(count - 1, 0.5 + _CONFIDENCE / 2))
     return quantile * max(between, least) * math.sqrt(2.0 / count)
+
+
+def _first_unstable(outcomes: Sequence[Outcome]) -> Outcome | None:
+    return next((outcome for outcome in outcomes if outcome.status == "unstable"), None)
 
 
 def _median(outcome: Outcome) -> float:

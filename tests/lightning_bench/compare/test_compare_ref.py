@@ -71,7 +71,7 @@ class Repository:
         (root / "bench" / "mine.py").write_text(MINE)
         (root / "suite.toml").write_text(SUITE)
         self.git("init", "-q", "-b", "main")
-        self.kernel(0.004)
+        self.kernel(0.01)
         self.commit("first")
 
     def git(self, *arguments: str) -> str:
@@ -121,8 +121,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 def test_a_slowdown_and_a_crash_at_import_are_caught_and_committed_or_not(repository: Repository) -> None:
-    """Head: one kernel takes half as long again, uncommitted; the other cannot be imported any more."""
-    repository.kernel(0.006)
+    """Head: one kernel takes five times as long, uncommitted; the other cannot be imported any more."""
+    repository.kernel(0.05)
     broken = repository.root / "kernels" / "lightning_kernels" / "__init__.py"
     whole = broken.read_text()
     broken.write_text('raise RuntimeError("half a merge")\n')
@@ -139,7 +139,7 @@ def test_a_slowdown_and_a_crash_at_import_are_caught_and_committed_or_not(reposi
         "mine speed": "SLOWER",
         "lightning2-torch speed": "BROKEN",
     }
-    assert cells["mine speed"]["ratio"] == pytest.approx(1.5, rel=0.15)
+    assert cells["mine speed"]["ratio"] > 2
     assert (cells["mine speed"]["base_blocks"], cells["mine speed"]["paired"]) == (6, True)
     assert "half a merge" in cells["lightning2-torch speed"]["detail"]
     assert "changes that are not committed: they are measured too" in err
