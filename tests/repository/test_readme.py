@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -137,8 +138,10 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
     if "base.csv" in words:
         folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
         folder.mkdir()
-        for name in ("base.csv", "head.csv"):
-            shutil.copy(ROOT / "results" / "h200" / "paper-speed.csv", folder / name)
+        base = pd.read_csv(ROOT / "results" / "h200" / "paper-speed.csv")
+        times = [name for name in base.columns if name.endswith("_ms")]
+        base.to_csv(folder / "base.csv", index=False)
+        base.assign(**{name: 0.5 * base[name] for name in times}).to_csv(folder / "head.csv", index=False)
     writes = "--out" in words
     if words[0] == "report" and writes:  # a plot of every figure of two files, rather than of all
         folder = tmp_path.with_name(f"{tmp_path.name}-inputs")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from lightning_bench.case import FAMILIES
+from lightning_bench.families.work import Work
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.report.document import FORMATS, make_report
 from tests.support.patience import PATIENCE_S
@@ -47,15 +49,20 @@ def chromium() -> Iterator[Driver]:
 
 
 def cell(provider: str, seq_len: int, median_ms: float | None, **others: Any) -> Record:
-    """Return a row with its interval, percentiles and rates."""
+    """Return a row with its interval, percentiles and rates; bytes take 0.01 ms at its ceiling."""
     direction = others.get("direction", "fwd")
     values: dict[str, Any] = {"case_id": f"{provider}/{direction}/n{seq_len}"}
     if median_ms is not None:
         values |= {"ci_low_ms": median_ms * 0.99, "ci_high_ms": median_ms * 1.01, "floor_ms": 0.01}
         values |= {"p20_ms": median_ms * 0.98, "p80_ms": median_ms * 1.02, "tflops": 1 / median_ms}
-    return replace(
+    row = replace(
         BASE, **{"provider": provider, "seq_len": seq_len, "median_ms": median_ms, **values, **others}
     )
+    if median_ms is None or row.family not in FAMILIES:
+        return row
+    work = Work.of(row.family, row.shape, row.direction)
+    ceilings = {"ceiling_gbps": work.min_bytes / 1e4, "ceiling_tflops": 1e6}
+    return replace(row, model_flops=work.min_flops, **ceilings)
 
 
 STORY = (
