@@ -49,7 +49,7 @@ class Slack:
 
 # On other inputs than normal ones rounding hardly averages: a few rows and scores decide. With outliers
 # softmax is all but one-hot, so the gradients of most rows are differences of nearly equal terms. How much of
-# these budgets honest providers need is in results/cpu/gate-margins.csv.
+# these budgets honest providers need is what benchmarks/gate_margins.py measures.
 _SLACK: dict[Distribution, Slack] = {
     "normal": Slack(),
     "small": Slack(rounding=2.0),
