@@ -7,31 +7,11 @@ from dataclasses import fields, replace
 import pytest
 
 from lightning_bench.machine import describe_machine
-from lightning_bench.record import COLUMNS, Record
+from lightning_bench.record import COLUMNS
 from lightning_bench.record.identities import IDENTITY, unlike
+from tests.support.report_rows import PAPER
 
-ROW = Record(
-    suite="s",
-    metric="speed",
-    protocol="lbench",
-    status="ok",
-    case_id="a/fwd/x",
-    provider="a",
-    family="linear",
-    direction="fwd",
-    dtype="bf16",
-    batch=1,
-    heads=1,
-    seq_len=64,
-    head_dim=8,
-    value_dim=8,
-    device="cuda",
-    machine_id="m1",
-    host="h1",
-    gpu_uuid="g1",
-    power_limit_w=700.0,
-    ecc="on",
-)
+ROW = replace(PAPER, machine_id="m1", host="h1", gpu_uuid="g1", power_limit_w=700.0, ecc="on")
 
 
 def test_the_columns_are_fields_of_a_machine_too() -> None:
