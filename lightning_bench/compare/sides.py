@@ -17,7 +17,7 @@ from lightning_bench.compare.rule import Floats
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.discover import result_files
-from lightning_bench.record.row import CaseKey
+from lightning_bench.record.row import CaseKey, log_deviation
 from lightning_bench.record.samples import SampleLine, read_samples, sidecar_path
 
 _BATCHES = 10
@@ -26,7 +26,6 @@ _MOST_UNEVEN = 3
 # How measure/ sizes a turn; for files that do not record how their samples were taken.
 _SLOT_MS, _SLOT_SAMPLES = 20.0, 5
 _SAME_MEDIAN = 1e-4
-_WIDTH_95 = 2 * 1.959964
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _of_interval(record: Record) -> tuple[float, float]:
     low, high = record.ci_low_ms, record.ci_high_ms
     if not low or not high or low <= 0:
         return 0.0, 0.0
-    return (math.log(high / low) / _WIDTH_95) ** 2, float(max(1, (record.samples or 2) - 1))
+    return log_deviation(low, high) ** 2, float(max(1, (record.samples or 2) - 1))
 
 
 def _blocks_by_key(path: Path) -> dict[CaseKey, list[_Block]]:

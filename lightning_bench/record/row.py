@@ -175,6 +175,11 @@ class Row:
     source: str
 
 
+def log_deviation(low: float, high: float) -> float:
+    """Return the standard deviation of the log of a figure that its 95 % interval means, as if normal."""
+    return math.log(high / low) / _WIDTH_95
+
+
 def _meanings() -> dict[str, str]:
     hints = get_type_hints(Record, include_extras=True)
     return {field.name: hints[field.name].__metadata__[0] for field in fields(Record)}
@@ -245,6 +250,7 @@ def _tidy_cell(name: str) -> Callable[[Any], Any]:
     return checked
 
 
+_WIDTH_95 = 2 * 1.959964  # of a normal distribution, in standard deviations
 _LONGEST_TEXT = 2000  # a compiler's error can be longer than a CSV reader takes
 _SHORTEST_MS, _LONGEST_MS = 1e-12, 1e15
 # Control characters, all that some reader takes for the end of a line, what turns text around (Unicode's

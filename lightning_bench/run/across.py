@@ -12,10 +12,9 @@ from scipy.special import stdtrit  # scipy.stats has it too, and takes half a se
 
 from lightning_bench.measure.job import Figures, Outcome
 from lightning_bench.record import AUTOTUNED
+from lightning_bench.record.row import log_deviation
 
 _CONFIDENCE = 0.95
-# An interval of one process is so many standard deviations of its median wide.
-_WIDTH_95 = 2 * 1.959964
 # Above this a figure is given but called unstable.
 BETWEEN_LIMIT_PERCENT = 5.0
 
@@ -82,7 +81,7 @@ def _within(figures: Figures) -> float:
     """Return the standard deviation of the log of a process's median that its interval means."""
     assert figures.ci_low_ms is not None
     assert figures.ci_high_ms is not None
-    return math.log(figures.ci_high_ms / figures.ci_low_ms) / _WIDTH_95
+    return log_deviation(figures.ci_low_ms, figures.ci_high_ms)
 
 
 def _largest_errors(outcomes: Sequence[Outcome]) -> dict[str, Any]:
