@@ -23,6 +23,7 @@ from pathlib import Path
 from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import Work
+from lightning_bench.machine.mix import COPY
 from lightning_bench.providers import get_provider, provider_names
 from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
 from lightning_bench.record import Record, read_records
@@ -112,6 +113,10 @@ def floor_fault(record: Record) -> str | None:
     floor_ms = work.floor_at(record.ceiling_gbps, record.ceiling_tflops)
     if not math.isclose(record.floor_ms, floor_ms, rel_tol=_CLOSE):
         return "floor_ms of another definition"
+    if not record.ceiling_of and record.device == "cuda":
+        return "floor at the bandwidth of a copy, an older definition"
+    if record.ceiling_of not in ("", COPY, str(work.mix)):
+        return "floor at the bandwidth of another mix of reads and writes"
     return None
 
 

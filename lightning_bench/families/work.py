@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lightning_bench.case import Direction, Shape
 from lightning_bench.families import Definition, definition_of
+from lightning_bench.machine.mix import Mix
 
 if TYPE_CHECKING:
     from lightning_bench.machine.ceilings import Ceilings
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 Bound = Literal["bytes", "flops"]
 Count = TypeVar("Count", int, float)
 
-# A figure may exceed the measured ceiling by this factor before it is called impossible: clocks move by a few
-# per cent, and a kernel that mostly reads runs a little faster than the copy that measured the ceiling.
+# A figure may exceed the measured ceiling by this factor before it is called impossible: the SM clock moves
+# by some per cent, and a kernel that mostly reads or writes may be faster than a copy.
 CEILING_TOLERANCE = 1.15
 # A CPU's clocks move by more.
 CPU_CEILING_TOLERANCE = 1.5
@@ -59,6 +60,11 @@ class Work:
         return self.read_bytes + self.write_bytes
 
     @property
+    def mix(self) -> Mix:
+        """In which proportion they are read and written."""
+        return Mix.nearest(self.read_bytes, self.write_bytes)
+
+    @property
     def min_flops(self) -> float:
         """Floating-point operations of the cheapest exact form; a multiply-add counts as two."""
         return self._in_direction(*self.definition.flops(self.shape))
@@ -96,7 +102,8 @@ class Work:
         must_move = self.read_bytes + max(0, self.write_bytes - ceilings.l2_bytes)
         gbps, limit = must_move / median_ms / 1e6, ceilings.gbps
         if gbps > limit * CEILING_TOLERANCE:
-            return f"{gbps:.0f} GB/s is above the {limit:.0f} GB/s that a copy reaches on this device"
+            stream = f"a stream of {ceilings.mix} reads and writes" if ceilings.mix else "a copy"
+            return f"{gbps:.0f} GB/s is above the {limit:.0f} GB/s that {stream} reaches on this device"
         return self._too_many_flops(median_ms, ceilings, CEILING_TOLERANCE)
 
     def _too_many_flops(self, median_ms: float, ceilings: Ceilings, tolerance: float) -> str | None:

@@ -11,6 +11,7 @@ from typing import Annotated, get_type_hints
 from lightning_bench.case import Device, Dtype
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import Machine
+from lightning_bench.machine.mix import COPY, Mix
 from lightning_bench.record.codec import Schema, csv_text, finite, read_cells, replace_file
 from lightning_bench.record.row import Figure
 
@@ -22,15 +23,24 @@ _NO_LESS = 0.8  # what must be at least as fast, with the noise of two measureme
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The ceilings of one dtype: copy bandwidth in GB/s, matmul rate in TFLOP/s, and the L2 in bytes."""
+    """The ceilings of one dtype: bandwidth in GB/s, matmul rate in TFLOP/s, and the L2 in bytes.
+
+    The bandwidth is that of a stream with this mix of reads and writes; without a mix, that of a copy.
+    """
 
     gbps: float
     tflops: float
     l2_bytes: int
+    mix: Mix | None = None
 
     def or_better(self, other: Ceilings) -> Ceilings:
         """Return the larger of each rate: a ceiling is what was reached at some time."""
-        return Ceilings(max(self.gbps, other.gbps), max(self.tflops, other.tflops), self.l2_bytes)
+        return replace(self, gbps=max(self.gbps, other.gbps), tflops=max(self.tflops, other.tflops))
+
+    @property
+    def bandwidth_of(self) -> str:
+        """What has the bandwidth, as rows say it: `3:1` or `copy`."""
+        return str(self.mix or COPY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 
 from lightning_bench.case import Case, Distribution, Family
 from lightning_bench.errors import Unavailable
+from lightning_bench.families.work import Work
 from lightning_bench.measure import paper
 from lightning_bench.measure.audit import new_contents
 from lightning_bench.measure.device.call_watch import NoCallWatch
@@ -94,7 +95,8 @@ class _Bench:
         interleave = self.job.metric == "speed" and self.job.protocol == "lbench"
         if interleave:
             self.enter("", "warm-up")
-            self.session.measure_ceilings(self.job.shape.dtype)
+            works = (Work.of(provider.family, case.shape, case.direction) for case, provider in loaded)
+            self.session.measure_ceilings(self.job.shape.dtype, [work.mix for work in works])
         self.enter("", "inputs")
         try:
             self._inputs = self._drawn(0)

@@ -63,6 +63,7 @@ class Figures:
     floor_ms: float | None = None
     floor_ratio: float | None = None
     ceiling_gbps: float | None = None
+    ceiling_of: str = ""
     ceiling_tflops: float | None = None
     extra_mib: float | None = None
     peak_mib: float | None = None

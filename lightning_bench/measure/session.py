@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
 from lightning_bench.case import Device, Dtype
 from lightning_bench.machine.ceilings import Ceilings
+from lightning_bench.machine.mix import EVEN, Mix
 from lightning_bench.measure.device.clocks import Clocks, make_clocks
 from lightning_bench.measure.device.gpu_probe import GpuProbe
 from lightning_bench.measure.device.memory import MIB, Meter, make_meter
+from lightning_bench.measure.device.mix_stream import mix_gbps
 from lightning_bench.measure.device.peaks import measure_ceilings
 from lightning_bench.measure.device.timer import Timer, make_timer
 from lightning_bench.measure.foreign import Foreign, gpu_processes, make_foreign
@@ -38,36 +42,55 @@ class Session:
         self.clocks: Clocks = make_clocks(device)
         self.meter: Meter = make_meter(device)
         self._ceilings: dict[Dtype, Ceilings] = {}
-        self._ceilings_trouble: dict[Dtype, str | None] = {}
+        self._mix_gbps: dict[Mix, float] = {}
+        self._ceilings_trouble: dict[Dtype | Mix, str | None] = {}
 
-    def ceilings(self, dtype: Dtype) -> Ceilings:
-        """Return the ceilings that rows of this dtype are compared with, measured once per dtype."""
-        if dtype not in self._ceilings:
-            self.measure_ceilings(dtype)
-        return self._ceilings[dtype]
+    def ceilings(self, dtype: Dtype, mix: Mix) -> Ceilings:
+        """Return what `measure_ceilings` has measured for rows of this dtype and mix.
 
-    def ceilings_trouble(self, dtype: Dtype) -> str | None:
-        """Return why the ceilings of this dtype may be lower than what the device reaches, or None."""
-        trouble = self._ceilings_trouble.get(dtype)
+        The bandwidth is that of a copy on a CPU, and where Triton cannot compile.
+        """
+        copied = self._ceilings[dtype]
+        if mix not in self._mix_gbps:
+            return copied
+        gbps = self._mix_gbps[mix]
+        return replace(copied, gbps=max(gbps, copied.gbps) if mix == EVEN else gbps, mix=mix)
+
+    def ceilings_trouble(self, dtype: Dtype, mix: Mix) -> str | None:
+        """Return why these ceilings may be lower than what the device reaches, or None."""
+        trouble = self._ceilings_trouble.get(dtype) or self._ceilings_trouble.get(mix)
         return f"its ceilings may be too low: {trouble}" if trouble else None
 
-    def measure_ceilings(self, dtype: Dtype) -> None:
-        """Measure the ceilings of a dtype unless that was done undisturbed; the best of all times counts.
+    def measure_ceilings(self, dtype: Dtype, mixes: Iterable[Mix]) -> None:
+        """Measure what of these was not yet measured undisturbed; the best of all times counts.
 
         Call it in a job before its cases: beside foreign load it is done again, here and in the next job.
         """
-        if dtype in self._ceilings and self._ceilings_trouble[dtype] is None:
+        wanted: list[Dtype | Mix] = [dtype]
+        if self.device == "cuda":
+            wanted += dict.fromkeys(mixes)
+        due = [each for each in wanted if self._ceilings_trouble.get(each, "not measured") is not None]
+        if not due:
             return
         for number in range(_CEILINGS_TRIES):
-            key = f"ceilings of {dtype}, {number}"
+            key = f"ceilings of {', '.join(map(str, due))}, {number}"
             self.foreign.begins(key)
-            found = measure_ceilings(self.device, dtype)
+            for each in due:
+                self._measure_ceiling(each)
             self.foreign.ends(key)
-            self._ceilings[dtype] = found.or_better(self._ceilings.get(dtype, found))
-            self._ceilings_trouble[dtype] = self.foreign.figures(key).trouble
-            if self._ceilings_trouble[dtype] is None:
+            trouble = self.foreign.figures(key).trouble
+            self._ceilings_trouble |= dict.fromkeys(due, trouble)
+            if trouble is None:
                 break
         self.release()
+
+    def _measure_ceiling(self, of: Dtype | Mix) -> None:
+        if isinstance(of, Mix):
+            if (gbps := mix_gbps(of)) is not None:
+                self._mix_gbps[of] = max(gbps, self._mix_gbps.get(of, gbps))
+        else:
+            found = measure_ceilings(self.device, of)
+            self._ceilings[of] = found.or_better(self._ceilings.get(of, found))
 
     def release(self) -> None:
         """Free what jobs have left in caches. Raise PoisonedError if CUDA does not answer."""

@@ -32,8 +32,8 @@ def speed_outcome(
     case, timer = gated.case, session.timer
     times = summarize(task.sampler.samples)
     clocks = summarize_clocks(task.readings)
-    ceilings = session.ceilings(case.shape.dtype)
     work = Work.of(gated.provider.family, case.shape, case.direction)
+    ceilings = session.ceilings(case.shape.dtype, work.mix)
     floor = work.floor_ms(ceilings)
     load = session.foreign.figures(task.key)
     figures = replace(
@@ -42,6 +42,7 @@ def speed_outcome(
         model_bytes=work.min_bytes,
         floor_ms=floor,
         ceiling_gbps=ceilings.gbps,
+        ceiling_of=ceilings.bandwidth_of,
         ceiling_tflops=ceilings.tflops,
         sm_clock_mhz=clocks.sm_clock_mhz,
         power_w=clocks.power_w,
@@ -60,7 +61,7 @@ def speed_outcome(
     if task.sampler.changed:
         return Outcome(case, "wrong", "its samples are not those that were taken", figures, samples)
     impossible = work.impossible(times.median_ms, ceilings)
-    doubt = session.ceilings_trouble(case.shape.dtype)
+    doubt = session.ceilings_trouble(case.shape.dtype, work.mix)
     if impossible and not (doubt and case.shape.device == "cpu"):
         return Outcome(case, "wrong", "impossible: " + impossible, figures, samples)
     notes = []

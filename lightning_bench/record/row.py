@@ -81,7 +81,12 @@ class Record:
     model_bytes: Annotated[Figure, "bytes that must cross device memory, whoever moves them"] = None
     floor_ms: Annotated[Figure, "the longer of what bytes and FLOPs take at the two ceilings, ms"] = None
     floor_ratio: Annotated[Figure, "median_ms over floor_ms"] = None
-    ceiling_gbps: Annotated[Figure, "copy bandwidth measured in the same run, GB/s (10^9)"] = None
+    ceiling_gbps: Annotated[Figure, "memory bandwidth measured in the same run, GB/s (10^9)"] = None
+    ceiling_of: Annotated[
+        str,
+        "what has that bandwidth: a stream with the task's arrays read and written, as 3:1, or a copy; "
+        "blank for the copy of older versions",
+    ] = ""
     ceiling_tflops: Annotated[
         Figure, "matrix rate in this dtype measured in the same run, TFLOP/s (10^12)"
     ] = None

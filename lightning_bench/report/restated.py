@@ -15,9 +15,9 @@ _CLOSE = 1e-9
 def restated(record: Record) -> Record:
     """Return a row of times with least work, rates and floor as this version counts them.
 
-    The floor is computed from the ceilings that the row was measured with; a row without them, or of a family
-    that is not known here, has no floor. A row that was written without rates and floor, as of protocol
-    `paper`, is left as it is.
+    The floor is computed from the ceilings that the row was measured with, whose bandwidth `ceiling_of` names
+    (that of a copy in older rows); a row without them, or of a family that is not known here, has no floor. A
+    row that was written without rates and floor, as of protocol `paper`, is left as it is.
     """
     time = record.median_ms if record.median_ms is not None else record.mean_ms
     if record.metric != "speed" or time is None or (record.floor_ms is None and record.model_flops is None):

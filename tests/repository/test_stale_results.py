@@ -47,6 +47,7 @@ def row(provider: str = "lightning2", family: str = "linear_decay", direction: D
         model_bytes=work.min_bytes,
         model_flops=work.min_flops,
         floor_ms=work.floor_ms(CEILINGS),
+        ceiling_of=str(work.mix),
     )
 
 
@@ -73,6 +74,8 @@ def test_rows_of_today_are_not_stale(tmp_path: Path, capsys: pytest.CaptureFixtu
         ({"model_flops": 1.0}, "model_flops of another definition"),
         ({"floor_ms": 0.1}, "floor_ms of another definition"),
         ({"ceiling_tflops": None}, "no ceilings to compute the floor from"),
+        ({"ceiling_of": ""}, "floor at the bandwidth of a copy, an older definition"),
+        ({"ceiling_of": "2:1"}, "floor at the bandwidth of another mix of reads and writes"),
     ],
 )
 def test_what_is_stale(
@@ -94,6 +97,8 @@ def test_what_has_no_floor_and_no_kernels_of_ours() -> None:
     assert floor_fault(replace(row(), metric="memory", model_bytes=None)) is None
     assert floor_fault(replace(row(), median_ms=None, model_bytes=None)) is None
     assert floor_fault(replace(row(), family="unheard")) == "family unheard is not defined any more"
+    assert floor_fault(replace(row(), ceiling_of="copy")) is None
+    assert floor_fault(replace(row(), device="cpu", ceiling_of="")) is None
 
 
 def test_csvs_of_benchmarks_are_looked_at(tmp_path: Path) -> None:

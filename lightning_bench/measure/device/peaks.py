@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_bench.case import Device, Dtype
 from lightning_bench.machine.ceilings import Ceilings, DeviceCeilings
-from lightning_bench.measure.device.timer import TimedCall
+from lightning_bench.measure.device.best_time import best_ms
 from lightning_bench.providers.dtypes import torch_dtype
 
 # The tensors are far larger than any cache on a GPU; on a CPU, large enough to leave most of them.
@@ -33,7 +33,7 @@ _LAUNCHES = 1000
 
 
 def measure_ceilings(device: Device, dtype: Dtype) -> Ceilings:
-    """Measure the two ceilings that a speed row is compared with, in its own run."""
+    """Measure the bandwidth of a copy and the matmul rate of a dtype, for the rows of the same run."""
     return Ceilings(
         gbps=_copy_gbps(device),
         tflops=_matmul_tflops(device, torch_dtype(dtype), tf32=True),
@@ -79,13 +79,13 @@ def measure_device(device: Device) -> DeviceCeilings:
 def _copy_gbps(device: Device) -> float:
     source = _random(_COPY_BYTES[device], device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _best_ms(lambda: target.copy_(source), 10, device) / 1e6
+    return 2 * source.nbytes / best_ms(lambda: target.copy_(source), 10, device) / 1e6
 
 
 def _write_gbps(device: Device) -> float:
     target = _random(_COPY_BYTES[device], device)
     # cudaMemset and a kernel: whichever writes faster.
-    ms = min(_best_ms(target.zero_, 10, device), _best_ms(lambda: target.fill_(1.0), 10, device))
+    ms = min(best_ms(target.zero_, 10, device), best_ms(lambda: target.fill_(1.0), 10, device))
     return target.nbytes / ms / 1e6
 
 
@@ -106,22 +106,20 @@ def _read_gbps(source: Tensor, total_bytes: int) -> float:
     blocks = source.numel() // _READ_BLOCK
     turns = total_bytes // (programs * _READ_BLOCK * 4)
     sums = torch.empty(programs * _READ_BLOCK, device="cuda")
-    ms = _best_ms(
-        lambda: read_kernel[(programs,)](source, sums, blocks, turns, BLOCK=_READ_BLOCK), 10, "cuda"
-    )
+    ms = best_ms(lambda: read_kernel[(programs,)](source, sums, blocks, turns, BLOCK=_READ_BLOCK), 10, "cuda")
     return turns * programs * _READ_BLOCK * 4 / ms / 1e6
 
 
 def _cpu_read_gbps() -> float:
     source = _random(_COPY_BYTES["cpu"], "cpu")
-    return source.nbytes / _best_ms(source.sum, 20, "cpu") / 1e6
+    return source.nbytes / best_ms(source.sum, 20, "cpu") / 1e6
 
 
 def _cpu_l2_gbps(l2_bytes: int) -> float:
     """Return the rate of a copy whose source and target fill half of the L2 of each thread's core."""
     source = _random(l2_bytes // 4 * torch.get_num_threads(), "cpu")
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _best_ms(lambda: target.copy_(source), 200, "cpu") / 1e6
+    return 2 * source.nbytes / best_ms(lambda: target.copy_(source), 200, "cpu") / 1e6
 
 
 def _matmul_tflops(device: Device, dtype: torch.dtype, *, tf32: bool) -> float:
@@ -134,7 +132,7 @@ def _matmul_tflops(device: Device, dtype: torch.dtype, *, tf32: bool) -> float:
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
-        return 2 * size**3 / _best_ms(lambda: a @ b, 5, device) / 1e9
+        return 2 * size**3 / best_ms(lambda: a @ b, 5, device) / 1e9
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
 
@@ -186,22 +184,3 @@ def _random(size_bytes: int, device: Literal["cuda", "cpu"]) -> Tensor:
 def _wait(device: Device) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def _best_ms(fn: TimedCall, repeats: int, device: Device) -> float:
-    fn()
-    _wait(device)
-    times: list[float] = []
-    for _ in range(repeats):
-        if device == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            fn()
-            end.record()
-            end.synchronize()
-            times.append(float(start.elapsed_time(end)))
-        else:
-            begin = time.perf_counter()
-            fn()
-            times.append((time.perf_counter() - begin) * 1e3)
-    return min(times)

@@ -123,8 +123,11 @@ function referenceOf(section, kind) {
     else if (kind === "memory" && field(at, "protocol") === "lbench") value = field(at, "ideal_mib");
     if (value !== null) points.set(n, value);
   });
+  const measured = section.cases.find((at) => field(at, "ceiling_gbps") !== null) ?? -1;
+  const of = field(measured, "ceiling_of");
+  const bandwidth = of && of !== "copy" ? `the bandwidth of ${of} reads and writes` : "copy bandwidth";
   const names = { memory: "outputs alone", speedup: "the baseline" };
-  return points.size > 1 ? { name: names[kind] ?? "least bytes at copy bandwidth", points } : null;
+  return points.size > 1 ? { name: names[kind] ?? `least bytes at ${bandwidth}`, points } : null;
 }
 
 /** Draw the section's plot anew if it is in sight and stale. */

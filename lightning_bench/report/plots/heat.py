@@ -21,7 +21,7 @@ from lightning_bench.report.plots.style import (
     length_text,
     three_digits,
 )
-from lightning_bench.report.tables.figures import time_ms
+from lightning_bench.report.tables.figures import floor_bandwidth, time_ms
 
 HeatValue = Literal["floor", "ms"]
 
@@ -68,7 +68,10 @@ def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Loo
         sheet.axes[-1].set_xticks(range(len(lengths)), [length_text(n) for n in lengths])
         sheet.axes[-1].set_xlabel("sequence length n (tokens)")
         sheet.axes[len(names) // 2].set_ylabel("head dim")
-        what = "× the longer of what the least bytes and operations take" if value == "floor" else "ms"
+        of_floor = (
+            f"× the longer of what the least bytes (at {floor_bandwidth(shown[0])}) and operations take"
+        )
+        what = of_floor if value == "floor" else "ms"
         notes = [
             f"In each cell: {what}, darker is slower. Blank: not measured.",
             *status_notes(records, names, time_ms),

@@ -37,7 +37,14 @@ from lightning_bench.report.plots.style import (
     length_axis,
     value_axis,
 )
-from lightning_bench.report.tables.figures import copy_floor_ms, intensity, io_mib, memory_mib, time_ms
+from lightning_bench.report.tables.figures import (
+    bytes_floor_ms,
+    floor_bandwidth,
+    intensity,
+    io_mib,
+    memory_mib,
+    time_ms,
+)
 
 _REFERENCE = {"color": "#777777", "linestyle": (0.0, (2.0, 1.5)), "linewidth": 0.9, "zorder": 1.5}
 
@@ -50,7 +57,7 @@ def time_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | Non
         f"{what} time (ms)",
         time_ms,
         band=lambda r: (r.p20_ms, r.p80_ms),
-        reference=("least bytes at copy bandwidth", copy_floor_ms),
+        reference=(_least_bytes(records), bytes_floor_ms),
     )
     return _over_n(records, look, quantity)
 
@@ -61,13 +68,20 @@ def per_token_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure 
     def ns(record: Record, ms: float | None) -> float | None:
         return None if ms is None else ms * 1e6 / (record.batch * record.seq_len)
 
+    records = of_one(records)
     quantity = _Quantity(
         "time per token (ns)",
         lambda r: ns(r, time_ms(r)),
         band=lambda r: (ns(r, r.p20_ms), ns(r, r.p80_ms)),
-        reference=("least bytes at copy bandwidth", lambda r: ns(r, copy_floor_ms(r))),
+        reference=(_least_bytes(records), lambda r: ns(r, bytes_floor_ms(r))),
     )
-    return _over_n(of_one(records), look, quantity)
+    return _over_n(records, look, quantity)
+
+
+def _least_bytes(records: Sequence[Record]) -> str:
+    """Name the line of `bytes_floor_ms`, which goes through the last row of each length."""
+    drawn = [record for record in records if record.ceiling_gbps]
+    return f"least bytes at {floor_bandwidth(drawn[-1]) if drawn else 'copy bandwidth'}"
 
 
 def speedup_plot(records: Iterable[Record], baseline: str, *, look: Look = COLUMN) -> Figure | None:

@@ -14,7 +14,7 @@ from lightning_bench.report.published.evidence import (
     model_tflops,
     ms,
 )
-from lightning_bench.report.tables.figures import copy_floor_ms
+from lightning_bench.report.tables.figures import bytes_floor_ms
 
 _FLA_LENGTHS = tuple(128 * 2**i for i in range(8))
 
@@ -53,7 +53,7 @@ def accumulated_gradients(evidence: Evidence) -> AccumulatedGradients:
         if None in rows or len({row.provider_version for row in rows if row}) > 1:
             continue
         paper, cold, forward_paper, forward_cold = (ms(row) or 0.0 for row in rows)
-        moved = copy_floor_ms(rows[1]) if rows[1] else None  # 7 U; adding up three tensors moves 9 U
+        moved = bytes_floor_ms(rows[1]) if rows[1] else None  # 7 U; adding up three tensors moves 9 U
         lines.append(
             AccumulationLine(
                 provider, n, paper, cold, 9 / 7 * moved if moved else None, forward_paper - forward_cold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_bench.case import Metric, ProtocolName
 from lightning_bench.families.work import Work
+from lightning_bench.machine.mix import COPY
 from lightning_bench.record import Record
 
 FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
@@ -87,8 +88,15 @@ def intensity(record: Record) -> float:
     return work.min_flops / work.min_bytes
 
 
-def copy_floor_ms(record: Record) -> float | None:
-    """Return what the minimum number of bytes takes at the copy bandwidth of the same run, ms."""
+def floor_bandwidth(record: Record) -> str:
+    """Return by which bandwidth the row's floor is defined: older versions knew only that of a copy."""
+    if record.ceiling_of in ("", COPY):
+        return "copy bandwidth"
+    return f"the bandwidth of {record.ceiling_of} reads and writes"
+
+
+def bytes_floor_ms(record: Record) -> float | None:
+    """Return what the minimum number of bytes takes at the bandwidth measured in the same run, ms."""
     if not record.ceiling_gbps:
         return record.floor_ms
     return _work(record).min_bytes / record.ceiling_gbps / 1e6

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from lightning_bench.case import Metric
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record
-from lightning_bench.report.tables.figures import figure, figure_text, protocol_unit, unit
+from lightning_bench.report.tables.figures import figure, figure_text, floor_bandwidth, protocol_unit, unit
 
 KindName = Literal["ms", "speedup", "tflops", "gbps", "floor", "per_token", "tokens", "memory", "check"]
 
@@ -35,6 +35,14 @@ class TableKind:
 def _floor(record: Record) -> float | None:
     time_ms = figure(record)
     return time_ms / record.floor_ms if time_ms is not None and record.floor_ms else None
+
+
+def _floor_unit(record: Record) -> str:
+    bandwidth = floor_bandwidth(record)
+    return (
+        f"× floor, the longer of what bytes take at {bandwidth} and operations at the matmul rate "
+        "(that floor's share of the time)"
+    )
 
 
 def _tokens_per_s(record: Record) -> float | None:
@@ -82,9 +90,7 @@ KINDS: dict[KindName, TableKind] = {
     "floor": TableKind(
         "floor",
         "speed",
-        lambda r: (
-            "× floor, the longer of what bytes and operations take here (that floor's share of the time)"
-        ),
+        _floor_unit,
         _floor,
         lambda r, x: f"{x:.2f} ({100 / x:.0f} %)",
         "low",

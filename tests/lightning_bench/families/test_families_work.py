@@ -6,12 +6,15 @@ import math
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_bench.case import DIRECTIONS, DTYPES, FAMILIES, Direction, Dtype, Family, Shape
 from lightning_bench.families import Problem
 from lightning_bench.families.work import CEILING_TOLERANCE, CPU_CEILING_TOLERANCE, Work
 from lightning_bench.machine.ceilings import Ceilings
+from lightning_bench.machine.mix import Mix
 from lightning_bench.measure.oracle import solve
 
 PLAIN: list[Family] = ["linear_decay", "linear", "softmax"]
@@ -129,6 +132,34 @@ def test_more_bandwidth_than_a_copy_is_impossible() -> None:
     assert reason is not None
     assert reason.endswith("GB/s is above the 4000 GB/s that a copy reaches on this device")
     assert float(reason.split()[0]) == pytest.approx(4000 * CEILING_TOLERANCE, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("family", "direction", "mix"),
+    [
+        ("linear_decay", "fwd", "3:1"),
+        ("linear_decay", "bwd", "4:3"),
+        ("linear_decay", "fwd_bwd", "7:4"),
+        ("softmax", "fwd", "3:1"),
+        ("softmax", "bwd", "4:3"),
+        ("norm", "fwd", "1:1"),
+        ("norm", "bwd", "2:1"),
+        ("gateloop", "fwd", "4:1"),
+    ],
+)
+def test_the_mix_is_that_of_the_arrays(family: Family, direction: Direction, mix: str) -> None:
+    assert str(Work.of(family, SHAPE, direction).mix) == mix
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40))
+def test_a_mix_of_few_arrays_is_near_to_the_traffic(read: int, written: int) -> None:
+    assume(read + written)
+    mix = Mix.nearest(read, written)
+    arrays = mix.reads + mix.writes
+    assert 1 <= arrays <= 12
+    assert math.gcd(mix.reads, mix.writes) == 1
+    assert mix.reads / arrays == pytest.approx(read / (read + written), abs=1 / 24)
+    assert Mix.nearest(mix.reads, mix.writes) == mix
 
 
 def test_writes_that_fit_in_the_l2_need_not_have_left() -> None:

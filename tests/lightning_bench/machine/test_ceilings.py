@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -293,3 +294,50 @@ print(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"])
     loads = [line for line in done.stdout.splitlines() if "ld.global" in line]
     assert loads
     assert all(".cg" in line and ".v4" in line for line in loads)
+
+
+STREAMS = """
+import torch
+from lightning_bench.measure.device.mix_kernel import mix_kernel
+for reads, writes in ((3, 1), (4, 3), (1, 0), (0, 1)):
+    before = torch.randn((reads + writes) * 128)
+    memory = before.clone()
+    mix_kernel[(2,)](memory, 128, READS=reads, WRITES=writes, BLOCK=64)
+    total = torch.ones(128)
+    for array in before.view(-1, 128)[:reads]:
+        total += array
+    wanted = torch.cat([before.view(-1, 128)[:reads], total.expand(writes, 128)])
+    assert torch.equal(memory.view(-1, 128), wanted), (reads, writes)
+"""
+
+
+@pytest.mark.slow
+def test_the_streaming_kernel_reads_and_writes_what_its_mix_says() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", STREAMS], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_streaming_kernel_moves_sixteen_bytes_per_thread() -> None:
+    """As compiled for a Hopper GPU: all of its traffic and no other."""
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from lightning_bench.measure.device.mix_kernel import mix_kernel
+names = dict(arrays_ptr="*fp32", elements="i32", READS="constexpr", WRITES="constexpr", BLOCK="constexpr")
+aligned = {(0,): [["tt.divisibility", 16]], (1,): [["tt.divisibility", 16]]}
+source = ASTSource(mix_kernel, names, {"READS": 4, "WRITES": 3, "BLOCK": 1024}, aligned)
+print(triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr
+    moves = re.findall(r"(ld|st)\.global\.(\S+)", done.stdout)
+    # 1024 elements on 128 threads are two moves of four each.
+    assert Counter(moves) == {("ld", "v4.b32"): 2 * 4, ("st", "v4.b32"): 2 * 3}

@@ -9,6 +9,7 @@ import pytest
 from lightning_bench.case import Direction
 from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
+from lightning_bench.machine.mix import EVEN, Mix
 from lightning_bench.measure.foreign import LoadFigures, NoForeign
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.job import CaseSamples, Figures
@@ -42,6 +43,7 @@ def test_right_providers_get_figures_and_samples(measure: Measure, direction: Di
         assert ERRORS & given(figures) == ({"error_o"} if direction == "fwd" else ERRORS)
         assert 0 < figures.error_o <= figures.error_budget < 1e-5
         assert figures.ceiling_gbps > 0
+        assert figures.ceiling_of == "copy"
         assert figures.floor_ms > 0
         assert figures.sm_clock_mhz is None
     assert job["Right"].figures.provider_config == f"BLOCK=8 {direction}"
@@ -148,6 +150,36 @@ def test_ceilings_beside_foreign_load_are_measured_again(
     assert (outcome.status, outcome.reason) == ("ok", "")
     assert (outcome.figures.ceiling_gbps, outcome.figures.ceiling_tflops) == (9.0, 0.3)
     measure("Right", direction="fwd", on=busy)  # a fourth measurement would find no more
+
+
+def test_a_gpu_has_a_ceiling_for_each_mix_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, foreign = Session("cpu"), Disturbed("ceilings")
+    session.device, session.foreign = "cuda", foreign
+    asked: list[Mix] = []
+    bandwidths = {Mix(3, 1): iter([4300.0, 4290.0, 4310.0]), EVEN: iter([4190.0]), Mix(4, 3): iter([None])}
+
+    def mix_gbps(mix: Mix) -> float | None:
+        asked.append(mix)
+        return next(bandwidths[mix])
+
+    copied = Ceilings(4200.0, 1.0, 0)
+    monkeypatch.setattr("lightning_bench.measure.session.measure_ceilings", lambda *_: copied)
+    monkeypatch.setattr("lightning_bench.measure.session.mix_gbps", mix_gbps)
+    monkeypatch.setattr("lightning_bench.measure.session.Session.release", lambda session: None)
+    session.measure_ceilings("bf16", [Mix(3, 1), Mix(3, 1)])
+    assert asked == [Mix(3, 1)] * 2  # beside foreign load both tries, and again in the next job
+    assert session.ceilings("bf16", Mix(3, 1)) == Ceilings(4300.0, 1.0, 0, Mix(3, 1))
+    assert session.ceilings_trouble("bf16", Mix(3, 1)) == "its ceilings may be too low: others computed"
+    foreign.quiet = True
+    for _ in range(2):
+        session.measure_ceilings("bf16", [Mix(3, 1), EVEN, Mix(4, 3)])
+    assert asked == [Mix(3, 1)] * 3 + [EVEN, Mix(4, 3)]
+    assert session.ceilings("bf16", Mix(3, 1)).gbps == 4310.0
+    assert session.ceilings_trouble("bf16", Mix(3, 1)) is None
+    # A copy has the mix 1:1, and what Triton cannot compile is compared with it.
+    assert session.ceilings("bf16", EVEN) == replace(copied, mix=EVEN)
+    assert session.ceilings("bf16", Mix(4, 3)) == copied
+    assert session.ceilings("bf16", Mix(4, 3)).bandwidth_of == "copy"
 
 
 def test_more_flops_than_ceilings_that_are_in_doubt_are_unstable(

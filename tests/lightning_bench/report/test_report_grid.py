@@ -95,6 +95,18 @@ def test_without_the_baseline_there_is_no_speedup_table() -> None:
     assert grids_of(row("a", 512, 1.0), row("flash2", 512, status="unavailable"), kind="speedup") == []
 
 
+def test_a_table_says_by_which_bandwidth_its_floors_are_defined() -> None:
+    older = row("a", 512, 2.0, floor_ms=0.5)
+    copied, mixed = row("b", 512, 1.0, floor_ms=0.5, ceiling_of="copy"), row("c", 512, 1.0, floor_ms=0.5)
+    mixed = replace(mixed, ceiling_of="4:3")
+    assert "bytes take at copy bandwidth and" in grid_of(older, copied, kind="floor").unit
+    assert "bytes take at the bandwidth of 4:3 reads and writes and" in grid_of(mixed, kind="floor").unit
+    both = grid_of(older, mixed, kind="floor").unit
+    assert "copy bandwidth" in both
+    assert "; or " in both
+    assert "of 4:3" in both
+
+
 def test_rates_and_the_share_of_the_floor() -> None:
     records = (
         row("a", 512, 2.0, floor_ms=0.5, tflops=123.44, gbps=1234.5),
