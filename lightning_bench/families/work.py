@@ -22,6 +22,8 @@ Count = TypeVar("Count", int, float)
 # A figure may exceed the measured ceiling by this factor before it is called impossible: the SM clock moves
 # by some per cent, and a kernel that mostly reads or writes may be faster than a copy.
 CEILING_TOLERANCE = 1.15
+# A bandwidth that was measured with the case's own mix of reads and writes does not depend on either.
+MIX_TOLERANCE = 1.05
 # A CPU's clocks move by more.
 CPU_CEILING_TOLERANCE = 1.5
 
@@ -92,16 +94,17 @@ class Work:
     def impossible(self, median_ms: float, ceilings: Ceilings) -> str | None:
         """Return why a time cannot be true on this device, or None if it can.
 
-        A time is impossible if it implies a rate above a ceiling by more than CEILING_TOLERANCE. Reads always
-        cross device memory, because the L2 is flushed before each sample. Writes may still be in the L2 when
-        the clock stops, so those that fit there are not counted. On a CPU, whose caches hold whole inputs and
-        whose fastest matmul may be in another dtype, only the FLOPs of fp32 count.
+        A time is impossible if it implies a rate above a ceiling by more than a tolerance: MIX_TOLERANCE for
+        the bandwidth of a mix, else CEILING_TOLERANCE. Reads always cross device memory, because the L2 is
+        flushed before each sample. Writes may still be in the L2 when the clock stops, so those that fit
+        there are not counted. On a CPU, whose caches hold whole inputs and whose fastest matmul may be in
+        another dtype, only the FLOPs of fp32 count.
         """
         if self.shape.device != "cuda":
             return self._too_many_flops(median_ms, ceilings, CPU_CEILING_TOLERANCE)
         must_move = self.read_bytes + max(0, self.write_bytes - ceilings.l2_bytes)
         gbps, limit = must_move / median_ms / 1e6, ceilings.gbps
-        if gbps > limit * CEILING_TOLERANCE:
+        if gbps > limit * (MIX_TOLERANCE if ceilings.mix else CEILING_TOLERANCE):
             stream = f"a stream of {ceilings.mix} reads and writes" if ceilings.mix else "a copy"
             return f"{gbps:.0f} GB/s is above the {limit:.0f} GB/s that {stream} reaches on this device"
         return self._too_many_flops(median_ms, ceilings, CEILING_TOLERANCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,6 +133,29 @@ def test_more_bandwidth_than_a_copy_is_impossible() -> None:
     assert reason is not None
     assert reason.endswith("GB/s is above the 4000 GB/s that a copy reaches on this device")
     assert float(reason.split()[0]) == pytest.approx(4000 * CEILING_TOLERANCE, rel=0.01)
+
+
+def test_the_tolerance_is_a_few_per_cent_of_the_bandwidth() -> None:
+    """In figures: a tolerance that is widened by mistake fails here."""
+    large = Shape(4, 32, 8192, 128, 128, "bf16", "cuda")
+    work = Work.of("linear", large, "fwd")
+
+    def reached(gbps: float) -> float:
+        return (work.min_bytes - H200.l2_bytes) / gbps / 1e6
+
+    assert work.impossible(reached(4000 * 1.14), H200) is None
+    assert work.impossible(reached(4000 * 1.16), H200) is not None
+    mixed = replace(H200, mix=work.mix)
+    assert work.impossible(reached(4000 * 1.04), mixed) is None
+    reason = work.impossible(reached(4000 * 1.06), mixed)
+    assert (
+        reason
+        == "4240 GB/s is above the 4000 GB/s that a stream of 3:1 reads and writes reaches on this device"
+    )
+    softmax = Work.of("softmax", large, "fwd")
+    for ceilings in (H200, mixed):
+        assert softmax.impossible(softmax.min_flops / (700 * 1.14) / 1e9, ceilings) is None
+        assert softmax.impossible(softmax.min_flops / (700 * 1.16) / 1e9, ceilings) is not None
 
 
 @pytest.mark.parametrize(
