@@ -23,6 +23,7 @@ _synchronize = torch.cuda.synchronize
 _MIN_FLUSH_BYTES = 2**27
 _FIRST_SPIN_MS = 0.3
 _MAX_SPIN_MS = 100.0
+_EXPOSED = 0.0  # no spin
 
 
 class Timer(Protocol):
@@ -86,10 +87,13 @@ class CpuTimer:
 class CudaTimer:
     """CUDA events around each call; the L2 is overwritten before each, outside the timed region.
 
-    Samples of a batch are enqueued behind a spinning kernel, so that the device never waits for a launch.
-    Whether that held is checked: if the first event had passed before the last launch was enqueued, the
-    batch is taken again behind a longer spin. A call that synchronises, or that launches more than the
-    queue holds, stays exposed however long the spin: it is then timed without one, and reported as exposed.
+    Each sample is enqueued behind a spinning kernel, so that the device never waits for a launch. Whether
+    that held is checked: if the first event had passed before the last launch was enqueued, the sample is
+    taken again behind a longer spin. A call that synchronises, or that launches more than the queue holds,
+    stays exposed however long the spin: it is then timed without one, and reported as exposed.
+
+    Samples are taken singly, as lines that a kernel asks the L2 to keep outlast the flush, and only the host
+    can make them normal ones, while the device is idle.
     """
 
     def __init__(self) -> None:
@@ -99,35 +103,19 @@ class CudaTimer:
         self._cycles_per_ms = _spin_rate()
         self._persisting_l2 = PersistingL2(loaded_driver())
         self._spin_ms: dict[int, float] = {}
-        self._single: set[int] = set()
-        self._exposed: set[int] = set()
 
     def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the device time of each call in ms."""
-        key = id(fn)
-        spin_ms = self._spin_ms.get(key, _FIRST_SPIN_MS)
-        while key not in self._single:
-            times, hidden = self._batch(fn, count, spin_ms, watch)
-            if hidden:
-                return times
-            spin_ms *= 4
-            if spin_ms > _MAX_SPIN_MS:  # the queue may be too short for so many calls, but not for one
-                self._single.add(key)
-                spin_ms = _FIRST_SPIN_MS
-            self._spin_ms[key] = spin_ms
         return [self._one(fn, watch) for _ in range(count)]
 
     def _one(self, fn: TimedCall, watch: CallWatch) -> float:
-        """Return the device time of one call in a batch of its own."""
         key = id(fn)
         while True:
-            (ms,), hidden = self._batch(fn, 1, self._spin_ms[key], watch)
-            if hidden or key in self._exposed:
+            spin_ms = self._spin_ms.setdefault(key, _FIRST_SPIN_MS)
+            ms, hidden = self._take(fn, spin_ms, watch)
+            if hidden or spin_ms == _EXPOSED:
                 return ms
-            self._spin_ms[key] *= 4
-            if self._spin_ms[key] > _MAX_SPIN_MS:
-                self._exposed.add(key)
-                self._spin_ms[key] = 0.0
+            self._spin_ms[key] = 4 * spin_ms if 4 * spin_ms <= _MAX_SPIN_MS else _EXPOSED
 
     def capture(self, build: Callable[[], TimedCall]) -> Replay:
         """Return a CUDA graph of the call. Raise NoGraphError if it cannot be captured."""
@@ -135,7 +123,7 @@ class CudaTimer:
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether sampling found the call exposed."""
-        return id(fn) in self._exposed
+        return self._spin_ms.get(id(fn)) == _EXPOSED
 
     def call(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return the wall time of one call and the wait for it, in ms."""
@@ -157,35 +145,32 @@ class CudaTimer:
         """Give back the flush buffer and forget what was learnt about calls that no longer exist."""
         self._flush = None
         self._spin_ms.clear()
-        self._single.clear()
-        self._exposed.clear()
 
-    def _batch(self, fn: TimedCall, count: int, spin_ms: float, watch: CallWatch) -> tuple[list[float], bool]:
+    def _take(self, fn: TimedCall, spin_ms: float, watch: CallWatch) -> tuple[float, bool]:
+        """Return one sample in ms, and whether all launches were enqueued before the device came to them."""
         if self._flush is None:
             self._flush = torch.empty(self._flush_bytes, dtype=torch.int8, device="cuda")
-        starts = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
-        ends = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         last = torch.cuda.Event()
         _synchronize()
-        self._persisting_l2.reset()  # once per turn: the host cannot do it between calls that are enqueued
+        self._persisting_l2.reset()
         if spin_ms:
             torch.cuda._sleep(int(spin_ms * self._cycles_per_ms))
-        for start, end in zip(starts, ends, strict=True):
-            watch.before()
-            begin, finish = start.record, end.record
-            self._flush.zero_()
-            begin()
-            result = fn()
-            finish()
-            watch.after(result)
-            del result
-        hidden = not starts[0].query()
+        watch.before()
+        begin, finish = start.record, end.record
+        self._flush.zero_()
+        begin()
+        result = fn()
+        finish()
+        watch.after(result)
+        del result
+        hidden = not start.query()
         last.record()
         last.synchronize()
         drain = _now_ns()
         _synchronize()
         watch.drained((_now_ns() - drain) / 1e6)
-        return [start.elapsed_time(end) for start, end in zip(starts, ends, strict=True)], hidden
+        return start.elapsed_time(end), hidden
 
 
 def _spin_rate() -> float:
