@@ -1,0 +1,90 @@
+"""A second timer of a GPU, which does not use events: CUPTI's records of what a call ran on the device.
+
+It needs the extra `cupti`. `lbench` does not time with it; benchmarks/timer_agreement.py compares both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_bench.measure.device.call_watch import CallWatch
+from lightning_bench.measure.device.cupti_trace import CuptiTrace, busy_ms, span_ms
+from lightning_bench.measure.device.timer import CudaTimer, TimedCall
+
+
+@dataclass(frozen=True)
+class TracedCall:
+    """One call: its span and the part of it in which something ran, by CUPTI, in ms.
+
+    `activities` is the number of its kernels, copies and fills; `events_ms` the time between the two events
+    that `CudaTimer` put around the same call.
+    """
+
+    span_ms: float
+    busy_ms: float
+    activities: int
+    events_ms: float
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A call that notes when it began and ended on the host."""
+
+    fn: TimedCall
+    now_ns: Callable[[], int]
+    windows: list[tuple[int, int]] = field(default_factory=list)
+
+    def __call__(self) -> Any:
+        begin = self.now_ns()
+        result = self.fn()
+        self.windows.append((begin, self.now_ns()))
+        return result
+
+
+class CuptiTimer(CudaTimer):
+    """From the start of the first kernel, copy or fill of a call to the end of the last, on all streams.
+
+    Calls are enqueued as `CudaTimer` does: behind a spinning kernel, each after a flush of the L2, which is
+    launched before the call and does not count. CUPTI traces from the first sample until `release`. Raise
+    UsageError if CUPTI cannot be used: there is no other clock to fall back to.
+    """
+
+    def __init__(self) -> None:
+        self._trace = CuptiTrace()
+        super().__init__()
+        self._marked: dict[int, _Marked] = {}
+        self.calls: list[TracedCall] = []  # all that were sampled since the last release, in order
+
+    def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
+        """Return the spans of `count` calls in ms."""
+        self._trace.start()
+        marked = self._mark(fn)
+        while True:
+            marked.windows.clear()
+            events = super().sample(marked, count, watch)
+            found = self._trace.collect(marked.windows)
+            if len(found) == count:
+                break  # no batch was taken again behind a longer spin
+        calls = [
+            TracedCall(span_ms(activities), busy_ms(activities), len(activities), events_ms)
+            for activities, events_ms in zip(found, events, strict=True)
+        ]
+        self.calls += calls
+        return [call.span_ms for call in calls]
+
+    def exposed(self, fn: TimedCall) -> bool:
+        """Return whether sampling found the call exposed."""
+        return super().exposed(self._mark(fn))
+
+    def release(self) -> None:
+        """Give back the buffer, stop tracing and forget all calls."""
+        super().release()
+        self._trace.stop()
+        self._marked.clear()
+        self.calls.clear()
+
+    def _mark(self, fn: TimedCall) -> _Marked:
+        """Return the call that `CudaTimer` sees, always the same for `fn`: it learns about each."""
+        return self._marked.setdefault(id(fn), _Marked(fn, self._trace.now_ns))
