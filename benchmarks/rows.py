@@ -19,12 +19,14 @@ def out_path(doc: str | None) -> Path:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write the CSV, whose columns are the keys of the first row."""
+    """Replace the CSV, whose columns are the keys of the first row; the old one stays until then."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    part.replace(path)
 
 
 def made_up_record(**fields: Any) -> Record:
