@@ -10,6 +10,8 @@ shapes and tensors: 1 is the limit. ``over`` counts the results that were beyond
 from __future__ import annotations
 
 import argparse
+import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from rows import write_rows
 
 from lightning_bench.case import DISTRIBUTIONS, DTYPES, Device, Distribution, Shape
 from lightning_bench.errors import Unavailable
-from lightning_bench.machine import describe_machine
+from lightning_bench.machine import Machine, describe_machine
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.deviation import Deviation, judge
 from lightning_bench.measure.inputs import InputSet
@@ -80,30 +82,11 @@ def margins(
             yield provider, deviation
 
 
-def main() -> None:
-    """Judge, print what is beyond its budget, write the CSV."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("out", type=Path, help="the CSV to write")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--providers", nargs="+", default=provider_names())
-    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES))
-    parser.add_argument("--distributions", nargs="+", default=list(DISTRIBUTIONS))
-    parser.add_argument("--seeds", type=int, default=50)
-    args = parser.parse_args()
-    providers = list(loaded(args.providers, args.device))
-    found: dict[tuple[str, str, str, str], Margin] = defaultdict(Margin)
-    for seed in range(args.seeds):
-        for b, h, n, d in SHAPES[args.device]:
-            for dtype in args.dtypes:
-                shape = Shape(b, h, n, d, d, dtype, args.device)
-                for distribution in args.distributions:
-                    for provider, deviation in margins(providers, shape, distribution, seed):
-                        key = (provider.name, dtype, distribution, deviation.measure)
-                        found[key].add(deviation, shape)
-                        if deviation.ratio > 1.0:
-                            print(*key, str(shape), seed, deviation.text, flush=True)
-    machine = describe_machine(args.device)
-    rows = [
+def rows_of(
+    found: dict[tuple[str, str, str, str], Margin], machine: Machine, seeds: int
+) -> list[dict[str, object]]:
+    """Return a row for each provider, dtype, distribution and measure, the tightest first."""
+    rows: list[dict[str, object]] = [
         {
             "provider": name,
             "dtype": dtype,
@@ -114,16 +97,45 @@ def main() -> None:
             "shape": margin.shape,
             "judged": margin.judged,
             "over": margin.over,
+            "seeds": seeds,
             "device_name": machine.device_name,
             "torch": machine.torch,
             "harness_commit": machine.harness_commit,
         }
         for (name, dtype, distribution, measure), margin in found.items()
     ]
-    write_rows(args.out, sorted(rows, key=lambda row: -float(str(row["worst"]))))
-    for row in rows:
-        if float(str(row["worst"])) > 0.8:
-            print(*(row[key] for key in ("provider", "dtype", "inputs", "measure", "worst", "over")))
+    return sorted(rows, key=lambda row: -float(str(row["worst"])))
+
+
+def main() -> None:
+    """Judge, print what is beyond its budget, write the CSV after each seed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path, help="the CSV to write")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--providers", nargs="+", default=provider_names())
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES))
+    parser.add_argument("--distributions", nargs="+", default=list(DISTRIBUTIONS))
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no seed after this time")
+    args = parser.parse_args()
+    begin = time.monotonic()
+    machine = describe_machine(args.device)
+    providers = list(loaded(args.providers, args.device))
+    found: dict[tuple[str, str, str, str], Margin] = defaultdict(Margin)
+    for seed in range(args.seeds):
+        if time.monotonic() - begin > args.seconds:
+            break
+        for b, h, n, d in SHAPES[args.device]:
+            for dtype in args.dtypes:
+                shape = Shape(b, h, n, d, d, dtype, args.device)
+                for distribution in args.distributions:
+                    for provider, deviation in margins(providers, shape, distribution, seed):
+                        key = (provider.name, dtype, distribution, deviation.measure)
+                        found[key].add(deviation, shape)
+                        if deviation.ratio > 1.0:
+                            print(*key, str(shape), seed, deviation.text, flush=True)
+        print(f"seed {seed}: {time.monotonic() - begin:.0f} s", flush=True)
+        write_rows(args.out, rows_of(found, machine, seed + 1))
 
 
 if __name__ == "__main__":
