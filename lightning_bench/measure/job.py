@@ -54,6 +54,7 @@ class Figures:
     samples: int | None = None
     processes: int | None = None
     between_percent: float | None = None
+    empty_us: float | None = None
     call_ms: float | None = None
     graph_ms: float | None = None
     tflops: float | None = None

@@ -49,6 +49,7 @@ def speed_outcome(
         temperature_c=clocks.temperature_c,
         throttle=clocks.throttle,
         checks=gated.audit.checks,
+        empty_us=timer.empty_us(),
     )
     samples = CaseSamples(
         samples_ms=task.sampler.samples,

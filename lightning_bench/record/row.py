@@ -73,6 +73,9 @@ class Record:
         Figure, "standard deviation of their medians, in per cent; blank for one process"
     ] = None
     samples: Annotated[int | None, "number of timed samples, of all processes"] = None
+    empty_us: Annotated[
+        Figure, "median sample of no work, two CUDA events, which is in every sample and not subtracted, µs"
+    ] = None
     call_ms: Annotated[Figure, "median time that an eager caller waits, launch included, ms"] = None
     graph_ms: Annotated[Figure, "median time of a CUDA-graph replay, ms"] = None
     tflops: Annotated[Figure, "model operations over the median time, TFLOP/s (10^12)"] = None

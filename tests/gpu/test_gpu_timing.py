@@ -1,4 +1,4 @@
-"""What times are compared with on a real GPU: the bandwidth of each mix of reads and writes."""
+"""Times on a real GPU: what they are compared with, and what is in them besides the call."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from lightning_bench.machine.mix import Mix
 from lightning_bench.measure.device.mix_stream import mix_gbps
 from lightning_bench.measure.device.peaks import measure_ceilings
+from lightning_bench.measure.device.timer import CudaTimer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,3 +29,12 @@ def test_mixes_are_as_fast_as_a_copy_and_near_to_each_other() -> None:
     assert max(bandwidths) < 1.15 * min(bandwidths)
     again = mix_gbps(Mix(3, 1))
     assert again == pytest.approx(found["3:1"], rel=0.02)
+
+
+def test_a_sample_of_no_work_takes_some_microseconds() -> None:
+    timers = [CudaTimer(), CudaTimer()]
+    found = [timer.empty_us() for timer in timers]
+    print(f"empty_us {found[0]:.2f}, {found[1]:.2f}")
+    assert all(0.5 < empty < 20 for empty in found)
+    assert found[0] == pytest.approx(found[1], abs=1.0)
+    assert timers[0].empty_us() == found[0]

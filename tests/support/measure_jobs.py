@@ -29,6 +29,7 @@ class FakeTimer:
 
     def __init__(self, *script: float, then: float) -> None:
         self._script, self._then, self._seconds = list(script), then, 0.0
+        self.empty: float | None = None
 
     def sample(self, fn: Callable[[], Any], count: int, watch: CallWatch) -> list[float]:
         watch.before()
@@ -42,6 +43,9 @@ class FakeTimer:
 
     def exposed(self, fn: Callable[[], Any]) -> bool:
         return False
+
+    def empty_us(self) -> float | None:
+        return self.empty
 
     def now(self) -> float:
         return self._seconds

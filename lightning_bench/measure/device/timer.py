@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from lightning_bench.case import Device
-from lightning_bench.measure.device.call_watch import CallWatch
+from lightning_bench.measure.device.call_watch import CallWatch, NoCallWatch
 from lightning_bench.measure.device.graph import NoGraphError, Replay, capture_graph
 from lightning_bench.measure.device.persisting_l2 import PersistingL2, loaded_driver
 
@@ -24,6 +25,7 @@ _MIN_FLUSH_BYTES = 2**27
 _FIRST_SPIN_MS = 0.3
 _MAX_SPIN_MS = 100.0
 _EXPOSED = 0.0  # no spin
+_EMPTY_SAMPLES = 300
 
 
 class Timer(Protocol):
@@ -40,6 +42,9 @@ class Timer(Protocol):
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether launches could not be kept ahead of the device, so that samples include waiting."""
+
+    def empty_us(self) -> float | None:
+        """Return what a sample of no work takes, µs, measured once; None on a CPU."""
 
     def now(self) -> float:
         """Return seconds on a monotonic clock."""
@@ -76,6 +81,10 @@ class CpuTimer:
         """Return False: a CPU has no launches."""
         return False
 
+    def empty_us(self) -> None:
+        """Return None: no event is recorded."""
+        return
+
     def now(self) -> float:
         """Return seconds."""
         return _now_ns() / 1e9
@@ -103,6 +112,7 @@ class CudaTimer:
         self._cycles_per_ms = _spin_rate()
         self._persisting_l2 = PersistingL2(loaded_driver())
         self._spin_ms: dict[int, float] = {}
+        self._empty_us: float | None = None
 
     def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the device time of each call in ms."""
@@ -124,6 +134,12 @@ class CudaTimer:
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether sampling found the call exposed."""
         return self._spin_ms.get(id(fn)) == _EXPOSED
+
+    def empty_us(self) -> float:
+        """Return the median time between two events with nothing between them, in samples as others, µs."""
+        if self._empty_us is None:
+            self._empty_us = 1e3 * statistics.median(self.sample(_nothing, _EMPTY_SAMPLES, NoCallWatch()))
+        return self._empty_us
 
     def call(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return the wall time of one call and the wait for it, in ms."""
@@ -171,6 +187,10 @@ class CudaTimer:
         _synchronize()
         watch.drained((_now_ns() - drain) / 1e6)
         return start.elapsed_time(end), hidden
+
+
+def _nothing() -> None:
+    pass
 
 
 def _spin_rate() -> float:

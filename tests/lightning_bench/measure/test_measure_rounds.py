@@ -38,6 +38,9 @@ class FakeTimer:
     def exposed(self, fn: Callable[[], float]) -> bool:
         return False
 
+    def empty_us(self) -> None:
+        return
+
     def now(self) -> float:
         return self.seconds
 

@@ -46,6 +46,7 @@ def test_right_providers_get_figures_and_samples(measure: Measure, direction: Di
         assert figures.ceiling_of == "copy"
         assert figures.floor_ms > 0
         assert figures.sm_clock_mhz is None
+        assert figures.empty_us is None
     assert job["Right"].figures.provider_config == f"BLOCK=8 {direction}"
 
 
@@ -65,6 +66,14 @@ def test_figures_are_those_of_the_samples(measure: Measure) -> None:
     computing = 2 * 70 * 4 * 8 * 8 / figures.ceiling_tflops / 1e9
     assert figures.floor_ms == pytest.approx(max(moving, computing))
     assert figures.floor_ratio == pytest.approx(4.0 / figures.floor_ms)
+
+
+def test_a_sample_of_no_work_is_stated_and_not_subtracted(measure: Measure) -> None:
+    quiet = Session("cpu")
+    quiet.timer = FakeTimer(then=4.0)
+    quiet.timer.empty = 4.2
+    figures = measure("Right", direction="fwd", on=quiet)["Right"].figures
+    assert (figures.empty_us, figures.median_ms) == (4.2, 4.0)
 
 
 def test_a_time_below_the_floor_is_wrong_and_not_given(
