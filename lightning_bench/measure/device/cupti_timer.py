@@ -6,7 +6,7 @@ It needs the extra `cupti`. `lbench` does not time with it; benchmarks/timer_agr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lightning_bench.measure.device.call_watch import CallWatch
@@ -28,18 +28,17 @@ class TracedCall:
     events_ms: float
 
 
-@dataclass(frozen=True)
 class _Marked:
-    """A call that notes when it began and ended on the host."""
+    """A call that notes when it last began and ended on the host, in ns of CUPTI's clock."""
 
-    fn: TimedCall
-    now_ns: Callable[[], int]
-    windows: list[tuple[int, int]] = field(default_factory=list)
+    def __init__(self, fn: TimedCall, now_ns: Callable[[], int]) -> None:
+        self._fn, self._now_ns = fn, now_ns
+        self.window = (0, 0)
 
     def __call__(self) -> Any:
-        begin = self.now_ns()
-        result = self.fn()
-        self.windows.append((begin, self.now_ns()))
+        begin = self._now_ns()
+        result = self._fn()
+        self.window = begin, self._now_ns()
         return result
 
 
@@ -61,12 +60,12 @@ class CuptiTimer(CudaTimer):
         """Return the spans of `count` calls in ms."""
         self._trace.start()
         marked = self._mark(fn)
-        while True:
-            marked.windows.clear()
-            events = super().sample(marked, count, watch)
-            found = self._trace.collect(marked.windows)
-            if len(found) == count:
-                break  # no batch was taken again behind a longer spin
+        events: list[float] = []
+        windows: list[tuple[int, int]] = []
+        for _ in range(count):
+            events += super().sample(marked, 1, watch)
+            windows.append(marked.window)  # of the last try, which is the sample
+        found = self._trace.collect(windows)
         calls = [
             TracedCall(span_ms(activities), busy_ms(activities), len(activities), events_ms)
             for activities, events_ms in zip(found, events, strict=True)

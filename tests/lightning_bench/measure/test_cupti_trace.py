@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from enum import IntEnum
+from itertools import count
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from lightning_bench.errors import ExitCode, UsageError
 from lightning_bench.measure.device import cupti_trace
+from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.device.cupti_trace import (
     ApiCall,
     CuptiTrace,
@@ -155,6 +157,40 @@ def test_records_that_come_late_are_waited_for(late: LateCupti) -> None:
     trace.stop()
     trace.stop()
     assert not late.enabled
+
+
+def test_of_a_call_that_is_taken_again_the_last_try_counts(
+    late: LateCupti, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    from lightning_bench.measure.device.cupti_timer import CuptiTimer, TracedCall
+    from lightning_bench.measure.device.timer import CudaTimer
+
+    def twice(timer: CudaTimer, fn: Callable[[], object], count: int, watch: NoCallWatch) -> list[float]:
+        """Take each sample twice, as where the first was not hidden; time passes by 10 ns a reading."""
+        for _ in range(2 * count):
+            fn()
+        return [0.5] * count
+
+    monkeypatch.setattr(CudaTimer, "__init__", lambda self: None)
+    monkeypatch.setattr(CudaTimer, "sample", twice)
+    ticks = count(10, 10)
+    monkeypatch.setattr(late, "get_timestamp", lambda: next(ticks))
+    timer = CuptiTimer()  # which reads the clock once, 10
+    # Windows: 20 to 30 and 40 to 50 for the first call, 60 to 70 and 80 to 90 for the second.
+    late.records = [
+        record(kind, *times)
+        for number, at in enumerate((25, 45, 65, 85))
+        for kind, times in (
+            (_Kind.DRIVER, (at, at + 1, number)),
+            (
+                _Kind.CONCURRENT_KERNEL,
+                (1000 * (number + 1), 1000 * (number + 1) + 100 * (number + 1), number),
+            ),
+        )
+    ]
+    assert timer.sample(lambda: None, 2, NoCallWatch()) == [2e-4, 4e-4]
+    assert timer.calls == [TracedCall(2e-4, 2e-4, 1, 0.5), TracedCall(4e-4, 4e-4, 1, 0.5)]
 
 
 def test_a_call_without_records_is_an_error_and_no_time(late: LateCupti) -> None:
