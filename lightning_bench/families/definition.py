@@ -63,6 +63,8 @@ class Definition:
     """Lengths of the axes that only this family has."""
     odd_in_v: ClassVar[bool] = True
     """Whether the sign of a column of v changes that of the same column of o, and nothing else."""
+    takes_slopes: ClassVar[bool] = False
+    """Whether the operator takes the slopes s [heads], fp32, as an input: a constant, without a gradient."""
     own_inputs: ClassVar[bool] = True
     """Whether `make` changes or adds an input; False if the common q, k, v and slopes are enough."""
 
@@ -70,6 +72,11 @@ class Definition:
     def gradients(self) -> tuple[str, ...]:
         """Names of the inputs whose gradients a backward pass computes."""
         return tuple(name for name, spec in self.inputs.items() if spec.gradient)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of all inputs of the operator, in the order in which a plain function gets them."""
+        return (*self.inputs, "slopes") if self.takes_slopes else tuple(self.inputs)
 
     @property
     def whole_heads(self) -> bool:

@@ -16,6 +16,7 @@ class Linear(LinearDecay):
 
     equation = "o_t = q_t S_t,  S_t = S_{t−1} + k_tᵀ v_t"
     paper = "2006.16236"
+    takes_slopes = False
 
     def _slopes(self, problem: Problem) -> Tensor:
         return 0.0 * problem.decay

@@ -18,6 +18,7 @@ class LinearDecay(Definition):
     equation = "o_t = q_t S_t,  S_t = λ S_{t−1} + k_tᵀ v_t,  λ = exp(−s)"
     paper = "2401.04658"
     own_inputs = False
+    takes_slopes = True
 
     def solve(
         self, problem: Problem, *, gradients: bool, output_dtype: torch.dtype | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lightning_bench.case import Case, Device, Distribution, Metric, ProtocolName, Shape
+from lightning_bench.errors import UsageError
 from lightning_bench.machine import Machine
 from lightning_bench.providers import declared_provider, load_error
 from lightning_bench.providers.registry.base import Provider
@@ -119,11 +120,22 @@ class Plan:
 
 
 def with_providers(plan: Plan) -> Plan:
-    """Add every provider of the plan's cases, looked up once, and return the plan."""
+    """Add every provider of the plan's cases, looked up once, and return the plan.
+
+    Raise UsageError if two have one name, by which rows know them.
+    """
     for case in plan.cases:
         if case.provider not in plan.providers:
             provider = declared_provider(case.provider)
             plan.providers[case.provider] = PlannedProvider.of(provider, plan.device)
+    by_name: dict[str, str] = {}
+    for spec, planned in plan.providers.items():
+        name = planned.provider.name
+        if (other := by_name.setdefault(name, spec)) != spec:
+            raise UsageError(
+                f"two providers are named {name}: {other} and {spec}; rows tell providers apart by their "
+                "names, so rename one of them"
+            )
     return plan
 
 

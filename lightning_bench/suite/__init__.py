@@ -3,7 +3,7 @@
 from lightning_bench.suite.axes import LengthBound
 from lightning_bench.suite.expand import Overrides, expand
 from lightning_bench.suite.find import bundled_suites, default_suite, find_suite
-from lightning_bench.suite.load import load_suite
+from lightning_bench.suite.load import load_suite, suite_with_family
 from lightning_bench.suite.model import Exclude, Group, Limits, Suite
 from lightning_bench.suite.options import parse_ints, parse_providers, parse_words
 
@@ -22,4 +22,5 @@ __all__ = [
     "parse_ints",
     "parse_providers",
     "parse_words",
+    "suite_with_family",
 ]

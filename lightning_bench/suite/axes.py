@@ -28,7 +28,9 @@ BOUNDS_ALLOWED = (
     f"an integer from 1 to {MAX_LENGTH}, a list of them (any of), or a comparison such as "
     '"> 65536", ">= 512", "< 128", "<= 64"'
 )
-PROVIDERS_ALLOWED = "a list of provider names (see `lbench providers`) or path/to/file.py:NAME"
+PROVIDERS_ALLOWED = (
+    "a list of provider names (see `lbench providers`) or path/to/file.py:NAME, NAME@FAMILY for a function"
+)
 
 _MOST_FAULTS = 20
 _RANGE = re.compile(r"([0-9_]+)\s*\.\.\s*([0-9_]+)")

@@ -27,15 +27,23 @@ MOST_CELLS = 100_000
 
 _AXES = ("providers", "direction", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim")
 
+_SPECS = {"providers": "--provider", "added": "--provider", "kernels": "--kernel"}
+"""The fields of `Overrides` that name providers, and the options that set them."""
+
 
 @dataclass(frozen=True)
 class Overrides:
     """Axes that replace those of every group; None leaves an axis as the suite has it.
 
     A provider that groups of the suite name runs only in these groups, any other provider in every group.
+    Those `added` join the providers of the groups that have one of their family. `kernels` run together with
+    `providers` in every group that has a provider of a kernel's family. In a suite without that family both
+    run in every group.
     """
 
     providers: tuple[str, ...] | None = None
+    added: tuple[str, ...] | None = None
+    kernels: tuple[str, ...] | None = None
     seq_len: tuple[int, ...] | None = None
     head_dim: tuple[int, ...] | None = None
     value_dim: tuple[int, ...] | None = None
@@ -55,9 +63,9 @@ def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
     ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
     empty: list[str] = []
     cells = 0
-    named = {provider for group in suite.groups for provider in group.providers}
+    chosen = _providers(suite, overrides)
     for index, group in enumerate(suite.groups):
-        axes = _Axes.of(group, overrides, named)
+        axes = _Axes.of(group, overrides, chosen[index])
         if not axes.providers:
             continue
         families = {provider: family_of(provider) for provider in axes.providers}
@@ -105,13 +113,9 @@ class _Axes:
     value_dim: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, group: Group, overrides: Overrides, named: set[str]) -> _Axes:
+    def of(cls, group: Group, overrides: Overrides, providers: tuple[str, ...]) -> _Axes:
         own = {axis: getattr(group, axis) for axis in _AXES}
-        given = {axis: getattr(overrides, axis) for axis in _AXES}
-        if overrides.providers is not None:
-            given["providers"] = tuple(
-                spec for spec in overrides.providers if spec in group.providers or spec not in named
-            )
+        given = {axis: getattr(overrides, axis) for axis in _AXES} | {"providers": providers}
         return cls(**{axis: own[axis] if given[axis] is None else given[axis] for axis in _AXES})
 
     @property
@@ -139,6 +143,36 @@ class _Axes:
         )
 
 
+def _providers(suite: Suite, overrides: Overrides) -> list[tuple[str, ...]]:
+    """Return the providers that run in each group of the suite."""
+    given, added, kernels = overrides.providers, overrides.added or (), overrides.kernels
+    if kernels is not None:
+        homes = {index for spec in kernels for index in _homes(suite, family_of(spec))}
+        together = distinct((*kernels, *(given or ())))
+        return [together if index in homes else () for index in range(len(suite.groups))]
+    named = {provider for group in suite.groups for provider in group.providers}
+    chosen = [
+        group.providers
+        if given is None
+        else tuple(spec for spec in given if spec in group.providers or spec not in named)
+        for group in suite.groups
+    ]
+    for spec in added:
+        for index in _homes(suite, family_of(spec)):
+            chosen[index] = distinct((*chosen[index], spec))
+    return chosen
+
+
+def _homes(suite: Suite, family: Family) -> list[int]:
+    """Return the groups that have a provider of this family, or all groups if none has."""
+    homes = [
+        index
+        for index, group in enumerate(suite.groups)
+        if any(family_of(spec) == family for spec in group.providers)
+    ]
+    return homes or list(range(len(suite.groups)))
+
+
 def _excluded_by(group: Group, case: Case, family: Family) -> int | None:
     for index, entry in enumerate(group.exclude):
         if entry.matches(case, family):
@@ -156,14 +190,14 @@ def _why_empty(index: int, group: Group, axes: _Axes, left_out: Counter[int]) ->
 def _checked(overrides: Overrides) -> Overrides:
     faults: list[str] = []
     checked: dict[str, Any] = {}
-    for axis in _AXES:
+    for axis in (*_SPECS, *_AXES[1:]):
         values = getattr(overrides, axis)
         if values is None:
             continue
         try:
             checked[axis] = _read(axis, values)
         except Faults as error:
-            option = "--" + ("provider" if axis == "providers" else axis.replace("_", "-"))
+            option = _SPECS.get(axis) or "--" + axis.replace("_", "-")
             faults += [f"{option}: {fault}" for fault in error.faults]
     if faults:
         raise UsageError("\n".join(faults))
@@ -172,7 +206,7 @@ def _checked(overrides: Overrides) -> Overrides:
 
 def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ...] | tuple[int, ...]:
     once = distinct(values)
-    if axis == "providers":
+    if axis in _SPECS:
         return read_providers(once, Path.cwd())
     if axis == "direction":
         return read_words(once, DIRECTIONS)

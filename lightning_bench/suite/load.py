@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from lightning_bench.case import Device, Family
 from lightning_bench.errors import UsageError
 from lightning_bench.record.codec import read_regular
-from lightning_bench.suite.axes import Faults, did_you_mean, show
-from lightning_bench.suite.find import find_suite
+from lightning_bench.suite.axes import Faults, did_you_mean, family_of, show
+from lightning_bench.suite.find import default_suite, find_suite
 from lightning_bench.suite.lines import Location, line_numbers, nearest_line
 from lightning_bench.suite.model import Suite, SuiteFile, table_fields
+
+_OF_SYSTEMS: dict[Device, tuple[str, ...]] = {
+    "cuda": ("systems", "fla-readme", "srmsnorm"),
+    "cpu": ("systems-quick",),
+}
+"""The suites besides the default one that together have every family."""
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
@@ -39,6 +46,18 @@ def load_suite(name_or_path: str | Path) -> Suite:
         limits=content.limits,
         groups=content.group,
     )
+
+
+def suite_with_family(families: Collection[Family], device: Device) -> Suite:
+    """Return the first suite that has a provider of one of these families; the default suite comes first.
+
+    It is the default suite if none has one.
+    """
+    suites = [load_suite(name) for name in (default_suite(device), *_OF_SYSTEMS[device])]
+    for suite in suites:
+        if any(family_of(spec) in families for group in suite.groups for spec in group.providers):
+            return suite
+    return suites[0]
 
 
 def _read(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_bench.errors import UsageError
+from lightning_bench.providers.registry.files import with_family
 from lightning_bench.suite.axes import Faults, Word, distinct, read_providers, read_range, read_words, show
 
 INTS_ALLOWED = "positive integers and ranges with commas between them, such as 512,4096 or 512..32768"
@@ -35,11 +36,16 @@ def parse_words(text: str, allowed: Sequence[Word], option_name: str) -> tuple[W
         raise UsageError(_message(error.faults, option_name)) from None
 
 
-def parse_providers(text: str, option_name: str = "--provider") -> tuple[str, ...]:
-    """Return canonical specs of `"lightning2,mine.py:NAME"`; paths are relative to the working directory."""
+def parse_providers(
+    text: str, option_name: str = "--provider", *, family: str | None = None, layout: str | None = None
+) -> tuple[str, ...]:
+    """Return canonical specs of `"lightning2,mine.py:NAME"`; paths are relative to the working directory.
+
+    `family` and `layout` are those of plain functions of files whose specs do not name them.
+    """
     parts = _parts(text, option_name, "provider names, or path/to/file.py:NAME, with commas between them")
     try:
-        return read_providers(distinct(parts), Path.cwd())
+        return read_providers([with_family(spec, family, layout) for spec in distinct(parts)], Path.cwd())
     except Faults as error:
         raise UsageError(_message(error.faults, option_name)) from None
 

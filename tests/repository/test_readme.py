@@ -142,6 +142,10 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
         times = [name for name in base.columns if name.endswith("_ms")]
         base.to_csv(folder / "base.csv", index=False)
         base.assign(**{name: 0.5 * base[name] for name in times}).to_csv(folder / "head.csv", index=False)
+    if "mine.py" in line:
+        folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
+        folder.mkdir()
+        (folder / "mine.py").write_text(block("python", "def attn"))
     writes = "--out" in words
     if words[0] == "report" and writes:  # a plot of every figure of two files, rather than of all
         folder = tmp_path.with_name(f"{tmp_path.name}-inputs")

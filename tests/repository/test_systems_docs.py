@@ -1,4 +1,4 @@
-"""docs/systems.md and the README's table of systems say what definitions, providers and the CSV say."""
+"""docs/systems.md, docs/own-kernel.md and the README's systems say what definitions and the CSV say."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from scripts import systems_table
 from tests.support.paths import ROOT
 
 DOCS = (ROOT / "docs" / "systems.md").read_text()
+OWN_KERNEL = (ROOT / "docs" / "own-kernel.md").read_text()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,6 +40,12 @@ def test_every_input_stands_there(family: str) -> None:
         text = named.get(family, {}).get(name)
         wanted = f"{' '.join(spec.axes)}, {spec.dtype or 'case'}"
         assert text in (wanted, ""), f"docs/systems.md, Inputs: {family} needs a row `{name} | {wanted}`"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_arguments_of_a_function_stand_there(family: str) -> None:
+    line = f"| `{family}` | {', '.join(definition_of(family).arguments)} |"
+    assert line in OWN_KERNEL.splitlines(), f"add this line to the table of docs/own-kernel.md: {line}"
 
 
 def test_every_provider_of_a_system_stands_there() -> None:

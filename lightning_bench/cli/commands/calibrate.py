@@ -36,16 +36,16 @@ def calibrate(
     """Measure every case against itself, side by side in fresh processes, and write the noise floor."""
     from dataclasses import asdict
 
-    from lightning_bench.cli.shared.planner import Planner
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
     from lightning_bench.compare.calibration import noise_floor
     from lightning_bench.compare.noise import SUFFIX, write_calibration
     from lightning_bench.compare.sides import read_side
     from lightning_bench.machine.scratch import scratch_folder
     from lightning_bench.record.lock import refuse_target
+    from lightning_bench.run.planner import Planner
 
     limit = parse_share("--threshold", threshold)
-    planner = Planner("speed", axes, running)
+    planner = Planner("speed", axes.overrides(), running.settings())
     plan = planner.plan(planner.load(suite))
     path = out or Path("results") / plan.machine.slug / f"{plan.suite}{SUFFIX}"
     if not path.name.endswith(SUFFIX):

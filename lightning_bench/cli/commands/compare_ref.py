@@ -67,10 +67,10 @@ def measure(
     sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, running: Running
 ) -> tuple[Side, Side]:
     """Check the commit out, measure it and the working tree in turns, and return both sides' rows."""
-    from lightning_bench.cli.shared.planner import Planner
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
     from lightning_bench.machine.scratch import scratch_folder
     from lightning_bench.run.pairs import comparable, plan_of_tree
+    from lightning_bench.run.planner import Planner
     from lightning_bench.run.worktree import checked_out, working_tree
 
     ref = str(commit.ref)
@@ -87,10 +87,10 @@ def measure(
         if not (other.root / inside).is_dir():
             raise UsageError(f"{ref} has no folder {inside}; give --kernels, a folder that both commits have")
         with _importable(tree.root / inside):
-            planners = [Planner(metric, axes, running) for metric in metrics]
+            planners = [Planner(metric, axes.overrides(), running.settings()) for metric in metrics]
             plans = [planner.plan(planner.load(suite)) for planner in planners]
         for plan in plans:
-            if not axes.provider:
+            if planners[0].overrides.providers is None:
                 plan, left_out = comparable(plan, tree.root)
                 if left_out and plan.metric == metrics[0]:
                     names = ", ".join(left_out)

@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from lightning_bench.case import Metric, ProtocolName
-from lightning_bench.cli.shared.axis_options import Axes
+from lightning_bench.cli.shared.axis_options import Axes, split
 from lightning_bench.cli.shared.common_options import OUTPUT_PANEL, RUNNING_PANEL, Output, Running, known
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import ExitCode, UsageError
+
+KERNEL_PANEL = "Your own kernel"
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.run.plan import Plan
     from lightning_bench.run.sanitizer import Sanitizer
     from lightning_bench.run.sweep import Summary
+
+
+@dataclass(frozen=True)
+class KernelOptions:
+    """A kernel of one's own, and what it is compared with at the shapes of a suite of its family."""
+
+    kernel: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kernel",
+            metavar="FILE:NAME",
+            help="Measure a plain function, or a provider, of a file. Give --family for a function.",
+            rich_help_panel=KERNEL_PANEL,
+        ),
+    ] = None
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="PROVIDER",
+            help="Providers to measure beside --kernel, in turns, at the same shapes.",
+            rich_help_panel=KERNEL_PANEL,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -111,9 +137,10 @@ def sweep(
         typer.Argument(
             metavar="SUITE",
             help="Names from `lbench suites`, or paths ending in .toml. "
-            "Default: paper on a GPU, quick on a CPU.",
+            "Default: paper on a GPU, quick on a CPU, and with --kernel one of its family.",
         ),
     ] = None,
+    own: KernelOptions,
     axes: Axes,
     running: Running,
     how: SweepOptions,
@@ -127,7 +154,7 @@ def sweep(
 ) -> None:
     """Measure every case of the suites, one row each."""
     from lightning_bench.cli.shared.busy import warn_if_busy
-    from lightning_bench.cli.shared.planner import Planner
+    from lightning_bench.run.planner import Planner
 
     metric = cast(Metric, context.info_name)
     if how.graph and metric != "speed":
@@ -135,15 +162,14 @@ def sweep(
     if metric != "speed" and (how.quick or how.processes is not None):
         raise UsageError("--processes and --quick go only with `lbench speed`")
     protocol = None if how.protocol is None else known("--protocol", how.protocol, get_args(ProtocolName))
-    planner = Planner(
-        metric,
-        axes,
-        running,
+    settings = replace(
+        running.settings(),
         protocol=protocol,
         graph=how.graph,
         sanitizer=_sanitizer(how, metric),
         limits=how.limits,
     )
+    planner = Planner(metric, axes.overrides(split(own.kernel), split(own.against)), settings)
     loaded = [planner.load(name) for name in suites or (None,)]
     plans = [planner.plan(suite) for suite in loaded]
     sink = output.sink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from lightning_bench.case import DIRECTIONS, DTYPES
 from lightning_bench.cli.shared.common_options import AXES_PANEL
+from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.suite import Overrides
@@ -23,7 +25,27 @@ class Axes:
     provider: Annotated[
         list[str] | None,
         typer.Option(
-            "--provider", help="Names from `lbench providers`, or file.py:NAME.", rich_help_panel=AXES_PANEL
+            "--provider",
+            help="Names from `lbench providers`, or file.py:NAME. With + before each, they join the suite's.",
+            rich_help_panel=AXES_PANEL,
+        ),
+    ] = None
+    family: Annotated[
+        str | None,
+        typer.Option(
+            "--family",
+            metavar="FAMILY",
+            help="What a plain function of a file computes, as softmax; or file.py:NAME@FAMILY.",
+            rich_help_panel=AXES_PANEL,
+        ),
+    ] = None
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            metavar="LAYOUT",
+            help="What a plain function takes: bhnd (default), [batch, heads, seq_len, dim], or bnhd.",
+            rich_help_panel=AXES_PANEL,
         ),
     ] = None
     seq_len: Annotated[
@@ -47,17 +69,26 @@ class Axes:
     @property
     def provider_names(self) -> list[str]:
         """The providers as typed, one per entry, not looked up."""
-        return [name.strip() for text in self.provider or () for name in text.split(",")]
+        return split(self.provider)
 
-    def overrides(self) -> Overrides:
-        """Return the axes parsed. UsageError names the option that is wrong."""
-        from lightning_bench.suite import Overrides, parse_ints, parse_providers, parse_words
+    def overrides(self, kernel: Sequence[str] = (), against: Sequence[str] = ()) -> Overrides:
+        """Return the axes parsed; `kernel` and `against` are what is typed after the options of these names.
+
+        UsageError names the option that is wrong.
+        """
+        from lightning_bench.suite import Overrides, parse_ints, parse_words
 
         def lengths(text: str | None, option: str) -> tuple[int, ...] | None:
             return None if text is None else parse_ints(text, option)
 
+        names = self.provider_names
+        joining = [name[1:] for name in names if name.startswith("+")]
+        replacing = [] if joining else names
+        self._check_providers(joining, kernel, against)
         return Overrides(
-            providers=None if not self.provider else parse_providers(",".join(self.provider)),
+            providers=self._specs("--against", against) if kernel else self._specs("--provider", replacing),
+            added=self._specs("--provider", joining),
+            kernels=self._specs("--kernel", kernel),
             seq_len=lengths(self.seq_len, "--seq-len"),
             head_dim=lengths(self.head_dim, "--head-dim"),
             value_dim=lengths(self.value_dim, "--value-dim"),
@@ -68,3 +99,39 @@ class Axes:
             if self.direction is None
             else parse_words(self.direction, DIRECTIONS, "--direction"),
         )
+
+    def _check_providers(self, joining: Sequence[str], kernel: Sequence[str], against: Sequence[str]) -> None:
+        """Raise UsageError for options that name providers and do not go together."""
+        from lightning_bench.providers.registry.files import is_file_spec
+
+        names = self.provider_names
+        if joining and len(joining) < len(names):
+            raise UsageError(
+                f"--provider {','.join(names)}: some names have a + and some have none; with + before each "
+                "they join the suite's providers, without they replace them"
+            )
+        if kernel and names:
+            raise UsageError(
+                "--kernel and --provider do not go together: name what it is compared with by --against, or "
+                "let it join a suite by --provider +file.py:NAME"
+            )
+        if against and not kernel:
+            raise UsageError("--against names what --kernel is compared with: give --kernel file.py:NAME")
+        if self.layout is not None and self.family is None:
+            raise UsageError("--layout goes only with --family")
+        if self.family is not None and not any(map(is_file_spec, (*kernel, *names))):
+            raise UsageError(
+                "--family says what a plain function of a file computes: give --kernel file.py:NAME"
+            )
+
+    def _specs(self, option: str, names: Sequence[str]) -> tuple[str, ...] | None:
+        from lightning_bench.suite import parse_providers
+
+        if not names:
+            return None
+        return parse_providers(",".join(names), option, family=self.family, layout=self.layout)
+
+
+def split(texts: Sequence[str] | None) -> list[str]:
+    """Return what stands between the commas of the texts, an option's values."""
+    return [part.strip() for text in texts or () for part in text.split(",")]

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from lightning_bench.case import DEVICES
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.run.planner import Settings
 
 Word = TypeVar("Word", bound=str)
 
@@ -45,6 +47,13 @@ class Running:
             min=0.1, help="Seconds that one case may take before it is killed.", rich_help_panel=RUNNING_PANEL
         ),
     ] = None
+
+    def settings(self) -> Settings:
+        """Return what a plan needs of it; UsageError for an unknown device."""
+        from lightning_bench.run.planner import Settings
+
+        device = None if self.device is None else known("--device", self.device, DEVICES)
+        return Settings(device=device, time_limit_s=self.time_limit)
 
 
 @dataclass(frozen=True)

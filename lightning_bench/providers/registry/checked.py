@@ -35,6 +35,10 @@ class BadProvider(NotAProvider):
     """What is named is a provider, and one of its declarations is wrong or missing."""
 
 
+class Unfit(NotAProvider):
+    """What is named does not go with the family or the layout that was given, or needs one."""
+
+
 def as_provider(found: object, what: str) -> Provider:
     """Return `found`, a Provider instance, or an instance of it, a subclass; `what` names it in errors.
 

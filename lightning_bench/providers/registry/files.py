@@ -1,4 +1,4 @@
-"""Providers from a file: `path/to/file.py:NAME`."""
+"""Providers from a file: `path/to/file.py:NAME`, and `path/to/file.py:NAME@FAMILY` for a plain function."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from functools import partial
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import CodeType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.registry.base import Provider
-from lightning_bench.providers.registry.checked import NotAProvider, as_provider
+from lightning_bench.providers.registry.checked import NotAProvider, Unfit, as_provider
+from lightning_bench.providers.registry.functions import function_provider, is_function
 from lightning_bench.providers.registry.packages import installed_version, load_error
 from lightning_bench.providers.registry.sources import digest_of_sources
 
-FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file"
+FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file, or a function"
 
 
 class FailedImport(UsageError):  # noqa: N818 - says what has happened
@@ -38,25 +39,49 @@ def canonical_file_spec(spec: str) -> str:
     return f"{path.resolve()}:{name}"
 
 
+def with_family(spec: str, family: str | None, layout: str | None = None) -> str:
+    """Return `spec` with the family and the layout of a plain function, if it is of a file and names none.
+
+    A provider's name is returned as it is, and so is a file's if there is no family.
+    """
+    if not family or not is_file_spec(spec) or "@" in _split(spec)[1]:
+        return spec
+    return f"{spec}@{family}" + (f"@{layout}" if layout else "")
+
+
 def file_provider(spec: str) -> Provider:
     """Return the provider that `spec` names. Raise UsageError with what is wrong and what is allowed.
 
     Its version ends in a digest of the file and of what it imports from its repository, unless it declares
     its own, so that a resumed sweep never takes figures of older sources for those of the present ones.
     """
-    path, name = split_file_spec(spec)
+    path, named = split_file_spec(spec)
+    name, _, marks = named.partition("@")
     module, digest = _module(path)
     if not name or not hasattr(module, name):
-        has = _provider_names(module)
+        has = [*_provider_names(module), *_function_names(module)]
         listed = f"has {', '.join(has)}" if has else "has no Provider at all"
         problem = f"no {name}" if name else "no name after it"
         raise UsageError(f"provider file {path}: {problem}; the file {listed}; give {FORM}")
     try:
-        provider = as_provider(getattr(module, name), name)
+        provider = _provider(getattr(module, name), name, *marks.partition("@")[::2])
+    except Unfit as error:
+        raise Unfit(f"provider file {path}: {error}") from error
     except NotAProvider as error:
         raise type(error)(f"provider file {path}: {error}; give {FORM}") from error
     if type(provider).version is Provider.version:
         provider.version = MethodType(partial(_version, digest=digest), provider)  # type: ignore[method-assign]
+    return provider
+
+
+def _provider(found: object, name: str, family: str, layout: str) -> Provider:
+    """Return the provider that a file calls `name`; `family` and `layout` were given with it, or are ""."""
+    if is_function(found):
+        return function_provider(found, name, family, layout)  # type: ignore[arg-type]  # it can be called
+    provider = as_provider(found, name)
+    for what, given, own in (("family", family, provider.family), ("layout", layout, provider.layout)):
+        if given and given != own:
+            raise Unfit(f"{name} declares {what} {own}, and {given} was given: leave it out")
     return provider
 
 
@@ -137,6 +162,15 @@ def _provider_names(module: ModuleType) -> list[str]:
         for name, value in vars(module).items()
         if isinstance(value, Provider)
         or (isinstance(value, type) and issubclass(value, Provider) and value.__module__ == module.__name__)
+    ]
+
+
+def _function_names(module: ModuleType) -> list[str]:
+    """Return the names of the public functions that `module` defines."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__ and name[0] != "_"
     ]
 
 

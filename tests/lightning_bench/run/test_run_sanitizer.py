@@ -11,15 +11,15 @@ import pytest
 
 from lightning_bench.case import Case, Shape
 from lightning_bench.cli.commands.sweep import default_out
-from lightning_bench.cli.shared import planner
-from lightning_bench.cli.shared.axis_options import Axes
-from lightning_bench.cli.shared.common_options import Running
 from lightning_bench.errors import UsageError
 from lightning_bench.measure.job import Figures, Outcome
 from lightning_bench.record import Record, Status
+from lightning_bench.run import planner
 from lightning_bench.run import sanitizer as module
 from lightning_bench.run.plan import Plan
+from lightning_bench.run.planner import Settings
 from lightning_bench.run.sanitizer import TOOLS, Sanitizer, SanitizerLog, find_sanitizer, read_report
+from lightning_bench.suite import Overrides
 from tests.support.compute_sanitizer import CLEAN, FIRST, OUT_OF_BOUNDS, install
 from tests.support.paths import SUPPORT
 
@@ -257,8 +257,8 @@ class TestCommand:
         racecheck = Sanitizer("racecheck", "/bin/compute-sanitizer")
 
         def plan(time_limit: float | None, sanitizer: Sanitizer | None) -> Plan:
-            running = Running(device="cpu", time_limit=time_limit)
-            asked = planner.Planner("check", Axes(), running, sanitizer=sanitizer)
+            settings = Settings(device="cpu", time_limit_s=time_limit, sanitizer=sanitizer)
+            asked = planner.Planner("check", Overrides(), settings)
             return asked.plan(asked.load("quick"))
 
         without, of_suite, given = plan(None, None), plan(None, racecheck), plan(50.0, racecheck)
@@ -367,7 +367,7 @@ class TestSweep:
     def test_the_command_finds_it_and_ends_with_1_on_an_error(self, new_workspace: Any) -> None:
         program = install(new_workspace.folder, OUT_OF_BOUNDS)
         # There is no GPU here: of the command, only the refusal of a CPU is left out.
-        code = "from lightning_bench.cli.shared import planner\nplanner.SANITIZED = 'cpu'"
+        code = "from lightning_bench.run import planner\nplanner.SANITIZED = 'cpu'"
         ran = new_workspace.run(
             *("check", new_workspace.suite(["Good"]), "--sanitizer", "memcheck", "--json"),
             *("--compute-sanitizer", program, "--out", new_workspace.out),

@@ -135,6 +135,39 @@ def test_a_provider_of_no_group_joins_every_group() -> None:
     assert found == [("beta", 64), ("omega", 16), ("beta", 16)]
 
 
+providers_given = st.lists(st.sampled_from(sorted(FAMILY)), min_size=1, unique=True).map(tuple)
+
+
+@pytest.mark.slow
+@given(suites, providers_given)
+def test_added_providers_join_and_displace_none(suite: Suite, added: tuple[str, ...]) -> None:
+    whole = set(cases_of(suite_without_excludes(suite), Overrides()))
+    joined = set(cases_of(suite_without_excludes(suite), Overrides(added=added)))
+    assert whole <= joined
+    assert {case.provider for case in joined - whole} <= set(added)
+    for spec in added:
+        kin = {(c.shape, c.direction) for c in whole if FAMILY[c.provider] == FAMILY[spec]}
+        own = {(c.shape, c.direction) for c in joined if c.provider == spec}
+        assert own == (kin or {(c.shape, c.direction) for c in whole})
+
+
+@pytest.mark.slow
+@given(suites, providers_given, st.none() | providers_given)
+def test_kernels_run_together_with_what_they_are_compared_with(
+    suite: Suite, kernels: tuple[str, ...], against: tuple[str, ...] | None
+) -> None:
+    cases = cases_of(suite_without_excludes(suite), Overrides(kernels=kernels, providers=against))
+    of_each: dict[str, set[object]] = {}
+    for case in cases:
+        of_each.setdefault(case.provider, set()).add((case.shape, case.direction))
+    assert set(of_each) == {*kernels, *(against or ())}
+    assert all(each == of_each[kernels[0]] for each in of_each.values())
+
+
+def suite_without_excludes(suite: Suite) -> Suite:
+    return suite_of(*(group.model_copy(update={"exclude": ()}) for group in suite.groups))
+
+
 @given(one_group, overrides)
 def test_each_cell_is_there_or_excluded(suite: Suite, axes_given: dict[str, Any]) -> None:
     """Against a reading of the excludes that is written anew here, cell by cell."""
@@ -274,7 +307,7 @@ def test_a_wrong_override_names_its_option(wrong: dict[str, Any], message: str) 
 
 
 def test_overrides_have_an_axis_each() -> None:
-    assert {field.name for field in fields(Overrides)} == set(axis_values)
+    assert {field.name for field in fields(Overrides)} == {*axis_values, "added", "kernels"}
 
 
 def test_an_override_given_twice_counts_once() -> None:

@@ -1,0 +1,77 @@
+"""From what a user asks for to plans: suites, with the axes that replace theirs, on a device."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from lightning_bench.case import Device, Metric, ProtocolName
+from lightning_bench.errors import UsageError
+from lightning_bench.machine import Machine, describe_machine, detect_device
+from lightning_bench.run.plan import Plan
+from lightning_bench.run.sanitizer import SLOWDOWN, Sanitizer
+from lightning_bench.suite import Overrides, Suite, default_suite, load_suite, suite_with_family
+from lightning_bench.suite.axes import family_of
+
+SANITIZED: Device = "cuda"
+"""The device whose kernels a sanitizer can check."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the cases are measured; None and {} leave it to the suite. `limits` are fields of `Limits`."""
+
+    device: Device | None = None
+    time_limit_s: float | None = None
+    protocol: ProtocolName | None = None
+    graph: bool = False
+    sanitizer: Sanitizer | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+class Planner:
+    """Plans suites for one command or call; UsageError for an axis or a device that is wrong."""
+
+    def __init__(self, metric: Metric, overrides: Overrides, settings: Settings) -> None:
+        self.metric, self.overrides, self.settings = metric, overrides, settings
+        self._machines: dict[Device, Machine] = {}
+
+    def load(self, name: str | None) -> Suite:
+        """Return the suite of that name or path, or the default one of the device.
+
+        Kernels run by default in a suite that has providers of their family.
+        """
+        if name is not None:
+            return load_suite(name)
+        device = self.settings.device or detect_device()
+        if self.overrides.kernels is not None:
+            return suite_with_family({family_of(spec) for spec in self.overrides.kernels}, device)
+        return load_suite(default_suite(device))
+
+    def plan(self, suite: Suite) -> Plan:
+        """Return the plan; UsageError for a device that is missing and for axes that leave nothing to run."""
+        settings, sanitizer = self.settings, self.settings.sanitizer
+        device = settings.device or suite.device or detect_device()
+        if sanitizer is not None and device != SANITIZED:
+            raise UsageError(
+                f"--sanitizer {sanitizer.tool} checks kernels on a GPU; suite {suite.name} would run on "
+                f"{device}. Leave it out, or give --device cuda on a machine with an NVIDIA GPU"
+            )
+        if device not in self._machines:
+            self._machines[device] = describe_machine(device)
+        limits = suite.limits.model_copy(update=settings.limits)
+        if settings.time_limit_s is not None:
+            sampling = min(limits.sample_limit_s, 0.9 * settings.time_limit_s)
+            update = {"time_limit_s": settings.time_limit_s, "sample_limit_s": sampling}
+            limits = limits.model_copy(update=update)
+        elif sanitizer is not None:
+            limits = limits.model_copy(update={"time_limit_s": SLOWDOWN * limits.time_limit_s})
+        return replace(
+            Plan.of(suite, self.metric, self._machines[device], self.overrides),
+            protocol=settings.protocol or suite.protocol,
+            limits=limits,
+            graph=settings.graph,
+            seed=secrets.randbits(31),
+            sanitizer=sanitizer,
+        )
