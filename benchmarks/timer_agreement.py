@@ -12,7 +12,7 @@ events of its own) with as many samples; by ``CuptiTimer`` under the sweep's rul
 in results/README.md.
 
 A row is written as soon as it is measured. The same command measures the cells that the CSV does not have
-from the same GPU, versions and kernels, and replaces rows of others.
+from this kind of GPU, these versions and kernels, and replaces rows of others.
 
 Exit codes: 0, every ratio is within 1 % or explained; 1, one is neither; 2, something is missing, and nothing
 was measured; 4, the time limit came first: run it again.
@@ -59,8 +59,7 @@ AGREEMENT_PERCENT = 1.0
 # What a suite has that sets no limits: a sweep's own rule.
 LIMITS = Limits()
 RULE = StopRule(LIMITS.ci_percent, LIMITS.min_samples, LIMITS.max_samples, LIMITS.sample_limit_s)
-# The time of nothing: enough samples for a median that is known to a clock tick.
-EMPTY_RULE = StopRule(ci_percent=0.01, min_samples=200, max_samples=200, sample_limit_s=2.0)
+NVBENCH_EMPTY_SAMPLES = 300  # as many as `CudaTimer.empty_us` takes
 PEERS = ("nvbench", "cupti")
 NOTHING = -1  # the cell in which nvbench times a call that does nothing
 
@@ -230,7 +229,7 @@ class Run:
             return
         with torch.cuda.stream(self.stream):
             if number == NOTHING:
-                empty, _ = self._nvbench.sampled(state, lambda: None, self.stream, EMPTY_RULE.min_samples)
+                empty, _ = self._nvbench.sampled(state, lambda: None, self.stream, NVBENCH_EMPTY_SAMPLES)
                 self._nvbench_empty_ms = float(np.median(empty))
                 return
             cell = CELLS[number]
@@ -248,7 +247,7 @@ class Run:
         calls = self.cupti.calls[-len(spans.samples) :]
         self.cupti.release()  # which ends the tracing
         last = sampled(fn, self.cuda)
-        empty_ms = sampled(lambda: None, self.cuda, EMPTY_RULE).ms
+        empty_ms = self.cuda.empty_us() / 1e3
         self.cuda.release()
         ours = Median(first.samples + last.samples, first.sm_clock_mhz)
         traced_ms, busy, activities = (
