@@ -24,10 +24,10 @@ import numpy as np
 
 from benchmarks.rows import made_up_record
 from benchmarks.verdict_simulation import NOISES, PER_PROVIDER, SPREAD, THRESHOLD, Draw
-from lightning_bench.compare.judge import compare_sides
-from lightning_bench.compare.noise import ASSUMED
-from lightning_bench.compare.rule import Floats
-from lightning_bench.compare.sides import Run, Side
+from lightning_bench.comparison.judge import compare_sides
+from lightning_bench.comparison.noise import ASSUMED
+from lightning_bench.comparison.rule import Floats
+from lightning_bench.comparison.sides import Run, Side
 from lightning_bench.record import Record
 
 CELLS = (14, 84)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_bench.compare.rule import Floats
+from lightning_bench.comparison.rule import Floats
 from lightning_bench.history import changes
 
 NOISE = 0.01

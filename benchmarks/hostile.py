@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import made_up_record
-from lightning_bench.compare.noise import Calibration, write_calibration
+from lightning_bench.comparison.noise import Calibration, write_calibration
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.ceilings import DeviceCeilings, keep
 from lightning_bench.record import Record, ResultFile

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from lightning_bench.case import Device, Shape
-from lightning_bench.compare import rule
+from lightning_bench.comparison import rule
 from lightning_bench.machine import describe_machine
 
 CELLS = {

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_bench.compare import rule
-from lightning_bench.compare.rule import Floats
+from lightning_bench.comparison import rule
+from lightning_bench.comparison.rule import Floats
 
 THRESHOLD = 0.03
 SPREAD = 0.05

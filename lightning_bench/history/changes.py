@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lightning_bench.compare.rule import Floats
+from lightning_bench.comparison.rule import Floats
 
 FEWEST = 3
 """Minimum number of points of a level; a series with fewer than twice as many has no change."""

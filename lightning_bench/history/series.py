@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from lightning_bench.compare.match import MEMORY_LIMIT
-from lightning_bench.compare.noise import Noises, assumed
-from lightning_bench.compare.rule import Floats
+from lightning_bench.comparison.match import MEMORY_LIMIT
+from lightning_bench.comparison.noise import Noises, assumed
+from lightning_bench.comparison.rule import Floats
 from lightning_bench.errors import UsageError
 from lightning_bench.history.changes import change_points
 from lightning_bench.record import COLUMNS

@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 
 Rule = Callable[[Path], list[str]]
 
-READERS = ("record", "compare", "history", "report")
+READERS = ("record", "comparison", "history", "report")
 
 # Each rule with a small tree that breaks it, as path to source, and what the rule says of it.
 BROKEN: list[tuple[Rule, dict[str, str], list[str]]] = [
@@ -172,7 +172,7 @@ def test_imports_keep_their_contracts(capsys: pytest.CaptureFixture[str]) -> Non
 # One line for each contract, planted in a module, and the contract that it breaks.
 PLANTED = [
     ("lightning_bench/words.py", "lightning_bench.record.row", "Imports of the harness never run upwards"),
-    ("lightning_bench/suite/load.py", "lightning_bench.compare.rule", "know nothing of each other"),
+    ("lightning_bench/suite/load.py", "lightning_bench.comparison.rule", "know nothing of each other"),
     ("kernels/lightning_kernels/slopes.py", "lightning_kernels.layer", "Imports of the kernels never run"),
     ("kernels/lightning_kernels/layer.py", "lightning_bench.case", "The kernels know nothing of the harness"),
     ("lightning_bench/families/norm.py", "lightning_kernels", "Families define what is computed"),

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lightning_bench.compare.sides import Side, read_side
+from lightning_bench.comparison.sides import Side, read_side
 from lightning_bench.record import Record, ResultFile
 from tests.support.paths import ROOT
 

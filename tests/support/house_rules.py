@@ -32,7 +32,7 @@ PRIVATE_TORCH = (
 )
 ROW = "lightning_bench/record/row.py"
 WORKED = {"ok", "unstable"}
-READING_ROOMS = tuple(f"lightning_bench/{room}/" for room in ("report", "compare", "history"))
+READING_ROOMS = tuple(f"lightning_bench/{room}/" for room in ("report", "comparison", "history"))
 CSV_READERS = {"csv.reader", "csv.DictReader", "pandas.read_csv", "pd.read_csv"}
 TYPED_ROOMS = tuple(f"lightning_bench/{room}/" for room in ("measure", "run", "record"))
 
@@ -142,7 +142,7 @@ def lists_of_worked_statuses(root: Path) -> list[str]:
 
 
 def readers_of_csv(root: Path) -> list[str]:
-    """Return the modules of report/, compare/ and history/ that open CSVs instead of asking record/."""
+    """Return the modules of report/, comparison/ and history/ that open CSVs instead of asking record/."""
     return [
         f"{_name(root, path)}: {call}"
         for path in _modules(root)

@@ -14,7 +14,7 @@ from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.compare.noise import Calibration
+    from lightning_bench.comparison.noise import Calibration
 
 
 @grouped
@@ -37,9 +37,9 @@ def calibrate(
     from dataclasses import asdict
 
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
-    from lightning_bench.compare.calibration import noise_floor
-    from lightning_bench.compare.noise import SUFFIX, write_calibration
-    from lightning_bench.compare.sides import read_side
+    from lightning_bench.comparison.calibration import noise_floor
+    from lightning_bench.comparison.noise import SUFFIX, write_calibration
+    from lightning_bench.comparison.sides import read_side
     from lightning_bench.machine.scratch import scratch_folder
     from lightning_bench.record.lock import refuse_target
     from lightning_bench.run.planner import Planner

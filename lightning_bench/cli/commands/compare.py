@@ -17,9 +17,9 @@ from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.compare.noise import Noises
-    from lightning_bench.compare.result import Comparison
-    from lightning_bench.compare.sides import Side
+    from lightning_bench.comparison.noise import Noises
+    from lightning_bench.comparison.result import Comparison
+    from lightning_bench.comparison.sides import Side
 
 _VERDICT_PANEL = "Verdict"
 
@@ -93,8 +93,8 @@ def compare(
 ) -> None:
     """Give every cell a verdict; exit code 0: nothing worse, 1: worse, 3: not decided."""
     from lightning_bench.cli.commands.compare_out import show
-    from lightning_bench.compare.judge import compare_sides
-    from lightning_bench.compare.result import accept, parse_allow, parse_fail_on
+    from lightning_bench.comparison.judge import compare_sides
+    from lightning_bench.comparison.result import accept, parse_allow, parse_fail_on
 
     if output.as_json and shown.as_markdown:
         raise UsageError("--json and --markdown do not go together: give one")
@@ -144,7 +144,7 @@ def _measured_sides(
 
 def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Side, Side]:
     """Return two runs, or two providers of one; UsageError for wrong files or a missing provider."""
-    from lightning_bench.compare.sides import read_side
+    from lightning_bench.comparison.sides import read_side
 
     if against is not None:
         if len(names) != 1 or len(paths) != 1:
@@ -171,8 +171,8 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
 
 
 def _two_providers(path: Path, provider: str, against: str) -> tuple[Side, Side]:
-    from lightning_bench.compare.judge import one_provider
-    from lightning_bench.compare.sides import read_side
+    from lightning_bench.comparison.judge import one_provider
+    from lightning_bench.comparison.sides import read_side
 
     side = read_side(path)
     present = sorted({run.record.provider for run in side.runs})
@@ -183,14 +183,14 @@ def _two_providers(path: Path, provider: str, against: str) -> tuple[Side, Side]
 
 
 def _noises(given: list[Path] | None, beside: list[Path]) -> Noises:
-    from lightning_bench.compare.noise import Noises, find_calibrations, read_calibration
+    from lightning_bench.comparison.noise import Noises, find_calibrations, read_calibration
 
     files = given if given is not None else find_calibrations(beside)
     return Noises(row for file in files for row in read_calibration(file))
 
 
 def _why_undecided(comparison: Comparison) -> str:
-    from lightning_bench.compare.result import SAME_ROW
+    from lightning_bench.comparison.result import SAME_ROW
     from lightning_bench.words import counted
 
     counts = comparison.counts

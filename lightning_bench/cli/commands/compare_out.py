@@ -14,7 +14,7 @@ from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.compare.result import Comparison
+    from lightning_bench.comparison.result import Comparison
 
 _STYLES = {
     "SLOWER": "bold red",
@@ -48,9 +48,9 @@ class Shown:
 
 def show(sink: Sink, comparison: Comparison, shown: Shown) -> None:
     """Print and write what was asked for; when GitHub runs this, also its annotations and step summary."""
-    from lightning_bench.compare.formats import ci
-    from lightning_bench.compare.formats.verdict_markdown import comparison_markdown
-    from lightning_bench.compare.result import as_data
+    from lightning_bench.comparison.formats import ci
+    from lightning_bench.comparison.formats.verdict_markdown import comparison_markdown
+    from lightning_bench.comparison.result import as_data
 
     if sink.as_json:
         sink.data(as_data(comparison))
@@ -72,7 +72,7 @@ def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
     from rich.table import Table
 
     from lightning_bench.cli.shared.sink import plain_text
-    from lightning_bench.compare.formats import verdict_text as text
+    from lightning_bench.comparison.formats import verdict_text as text
 
     out = sink.out
     out.print(plain_text(text.name_of_sides(comparison), style="bold"), soft_wrap=True)

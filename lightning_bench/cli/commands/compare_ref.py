@@ -19,7 +19,7 @@ from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.compare.sides import Side
+    from lightning_bench.comparison.sides import Side
     from lightning_bench.run.worktree import Checkout
 
 _REF_PANEL = "Measuring another commit (--ref)"
@@ -120,7 +120,7 @@ def _csv(folder: Path, name: str, metric: Metric, metrics: Sequence[Metric]) -> 
 
 def _read(folder: Path, name: str, metrics: Sequence[Metric]) -> Side:
     """Return one side with the rows of all its metrics."""
-    from lightning_bench.compare.sides import Side, read_side
+    from lightning_bench.comparison.sides import Side, read_side
 
     sides = [read_side(_csv(folder, name, metric, metrics)) for metric in metrics]
     runs = [run for side in sides for run in side.runs]

@@ -44,7 +44,7 @@ def history(
     """Show how a figure changed from commit to commit."""
     from dataclasses import asdict
 
-    from lightning_bench.compare.noise import Noises, find_calibrations, read_calibration
+    from lightning_bench.comparison.noise import Noises, find_calibrations, read_calibration
     from lightning_bench.history import series as figures
     from lightning_bench.history.changes import FEWEST
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_bench.compare.calibration import noise_floor
-from lightning_bench.compare.noise import Noises, read_calibration, write_calibration
-from lightning_bench.compare.sides import read_side
+from lightning_bench.comparison.calibration import noise_floor
+from lightning_bench.comparison.noise import Noises, read_calibration, write_calibration
+from lightning_bench.comparison.sides import read_side
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.history.changes import change_points
 from lightning_bench.history.series import read_history

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import history_simulation as simulation
-from lightning_bench.compare.noise import Calibration, write_calibration
+from lightning_bench.comparison.noise import Calibration, write_calibration
 from lightning_bench.history import changes
 from lightning_bench.history.changes import change_points, clipped, partition, series_noise
 

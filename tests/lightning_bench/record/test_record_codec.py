@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_bench.compare.noise import Calibration
+from lightning_bench.comparison.noise import Calibration
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.machine.ceilings import DeviceCeilings
 from lightning_bench.record.codec import (

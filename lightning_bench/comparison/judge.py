@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from lightning_bench.compare import rule
-from lightning_bench.compare.collector import collector_paused
-from lightning_bench.compare.match import Versus, match
-from lightning_bench.compare.noise import Noise, Noises, assumed
-from lightning_bench.compare.overall import Estimated, lines_of, overall_verdicts
-from lightning_bench.compare.remarks import noise_remarks, partial_sides
-from lightning_bench.compare.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
-from lightning_bench.compare.rule import Floats, Shift
-from lightning_bench.compare.sides import Run, Side
-from lightning_bench.compare.spread import todays_scale
+from lightning_bench.comparison import rule
+from lightning_bench.comparison.collector import collector_paused
+from lightning_bench.comparison.match import Versus, match
+from lightning_bench.comparison.noise import Noise, Noises, assumed
+from lightning_bench.comparison.overall import Estimated, lines_of, overall_verdicts
+from lightning_bench.comparison.remarks import noise_remarks, partial_sides
+from lightning_bench.comparison.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
+from lightning_bench.comparison.rule import Floats, Shift
+from lightning_bench.comparison.sides import Run, Side
+from lightning_bench.comparison.spread import todays_scale
 from lightning_bench.providers.built_in import tunes_itself
 from lightning_bench.record.identities import unlike
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from lightning_bench.compare.rule import Floats
+from lightning_bench.comparison.rule import Floats
 
 FEWEST = 5
 """Fewer differences of neighbours tell nothing of the noise."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_bench.compare.sides import read_side
+from lightning_bench.comparison.sides import read_side
 from lightning_bench.errors import UsageError
 from lightning_bench.record import ResultFile
 
@@ -288,7 +288,7 @@ def test_a_line_that_is_no_samples_is_named(sides: Any, files: tuple[Path, Path]
 
 
 def test_the_last_row_of_the_latest_version_counts(sides: Any, files: tuple[Path, Path]) -> None:
-    from lightning_bench.compare.judge import compare_sides
+    from lightning_bench.comparison.judge import compare_sides
 
     rng = np.random.default_rng(0)
     with ResultFile(files[0]) as file:

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lightning_bench.compare import rule
-from lightning_bench.compare.noise import ASSUMED
-from lightning_bench.compare.overall import Estimated
-from lightning_bench.compare.result import ComparedCell
-from lightning_bench.compare.rule import Floats
+from lightning_bench.comparison import rule
+from lightning_bench.comparison.noise import ASSUMED
+from lightning_bench.comparison.overall import Estimated
+from lightning_bench.comparison.result import ComparedCell
+from lightning_bench.comparison.rule import Floats
 from lightning_bench.words import counted
 
 

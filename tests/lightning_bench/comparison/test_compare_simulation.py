@@ -11,7 +11,7 @@ import pytest
 from benchmarks import assumed_noise
 from benchmarks import verdict_simulation as simulation
 from benchmarks.verdict_simulation import Design, Draw
-from lightning_bench.compare import judge, rule
+from lightning_bench.comparison import judge, rule
 from tests.support.paths import ROOT
 
 PATH = ROOT / "results" / "cpu" / "verdict-simulation.csv"

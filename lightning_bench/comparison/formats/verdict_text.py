@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lightning_bench.compare.result import (
+from lightning_bench.comparison.result import (
     UNCHANGED,
     VERDICTS,
     ComparedCell,

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from lightning_bench.compare import rule
-from lightning_bench.compare.noise import Calibration
-from lightning_bench.compare.rule import Floats, Shift
-from lightning_bench.compare.sides import Run, Side
+from lightning_bench.comparison import rule
+from lightning_bench.comparison.noise import Calibration
+from lightning_bench.comparison.rule import Floats, Shift
+from lightning_bench.comparison.sides import Run, Side
 from lightning_bench.errors import LbenchError
 
 _DRAWS = 4000

@@ -12,10 +12,17 @@ from typing import Any
 
 import pytest
 
-from lightning_bench.compare.formats.ci import junit, workflow_commands
-from lightning_bench.compare.formats.verdict_markdown import comparison_markdown
-from lightning_bench.compare.formats.verdict_text import interval_text
-from lightning_bench.compare.result import ComparedCell, Comparison, Overall, accept, parse_allow, sort_cells
+from lightning_bench.comparison.formats.ci import junit, workflow_commands
+from lightning_bench.comparison.formats.verdict_markdown import comparison_markdown
+from lightning_bench.comparison.formats.verdict_text import interval_text
+from lightning_bench.comparison.result import (
+    ComparedCell,
+    Comparison,
+    Overall,
+    accept,
+    parse_allow,
+    sort_cells,
+)
 from tests.support.patience import PATIENCE_S
 
 ODD = "pipe|<b>*x*/fwd/b1"

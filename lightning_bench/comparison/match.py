@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lightning_bench.compare.result import SAME_ROW, ComparedCell, Verdict
-from lightning_bench.compare.sides import Run
+from lightning_bench.comparison.result import SAME_ROW, ComparedCell, Verdict
+from lightning_bench.comparison.sides import Run
 from lightning_bench.record import FAILED, Record
 
 MEMORY_LIMIT = 1.005

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lightning_bench.compare.formats.verdict_text import HEADERS, counts_text, overall_lines, row
-from lightning_bench.compare.result import UNCHANGED, ComparedCell, Comparison
+from lightning_bench.comparison.formats.verdict_text import HEADERS, counts_text, overall_lines, row
+from lightning_bench.comparison.result import UNCHANGED, ComparedCell, Comparison
 from lightning_bench.errors import ExitCode
 
 _ESCAPES = {ord(sign): f"&#{ord(sign)};" for sign in "&<>\\`*_[]|~#@"}

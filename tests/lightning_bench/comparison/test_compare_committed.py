@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_bench.compare import rule
-from lightning_bench.compare.judge import compare_sides
-from lightning_bench.compare.noise import ASSUMED
-from lightning_bench.compare.rule import Floats
+from lightning_bench.comparison import rule
+from lightning_bench.comparison.judge import compare_sides
+from lightning_bench.comparison.noise import ASSUMED
+from lightning_bench.comparison.rule import Floats
 from lightning_bench.providers.built_in import tunes_itself
 from tests.support import committed_runs
 from tests.support.committed_runs import PAIRS, committed

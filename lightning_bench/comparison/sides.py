@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_bench.compare.collector import collector_paused
-from lightning_bench.compare.rule import Floats
+from lightning_bench.comparison.collector import collector_paused
+from lightning_bench.comparison.rule import Floats
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.discover import result_files

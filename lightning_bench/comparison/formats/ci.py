@@ -7,14 +7,14 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator
 
-from lightning_bench.compare.formats.verdict_text import (
+from lightning_bench.comparison.formats.verdict_text import (
     case_text,
     change_text,
     figure_text,
     interval_text,
     overall_lines,
 )
-from lightning_bench.compare.result import MEANINGS, ComparedCell, Comparison, Verdict
+from lightning_bench.comparison.result import MEANINGS, ComparedCell, Comparison, Verdict
 from lightning_bench.errors import ExitCode
 
 # What XML 1.0 cannot hold, not even as a reference.

@@ -29,7 +29,7 @@ TRIM = 0.2
 """Share of blocks left out at either end: what Wilcox (Introduction to Robust Estimation) recommends."""
 _TAIL = 0.9
 """Share of h - 1 degrees of freedom that a trimmed mean gets: far out, where the correction for many cells
-looks, its t has heavier tails than Student's with h - 1 (by simulation, tests/lightning_bench/compare)."""
+looks, its t has heavier tails than Student's with h - 1 (by simulation, tests/lightning_bench/comparison)."""
 KNOWN = 1e9
 """Degrees of freedom of a noise that is taken as given."""
 _POWER = 0.95

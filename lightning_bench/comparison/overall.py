@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_bench.compare import rule
-from lightning_bench.compare.match import Versus
-from lightning_bench.compare.noise import ASSUMED, ASSUMED_DF
-from lightning_bench.compare.result import Overall
-from lightning_bench.compare.rule import Floats, Shift
-from lightning_bench.compare.sides import Run
+from lightning_bench.comparison import rule
+from lightning_bench.comparison.match import Versus
+from lightning_bench.comparison.noise import ASSUMED, ASSUMED_DF
+from lightning_bench.comparison.result import Overall
+from lightning_bench.comparison.rule import Floats, Shift
+from lightning_bench.comparison.sides import Run
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_bench.compare import rule
-from lightning_bench.compare.rule import Floats, Shift
+from lightning_bench.comparison import rule
+from lightning_bench.comparison.rule import Floats, Shift
 from tests.support.paths import ROOT
 
 CELLS, PAIRS, SAMPLES = 12, 16, 15
