@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import torch
 
 from lightning_bench.machine.mix import Mix
@@ -27,7 +25,7 @@ def mix_gbps(mix: Mix) -> float | None:
     memory = torch.randn(arrays * elements, device="cuda")
     try:
         ms = min(_stream_ms(memory, mix, elements, block, warps) for block, warps in _TILES)
-    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError):  # no Triton, or no C compiler
+    except Exception:  # no Triton, no C compiler for it, no such GPU in it: rows have the copy's then
         return None
     return memory.nbytes / ms / 1e6
 

@@ -13,6 +13,7 @@ from lightning_bench.case import Device
 from lightning_bench.measure.device.call_watch import CallWatch, NoCallWatch
 from lightning_bench.measure.device.graph import NoGraphError, Replay, capture_graph
 from lightning_bench.measure.device.persisting_l2 import PersistingL2, loaded_driver
+from lightning_bench.measure.device.spins import Spins
 
 TimedCall = Callable[[], Any]
 """What is timed: a call without arguments."""
@@ -22,9 +23,6 @@ _now_ns = time.perf_counter_ns
 _synchronize = torch.cuda.synchronize
 
 _MIN_FLUSH_BYTES = 2**27
-_FIRST_SPIN_MS = 0.3
-_MAX_SPIN_MS = 100.0
-_EXPOSED = 0.0  # no spin
 _EMPTY_SAMPLES = 300
 
 
@@ -50,7 +48,7 @@ class Timer(Protocol):
         """Return seconds on a monotonic clock."""
 
     def release(self) -> None:
-        """Give back buffers and forget what was learnt about calls that no longer exist."""
+        """Give back buffers."""
 
 
 class CpuTimer:
@@ -111,7 +109,7 @@ class CudaTimer:
         self._flush: torch.Tensor | None = None
         self._cycles_per_ms = _spin_rate()
         self._persisting_l2 = PersistingL2(loaded_driver())
-        self._spin_ms: dict[int, float] = {}
+        self._spins = Spins()
         self._empty_us: float | None = None
 
     def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
@@ -119,13 +117,11 @@ class CudaTimer:
         return [self._one(fn, watch) for _ in range(count)]
 
     def _one(self, fn: TimedCall, watch: CallWatch) -> float:
-        key = id(fn)
         while True:
-            spin_ms = self._spin_ms.setdefault(key, _FIRST_SPIN_MS)
-            ms, hidden = self._take(fn, spin_ms, watch)
-            if hidden or spin_ms == _EXPOSED:
+            ms, hidden = self._take(fn, self._spins.ms(fn), watch)
+            if hidden or self._spins.exposed(fn):
                 return ms
-            self._spin_ms[key] = 4 * spin_ms if 4 * spin_ms <= _MAX_SPIN_MS else _EXPOSED
+            self._spins.lengthen(fn)
 
     def capture(self, build: Callable[[], TimedCall]) -> Replay:
         """Return a CUDA graph of the call. Raise NoGraphError if it cannot be captured."""
@@ -133,7 +129,7 @@ class CudaTimer:
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether sampling found the call exposed."""
-        return self._spin_ms.get(id(fn)) == _EXPOSED
+        return self._spins.exposed(fn)
 
     def empty_us(self) -> float:
         """Return the median time between two events with nothing between them, in samples as others, µs."""
@@ -158,9 +154,8 @@ class CudaTimer:
         return _now_ns() / 1e9
 
     def release(self) -> None:
-        """Give back the flush buffer and forget what was learnt about calls that no longer exist."""
+        """Give back the flush buffer."""
         self._flush = None
-        self._spin_ms.clear()
 
     def _take(self, fn: TimedCall, spin_ms: float, watch: CallWatch) -> tuple[float, bool]:
         """Return one sample in ms, and whether all launches were enqueued before the device came to them."""

@@ -23,6 +23,7 @@ class FakeTimer:
     def __init__(self, speed: Callable[[float], float] = lambda seconds: 1.0, launch_ms: float = 0.5) -> None:
         self.seconds = 0.0
         self.turns: list[tuple[Callable[[], float], int]] = []
+        self.calls = 0
         self._speed, self._launch_ms = speed, launch_ms
 
     def sample(self, fn: Callable[[], float], count: int, watch: CallWatch) -> list[float]:
@@ -31,6 +32,7 @@ class FakeTimer:
         return [self._run(fn) for _ in range(count)]
 
     def call(self, fn: Callable[[], float], watch: CallWatch) -> float:
+        self.calls += 1
         ms = self._run(fn) + self._launch_ms
         self.seconds += self._launch_ms / 1e3
         return ms
@@ -201,6 +203,17 @@ def test_call_times_are_taken_apart_from_the_samples() -> None:
     run_rounds([timed], FakeTimer(launch_ms=0.5), NoClocks(), seed=0)
     assert timed.call_samples == [2.5] * 30
     assert timed.sampler.samples == [2.0] * 20
+
+
+def test_the_first_calls_of_a_caller_do_not_count() -> None:
+    timer, timed = (
+        FakeTimer(launch_ms=0.5),
+        Task.of("one", scripted(*[2.0] * 20, 9.0, 5.0, 3.0, then=2.0), QUICK),
+    )
+    timed.estimate_ms = 2.0
+    run_rounds([timed], timer, NoClocks(), seed=0)
+    assert timed.call_samples == [2.5] * 30
+    assert timer.calls == 33
 
 
 @pytest.mark.parametrize(("ms", "count"), [(50.0, 6), (1000.0, 3)])
