@@ -97,6 +97,7 @@ class _Bench:
             self.enter("", "warm-up")
             works = (Work.of(provider.family, case.shape, case.direction) for case, provider in loaded)
             self.session.measure_ceilings(self.job.shape.dtype, [work.mix for work in works])
+            self.session.timer.empty_us()  # compiles what the timer itself runs, too
         self.enter("", "inputs")
         try:
             self._inputs = self._drawn(0)

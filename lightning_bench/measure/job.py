@@ -51,7 +51,9 @@ class Figures:
     mean_ms: float | None = None
     ci_low_ms: float | None = None
     ci_high_ms: float | None = None
+    median_cycles: float | None = None
     samples: int | None = None
+    throttled_samples: int | None = None
     processes: int | None = None
     between_percent: float | None = None
     empty_us: float | None = None
@@ -95,13 +97,15 @@ class Figures:
 class CaseSamples:
     """A case's line of the samples file: times in ms, and the clock readings beside them.
 
-    `turns` are the numbers of samples taken in one go, in order. `graph_ms` is None if no replays were timed.
+    `turns` are the numbers of samples kept of one turn, in order. `samples_mhz` has the SM clock during each
+    sample, None if no clock is read in the stream. `graph_ms` is None if no replays were timed.
     """
 
     samples_ms: list[float]
     turns: list[int]
     call_ms: list[float]
     clocks: list[dict[str, float]]
+    samples_mhz: list[float | None] | None = None
     graph_ms: list[float] | None = None
 
     def as_line(self) -> dict[str, object]:

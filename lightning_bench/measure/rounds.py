@@ -28,7 +28,7 @@ _CALL_SECONDS = 0.3
 class Task:
     """One case being timed: its call, its samples in ms, call times in ms and clock readings.
 
-    `turns` are the numbers of samples taken in one go, in order; their sum is the number of samples.
+    `turns` are the numbers of samples kept of one turn, in order; their sum is the number of samples.
     """
 
     key: str
@@ -67,15 +67,16 @@ def warm_up(task: Task, timer: Timer, limit_s: float) -> None:
 
 
 def take_turn(task: Task, timer: Timer) -> None:
-    """Add the samples of one turn, but no more than are still allowed."""
+    """Add the samples of one turn, but no more than are still allowed; throttled ones may not count."""
     begin = timer.now()
     most = max(FEWEST, task.sampler.rule.max_samples)
     count = min(task.slot, most - len(task.sampler.samples))
     task.watch.begins()
     samples = timer.sample(task.fn, count, task.watch)
-    task.sampler.add(samples, timer.now() - begin)
+    kept = task.sampler.add(samples, timer.now() - begin, timer.clocks())
     task.watch.ends()
-    task.turns.append(len(samples))
+    if kept:
+        task.turns.append(kept)
 
 
 def run_rounds(

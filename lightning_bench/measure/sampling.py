@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ import numpy as np
 from scipy.special import bdtr  # scipy.stats has a quantile, and takes half a second to import
 
 from lightning_bench.case import Device
+from lightning_bench.measure.device.stream_clock import THROTTLED_SHARE, SampleClock
 
 CONFIDENCE = 0.95
 # Fewer samples than this cannot bound the median at 95 %: 1 − 2·0.5⁶ = 0.969.
@@ -19,6 +21,7 @@ WARM_UP_SHARE = 0.25
 # Above these a figure is given but called unstable.
 SPREAD_LIMIT_PERCENT = 5.0
 DRIFT_LIMIT_PERCENT = 5.0
+THROTTLED_LIMIT_PERCENT = 20.0
 # Caches and what is done between samples explain less than this.
 _CALLS_RATIO = 3.0
 _CALLS_APART_MS = 0.05
@@ -109,18 +112,48 @@ class StopRule:
 
 @dataclass
 class Sampler:
-    """The samples of one case, and whether they are enough."""
+    """The samples of one case, and whether they are enough.
+
+    Samples of a GPU that was throttled are dropped: as many as the rule wants samples at least, and none once
+    the time is up, so that sampling ends. `throttled` counts all of them, `mhz` are the clocks of the others,
+    None where a clock is not known.
+    """
 
     rule: StopRule
     samples: list[float] = field(default_factory=list)
+    mhz: list[float | None] = field(default_factory=list)
+    throttled: int = 0
+    dropped: int = 0
     seconds: float = 0.0
     total_ms: float = 0.0
 
-    def add(self, samples: list[float], seconds: float) -> None:
-        """Add samples in ms and the wall time that taking them cost."""
-        self.samples += samples
-        self.total_ms += math.fsum(samples)
+    def add(self, samples: list[float], seconds: float, clocks: Sequence[SampleClock | None] = ()) -> int:
+        """Add samples in ms, the wall time that taking them cost, and their clocks. Return how many count."""
         self.seconds += seconds
+        kept = 0
+        for ms, clock in zip(samples, clocks or [None] * len(samples), strict=True):
+            if clock is not None and clock.throttled:
+                self.throttled += 1
+                if self.dropped < self.rule.min_samples and self.seconds < self.rule.sample_limit_s:
+                    self.dropped += 1
+                    continue
+            kept += 1
+            self.samples.append(ms)
+            self.mhz.append(None if clock is None else clock.mhz)
+            self.total_ms += ms
+        return kept
+
+    @property
+    def median_mhz(self) -> float | None:
+        """The median clock of the samples; None if none is known."""
+        known = [mhz for mhz in self.mhz if mhz is not None]
+        return float(np.median(known)) if known else None
+
+    @property
+    def median_cycles(self) -> float | None:
+        """The median of time times clock; None if no clock is known."""
+        cycles = [1e3 * ms * mhz for ms, mhz in zip(self.samples, self.mhz, strict=True) if mhz is not None]
+        return float(np.median(cycles)) if cycles else None
 
     @property
     def half_width_percent(self) -> float:
@@ -144,7 +177,16 @@ class Sampler:
         return count >= self.rule.min_samples and self.half_width_percent <= self.rule.ci_percent
 
     def trouble(self) -> str | None:
-        """Return why the figures are unstable, or None: a wide interval, or halves whose medians differ."""
+        """Return why the figures are unstable, or None.
+
+        The GPU was throttled too often, the interval is wide, or the medians of the halves differ.
+        """
+        taken = len(self.samples) + self.dropped
+        if 100.0 * self.throttled > THROTTLED_LIMIT_PERCENT * taken:
+            return (
+                f"the GPU was throttled in {self.throttled} of {taken} samples: their SM clock was below "
+                f"{100 * THROTTLED_SHARE:.0f} % of the highest"
+            )
         half_width = self.half_width_percent
         if half_width > SPREAD_LIMIT_PERCENT:
             return f"the median is known only to ±{half_width:.1f} % after {len(self.samples)} samples"

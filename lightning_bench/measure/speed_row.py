@@ -44,7 +44,8 @@ def speed_outcome(
         ceiling_gbps=ceilings.gbps,
         ceiling_of=ceilings.bandwidth_of,
         ceiling_tflops=ceilings.tflops,
-        sm_clock_mhz=clocks.sm_clock_mhz,
+        sm_clock_mhz=task.sampler.median_mhz or clocks.sm_clock_mhz,
+        throttled_samples=task.sampler.throttled if task.sampler.median_mhz else None,
         power_w=clocks.power_w,
         temperature_c=clocks.temperature_c,
         throttle=clocks.throttle,
@@ -55,6 +56,7 @@ def speed_outcome(
         samples_ms=task.sampler.samples,
         turns=task.turns,
         call_ms=task.call_samples,
+        samples_mhz=task.sampler.mhz if task.sampler.median_mhz else None,
         clocks=[asdict(reading) for reading in task.readings],
     )
     if reason := gated.audit.failure or gated.audit.trouble(times.median_ms):
@@ -102,6 +104,7 @@ def speed_outcome(
         mean_ms=times.mean_ms,
         ci_low_ms=times.ci_low_ms,
         ci_high_ms=times.ci_high_ms,
+        median_cycles=task.sampler.median_cycles,
         samples=times.samples,
         processes=1,
         call_ms=summarize(task.call_samples).median_ms,

@@ -72,7 +72,11 @@ class Record:
     between_percent: Annotated[
         Figure, "standard deviation of their medians, in per cent; blank for one process"
     ] = None
+    median_cycles: Annotated[Figure, "median of a sample's time times its SM clock, cycles"] = None
     samples: Annotated[int | None, "number of timed samples, of all processes"] = None
+    throttled_samples: Annotated[
+        int | None, "number of samples during which the SM clock was too low, most of them dropped"
+    ] = None
     empty_us: Annotated[
         Figure, "median sample of no work, two CUDA events, which is in every sample and not subtracted, µs"
     ] = None
@@ -109,8 +113,12 @@ class Record:
     error_budget: Annotated[Figure, "largest relative L2 error that passes the gate"] = None
     checks: Annotated[str, "what was judged beside the errors: see docs/trust.md"] = ""
     seed: Annotated[int | None, "seed of the inputs and of the choice of what is judged"] = None
-    sm_clock_mhz: Annotated[Figure, "median SM clock beside the samples, MHz"] = None
-    power_w: Annotated[Figure, "median board power beside the samples, W"] = None
+    sm_clock_mhz: Annotated[
+        Figure, "median SM clock, MHz: during the samples, or beside them if there are no median_cycles"
+    ] = None
+    power_w: Annotated[
+        Figure, "median board power beside the samples, W: of all cases that take turns, not of this one"
+    ] = None
     temperature_c: Annotated[Figure, "highest GPU temperature beside the samples, degrees Celsius"] = None
     throttle: Annotated[str, "reasons why the GPU slowed its clocks, if any"] = ""
     cpu_threads: Annotated[int | None, "threads of torch while the case ran, if it ran on a CPU"] = None

@@ -42,6 +42,7 @@ def across(outcomes: Sequence[Outcome]) -> Outcome:
         ci_low_ms=median * math.exp(-half),
         ci_high_ms=median * math.exp(half),
         samples=sum(outcome.figures.samples or 0 for outcome in outcomes),
+        throttled_samples=_sum([outcome.figures.throttled_samples for outcome in outcomes]),
         processes=len(outcomes),
         between_percent=100.0 * between,
     )
@@ -70,6 +71,11 @@ def half_width(between: float, within: Sequence[float]) -> float:
 
 def _first_unstable(outcomes: Sequence[Outcome]) -> Outcome | None:
     return next((outcome for outcome in outcomes if outcome.status == "unstable"), None)
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _median(outcome: Outcome) -> float:

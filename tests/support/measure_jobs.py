@@ -11,6 +11,7 @@ from typing import Any
 from lightning_bench.case import Case, Direction, Metric, ProtocolName, Shape
 from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.device.call_watch import CallWatch
+from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.job import Figures, Job, Outcome
 from lightning_bench.measure.session import Session
 from lightning_bench.suite import Limits
@@ -30,16 +31,22 @@ class FakeTimer:
     def __init__(self, *script: float, then: float) -> None:
         self._script, self._then, self._seconds = list(script), then, 0.0
         self.empty: float | None = None
+        self.clock: SampleClock | None = None
+        self._taken = 0
 
     def sample(self, fn: Callable[[], Any], count: int, watch: CallWatch) -> list[float]:
         watch.before()
         watch.after(fn())
+        self._taken = count
         return [self._next() for _ in range(count)]
 
     def call(self, fn: Callable[[], Any], watch: CallWatch) -> float:
         watch.before()
         watch.after(fn())
         return 7.5
+
+    def clocks(self) -> list[SampleClock | None]:
+        return [self.clock] * self._taken if self.clock else []
 
     def exposed(self, fn: Callable[[], Any]) -> bool:
         return False

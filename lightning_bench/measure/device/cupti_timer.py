@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning_bench.measure.device.call_watch import CallWatch
 from lightning_bench.measure.device.cupti_trace import CuptiTrace, busy_ms, span_ms
+from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.device.timer import CudaTimer, TimedCall
 
 
@@ -54,6 +55,7 @@ class CuptiTimer(CudaTimer):
         self._trace = CuptiTrace()
         super().__init__()
         self._marked: dict[int, _Marked] = {}
+        self._clocks_of_calls: list[SampleClock | None] = []
         self.calls: list[TracedCall] = []  # all that were sampled since the last release, in order
 
     def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
@@ -62,8 +64,10 @@ class CuptiTimer(CudaTimer):
         marked = self._mark(fn)
         events: list[float] = []
         windows: list[tuple[int, int]] = []
+        self._clocks_of_calls = []
         for _ in range(count):
             events += super().sample(marked, 1, watch)
+            self._clocks_of_calls += super().clocks()
             windows.append(marked.window)  # of the last try, which is the sample
         found = self._trace.collect(windows)
         calls = [
@@ -72,6 +76,10 @@ class CuptiTimer(CudaTimer):
         ]
         self.calls += calls
         return [call.span_ms for call in calls]
+
+    def clocks(self) -> list[SampleClock | None]:
+        """Return the SM clock during each sample of the last `sample`, None where it is not known."""
+        return self._clocks_of_calls
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether sampling found the call exposed."""

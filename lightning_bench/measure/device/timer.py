@@ -14,6 +14,7 @@ from lightning_bench.measure.device.call_watch import CallWatch, NoCallWatch
 from lightning_bench.measure.device.graph import NoGraphError, Replay, capture_graph
 from lightning_bench.measure.device.persisting_l2 import PersistingL2, loaded_driver
 from lightning_bench.measure.device.spins import Spins
+from lightning_bench.measure.device.stream_clock import SampleClock, StreamClock, make_stream_clock
 
 TimedCall = Callable[[], Any]
 """What is timed: a call without arguments."""
@@ -37,6 +38,9 @@ class Timer(Protocol):
 
     def capture(self, build: Callable[[], TimedCall]) -> Replay:
         """Return a CUDA graph of the call that `build` makes. Raise NoGraphError if there can be none."""
+
+    def clocks(self) -> list[SampleClock | None]:
+        """Return the SM clock during each sample of the last `sample`; [] if none is read."""
 
     def exposed(self, fn: TimedCall) -> bool:
         """Return whether launches could not be kept ahead of the device, so that samples include waiting."""
@@ -75,6 +79,10 @@ class CpuTimer:
         """Raise NoGraphError."""
         raise NoGraphError("no graph_ms: CUDA graphs need a CUDA device")
 
+    def clocks(self) -> list[SampleClock | None]:
+        """Return []."""
+        return []
+
     def exposed(self, fn: TimedCall) -> bool:
         """Return False: a CPU has no launches."""
         return False
@@ -101,25 +109,37 @@ class CudaTimer:
 
     Samples are taken singly, as lines that a kernel asks the L2 to keep outlast the flush, and only the host
     can make them normal ones, while the device is idle.
+
+    The SM clock is read in the stream, from before the flush to after the call and its audit: nothing is
+    enqueued for it between the flush and the second event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: StreamClock | None = None) -> None:
         properties = torch.cuda.get_device_properties(0)
         self._flush_bytes = max(_MIN_FLUSH_BYTES, 2 * properties.L2_cache_size)
         self._flush: torch.Tensor | None = None
         self._cycles_per_ms = _spin_rate()
         self._persisting_l2 = PersistingL2(loaded_driver())
         self._spins = Spins()
+        self._stream_clock = clock
+        self._clocks: list[SampleClock | None] = []
         self._empty_us: float | None = None
 
     def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the device time of each call in ms."""
-        return [self._one(fn, watch) for _ in range(count)]
+        clock = self._stream_clock = self._stream_clock or make_stream_clock()
+        self._clocks = []
+        return [self._one(fn, watch, clock) for _ in range(count)]
 
-    def _one(self, fn: TimedCall, watch: CallWatch) -> float:
+    def clocks(self) -> list[SampleClock | None]:
+        """Return the SM clock during each sample of the last `sample`, None where it is not known."""
+        return self._clocks
+
+    def _one(self, fn: TimedCall, watch: CallWatch, clock: StreamClock) -> float:
         while True:
-            ms, hidden = self._take(fn, self._spins.ms(fn), watch)
+            ms, hidden = self._take(fn, self._spins.ms(fn), watch, clock)
             if hidden or self._spins.exposed(fn):
+                self._clocks.append(clock.read())
                 return ms
             self._spins.lengthen(fn)
 
@@ -157,7 +177,9 @@ class CudaTimer:
         """Give back the flush buffer."""
         self._flush = None
 
-    def _take(self, fn: TimedCall, spin_ms: float, watch: CallWatch) -> tuple[float, bool]:
+    def _take(
+        self, fn: TimedCall, spin_ms: float, watch: CallWatch, clock: StreamClock
+    ) -> tuple[float, bool]:
         """Return one sample in ms, and whether all launches were enqueued before the device came to them."""
         if self._flush is None:
             self._flush = torch.empty(self._flush_bytes, dtype=torch.int8, device="cuda")
@@ -168,6 +190,7 @@ class CudaTimer:
         if spin_ms:
             torch.cuda._sleep(int(spin_ms * self._cycles_per_ms))
         watch.before()
+        clock.begin()
         begin, finish = start.record, end.record
         self._flush.zero_()
         begin()
@@ -176,6 +199,7 @@ class CudaTimer:
         watch.after(result)
         del result
         hidden = not start.query()
+        clock.end()
         last.record()
         last.synchronize()
         drain = _now_ns()

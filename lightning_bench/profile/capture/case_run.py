@@ -160,7 +160,7 @@ def _times(run: CaseRun) -> tuple[float, float, int, list[str]]:
     warm_up(task, timer, _WARM_S)
     while not task.sampler.done:
         take_turn(task, timer)
-    timer.call(run.call.fn, task.watch)  # a caller's second wait, as caches and the allocator are by then
+    timer.call(run.call.fn, task.watch)  # does not count
     begin = timer.now()
     calls = [timer.call(run.call.fn, task.watch)]
     while len(calls) < _CALL_SAMPLES and timer.now() - begin < _CALL_SECONDS:

@@ -164,6 +164,7 @@ def test_of_a_call_that_is_taken_again_the_last_try_counts(
 ) -> None:
     pytest.importorskip("triton")
     from lightning_bench.measure.device.cupti_timer import CuptiTimer, TracedCall
+    from lightning_bench.measure.device.stream_clock import SampleClock
     from lightning_bench.measure.device.timer import CudaTimer
 
     def twice(timer: CudaTimer, fn: Callable[[], object], count: int, watch: NoCallWatch) -> list[float]:
@@ -174,6 +175,8 @@ def test_of_a_call_that_is_taken_again_the_last_try_counts(
 
     monkeypatch.setattr(CudaTimer, "__init__", lambda self: None)
     monkeypatch.setattr(CudaTimer, "sample", twice)
+    clocks = iter([SampleClock(1980.0, False), SampleClock(1200.0, True)])
+    monkeypatch.setattr(CudaTimer, "clocks", lambda timer: [next(clocks)])
     ticks = count(10, 10)
     monkeypatch.setattr(late, "get_timestamp", lambda: next(ticks))
     timer = CuptiTimer()  # which reads the clock once, 10
@@ -190,6 +193,7 @@ def test_of_a_call_that_is_taken_again_the_last_try_counts(
         )
     ]
     assert timer.sample(lambda: None, 2, NoCallWatch()) == [2e-4, 4e-4]
+    assert timer.clocks() == [SampleClock(1980.0, False), SampleClock(1200.0, True)]
     assert timer.calls == [TracedCall(2e-4, 2e-4, 1, 0.5), TracedCall(4e-4, 4e-4, 1, 0.5)]
 
 

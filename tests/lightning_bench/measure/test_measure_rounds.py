@@ -10,6 +10,7 @@ import pytest
 
 from lightning_bench.measure.device.call_watch import CallWatch
 from lightning_bench.measure.device.clocks import ClockReading, NoClocks
+from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
 
@@ -24,6 +25,7 @@ class FakeTimer:
         self.seconds = 0.0
         self.turns: list[tuple[Callable[[], float], int]] = []
         self.calls = 0
+        self.clock_script: Iterator[SampleClock] | None = None
         self._speed, self._launch_ms = speed, launch_ms
 
     def sample(self, fn: Callable[[], float], count: int, watch: CallWatch) -> list[float]:
@@ -36,6 +38,9 @@ class FakeTimer:
         ms = self._run(fn) + self._launch_ms
         self.seconds += self._launch_ms / 1e3
         return ms
+
+    def clocks(self) -> list[SampleClock | None]:
+        return [next(self.clock_script) for _ in range(self.turns[-1][1])] if self.clock_script else []
 
     def exposed(self, fn: Callable[[], float]) -> bool:
         return False
@@ -214,6 +219,31 @@ def test_the_first_calls_of_a_caller_do_not_count() -> None:
     run_rounds([timed], timer, NoClocks(), seed=0)
     assert timed.call_samples == [2.5] * 30
     assert timer.calls == 33
+
+
+def test_throttled_samples_are_taken_again_and_counted() -> None:
+    timer, timed = FakeTimer(), Task.of("one", scripted(*[9.0] * 7, then=1.0), QUICK)
+    timed.estimate_ms = 1.0
+    low, high = SampleClock(1000.0, True), SampleClock(1980.0, False)
+    timer.clock_script = chain([low] * 7, repeat(high))
+    run_rounds([timed], timer, NoClocks(), seed=0)
+    assert timed.sampler.samples == [1.0] * 23
+    assert timed.sampler.throttled == 7
+    # Of the first turn nothing counts, and of the second three samples. Turns are of five until 20 count.
+    assert timed.turns == [3, 5, 5, 5, 5]
+
+
+def test_sampling_ends_though_every_sample_is_throttled() -> None:
+    for limit_s in (1e9, 0.01):
+        rule = StopRule(ci_percent=1.0, min_samples=20, max_samples=100, sample_limit_s=limit_s)
+        timer, timed = FakeTimer(), task("one", 1.0, rule)
+        timer.clock_script = repeat(SampleClock(1000.0, True))
+        run_rounds([timed], timer, NoClocks(), seed=0)
+        assert len(timed.sampler.samples) >= 6
+        assert sum(timed.turns) == len(timed.sampler.samples)
+        assert timed.sampler.dropped <= 20
+        assert timed.sampler.throttled == len(timed.sampler.samples) + timed.sampler.dropped
+        assert (timed.sampler.trouble() or "").startswith("the GPU was throttled in ")
 
 
 @pytest.mark.parametrize(("ms", "count"), [(50.0, 6), (1000.0, 3)])

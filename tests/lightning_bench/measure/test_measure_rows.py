@@ -10,6 +10,7 @@ from lightning_bench.case import Direction
 from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.machine.mix import EVEN, Mix
+from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.foreign import LoadFigures, NoForeign
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.job import CaseSamples, Figures
@@ -28,6 +29,7 @@ def test_a_line_of_samples_has_what_was_taken() -> None:
     samples = CaseSamples([4.0], [1], [7.5], [])
     assert list(samples.as_line()) == ["samples_ms", "turns", "call_ms", "clocks"]
     assert list(replace(samples, graph_ms=[3.0]).as_line())[-1] == "graph_ms"
+    assert replace(samples, samples_mhz=[1980.0]).as_line()["samples_mhz"] == [1980.0]
 
 
 @pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])
@@ -47,6 +49,7 @@ def test_right_providers_get_figures_and_samples(measure: Measure, direction: Di
         assert figures.floor_ms > 0
         assert figures.sm_clock_mhz is None
         assert figures.empty_us is None
+        assert (figures.median_cycles, figures.throttled_samples) == (None, None)
     assert job["Right"].figures.provider_config == f"BLOCK=8 {direction}"
 
 
@@ -74,6 +77,23 @@ def test_a_sample_of_no_work_is_stated_and_not_subtracted(measure: Measure) -> N
     quiet.timer.empty = 4.2
     figures = measure("Right", direction="fwd", on=quiet)["Right"].figures
     assert (figures.empty_us, figures.median_ms) == (4.2, 4.0)
+
+
+def test_clocks_in_the_stream_give_cycles_and_count_throttled_samples(measure: Measure) -> None:
+    clocked = Session("cpu")
+    clocked.timer = FakeTimer(then=4.0)
+    clocked.timer.clock = SampleClock(1500.0, False)
+    outcome = measure("Right", direction="fwd", on=clocked)["Right"]
+    figures = outcome.figures
+    assert (outcome.status, figures.sm_clock_mhz, figures.throttled_samples) == ("ok", 1500.0, 0)
+    assert figures.median_cycles == pytest.approx(4.0 * 1500e3)
+    assert outcome.samples.samples_mhz == [1500.0] * 10
+    clocked.timer.clock = SampleClock(900.0, True)
+    outcome = measure("Right", direction="fwd", on=clocked)["Right"]
+    assert outcome.status == "unstable"
+    assert outcome.reason.startswith("the GPU was throttled in ")
+    assert outcome.figures.throttled_samples == 6 + len(outcome.samples.samples_ms)
+    assert outcome.figures.median_ms == 4.0
 
 
 def test_a_time_below_the_floor_is_wrong_and_not_given(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.sampling import (
     FEWEST,
     Sampler,
@@ -150,3 +151,38 @@ def test_samples_and_calls_that_contradict_each_other(
     times, calls = summarize([samples_ms] * 9), summarize([call_ms] * 3)
     assert (contradiction(times, calls, "cpu") is not None) == cpu
     assert (contradiction(times, calls, "cuda") is not None) == cuda
+
+
+HIGH, LOW = SampleClock(1980.0, False), SampleClock(1200.0, True)
+
+
+def test_samples_of_a_throttled_gpu_do_not_count() -> None:
+    filled = Sampler(RULE)
+    assert filled.add([1.0, 9.0, 2.0, 3.0], 0.1, [HIGH, LOW, None, HIGH]) == 3
+    assert (filled.samples, filled.mhz) == ([1.0, 2.0, 3.0], [1980.0, None, 1980.0])
+    assert (filled.throttled, filled.dropped, filled.seconds) == (1, 1, 0.1)
+    assert not filled.changed
+    assert filled.median_mhz == 1980.0
+    assert filled.median_cycles == pytest.approx(2.0 * 1980e3)
+
+
+def test_no_clocks_are_no_cycles() -> None:
+    filled = sampler([1.0, 2.0])
+    assert (filled.median_mhz, filled.median_cycles, filled.throttled) == (None, None, 0)
+
+
+def test_no_more_samples_are_dropped_than_are_wanted_or_once_the_time_is_up() -> None:
+    filled = Sampler(RULE)
+    assert filled.add([1.0] * 30, 0.1, [LOW] * 30) == 10
+    assert (filled.throttled, filled.dropped) == (30, RULE.min_samples)
+    late = Sampler(RULE)
+    assert late.add([1.0] * 5, RULE.sample_limit_s, [LOW] * 5) == 5
+
+
+@pytest.mark.parametrize(("throttled", "unstable"), [(0, False), (19, False), (20, False), (21, True)])
+def test_too_many_throttled_samples_are_trouble(throttled: int, unstable: bool) -> None:
+    rule = StopRule(ci_percent=1.0, min_samples=100, max_samples=100, sample_limit_s=2.0)
+    filled = Sampler(rule)
+    filled.add([1.0] * 100, 0.1, [LOW] * throttled + [HIGH] * (100 - throttled))
+    reason = "the GPU was throttled in 21 of 100 samples: their SM clock was below 75 % of the highest"
+    assert filled.trouble() == (reason if unstable else None)

@@ -50,6 +50,15 @@ def test_the_figures_are_those_of_the_process_in_the_middle(medians: list[float]
     assert got.figures.ci_low_ms < got.figures.median_ms < got.figures.ci_high_ms
 
 
+def test_throttled_samples_are_those_of_all_processes() -> None:
+    def throttled(count: int | None) -> Outcome:
+        one = outcome(1.0)
+        return replace(one, figures=replace(one.figures, throttled_samples=count))
+
+    assert across([throttled(2), throttled(None), throttled(1)]).figures.throttled_samples == 3
+    assert across([throttled(None), throttled(None)]).figures.throttled_samples is None
+
+
 def test_one_process_stays_as_it_is() -> None:
     only = outcome(1.0)
     assert across([only]) is only
