@@ -25,11 +25,11 @@ from pathlib import Path
 from rows import write_rows
 
 from lightning_bench.case import Case, Shape
-from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.processors import ForeignUse, Processors
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sweep import run_sweep
 from lightning_bench.suite import Limits
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from rows import write_rows
 
 from lightning_bench.case import Device
-from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
 from lightning_bench.record import ResultFile
 from lightning_bench.run.plan import Plan
+from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sweep import Summary, run_sweep
 from lightning_bench.suite import load_suite
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from lightning_bench.comparison.overall import Estimated, lines_of, overall_verd
 from lightning_bench.comparison.remarks import noise_remarks, partial_sides
 from lightning_bench.comparison.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
 from lightning_bench.comparison.rule import Floats, Shift
-from lightning_bench.comparison.sides import Run, Side
+from lightning_bench.comparison.sides import Run, Side, read_side
 from lightning_bench.comparison.spread import todays_scale
+from lightning_bench.errors import UsageError
 from lightning_bench.providers.built_in import tunes_itself
 from lightning_bench.record.identities import unlike
 
@@ -75,6 +77,16 @@ def one_provider(side: Side, provider: str, name: str | None = None) -> Side:
 
     runs = [run for run in side.runs if run.record.provider == provider]
     return Side(provider, runs if name is None else [renamed(run) for run in runs], side.remarks)
+
+
+def two_providers(path: Path, provider: str, against: str) -> tuple[Side, Side]:
+    """Return two providers of one run as sides, `against` first; UsageError if the run lacks one of them."""
+    side = read_side(path)
+    present = sorted({run.record.provider for run in side.runs})
+    if lacking := [name for name in (provider, against) if name not in present]:
+        raise UsageError(f"{path} has no rows of {', '.join(lacking)}; it has {', '.join(present) or 'none'}")
+    name = f"{provider} against {against}"
+    return one_provider(side, against, name), one_provider(side, provider, name)
 
 
 class _Judged:

@@ -144,6 +144,12 @@ def find_calibrations(beside: Iterable[Path]) -> list[Path]:
     return list({path.resolve(): path for path in sorted(found) if path.is_file()}.values())
 
 
+def read_noises(given: Iterable[Path] | None = None, *, beside: Iterable[Path] = ()) -> Noises:
+    """Return what these calibrations measured; without any, those that `find_calibrations` finds."""
+    files = find_calibrations(beside) if given is None else given
+    return Noises(row for file in files for row in read_calibration(file))
+
+
 def _tidy(name: str) -> Callable[[Any], Any]:
     least = {"df": 1e-3, "pair_df": 1e-3}.get(name, 0.0)
 

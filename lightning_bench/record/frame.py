@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -9,8 +10,11 @@ from typing import Any, get_type_hints
 import numpy as np
 import pandas as pd
 
+from lightning_bench.errors import UsageError
+from lightning_bench.record.discover import result_files
 from lightning_bench.record.read import read_rows
-from lightning_bench.record.row import STATUSES, Figure, Record, Row
+from lightning_bench.record.row import KEY, STATUSES, CaseKey, Figure, Record, Row
+from lightning_bench.record.samples import read_samples, sidecar_path
 
 _STATUS = pd.CategoricalDtype(list(STATUSES))
 
@@ -33,6 +37,32 @@ def to_frame(rows: Iterable[Row]) -> pd.DataFrame:
     }
     columns["source"] = _column([row.source for row in rows], "source", str)
     return pd.DataFrame(columns)
+
+
+def load_samples(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Return every sample beside result files and folders of them, one line per value.
+
+    `case_id`, `metric`, `protocol`, `provider_version` and `machine_id` name the row. `quantity` is what was
+    read: `samples_ms`, `call_ms`, `graph_ms`, or `sm_clock_mhz` and `power_w` beside them; `index` counts its
+    values. `line` counts the processes and repetitions that measured a row, `pair` names the pass of a
+    comparison. Raise UsageError as `read_rows` does, and for samples that cannot be read.
+    """
+    parts: list[pd.DataFrame] = []
+    for path in result_files(paths).files:
+        sidecar = sidecar_path(path)
+        file = read_samples(sidecar)
+        if whole := [fault for fault in file.faults if not fault.torn]:
+            raise UsageError(f"{sidecar}, line {whole[0].number}: no samples of lbench ({whole[0].error})")
+        counts: Counter[CaseKey] = Counter()
+        for line in file.lines:
+            named = dict(zip(KEY, line.key, strict=True)) | {"pair": line.pair, "line": counts[line.key]}
+            counts[line.key] += 1
+            parts += (
+                pd.DataFrame({**named, "quantity": name, "index": range(len(values)), "value": values})
+                for name, values in line.samples.items()
+            )
+    columns = [*KEY, "pair", "line", "quantity", "index", "value"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def _column(values: list[Any], name: str, hint: object) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lightning_bench.case import Device, Metric, ProtocolName
@@ -28,6 +28,29 @@ class Settings:
     graph: bool = False
     sanitizer: Sanitizer | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+
+
+def measuring_limits(*, quick: bool, processes: int | None) -> dict[str, float]:
+    """Return the limits that replace those of a suite; `quick` is one process and ±5 %, a first look."""
+    limits = {"processes": 1, "ci_percent": 5.0, "min_samples": 6, "sample_limit_s": 0.3} if quick else {}
+    return limits if processes is None else {**limits, "processes": processes}
+
+
+def check_providers(kernel: Sequence[object], against: Sequence[object], provider: Sequence[str]) -> None:
+    """Raise UsageError for options that name providers and do not go together, or are half of a pair."""
+    joining = [name for name in provider if name.startswith("+")]
+    if joining and len(joining) < len(provider):
+        raise UsageError(
+            f"--provider {','.join(provider)}: some names have a + and some have none; with + before each "
+            "they join the suite's providers, without they replace them"
+        )
+    if kernel and provider:
+        raise UsageError(
+            "--kernel and --provider do not go together: name what it is compared with by --against, or "
+            "let it join a suite by --provider +file.py:NAME"
+        )
+    if against and not kernel:
+        raise UsageError("--against names what --kernel is compared with: give --kernel file.py:NAME")
 
 
 class Planner:

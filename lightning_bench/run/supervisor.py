@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lightning_bench.case import Device
@@ -135,7 +137,7 @@ class Supervisor:
             ),
             daemon=True,
         )
-        with _interrupts_held():
+        with _interrupts_held(), _main_module_hidden():
             self._process.start()
             theirs.close()
             self._connection = ours
@@ -225,6 +227,20 @@ def _interrupts_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
     if held and callable(handler):
         handler(held[0], None)
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Have a process that is spawned in the block not run this program's main module.
+
+    multiprocessing would, and a script that measures would start to measure again in each worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _oom_kills() -> int:

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from lightning_bench.case import Case, Direction, Shape
-from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.gpu import cuda_gpu
 from lightning_bench.machine.gpu_processes import GpuProcesses
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sweep import run_sweep
 from lightning_bench.suite import Limits
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from lightning_bench.case import Case, Direction, Family, Metric, ProtocolName, Shape
-from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
 from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.device.persisting_l2 import PersistingL2, loaded_driver
 from lightning_bench.providers import describe, provider_names
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sweep import run_sweep
 from lightning_bench.suite import Limits
 from tests.support.exploits.on_gpu import persist

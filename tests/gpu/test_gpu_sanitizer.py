@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from lightning_bench.case import Case, Shape
-from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import describe_machine
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sanitizer import Sanitizer, find_sanitizer
 from lightning_bench.run.sweep import run_sweep
 from lightning_bench.suite import Limits

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from lightning_bench.case import Case, Shape
-from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.gpu import cuda_gpu, gpu_limits
 from lightning_bench.machine.mix import Mix
@@ -26,6 +25,7 @@ from lightning_bench.measure.sampling import StopRule
 from lightning_bench.record import ResultFile
 from lightning_bench.record.samples import sidecar_path
 from lightning_bench.run.plan import Plan, with_providers
+from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sweep import run_sweep
 from lightning_bench.suite import Limits
 

@@ -180,3 +180,24 @@ def test_every_function_of_the_library_is_in_the_readme() -> None:
 
 def test_suites_that_the_readme_names_are_bundled() -> None:
     assert {"paper", "quick", "dims"} <= set(bundled_suites())
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    """On a CPU, where flash2 has rows `unavailable`."""
+    code = block("python", "def attn") + block("python", "import lightning_bench as lb")
+    assert len([line for line in block("python", "import lightning_bench as lb").splitlines() if line]) <= 5
+    code = code.replace("flash2", "sdpa-math").replace("1024, 4096", "32, 64")
+    call = code.replace("seq_len=", 'direction="fwd", quick=True, device="cpu", seq_len=')
+    (tmp_path / "script.py").write_text(call + "print(*sorted(set(result.df['status'])))\n")
+    environment = os.environ | {"LBENCH_LOAD": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= {"ok", "unstable"}

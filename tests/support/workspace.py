@@ -78,8 +78,8 @@ class Workspace:
         sanitizer: Sanitizer | None = None,
     ) -> Summary:
         """Run a suite in this process, its workers in theirs."""
-        from lightning_bench.cli.shared.progress import QuietWatcher
         from lightning_bench.machine import describe_machine
+        from lightning_bench.run.progress import QuietWatcher
 
         plan = Plan.of(load_suite(suite), metric, describe_machine("cpu"))
         plan = replace(plan, inputs=("normal",), sanitizer=sanitizer)

@@ -17,7 +17,6 @@ from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.comparison.noise import Noises
     from lightning_bench.comparison.result import Comparison
     from lightning_bench.comparison.sides import Side
 
@@ -94,6 +93,7 @@ def compare(
     """Give every cell a verdict; exit code 0: nothing worse, 1: worse, 3: not decided."""
     from lightning_bench.cli.commands.compare_out import show
     from lightning_bench.comparison.judge import compare_sides
+    from lightning_bench.comparison.noise import read_noises
     from lightning_bench.comparison.result import accept, parse_allow, parse_fail_on
 
     if output.as_json and shown.as_markdown:
@@ -120,7 +120,7 @@ def compare(
         base,
         head,
         threshold=threshold,
-        noises=_noises(verdicts.calibration, paths if commit.ref is None else []),
+        noises=read_noises(verdicts.calibration, beside=paths if commit.ref is None else []),
         across_machines=verdicts.across_machines,
         fail_on=fail_on,
     )
@@ -144,6 +144,7 @@ def _measured_sides(
 
 def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Side, Side]:
     """Return two runs, or two providers of one; UsageError for wrong files or a missing provider."""
+    from lightning_bench.comparison.judge import two_providers
     from lightning_bench.comparison.sides import read_side
 
     if against is not None:
@@ -152,7 +153,7 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
                 "--against compares two providers of one run: "
                 "lbench compare RESULTS.csv --provider lightning2 --against fla-chunk"
             )
-        return _two_providers(paths[0], names[0], against)
+        return two_providers(paths[0], names[0], against)
     if len(paths) != 2:
         raise UsageError(
             f"{len(paths)} inputs; give two CSVs (lbench compare base.csv head.csv), "
@@ -168,25 +169,6 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
             for side in (base, head)
         )
     return base, head
-
-
-def _two_providers(path: Path, provider: str, against: str) -> tuple[Side, Side]:
-    from lightning_bench.comparison.judge import one_provider
-    from lightning_bench.comparison.sides import read_side
-
-    side = read_side(path)
-    present = sorted({run.record.provider for run in side.runs})
-    if lacking := [name for name in (provider, against) if name not in present]:
-        raise UsageError(f"{path} has no rows of {', '.join(lacking)}; it has {', '.join(present) or 'none'}")
-    name = f"{provider} against {against}"
-    return one_provider(side, against, name), one_provider(side, provider, name)
-
-
-def _noises(given: list[Path] | None, beside: list[Path]) -> Noises:
-    from lightning_bench.comparison.noise import Noises, find_calibrations, read_calibration
-
-    files = given if given is not None else find_calibrations(beside)
-    return Noises(row for file in files for row in read_calibration(file))
 
 
 def _why_undecided(comparison: Comparison) -> str:

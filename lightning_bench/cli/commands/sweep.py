@@ -120,13 +120,6 @@ class SweepOptions:
         typer.Option("--dry-run", help="Show the plan and run nothing.", rich_help_panel=RUNNING_PANEL),
     ] = False
 
-    @property
-    def limits(self) -> dict[str, float]:
-        """The limits that replace those of the suite."""
-        quick = {"processes": 1, "ci_percent": 5.0, "min_samples": 6, "sample_limit_s": 0.3}
-        given = {} if self.processes is None else {"processes": self.processes}
-        return {**(quick if self.quick else {}), **given}
-
 
 @grouped
 def sweep(
@@ -154,7 +147,7 @@ def sweep(
 ) -> None:
     """Measure every case of the suites, one row each."""
     from lightning_bench.cli.shared.busy import warn_if_busy
-    from lightning_bench.run.planner import Planner
+    from lightning_bench.run.planner import Planner, measuring_limits
 
     metric = cast(Metric, context.info_name)
     if how.graph and metric != "speed":
@@ -167,7 +160,7 @@ def sweep(
         protocol=protocol,
         graph=how.graph,
         sanitizer=_sanitizer(how, metric),
-        limits=how.limits,
+        limits=measuring_limits(quick=how.quick, processes=how.processes),
     )
     planner = Planner(metric, axes.overrides(split(own.kernel), split(own.against)), settings)
     loaded = [planner.load(name) for name in suites or (None,)]
@@ -219,25 +212,18 @@ def _sanitizer(how: SweepOptions, metric: Metric) -> Sanitizer | None:
 
 
 def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Summary:
-    from lightning_bench.cli.shared.progress import make_watcher
-    from lightning_bench.record import ResultFile
     from lightning_bench.report.tables.grid import sweep_grids
-    from lightning_bench.run.sweep import run_sweep
+    from lightning_bench.run.shown import sweep_file
 
-    with ResultFile(path, fresh=fresh) as file:
-        if file.repaired:
-            sink.say(file.repaired)
-        if file.moved:
-            sink.say(f"the earlier results are now {file.moved}")
-        name = f"{plan.suite} {plan.metric}"
-        try:
-            with make_watcher(sink.err, name, quiet=sink.quiet) as watcher:
-                summary = run_sweep(plan, file, watcher, retry=retry)
-            file.check_unchanged()
-        except KeyboardInterrupt:
-            command = shlex.join(["lbench", *(word for word in sys.argv[1:] if word != "--fresh")])
-            sink.note(f"interrupted; {path} is whole. To go on: {command}")
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
+    name = f"{plan.suite} {plan.metric}"
+    try:
+        summary = sweep_file(
+            plan, path, console=sink.err, say=sink.say, quiet=sink.quiet, fresh=fresh, retry=retry
+        )
+    except KeyboardInterrupt:
+        command = shlex.join(["lbench", *(word for word in sys.argv[1:] if word != "--fresh")])
+        sink.note(f"interrupted; {path} is whole. To go on: {command}")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if not sink.quiet and not sink.as_json:
         for grid in sweep_grids(summary.records):
             sink.paper_table(grid)

@@ -91,8 +91,8 @@ def _measured(
     sink: Sink, chosen: list[Record], machines: dict[str, Machine], specs: dict[str, str], path: Path
 ) -> list[Record]:
     from lightning_bench.cli.shared.busy import warn_if_busy
-    from lightning_bench.cli.shared.progress import make_watcher
     from lightning_bench.record import ResultFile
+    from lightning_bench.run.progress import make_watcher
     from lightning_bench.run.sweep import run_sweep
     from lightning_bench.run.verify import plans
 

@@ -76,15 +76,23 @@ class Axes:
 
         UsageError names the option that is wrong.
         """
+        from lightning_bench.providers.registry.files import is_file_spec
+        from lightning_bench.run.planner import check_providers
         from lightning_bench.suite import Overrides, parse_ints, parse_words
 
         def lengths(text: str | None, option: str) -> tuple[int, ...] | None:
             return None if text is None else parse_ints(text, option)
 
         names = self.provider_names
+        check_providers(kernel, against, names)
+        if self.layout is not None and self.family is None:
+            raise UsageError("--layout goes only with --family")
+        if self.family is not None and not any(map(is_file_spec, (*kernel, *names))):
+            raise UsageError(
+                "--family says what a plain function of a file computes: give --kernel file.py:NAME"
+            )
         joining = [name[1:] for name in names if name.startswith("+")]
         replacing = [] if joining else names
-        self._check_providers(joining, kernel, against)
         return Overrides(
             providers=self._specs("--against", against) if kernel else self._specs("--provider", replacing),
             added=self._specs("--provider", joining),
@@ -99,30 +107,6 @@ class Axes:
             if self.direction is None
             else parse_words(self.direction, DIRECTIONS, "--direction"),
         )
-
-    def _check_providers(self, joining: Sequence[str], kernel: Sequence[str], against: Sequence[str]) -> None:
-        """Raise UsageError for options that name providers and do not go together."""
-        from lightning_bench.providers.registry.files import is_file_spec
-
-        names = self.provider_names
-        if joining and len(joining) < len(names):
-            raise UsageError(
-                f"--provider {','.join(names)}: some names have a + and some have none; with + before each "
-                "they join the suite's providers, without they replace them"
-            )
-        if kernel and names:
-            raise UsageError(
-                "--kernel and --provider do not go together: name what it is compared with by --against, or "
-                "let it join a suite by --provider +file.py:NAME"
-            )
-        if against and not kernel:
-            raise UsageError("--against names what --kernel is compared with: give --kernel file.py:NAME")
-        if self.layout is not None and self.family is None:
-            raise UsageError("--layout goes only with --family")
-        if self.family is not None and not any(map(is_file_spec, (*kernel, *names))):
-            raise UsageError(
-                "--family says what a plain function of a file computes: give --kernel file.py:NAME"
-            )
 
     def _specs(self, option: str, names: Sequence[str]) -> tuple[str, ...] | None:
         from lightning_bench.suite import parse_providers

@@ -20,9 +20,9 @@ def run_side_by_side(
     Each plan has a folder that goes first on its workers' import path, or None, and a CSV.
     """
     from lightning_bench.cli.shared.busy import warn_if_busy
-    from lightning_bench.cli.shared.progress import make_watcher
     from lightning_bench.record import ResultFile
     from lightning_bench.run.pairs import Tree, run_pairs
+    from lightning_bench.run.progress import make_watcher
 
     if plans[0].metric == "speed":
         warn_if_busy(sink, plans[0].device)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from textwrap import TextWrapper
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table as RichTable
@@ -23,16 +22,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from lightning_bench.report.tables.grid import Grid
 
-STATUS_STYLES = {
-    "ok": "green",
-    "unstable": "yellow",
-    "unavailable": "dim",
-    "unsupported": "dim",
-    "oom": "magenta",
-    "timeout": "red",
-    "crashed": "red",
-    "wrong": "red",
-}
 _HEAD_STYLES = {0: "bold", 1: "dim"}  # of a table's first lines
 
 
@@ -146,30 +135,14 @@ class Sink:
 
     def paper_table(self, grid: Grid) -> None:
         """Print a table in the published shape, cut into as many parts as the width needs."""
-        columns = [["n", "", *map(str, grid.lengths)]]
-        columns += (
-            [column.provider, column.over or column.family, *(cells[index].text for cells in grid.cells)]
-            for index, column in enumerate(grid.columns)
-        )
-        widths = [max(map(cell_len, column)) for column in columns]
-        self.out.print(plain_text(f"{grid.title}  ({grid.unit})", style="bold"))
-        start = 1
-        while start < len(columns):
-            end, used = start + 1, widths[0] + 2 + widths[start]
-            while end < len(columns) and used + 2 + widths[end] <= self.out.width:
-                used += 2 + widths[end]
-                end += 1
-            shown = [0, *range(start, end)]
-            self._part([columns[index] for index in shown], [widths[index] for index in shown])
-            start = end
+        from lightning_bench.report.formats.plain_text import grid_parts, grid_title
+
+        self.out.print(plain_text(grid_title(grid), style="bold"))
+        for lines in grid_parts(grid, self.out.width):
+            text = Text()
+            for number, line in enumerate(lines):
+                text.append(line + "\n", style=_HEAD_STYLES.get(number))
+            self.out.print(text, end="", soft_wrap=True)  # uncut where a single column is too wide
         for note in (*grid.notes, *grid.origin):
             self.out.print(plain_text(f"  {note}", style="dim"))
         self.out.print()
-
-    def _part(self, columns: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
-        """Print columns to the right of their widths: as a table of rich, in a fifth of its time."""
-        text = Text()
-        for number, line in enumerate(zip(*columns, strict=True)):
-            cells = (" " * (width - cell_len(cell)) + cell for cell, width in zip(line, widths, strict=True))
-            text.append("  ".join(cells) + "\n", style=_HEAD_STYLES.get(number))
-        self.out.print(text, end="", soft_wrap=True)  # uncut where a single column is too wide

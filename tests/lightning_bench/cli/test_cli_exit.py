@@ -176,7 +176,7 @@ def test_a_bug_is_a_traceback_and_no_failed_case(lbench: Lbench, monkeypatch: py
 
 TRUNCATING = """
 import os
-from lightning_bench.cli.shared.progress import PlainWatcher
+from lightning_bench.run.progress import PlainWatcher
 real = PlainWatcher.recorded
 def recorded(self, record):
     real(self, record)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lightning_bench.cli.shared.progress import (
+from lightning_bench.record import Record
+from lightning_bench.run.progress import (
     LiveWatcher,
     PlainWatcher,
     QuietWatcher,
     make_watcher,
     record_line,
 )
-from lightning_bench.record import Record
 
 
 def record(status: Any = "ok", **changes: Any) -> Record:

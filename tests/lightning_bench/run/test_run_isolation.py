@@ -10,8 +10,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from lightning_bench.cli.shared.progress import QuietWatcher
 from lightning_bench.record import Record
+from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sweep import Summary
 
 pytestmark = pytest.mark.slow  # workers start in each test

@@ -12,10 +12,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lightning_bench.cli.shared.sink import STATUS_STYLES
 from lightning_bench.record import Record
 from lightning_bench.report.tables.figures import figure_with_unit
 from lightning_bench.words import counted
+
+STATUS_STYLES = {
+    "ok": "green",
+    "unstable": "yellow",
+    "unavailable": "dim",
+    "unsupported": "dim",
+    "oom": "magenta",
+    "timeout": "red",
+    "crashed": "red",
+    "wrong": "red",
+}
 
 
 def record_line(record: Record) -> Text:

@@ -1,0 +1,103 @@
+"""The options of `speed`, `memory` and `check`: axes, devices and limits of the command line as values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict, get_args
+
+from lightning_bench.case import DEVICES, DIRECTIONS, DTYPES, Device, Direction, Dtype, ProtocolName
+from lightning_bench.errors import UsageError
+from lightning_bench.run.planner import Settings, measuring_limits
+from lightning_bench.suite import Overrides, parse_ints, parse_words
+from lightning_bench.suite.axes import did_you_mean
+
+Lengths = int | str | Sequence[int]
+"""One length, several, or text of the command line such as `"512,4096"` and `"512..32768"`."""
+
+
+class MeasureOptions(TypedDict, total=False):
+    """Options that `speed`, `memory` and `check` share; what is left out is as the suite has it.
+
+    `head_dim` is that of q and k, `value_dim` that of v and o. `provider` replaces the suite's providers, or
+    joins them with `+` before each name. `layout` is that of plain functions, `bhnd` if left out. A case may
+    take `time_limit_s` seconds. `fresh` sets an existing `out` aside, `retry` measures again what failed
+    there. `progress=False` prints nothing.
+    """
+
+    provider: str | Sequence[str]
+    seq_len: Lengths
+    head_dim: Lengths
+    value_dim: Lengths
+    batch: Lengths
+    heads: Lengths
+    dtype: Dtype | Sequence[Dtype]
+    direction: Direction | Sequence[Direction]
+    layout: str
+    device: Device
+    time_limit_s: float
+    protocol: ProtocolName
+    fresh: bool
+    retry: bool
+    progress: bool
+
+
+class SpeedOptions(MeasureOptions, total=False):
+    """Those of `speed`: also CUDA-graph replays (`graph`), processes per case, and a first look (`quick`)."""
+
+    graph: bool
+    processes: int
+    quick: bool
+
+
+def check_names(given: Mapping[str, Any], allowed: Collection[str], what: str) -> None:
+    """Raise UsageError for an option that `what` does not have."""
+    if unknown := [name for name in given if name not in allowed]:
+        hint = did_you_mean(unknown[0], allowed)
+        raise UsageError(f"{what} has no option {unknown[0]}{hint}; allowed: {', '.join(sorted(allowed))}")
+
+
+def overrides_of(options: SpeedOptions, providers: Overrides) -> Overrides:
+    """Return `providers` with the axes that replace the suite's. UsageError names a wrong option."""
+    axes: dict[str, Any] = {}
+    for name in ("seq_len", "head_dim", "value_dim", "batch", "heads"):
+        if name in options:
+            axes[name] = _lengths(options[name], name)
+    if "dtype" in options:
+        axes["dtype"] = parse_words(_text(options["dtype"]), DTYPES, "dtype")
+    if "direction" in options:
+        axes["direction"] = parse_words(_text(options["direction"]), DIRECTIONS, "direction")
+    return replace(providers, **axes)
+
+
+def settings_of(options: SpeedOptions) -> Settings:
+    """Return the settings of a plan; UsageError for a device, a protocol or a limit that is wrong."""
+    seconds = options.get("time_limit_s")
+    if seconds is not None and not seconds >= 0.1:
+        raise UsageError(f"time_limit_s {seconds!r} is no time limit; allowed: from 0.1 s")
+    processes = options.get("processes")
+    if processes is not None and not 1 <= processes <= 30:
+        raise UsageError(f"processes {processes!r} is out of range; allowed: 1 to 30")
+    device, protocol = options.get("device"), options.get("protocol")
+    return Settings(
+        device=device and parse_words(device, DEVICES, "device")[0],
+        time_limit_s=seconds,
+        protocol=protocol and parse_words(protocol, get_args(ProtocolName), "protocol")[0],
+        graph=options.get("graph", False),
+        limits=measuring_limits(quick=options.get("quick", False), processes=processes),
+    )
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list of one value or several; text with commas is several names."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _lengths(value: Lengths, name: str) -> tuple[int, ...]:
+    return parse_ints(value, name) if isinstance(value, str) else tuple(listed(value))
+
+
+def _text(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else ",".join(value)
