@@ -184,7 +184,8 @@ def sampled(fn: TimedCall, timer: Timer, rule: StopRule = RULE) -> Median:
     task = Task.of("cell", fn, rule)
     warm_up(task, timer, rule.warm_up_limit_s)
     sample_rounds([task], timer, make_clocks("cuda"), seed=0)
-    return Median(task.sampler.samples, summarize_clocks(task.readings).sm_clock_mhz)
+    clock = task.sampler.median_mhz or summarize_clocks(task.readings).sm_clock_mhz
+    return Median(task.sampler.samples, clock)
 
 
 def call_of(cell: Cell) -> TimedCall:
