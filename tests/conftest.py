@@ -18,15 +18,20 @@ from tests.support.page_in_chromium import chromium, opened  # noqa: F401 (fixtu
 from tests.support.workspace import TOLD_TO_DISPLAYS, Ran, Workspace, is_gone, until
 
 # Where the test extra is not installed, on a borrowed GPU say, the other tests still run; in CI it must be.
-collect_ignore = (
-    []
-    if os.environ.get("CI") or find_spec("selenium")
-    else [
+_NEEDING = {
+    "selenium": [
         "lightning_bench/report/test_report_browser.py",
         "lightning_bench/report/test_report_readers.py",
         "repository/test_house.py",
-    ]
-)
+    ],
+    "nbclient": ["repository/test_notebook.py"],
+}
+collect_ignore = [
+    file
+    for package, files in _NEEDING.items()
+    if not (os.environ.get("CI") or find_spec(package))
+    for file in files
+]
 
 # How long an example takes depends on what else runs here.
 settings.register_profile("lbench", deadline=None)
