@@ -7,26 +7,31 @@ import math
 import torch
 
 _BYTES = 2**27
-_TARGET_MS = 2.0  # about the time slice of a GPU that serves several processes
+_TARGET_MS = 8.0  # several time slices: an H200 that two processes use changes after about 2.4 ms
+_SHORT = 8  # writes, a fraction of a slice
 _AHEAD = 0.25  # of the work goes first, so that the host stays ahead of what is timed
 
 
 class GpuProbe:
-    """Overwrites a buffer that no cache holds, as often as takes two milliseconds on an idle GPU."""
+    """Overwrites a buffer that no cache holds, as often as takes eight milliseconds if nobody else is served.
+
+    How long that is, is known from bursts that are over before the slice of this process is.
+    """
 
     def __init__(self) -> None:
-        self._writes = 0
+        self._write_ms = math.inf
 
     def take(self) -> float | None:
-        """Return how long the writes took, ms; None if there is no memory for the buffer."""
+        """Return how many times longer the writes took than by themselves; None without memory for them."""
         try:
             buffer = torch.empty(_BYTES, dtype=torch.int8, device="cuda")
         except torch.OutOfMemoryError:
             return None
-        if not self._writes:
-            _timed(buffer, 8)
-            self._writes = max(8, math.ceil(8 * _TARGET_MS / min(_timed(buffer, 8) for _ in range(5))))
-        return _timed(buffer, self._writes)
+        if self._write_ms == math.inf:
+            _timed(buffer, _SHORT)
+            self._write_ms = min(_timed(buffer, _SHORT) for _ in range(5)) / _SHORT
+        writes = math.ceil(_TARGET_MS / self._write_ms)
+        return _timed(buffer, writes) / (writes * self._write_ms)
 
 
 def _timed(buffer: torch.Tensor, writes: int) -> float:

@@ -43,7 +43,7 @@ class FakeMachine:
     stalled_s: float = 0.0
     known: bool = True
     neighbours: GpuNeighbours = field(default_factory=GpuNeighbours)
-    probe_ms: float | None = 2.0
+    slower: float | None = 1.0
     forgotten: int = 0
 
     def read(self) -> ProcessorReading:
@@ -55,7 +55,7 @@ class FakeMachine:
         return ProcessorTimes(self.now_s, self.busy_s, self.stolen_s, self.own_s) if self.known else None
 
     def take(self) -> float | None:
-        return self.probe_ms
+        return self.slower
 
     def goes_on(self, seconds: float, *, own: float = 1.0, others: float = 0.0, **more: float) -> None:
         """Let time pass; `own` and `others` are processors in use."""
@@ -222,28 +222,40 @@ def test_use_that_nvml_reports_late_counts(machine: FakeMachine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("times_ms", "quiet"),
+    ("ratios", "quiet"),
     [
-        ([2.0] * 10, True),
-        ([2.0] * 9 + [4.0], True),
-        ([2.0] * 7 + [4.0] * 3, False),
-        ([2.0] + [2.6] * 9, False),
-        ([2.0, 4.0], True),  # too few
+        ([1.0] * 10, True),
+        ([1.0] * 9 + [2.0], True),
+        ([1.0] * 7 + [2.0] * 3, False),
+        ([1.2] * 10, False),  # there from the first probe to the last
+        ([2.0], False),
     ],
 )
-def test_known_work_that_is_slow(machine: FakeMachine, times_ms: list[float], quiet: bool) -> None:
+def test_known_work_that_is_slow(machine: FakeMachine, ratios: list[float], quiet: bool) -> None:
     load = load_of(machine, "cuda", probe=True)
-    for machine.probe_ms in times_ms:
-        figures = after_turns(load, machine, 1)
+    for machine.slower in ratios:
+        figures = after_turns(load, machine, 3)  # 0.3 s: a probe in the first of them
     assert (figures.trouble is None) == quiet
     if not quiet:
         assert figures.trouble is not None
         assert "the GPU served others beside its samples" in figures.trouble
-        assert "2 at its best" in figures.trouble
+        assert f"{max(ratios):.3g} times at most" in figures.trouble
+
+
+def test_a_case_is_judged_by_the_probes_of_its_time(machine: FakeMachine) -> None:
+    load = load_of(machine, "cuda", probe=True)
+    for key, machine.slower in (("before", 2.0), ("late", 1.0)):
+        for _ in range(10):
+            load.begins(key)
+            machine.goes_on(0.1)
+            load.ends(key)
+        machine.goes_on(1.0)
+    assert load.figures("before").trouble is not None
+    assert load.figures("late").trouble is None
 
 
 def test_a_probe_without_memory_says_nothing(machine: FakeMachine) -> None:
-    machine.probe_ms = None
+    machine.slower = None
     assert after_turns(load_of(machine, "cuda", probe=True), machine).trouble is None
 
 
