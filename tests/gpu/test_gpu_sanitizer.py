@@ -57,7 +57,7 @@ def test_an_overrun_is_wrong_and_named(tmp_path: Path, memcheck: Sanitizer) -> N
     rows = checked(tmp_path, [f"{FILE}:KeepsWithin", f"{FILE}:Overruns"], memcheck)
     within, overruns = rows["keeps-within"], rows["overruns"]
     assert (within.status, within.reason) == ("ok", ""), within.reason
-    assert within.checks.endswith("memcheck: 0 errors")
+    assert within.checks.endswith(f"{memcheck.name}: 0 errors")
     assert overruns.status == "wrong"
     assert "Invalid __global__ write of size" in overruns.reason
     assert "fill_kernel" in overruns.reason
@@ -67,4 +67,15 @@ def test_an_overrun_is_wrong_and_named(tmp_path: Path, memcheck: Sanitizer) -> N
 def test_the_bundled_kernel_is_clean(tmp_path: Path, memcheck: Sanitizer) -> None:
     row = checked(tmp_path, ["lightning2"], memcheck)["lightning2"]
     assert (row.status, row.reason) == ("ok", "")
-    assert row.checks.endswith("memcheck: 0 errors")
+    assert row.checks.endswith(f"{memcheck.name}: 0 errors")
+
+
+def test_the_bundled_kernel_has_no_race(tmp_path: Path) -> None:
+    try:
+        racecheck = find_sanitizer("racecheck", None)
+    except UsageError as error:
+        pytest.skip(str(error))
+    if racecheck.version is None or racecheck.version < (2026, 3):
+        pytest.skip(f"{racecheck.name} reports races that are none")
+    row = checked(tmp_path, ["lightning2"], racecheck)["lightning2"]
+    assert (row.status, row.reason) == ("ok", "")

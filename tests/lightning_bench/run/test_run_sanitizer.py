@@ -1,4 +1,4 @@
-"""Cases under compute-sanitizer: its log, where it is found, and sweeps of real workers under a stand-in."""
+"""Cases under compute-sanitizer: its log, and sweeps of real workers under a stand-in."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ import pytest
 
 from lightning_bench.case import Case, Shape
 from lightning_bench.cli.commands.sweep import default_out
-from lightning_bench.errors import UsageError
 from lightning_bench.measure.job import Figures, Outcome
 from lightning_bench.record import Record, Status
 from lightning_bench.run import planner
-from lightning_bench.run import sanitizer as module
 from lightning_bench.run.plan import Plan
 from lightning_bench.run.planner import Settings
-from lightning_bench.run.sanitizer import TOOLS, Sanitizer, SanitizerLog, find_sanitizer, read_report
+from lightning_bench.run.sanitizer import TOOLS, Sanitizer, SanitizerLog, read_report
 from lightning_bench.suite import Overrides
 from tests.support.compute_sanitizer import CLEAN, FIRST, OUT_OF_BOUNDS, install
 from tests.support.paths import SUPPORT
@@ -154,6 +152,24 @@ def test_the_column_checks_counts() -> None:
     assert checks("memcheck", "") == "memcheck: no report"
 
 
+@pytest.mark.parametrize(
+    ("tool", "version", "doubted"),
+    [
+        ("racecheck", (2025, 3), True),
+        ("racecheck", (2026, 3), False),
+        ("racecheck", None, False),
+        ("memcheck", (2025, 3), False),
+    ],
+)
+def test_races_of_an_old_racecheck_are_doubted(
+    tool: str, version: tuple[int, int] | None, doubted: bool
+) -> None:
+    judged = Sanitizer(tool, "-", version).judged(Outcome(CASE, "ok"), RACE)
+    assert judged.status == "wrong"
+    assert ("before 2026.3 it reports races that are none" in judged.reason) == doubted
+    assert "Race reported between" in judged.reason
+
+
 @pytest.mark.parametrize("status", ["unavailable", "unsupported"])
 def test_a_case_that_ran_nothing_keeps_its_outcome(status: Status) -> None:
     outcome = Outcome(CASE, status, "no such library")
@@ -169,59 +185,6 @@ def test_the_command_line_names_tool_and_log(tool: str) -> None:
     assert options["--target-processes"] == "all"
     assert int(options["--error-exitcode"]) > 0
     assert ("--padding" in options) == (tool == "memcheck")
-
-
-class TestFinding:
-    @pytest.fixture(autouse=True)
-    def nowhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Hide what this machine has."""
-        for name in ("CUDA_HOME", "CUDA_PATH"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-        monkeypatch.setattr(module, "_TOOLKITS", f"{tmp_path}/cuda*/bin")
-        monkeypatch.setattr("sys.path", [str(tmp_path / "site")])
-
-    @staticmethod
-    def program(folder: Path) -> str:
-        folder.mkdir(parents=True)
-        path = folder / "compute-sanitizer"
-        path.write_text("")
-        path.chmod(0o755)
-        return str(path)
-
-    def test_each_place_precedes_the_next(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        places = [
-            self.program(tmp_path / "site/nvidia/cu13/bin"),
-            self.program(tmp_path / "cuda-13.0/bin"),
-            self.program(tmp_path / "home/bin"),
-            self.program(tmp_path / "path"),
-        ]
-        for path in places[:2]:
-            Path(path).chmod(0o644)
-        with pytest.raises(UsageError, match="neither on PATH nor in CUDA_HOME"):
-            find_sanitizer("memcheck", None)
-        Path(places[0]).chmod(0o755)
-        assert find_sanitizer("memcheck", None).path == places[0]
-        Path(places[1]).chmod(0o755)
-        assert find_sanitizer("memcheck", None).path == places[1]
-        monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
-        assert find_sanitizer("memcheck", None).path == places[2]
-        monkeypatch.setenv("PATH", str(tmp_path / "path"))
-        assert find_sanitizer("racecheck", None) == Sanitizer("racecheck", places[3])
-
-    def test_a_path_that_is_given_precedes_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = self.program(tmp_path / "mine")
-        monkeypatch.setenv("PATH", str(Path(self.program(tmp_path / "path")).parent))
-        assert find_sanitizer("memcheck", Path(path)).path == path
-        for bad in (tmp_path, tmp_path / "missing"):
-            with pytest.raises(UsageError, match=r"is not a program; give the path of compute-sanitizer"):
-                find_sanitizer("memcheck", bad)
-
-    def test_where_there_is_none_the_error_says_what_to_install(self) -> None:
-        with pytest.raises(UsageError) as raised:
-            find_sanitizer("memcheck", None)
-        assert "CUDA toolkit" in str(raised.value)
-        assert "pip install nvidia-cuda-sanitizer-api" in str(raised.value)
 
 
 class TestCommand:
