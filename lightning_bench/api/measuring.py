@@ -25,7 +25,7 @@ from lightning_bench.case import FAMILIES, Family, Metric
 from lightning_bench.errors import UsageError
 from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.measure.foreign import busy_now
-from lightning_bench.providers import Provider
+from lightning_bench.providers import Provider, forget_declared
 from lightning_bench.run.planner import Planner, check_providers
 from lightning_bench.run.shown import sweep_file
 from lightning_bench.suite import Overrides, parse_providers
@@ -95,6 +95,7 @@ def _measure(
 ) -> Measurement:
     known = SpeedOptions if metric == "speed" else MeasureOptions
     check_names(options, known.__annotations__, f"{metric}()")
+    forget_declared()
     is_quiet = not options.get("progress", True)
     console = Console(
         stderr=True,
@@ -175,7 +176,8 @@ def _written(found: Any, folder: Path, family: Family | None) -> str:
             f"{', '.join(FAMILIES)}"
         )
     source = file_source(found)
-    path = folder / f"{len(list(folder.iterdir()))}" / f"{name}.py"
-    path.parent.mkdir()
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise UsageError(f"two functions are named {name}, by which rows tell them apart: rename one")
     path.write_text(source, encoding="utf-8")
     return f"{path}:{name}"

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from lightning_bench.providers.built_in import BUILT_IN
 from lightning_bench.providers.listing import ProviderInfo, describe
-from lightning_bench.providers.lookup import canonical_spec, declared_provider, get_provider, provider_names
+from lightning_bench.providers.lookup import (
+    canonical_spec,
+    declared_provider,
+    forget_declared,
+    get_provider,
+    provider_names,
+)
 from lightning_bench.providers.registry.base import Inputs, Provider
 from lightning_bench.providers.registry.packages import load_error
 
@@ -16,6 +22,7 @@ __all__ = [
     "canonical_spec",
     "declared_provider",
     "describe",
+    "forget_declared",
     "get_provider",
     "load_error",
     "provider_names",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
+from lightning_bench.providers.bundled import source_digest
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.files import canonical_file_spec, file_provider, is_file_spec
 from lightning_bench.providers.registry.plugins import Plugin, load_plugin, plugins
-from lightning_bench.providers.registry.probe import declared_file_provider, declared_plugin
+from lightning_bench.providers.registry.probe import declared_file_provider, declared_plugin, forget_files
 from lightning_bench.words import nearest
 
 _declared: dict[Plugin, Provider] = {}
@@ -43,6 +44,13 @@ def declared_provider(spec: str) -> Provider:
     if plugin not in _declared:
         _declared[plugin] = declared_plugin(plugin)
     return _declared[plugin]
+
+
+def forget_declared() -> None:
+    """Forget what providers have declared and the digests of kernels: a session outlives edits of both."""
+    forget_files()
+    _declared.clear()
+    source_digest.cache_clear()
 
 
 def _claim(name: str) -> Plugin | None:

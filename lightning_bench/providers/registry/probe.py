@@ -121,6 +121,11 @@ def declared_file_provider(spec: str) -> FileProvider:
     return FileProvider(path, name, said)
 
 
+def forget_files() -> None:
+    """Ask every provider file anew when it is named next: it may have been edited in the meantime."""
+    _answers.clear()
+
+
 def declared_plugin(plugin: Plugin, *, load: bool = False) -> DeclaredProvider:
     """Return what the provider of an entry point declares; with `load` its library is imported, too."""
     request = {"plugin": [plugin.value, plugin.dist], "load": load}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
 import lightning_bench as lb
+from lightning_bench.api.arguments import SpeedOptions
 from lightning_bench.case import FAMILIES
 from lightning_bench.providers import Provider
 from lightning_bench.record import ResultFile
+from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
 Lbench = Callable[..., Any]
@@ -166,6 +171,66 @@ def test_a_suite_with_a_provider_that_joins(tmp_path: Path) -> None:
     assert list(result.df["provider"]) == ["lightning2", "lightning2-torch", "sdpa-flash", "sdpa-math", "two"]
 
 
+@pytest.mark.slow
+def test_a_file_that_was_edited_in_the_meantime_is_measured_again(tmp_path: Path) -> None:
+    """A session outlives its files: what they declared at the last call is asked anew."""
+    file, out = tmp_path / "mine.py", tmp_path / "out.csv"
+    call: Any = SMALL | {"family": "linear", "direction": "fwd", "out": out}
+    file.write_text("def mine(q, k, v):\n    return q @ k.mT @ v\n")
+    (wrong,) = lb.check(f"{file}:mine", **call).records
+    file.write_text("def mine(q, k, v, mask=None):\n    return (q @ k.mT).tril() @ v\n")
+    (right,) = lb.check(f"{file}:mine", **call).records
+    assert (wrong.status, right.status) == ("wrong", "ok")
+    assert wrong.provider_version != right.provider_version
+
+
+SLOW = """\
+import time
+from pathlib import Path
+
+import lightning_bench as lb
+
+
+def quick(q, k, v):
+    return (q @ k.mT).tril() @ v
+
+
+def slow(q, k, v):
+    Path("began").touch()
+    time.sleep(1000)
+
+
+options = {"family": "linear", "seq_len": [16, 32], "direction": "fwd", "device": "cpu", "suite": "quick"}
+try:
+    lb.check(quick, out="out.csv", **options)
+    lb.check(slow, out="out.csv", **options)
+except KeyboardInterrupt:
+    print("interrupted", *lb.load("out.csv")["provider"])
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_one_and_the_rows_are_kept(new_workspace: Any, wait_gone: Any) -> None:
+    folder = new_workspace.folder
+    (folder / "script.py").write_text(SLOW)
+    script = subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    new_workspace.appears("began")
+    workers = [process.pid for process in psutil.Process(script.pid).children(recursive=True)]
+    assert workers
+    script.send_signal(signal.SIGINT)
+    out, err = script.communicate(timeout=PATIENCE_S)
+    assert out == "interrupted quick quick\n", err
+    for pid in workers:
+        wait_gone(pid)
+
+
 SCRIPT = """\
 import os
 
@@ -226,6 +291,7 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
         (lambda: lb.speed("flash2", provider="flash2"), "--kernel and --provider do not go together"),
         (lambda: lb.speed(lambda q, k, v: v, family="softmax"), "is a lambda without a name"),
         (lambda: lb.speed(Mine()), "mine is an instance of a provider: give its class Mine"),
+        (lambda: lb.speed(attn, family="softmax", against=attn), "two functions are named attn, by which"),
         (lambda: lb.speed(3), "3 is no kernel; allowed: a function, a provider class, or a name"),
         (lambda: lb.speed("sdpa-math", seq_length=64), "has no option seq_length (did you mean `seq_len`?)"),
         (lambda: lb.check("sdpa-math", quick=True), "check() has no option quick; allowed: batch, device"),
@@ -257,6 +323,13 @@ def test_a_file_of_another_sweep_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     with ResultFile(path), pytest.raises(lb.LbenchError, match=r"x\.csv"):
         lb.check("sdpa-math", out=path, direction="fwd", **SMALL)
+
+
+def test_every_option_and_name_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    named = set(re.findall(r"`([a-z_]+)`", text)) | set(re.findall(r"lb\.(\w+)", text))
+    assert set(SpeedOptions.__annotations__) <= named
+    assert {name for name in lb.__all__ if name != "__version__"} <= named
 
 
 def test_every_name_is_there_and_listed() -> None:

@@ -219,6 +219,24 @@ def test_a_file_of_the_source_computes_the_same(session: Session, cell: str) -> 
         assert there(x) == here(x)
 
 
+def test_a_provider_class_is_sent_like_a_function(session: Session) -> None:
+    cell = """
+from lightning_bench.providers import Provider
+DTYPES = ("fp32",)
+class Mine(Provider):
+    name, label, family, package = "mine", "Mine", "softmax", "torch"
+    dtypes = DTYPES
+    def build(self, inputs):
+        return lambda: 1 * inputs.v
+"""
+    here = session(cell)["Mine"]
+    there = in_a_file(here)
+    assert there is not here
+    assert (there.name, there.dtypes) == ("mine", ("fp32",))
+    assert callable(there().build(None))
+    assert there.__mro__[1] is here.__mro__[1]
+
+
 def test_names_mean_what_they_mean_now(session: Session) -> None:
     f = session("K = 1\ndef g():\n    return 1\ndef f():\n    return K + g()\n")["f"]
     session("K = 10\ndef g():\n    return 100\n")
