@@ -39,7 +39,8 @@ def softmax_attention(
     q, k, v, do = problem.q, problem.k, problem.v, problem.do
     pairs, n, d = q.shape
     scale = 1.0 / math.sqrt(d)
-    rows = max(1, min(n, _SCORE_ELEMENTS // (pairs * n)))
+    # In several blocks, since a causal one has no scores for the keys behind it.
+    rows = max(1, min(n, max(_BLOCK, n // 8), _SCORE_ELEMENTS // (pairs * n)))
     tensors = {"o": torch.empty_like(v)}
     if gradients:
         tensors |= {"dq": torch.empty_like(q), "dk": torch.zeros_like(k), "dv": torch.zeros_like(v)}
