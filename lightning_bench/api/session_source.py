@@ -135,10 +135,12 @@ class _File:
             self._add(own, value, user)
             self._definitions[name] = f"{name} = {own}\n"
             return
-        if source.name != name or (value is not function and not source.is_decorated):
+        is_remade = value is not function or source.is_decorated  # by decorators, which run again there
+        if source.name != name or (is_remade and source.scope.get(name) is not value):
             raise UsageError(
-                f"{uses}{name} is made from {source.name} by an expression, which is not kept: define it by "
-                f"`def` or `class` at the top of the session, if need be with a decorator, or {_REMEDY}"
+                f"{uses}{name} is not what `{source.name}` was defined as, but made from it by an "
+                "expression, which is not kept: define it by `def` or `class` at the top of the session, if "
+                f"need be with a decorator, or {_REMEDY}"
             )
         self._has_future |= source.has_future
         for used in sorted(_global_names(source.text)):

@@ -12,11 +12,16 @@ import typer
 
 from lightning_bench.case import Metric, ProtocolName
 from lightning_bench.cli.shared.axis_options import Axes, split
-from lightning_bench.cli.shared.common_options import OUTPUT_PANEL, RUNNING_PANEL, Output, Running, known
+from lightning_bench.cli.shared.common_options import (
+    KERNEL_PANEL,
+    OUTPUT_PANEL,
+    RUNNING_PANEL,
+    Output,
+    Running,
+    known,
+)
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import ExitCode, UsageError
-
-KERNEL_PANEL = "Your own kernel"
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink

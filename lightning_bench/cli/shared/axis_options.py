@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lightning_bench.case import DIRECTIONS, DTYPES
-from lightning_bench.cli.shared.common_options import AXES_PANEL
+from lightning_bench.cli.shared.common_options import AXES_PANEL, KERNEL_PANEL
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Axes:
             "--family",
             metavar="FAMILY",
             help="What a plain function of a file computes, as softmax; or file.py:NAME@FAMILY.",
-            rich_help_panel=AXES_PANEL,
+            rich_help_panel=KERNEL_PANEL,
         ),
     ] = None
     layout: Annotated[
@@ -44,8 +44,8 @@ class Axes:
         typer.Option(
             "--layout",
             metavar="LAYOUT",
-            help="What a plain function takes: bhnd (default), [batch, heads, seq_len, dim], or bnhd.",
-            rich_help_panel=AXES_PANEL,
+            help="Axes of what a plain function takes: bhnd (batch, heads, seq_len, dim; default) or bnhd.",
+            rich_help_panel=KERNEL_PANEL,
         ),
     ] = None
     seq_len: Annotated[

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Word = TypeVar("Word", bound=str)
 
 AXES_PANEL = "Axes (each replaces the suite's)"
+KERNEL_PANEL = "Your own kernel"
 RUNNING_PANEL = "Running"
 OUTPUT_PANEL = "Output"
 

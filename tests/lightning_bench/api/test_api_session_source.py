@@ -352,7 +352,21 @@ def g(x):
 h = functools.wraps(g)(lambda x: g(x))
 def f(x):
     return h(x)
-""": "f uses h: h is made from g by an expression, which is not kept: define it by `def` or `class`",
+""": "f uses h: h is not what `g` was defined as, but made from it by an expression, which is not kept",
+    """
+import functools
+@functools.lru_cache
+def h(x):
+    return x
+f = functools.wraps(h)(lambda x: -h(x))
+""": "h is not what `h` was defined as, but made from it by an expression",
+    """
+import functools
+@functools.lru_cache
+def g(x):
+    return x
+f = g.__wrapped__
+""": "g is not what `g` was defined as, but made from it",
     "exec('def f(x):\\n    return x')": "the source of f is not kept, as in a Python shell or below %%time",
 }
 
