@@ -78,7 +78,9 @@ def test_a_known_kernel_takes_as_long_as_by_events(cupti: Any, make: Callable[[]
     for other in (traced, untraced):
         assert abs(span - other) <= max(0.02 * other, 0.005)
     assert span <= traced, "the events lie around the kernels"
-    assert {call.activities for call in calls} == {1}
+    # cuBLAS may take several kernels for one product.
+    (activities,) = {call.activities for call in calls}
+    assert activities >= 1
 
 
 def test_the_flush_is_not_counted(cupti: Any) -> None:
@@ -153,7 +155,16 @@ def test_the_agreement_script_writes_a_row_and_resumes(tmp_path: Path) -> None:
         )
         assert ran.returncode in (0, 1), ran.stdout + ran.stderr
     (row,) = csv.DictReader(out.read_text().splitlines())
-    for name in ("lbench_median_ms", "nvbench_median_ms", "cupti_median_ms", "empty_us", "nvbench_empty_us"):
-        assert float(row[name]) > 0, name
+    figures = {
+        name: float(row[name]) for name in row if name.endswith(("_ms", "_us", "_mhz", "_cycles", "_ratio"))
+    }
+    signed = {name for name in figures if name.endswith(("difference_us", "remainder_us", "untraced_us"))}
+    assert min(figures[name] for name in figures.keys() - signed - {"cupti_gaps_us"}) > 0, row
+    parts = ("kernel_overhead_us", "untraced_us", "cupti_remainder_us")
+    assert sum(figures[name] for name in parts) == pytest.approx(figures["cupti_difference_us"], abs=0.005)
+    assert int(row["nvbench_samples"]) >= 10
+    assert int(row["lbench_samples"]) + int(row["lbench_dropped"]) == (
+        int(row["nvbench_samples"]) + int(row["nvbench_dropped"])
+    ), "one sample each in turn"
     assert float(row["cupti_busy_ms"]) <= float(row["cupti_median_ms"])
     assert "Wrote" not in ran.stdout, "the second time nothing was left"
