@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-# nvbench discards samples whose SM clock was below 75 % of the highest, and waits after each.
-TIMEOUT_S = 8.0
+# How long one cell may take, with what is done between nvbench's samples.
+TIMEOUT_S = 12.0
+# nvbench's default: after a sample that was throttled it waits for so long.
+THROTTLED_PAUSE_S = 0.05
+
+
+class NvbenchSamples(NamedTuple):
+    """What nvbench kept, in order, and the number of samples that it discarded as throttled."""
+
+    ms: list[float]
+    mhz: list[float]
+    dropped: int
 
 
 class Nvbench:
@@ -33,24 +43,43 @@ class Nvbench:
         bench.run_all_benchmarks(["nvbench", "--devices", "0", "--jsonbin", str(self._json)])
 
     def sampled(
-        self, state: Any, fn: Callable[[], Any], stream: torch.cuda.Stream, count: int
-    ) -> tuple[list[float], float | None]:
-        """Return `count` samples in ms on the stream, and the median SM clock in MHz.
+        self,
+        state: Any,
+        fn: Callable[[], Any],
+        other: Callable[[], None],
+        *,
+        stream: torch.cuda.Stream,
+        count: int,
+    ) -> NvbenchSamples:
+        """Take `count` samples of `fn` on the stream; before one and after the next, `other` is called.
 
-        There are fewer after the time limit, and none (and no clock) if nvbench took all for throttled.
+        nvbench measures from `timer.start()`, which flushes the L2, to `timer.stop()`, which waits for the
+        stream: `other` may use the GPU as it likes. There are fewer samples after the time limit.
         """
         before = self._files("-bin"), self._files("-freqs-bin")
         state.set_stream(_StreamOf(stream))
         state.set_min_samples(count)
+        warm_ups = state.get_cold_warmup_runs()
+        calls = 0
 
-        def launch(_launch: Any) -> None:
+        def launch(_launch: Any, timer: Any) -> None:
+            nonlocal calls
+            turn, calls = calls - warm_ups, calls + 1
             with torch.cuda.stream(stream):
+                if turn >= 0 and turn % 2 == 0:
+                    other()
+                timer.start()
                 fn()
+                timer.stop()
+                if turn >= 0 and turn % 2 == 1:
+                    other()
 
-        state.exec(launch, batched=False)
+        state.exec(launch, batched=False, timer=True)
         seconds = self._new("-bin", before[0])
         hertz = self._new("-freqs-bin", before[1])
-        return [1e3 * s for s in seconds], float(np.median(hertz)) / 1e6 if hertz else None
+        return NvbenchSamples(
+            [1e3 * s for s in seconds], [hz / 1e6 for hz in hertz], calls - warm_ups - len(seconds)
+        )
 
     def _files(self, ending: str) -> set[Path]:
         return set(self._json.with_name(self._json.name + ending).glob("*.bin"))
