@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_kernels.gateloop.gate_loop import gate_loop, gate_loop_torch
-    from lightning_kernels.layer import TransNormerAttention
-    from lightning_kernels.lightning1.attention1 import lightning_attn1
-    from lightning_kernels.lightning2.api import lightning2_config, lightning_attn2
-    from lightning_kernels.lightning2.blocked import lightning_attn2_torch
-    from lightning_kernels.lightning2.reference import reference_attention, reference_recurrent
-    from lightning_kernels.norm.rms_norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
-    from lightning_kernels.slopes import build_slope_tensor, layer_slopes
-    from lightning_kernels.step.decode_step import lightning_attn2_step, lightning_attn2_step_torch
+    from .gateloop.gate_loop import gate_loop, gate_loop_torch
+    from .layer import TransNormerAttention
+    from .lightning1.attention1 import lightning_attn1
+    from .lightning2.api import lightning2_config, lightning_attn2
+    from .lightning2.blocked import lightning_attn2_torch
+    from .lightning2.reference import reference_attention, reference_recurrent
+    from .norm.rms_norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
+    from .slopes import build_slope_tensor, layer_slopes
+    from .step.decode_step import lightning_attn2_step, lightning_attn2_step_torch
 
 __all__ = [
     "TransNormerAttention",

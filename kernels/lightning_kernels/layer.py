@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from lightning_kernels.lightning2.api import lightning_attn2
-from lightning_kernels.lightning2.blocked import lightning_attn2_torch
-from lightning_kernels.norm.rms_norm import simple_rms_norm, simple_rms_norm_torch
-from lightning_kernels.slopes import layer_slopes
+from .lightning2.api import lightning_attn2
+from .lightning2.blocked import lightning_attn2_torch
+from .norm.rms_norm import simple_rms_norm, simple_rms_norm_torch
+from .slopes import layer_slopes
 
 Form = Literal["triton", "torch"]
 _FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {

@@ -145,6 +145,18 @@ BROKEN: list[tuple[Rule, dict[str, str], list[str]]] = [
         },
         ["lightning_bench/history/b.py: csv.DictReader"],
     ),
+    (
+        house_rules.absolute_imports_of_kernels,
+        {
+            "kernels/lightning_kernels/a.py": "import lightning_kernels.b\nfrom .lightning_kernels import c\n"
+            "def d():\n from lightning_kernels import e\n",
+            "lightning_bench/a.py": "import lightning_kernels",
+        },
+        [
+            "kernels/lightning_kernels/a.py: lightning_kernels.b",
+            "kernels/lightning_kernels/a.py: lightning_kernels",
+        ],
+    ),
 ]
 RULES = [rule for rule, _, _ in BROKEN]
 

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 MOST_LINES = 400
-PACKAGES = ("lightning_bench", "kernels/lightning_kernels")
+KERNELS = "kernels/lightning_kernels"
+PACKAGES = ("lightning_bench", KERNELS)
 SOURCES = (*PACKAGES, "tests", "scripts", "benchmarks")
 SOURCE_ENDINGS = (".py", ".js", ".css", ".j2")
 MOST_PARAMETERS = 8
@@ -151,6 +152,21 @@ def readers_of_csv(root: Path) -> list[str]:
     ]
 
 
+def absolute_imports_of_kernels(root: Path) -> list[str]:
+    """Return the imports by which the kernels name their own package.
+
+    On the Hugging Face Hub each build of the package has another name.
+    """
+    return [
+        f"{_name(root, path)}: {name}"
+        for path in _modules(root)
+        if _name(root, path).startswith(f"{KERNELS}/")
+        for node in ast.walk(_parsed(path))
+        for name in _absolute_imports(node)
+        if name.split(".")[0] == Path(KERNELS).name
+    ]
+
+
 def _files(root: Path) -> list[Path]:
     folders = [root / name for name in SOURCES]
     return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in SOURCE_ENDINGS)
@@ -246,3 +262,9 @@ def _private_torch(module: ast.Module) -> Iterator[str]:
 def _if_private(dotted: str) -> Iterator[str]:
     if any(part.startswith("_") and not part.startswith("__") for part in dotted.split(".")):
         yield dotted
+
+
+def _absolute_imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.call import Call
+from .call import Call
 
 
 def empty_like(tensor: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.call import Call, Gradients, Upstream
-from lightning_kernels.common.core import Core, core_backward, core_forward
+from .call import Call, Gradients, Upstream
+from .core import Core, core_backward, core_forward
 
 Forward = Callable[[Call], tuple[Tensor, Tensor | None]]
 """Computes o and the final state, which counts only where `Call.return_state`."""

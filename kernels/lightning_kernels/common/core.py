@@ -13,14 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.allocate import (
+from .allocate import (
     empty_like,
     empty_output,
     empty_state,
     sum_groups,
     unit_last_stride,
 )
-from lightning_kernels.common.call import Call, Gradients, Upstream
+from .call import Call, Gradients, Upstream
 
 
 class Core(Protocol):

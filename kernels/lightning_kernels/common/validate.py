@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.call import Call
+from .call import Call
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_DIM = 256

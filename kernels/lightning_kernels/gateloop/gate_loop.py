@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_kernels.common.private_torch import load_associative_scan
-from lightning_kernels.common.validate import KERNEL_DTYPES
+from ..common.private_torch import load_associative_scan
+from ..common.validate import KERNEL_DTYPES
 
 Five = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -85,7 +85,7 @@ def _compose(first: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor]) -> tuple
 
 @cache
 def _kernels() -> ModuleType:
-    from lightning_kernels.gateloop import gateloop_kernel as gateloop
+    from . import gateloop_kernel as gateloop
 
     return gateloop
 

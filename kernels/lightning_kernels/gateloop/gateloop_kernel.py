@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_kernels.common.launch import interpreted, on_device
+from ..common.launch import interpreted, on_device
 
 __all__ = ["backward", "check_runnable", "forward"]
 

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from lightning_kernels.common.autograd import attend_by_core
-from lightning_kernels.common.call import Call
-from lightning_kernels.common.validate import check_call, check_kernel_call, check_values, heads_first
+from ..common.autograd import attend_by_core
+from ..common.call import Call
+from ..common.validate import check_call, check_kernel_call, check_values, heads_first
 
 
 def lightning_attn1(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) -> Tensor:
@@ -37,7 +37,7 @@ def lightning_attn1(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None) ->
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
     check_kernel_call(call, "lightning_attn1")
-    from lightning_kernels.lightning1 import lightning1_kernel as implementation
+    from . import lightning1_kernel as implementation
 
     implementation.check_runnable(q)
     check_values(call)

@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_kernels.common.allocate import unit_last_stride
-from lightning_kernels.common.call import Call
-from lightning_kernels.common.launch import check_device, on_device
-from lightning_kernels.lightning2.tiles import lightning1_tiles
+from ..common.allocate import unit_last_stride
+from ..common.call import Call
+from ..common.launch import check_device, on_device
+from ..lightning2.tiles import lightning1_tiles
 
 __all__ = ["check_runnable", "quadratic_attention"]
 

@@ -5,10 +5,10 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.call import Call
-from lightning_kernels.common.validate import KERNEL_DTYPES, check_dims, heads_first
-from lightning_kernels.lightning2.operator import attend
-from lightning_kernels.lightning2.tiles import (
+from ..common.call import Call
+from ..common.validate import KERNEL_DTYPES, check_dims, heads_first
+from .operator import attend
+from .tiles import (
     hopper_launch,
     hopper_takes,
     lightning2_tiles,

@@ -21,9 +21,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.autograd import attend_by_core
-from lightning_kernels.common.call import Call
-from lightning_kernels.common.validate import autocast_dtype, check_call, check_values, heads_first
+from ..common.autograd import attend_by_core
+from ..common.call import Call
+from ..common.validate import autocast_dtype, check_call, check_values, heads_first
 
 _SEGMENT_ELEMENTS = {"cpu": 1 << 17}
 """Upper bound in elements of each intermediate of a segment: on a CPU it stays in cache."""

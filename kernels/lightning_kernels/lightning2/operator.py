@@ -10,10 +10,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.allocate import empty_like, empty_output, empty_state
-from lightning_kernels.common.autograd import differentiable
-from lightning_kernels.common.call import Call, Gradients, Upstream
-from lightning_kernels.common.private_torch import (
+from .._ops import add_op_namespace_prefix, ops
+from ..common.allocate import empty_like, empty_output, empty_state
+from ..common.autograd import differentiable
+from ..common.call import Call, Gradients, Upstream
+from ..common.private_torch import (
     below_autocast,
     below_autograd,
     dispatch_modes,
@@ -21,10 +22,10 @@ from lightning_kernels.common.private_torch import (
     has_functorch_transforms,
     tracing_state,
 )
-from lightning_kernels.common.validate import check_values
-from lightning_kernels.lightning2.plans import backward_plan, check, choose, forward_plan, portable
+from ..common.validate import check_values
+from .plans import backward_plan, check, choose, forward_plan, portable
 
-_LIBRARY = torch.library.Library("lightning_kernels", "DEF")
+_LIBRARY = torch.library.Library(ops.name, "DEF")
 # The fields of a `Call`; backward those of an `Upstream` around those of a `Call` without return_state.
 _LIBRARY.define(
     "linear_attention(Tensor q, Tensor k, Tensor v, Tensor? slopes, Tensor? initial_state, "
@@ -39,14 +40,12 @@ Pair = tuple[Tensor, Tensor]
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 Result = TypeVar("Result")
 
-linear_attention: Callable[..., Pair] = torch.ops.lightning_kernels.linear_attention.default
+linear_attention: Callable[..., Pair] = ops.linear_attention.default
 """The fields of a `Call` -> (o, state); see `lightning_attn2`.
 
 The state is an empty [0] tensor where it is not asked for. The call has passed `plans.check`.
 """
-_linear_attention_backward: Callable[..., Four] = (
-    torch.ops.lightning_kernels.linear_attention_backward.default
-)
+_linear_attention_backward: Callable[..., Four] = ops.linear_attention_backward.default
 
 
 def attend(call: Call) -> tuple[Tensor, Tensor | None]:
@@ -174,7 +173,9 @@ for _key, _function in (
     _LIBRARY.impl("linear_attention", _of_call(_function), _key)
 for _key in ("CUDA", "CPU"):
     _LIBRARY.impl("linear_attention_backward", _of_upstream(_backward), _key)
-torch.library.register_fake("lightning_kernels::linear_attention", _of_call(_forward_fake), lib=_LIBRARY)
 torch.library.register_fake(
-    "lightning_kernels::linear_attention_backward", _of_upstream(_backward_fake), lib=_LIBRARY
+    add_op_namespace_prefix("linear_attention"), _of_call(_forward_fake), lib=_LIBRARY
+)
+torch.library.register_fake(
+    add_op_namespace_prefix("linear_attention_backward"), _of_upstream(_backward_fake), lib=_LIBRARY
 )

@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.call import Call, Gradients, Upstream
-from lightning_kernels.common.validate import check_call, check_kernel_call
-from lightning_kernels.lightning2.tiles import hopper_takes
+from ..common.call import Call, Gradients, Upstream
+from ..common.validate import check_call, check_kernel_call
+from .tiles import hopper_takes
 
 MOST_PLANS = 4096
 """More would be kept for ever by calls that each have a sequence length of their own."""
@@ -95,7 +95,7 @@ def portable() -> ModuleType:
     Raises:
         ModuleNotFoundError: if triton is not installed.
     """
-    from lightning_kernels.lightning2 import portable as module
+    from . import portable as module
 
     return module
 
@@ -105,7 +105,7 @@ def hopper(device: int) -> ModuleType | None:
     """Return the implementation for compute capability 9.0 if this CUDA device has it, else None."""
     if device < 0 or torch.cuda.get_device_capability(device) != (9, 0) or not hopper_takes(torch.float16):
         return None
-    from lightning_kernels.lightning2.hopper import host
+    from .hopper import host
 
     return host
 

@@ -25,11 +25,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_kernels.common.allocate import unit_last_stride
-from lightning_kernels.common.call import Call, Gradients, Upstream
-from lightning_kernels.common.core import core_backward, core_forward
-from lightning_kernels.common.launch import check_device, on_device
-from lightning_kernels.lightning2.tiles import lightning2_tiles, shared_limit
+from ..common.allocate import unit_last_stride
+from ..common.call import Call, Gradients, Upstream
+from ..common.core import core_backward, core_forward
+from ..common.launch import check_device, on_device
+from .tiles import lightning2_tiles, shared_limit
 
 __all__ = ["backward", "check_runnable", "forward", "linear_attention"]
 

@@ -12,8 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.call import Call
-from lightning_kernels.common.validate import check_call, check_values, heads_first
+from ..common.call import Call
+from ..common.validate import check_call, check_values, heads_first
 
 _OneSequence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lightning_kernels.common.allocate import unit_last_stride
-from lightning_kernels.common.launch import interpreted, on_device
+from ..common.allocate import unit_last_stride
+from ..common.launch import interpreted, on_device
 
 __all__ = ["backward", "check_runnable", "forward", "norm_tile"]
 

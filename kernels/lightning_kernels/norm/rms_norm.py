@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_kernels.common.private_torch import below_autograd, has_forward_mode
-from lightning_kernels.common.validate import KERNEL_DTYPES
+from .._ops import add_op_namespace_prefix, ops
+from ..common.private_torch import below_autograd, has_forward_mode
+from ..common.validate import KERNEL_DTYPES
 
 _MAX_DIM = 32768
 """More elements do not fit in the registers of one program."""
@@ -103,7 +104,7 @@ def _check_dim(dim: int) -> None:
 
 @cache
 def _kernels() -> ModuleType:
-    from lightning_kernels.norm import norm_kernel as norm
+    from . import norm_kernel as norm
 
     return norm
 
@@ -162,7 +163,7 @@ def _autograd(x: Tensor, eps: float) -> Tensor:
 
 
 # The low-level API: torch.library.custom_op costs a call several times as much on the host.
-_LIBRARY = torch.library.Library("lightning_kernels", "FRAGMENT")
+_LIBRARY = torch.library.Library(ops.name, "FRAGMENT")
 _LIBRARY.define("simple_rms_norm(Tensor x, float eps) -> Tensor")
 _LIBRARY.define("simple_rms_norm_backward(Tensor dy, Tensor x, float eps) -> Tensor")
 for _name, _on_gpu, _on_cpu, _fake in (
@@ -171,7 +172,7 @@ for _name, _on_gpu, _on_cpu, _fake in (
 ):
     _LIBRARY.impl(_name, _on_gpu, "CUDA")
     _LIBRARY.impl(_name, _on_cpu, "CPU")
-    torch.library.register_fake(f"lightning_kernels::{_name}", _fake, lib=_LIBRARY)
+    torch.library.register_fake(add_op_namespace_prefix(_name), _fake, lib=_LIBRARY)
 _LIBRARY.impl("simple_rms_norm", _autograd, "Autograd")
-_norm: Callable[..., Tensor] = torch.ops.lightning_kernels.simple_rms_norm.default
-_norm_backward: Callable[..., Tensor] = torch.ops.lightning_kernels.simple_rms_norm_backward.default
+_norm: Callable[..., Tensor] = ops.simple_rms_norm.default
+_norm_backward: Callable[..., Tensor] = ops.simple_rms_norm_backward.default

@@ -6,7 +6,8 @@ state ← exp(−s) · state + kᵀ v,    o = scale · q · state
 import torch
 from torch import Tensor
 
-from lightning_kernels.common.validate import (
+from .._ops import add_op_namespace_prefix, ops
+from ..common.validate import (
     KERNEL_DTYPES,
     check_dims,
     check_slope_values,
@@ -144,7 +145,7 @@ def _check_state(state: Tensor, shape: tuple[int, int, int, int]) -> None:
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float) -> Tensor:
-    from lightning_kernels.step.step_kernel import attention_step
+    from .step_kernel import attention_step
 
     return attention_step(q, k, v, slopes, state, scale)
 
@@ -154,12 +155,12 @@ def _fake(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor,
 
 
 # The low-level API: torch.library.custom_op costs a call several times as much on the host.
-_LIBRARY = torch.library.Library("lightning_kernels", "FRAGMENT")
+_LIBRARY = torch.library.Library(ops.name, "FRAGMENT")
 _LIBRARY.define(
     "linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor? slopes, Tensor(a!) state, float scale)"
     " -> Tensor"
 )
 _LIBRARY.impl("linear_attention_step", _run, "CUDA")
 _LIBRARY.impl("linear_attention_step", _run, "CPU")
-torch.library.register_fake("lightning_kernels::linear_attention_step", _fake, lib=_LIBRARY)
-_step = torch.ops.lightning_kernels.linear_attention_step.default
+torch.library.register_fake(add_op_namespace_prefix("linear_attention_step"), _fake, lib=_LIBRARY)
+_step = ops.linear_attention_step.default

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from types import CodeType, GeneratorType, ModuleType, SimpleNamespace
 
@@ -59,6 +60,7 @@ class Source:
             file = name.removeprefix(f"{PACKAGE}.").replace(".", "/") + ".py"
             module = ModuleType(name.replace("lightning_kernels", "emulated"))
             module.__dict__.update(__builtins__={**vars(builtins), "__import__": self._import}, call=call)
+            module.__package__ = name.rpartition(".")[0]  # relative imports start from the real package
             self._modules[name] = module
             exec(compiled(file, tuple(edit for edit in self._edits if edit.file == file)), module.__dict__)
         return self._modules[name]
@@ -68,6 +70,8 @@ class Source:
         return file.is_file() and any(name == own or name.startswith(f"{own}.") for own in LOADED)
 
     def _import(self, name, globals=None, locals=None, fromlist=(), level=0):
+        if level:
+            name, level = resolve_name("." * level + name, globals["__package__"]), 0
         if name.split(".")[0] == "triton":
             found = SimpleNamespace(triton=self._triton)
             for part in name.split(".") if fromlist else ["triton"]:

@@ -8,17 +8,17 @@ from torch import Tensor
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from lightning_kernels.common.allocate import (
+from ...common.allocate import (
     empty_like,
     empty_output,
     empty_state,
     sum_groups,
     unit_last_stride,
 )
-from lightning_kernels.common.call import Call, Gradients, Upstream
-from lightning_kernels.common.launch import on_device
-from lightning_kernels.lightning2.hopper.kernel import linear_attention_kernel
-from lightning_kernels.lightning2.tiles import hopper_launch, processors
+from ...common.call import Call, Gradients, Upstream
+from ...common.launch import on_device
+from ..tiles import hopper_launch, processors
+from .kernel import linear_attention_kernel
 
 __all__ = ["HopperAttention", "takes"]
 

@@ -15,9 +15,10 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from lightning_kernels.lightning2.hopper.loader import LOADER_WARPS, load
-from lightning_kernels.lightning2.hopper.output import write_output
-from lightning_kernels.lightning2.hopper.rings import (
+from ..tiles import SEGMENT_ALIGNED, WINDOW
+from .loader import LOADER_WARPS, load
+from .output import write_output
+from .rings import (
     BLOCK,
     Bounds,
     Boxes,
@@ -28,9 +29,8 @@ from lightning_kernels.lightning2.hopper.rings import (
     States,
     Walk,
 )
-from lightning_kernels.lightning2.hopper.state import carry_state
-from lightning_kernels.lightning2.hopper.wide import write_wide_output
-from lightning_kernels.lightning2.tiles import SEGMENT_ALIGNED, WINDOW
+from .state import carry_state
+from .wide import write_wide_output
 
 _ALIGNED = gl.constexpr(SEGMENT_ALIGNED)
 _WINDOW = gl.constexpr(WINDOW)

@@ -11,7 +11,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from lightning_kernels.lightning2.hopper.rings import BLOCK
+from .rings import BLOCK
 
 LOADER_WARPS = gl.constexpr(4)
 

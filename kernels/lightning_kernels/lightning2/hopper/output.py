@@ -10,8 +10,8 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
 
-from lightning_kernels.lightning2.hopper.rings import BLOCK
-from lightning_kernels.lightning2.hopper.state import exp2, load_slope
+from .rings import BLOCK
+from .state import exp2, load_slope
 
 SQUARE = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16]))
 """The layout of Q Kᵀ [BLOCK, BLOCK] as the products leave it."""

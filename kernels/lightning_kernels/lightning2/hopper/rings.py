@@ -17,7 +17,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 from triton.language.core import _aggregate as aggregate
 
-from lightning_kernels.lightning2.tiles import HOPPER_BLOCK
+from ..tiles import HOPPER_BLOCK
 
 BLOCK = gl.constexpr(HOPPER_BLOCK)
 """Tokens of a block."""

@@ -16,7 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from lightning_kernels.lightning2.hopper.rings import BLOCK
+from .rings import BLOCK
 
 
 @gluon.jit

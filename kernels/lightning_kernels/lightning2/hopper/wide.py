@@ -11,9 +11,9 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
 
-from lightning_kernels.lightning2.hopper.output import SQUARE, row_layout, rows_inside
-from lightning_kernels.lightning2.hopper.rings import BLOCK
-from lightning_kernels.lightning2.hopper.state import exp2, load_slope
+from .output import SQUARE, row_layout, rows_inside
+from .rings import BLOCK
+from .state import exp2, load_slope
 
 
 @gluon.jit
