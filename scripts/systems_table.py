@@ -1,23 +1,18 @@
-"""The README's table of systems: what there is, where it runs, and what results/h200/systems-speed.csv says.
+"""The table of systems in docs/systems.md: providers, where they run, and results/h200/systems-speed.csv.
 
-    python scripts/systems_table.py             # prints it
-    python scripts/systems_table.py --write     # puts it between its marks in README.md
-
-A cell is time per token and × floor of the row, or its status; "–" where no row has been measured. The
-table is all that the script makes: it measures nothing.
+A cell is time per token and × floor of the row, or its status; "–" where no row has been measured.
+`python -m scripts.docs_tables --write` puts it into docs/systems.md.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from lightning_bench.providers import get_provider
-from lightning_bench.record import Record, latest, read_records
+from lightning_bench.record import Record, latest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "h200" / "systems-speed.csv"
-BEGIN, END = "<!-- systems: made by scripts/systems_table.py -->\n", "<!-- end of systems -->\n"
 
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "Lightning Attention-2": (
@@ -76,23 +71,3 @@ def cell(record: Record | None) -> str:
     ns = record.median_ms * 1e6 / (record.batch * record.seq_len)
     ratio = "" if record.floor_ratio is None else f", {record.floor_ratio:.1f}×"
     return f"{ns:{'.0f' if ns >= 1000 else '.3g'}} ns{ratio}" + ("*" if record.status == "unstable" else "")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write it into README.md")
-    options = parser.parse_args()
-    made = table(read_records(RESULTS) if RESULTS.exists() else [])
-    if not options.write:
-        print(made, end="")
-        return
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(before + BEGIN + made + END + after)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The committed results on the H200 say what the README and the issue of their making claim of them."""
+"""The committed results on the H200 say what the README and docs/results-h200.md claim of them."""
 
 import csv
 import itertools
@@ -12,10 +12,12 @@ import pytest
 from lightning_bench.record import Record, read_records
 from lightning_bench.suite import Overrides, expand, load_suite
 from scripts import kernel_targets
+from tests.support.documents import README
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
 H200 = ROOT / "results" / "h200"
+RESULTS = (ROOT / "docs" / "results-h200.md").read_text()
 LENGTHS = [512 * 2**i for i in range(7)]
 REACHED = attrgetter("reached")
 
@@ -44,6 +46,28 @@ def test_published_memory_is_reproduced_to_six_decimals(provider: str, direction
         measured = table[provider, direction, n].peak_mib
         assert measured is not None
         assert f"{measured:.6f}" == f"{growing * n / 512 + constant:.6f}"
+
+
+def test_the_headline_counts_the_published_figures_that_are_reproduced() -> None:
+    """Cell by cell: the two memory tables of lightning-attention's README against the same kernels here."""
+    table = rows("paper-memory-published.csv")
+    published = read_records(ROOT / "results" / "published" / "lightning-readme-memory.csv")
+    same = 0
+    for record in published:
+        here = "lightning-official" if record.provider == "lightning2" else record.provider
+        measured = table[here, record.direction, record.seq_len].peak_mib
+        same += f"{measured:.6f}" == f"{record.peak_mib:.6f}"
+    assert f"**{same} of {len(published)} published memory figures reproduced**" in README
+    assert f"the other {'seven' if len(published) - same == 7 else ''} are of a kernel" in README
+
+
+def test_the_headline_counts_the_comparisons() -> None:
+    with (H200 / "verdict-power.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    same = [line for line in lines if line["kind"] == "same"]
+    injected = sum(len(line["injected"].split()) for line in lines)
+    found, false = sum(int(line["found"]) for line in lines), sum(int(line["false_slower"]) for line in same)
+    assert f"**{found} of {injected} slowdowns found, {false} of {len(same)} false alarms**" in README
 
 
 def test_bundled_backward_needs_no_more_than_published() -> None:
@@ -106,8 +130,8 @@ def test_the_median_agrees_with_nvbench_within_three_percent() -> None:
 
 
 def _markdown_rows(marker: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table that follows ``<!-- marker -->`` in the README."""
-    after = (ROOT / "README.md").read_text().split(f"<!-- {marker} -->\n", 1)[1].splitlines()
+    """Header and rows of the table that follows `<!-- marker -->` in docs/results-h200.md."""
+    after = RESULTS.split(f"<!-- {marker} -->\n", 1)[1].splitlines()
     table = itertools.takewhile(lambda line: line.startswith("|"), after)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return cells[0], cells[2:]
@@ -121,7 +145,7 @@ def _markdown_rows(marker: str) -> tuple[list[str], list[list[str]]]:
         ("paper-memory bwd", "paper-memory.csv", "bwd", "extra_mib", 0),
     ],
 )
-def test_figures_in_the_readme_stand_in_the_csv(
+def test_figures_of_the_results_are_in_the_csv(
     marker: str, file: str, direction: str, figure: str, decimals: int
 ) -> None:
     header, body = _markdown_rows(marker)
@@ -135,7 +159,7 @@ def test_figures_in_the_readme_stand_in_the_csv(
             assert cell == expected + "*" * (record.status == "unstable")
 
 
-def test_the_norm_in_the_readme_stands_in_the_csv() -> None:
+def test_figures_of_the_norm_are_in_the_csv() -> None:
     header, body = _markdown_rows("srmsnorm")
     table = rows("srmsnorm-speed.csv")
     assert [cells[0] for cells in body] == ["fwd", "bwd"]
@@ -145,7 +169,7 @@ def test_the_norm_in_the_readme_stands_in_the_csv() -> None:
             assert cell == f"{record.floor_ratio:.2f}" + "*" * (record.status == "unstable")
 
 
-def test_parallelism_in_the_readme_stands_in_the_csv() -> None:
+def test_figures_of_parallelism_are_in_the_csv() -> None:
     _, body = _markdown_rows("parallelism")
     table = {
         (r.batch * r.heads, r.seq_len, r.direction, r.provider): r.median_ms
@@ -160,16 +184,16 @@ def test_parallelism_in_the_readme_stands_in_the_csv() -> None:
 
 
 def test_bundled_kernels_stay_near_the_floor_and_ahead_of_their_peers() -> None:
-    """What README and kernels/NOTES.md claim of them, on the committed rows."""
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    """What docs/results-h200.md, README and kernels/NOTES.md claim of them, on the committed rows."""
+    text = " ".join(RESULTS.split())
     table = rows("paper-speed.csv")
     floors, ratios = [], []
     for direction in ("fwd", "bwd"):
         ours = [table["lightning2", direction, n] for n in LENGTHS if n >= 4096]
         floors.append(f"{ours[-1].floor_ms:.3f}")
         ratios.append(f"{max((r.median_ms or 0) / (r.floor_ms or 1) for r in ours):.2f}")
-    assert f"takes {' and '.join(floors)} ms at n = 32768" in readme
-    assert f"at most {ratios[0]} times the first and {ratios[1]} times the second" in readme
+    assert f"takes {' and '.join(floors)} ms at n = 32768" in text
+    assert f"at most {ratios[0]} times the forward floor and {ratios[1]} times the backward floor" in text
     files = [H200 / f"{name}-speed.csv" for name in ("parallelism", "dims")]
     assert {record.status for file in files for record in read_records(file)} == {"ok"}
     ahead = [one for file in files for one in kernel_targets.findings_of(file)]
@@ -177,11 +201,13 @@ def test_bundled_kernels_stay_near_the_floor_and_ahead_of_their_peers() -> None:
     assert len(ahead) == 84
     assert all(one.ok for one in ahead)
     means = [f"{one.reached:.2f}" for one in kernel_targets.geometric_means(ahead)]
-    assert f"{means[0]} times forward and {means[1]} times backward by geometric mean" in readme
+    assert f"it is {means[0]} times as fast forward and {means[1]} times as fast backward" in text
+    assert f"**{means[0]}× forward, {means[1]}× backward**" in README
+    assert f"geometric mean of {len(ahead)} cells" in README
     hardest = [min((one for one in ahead if one.target.endswith(d)), key=REACHED) for d in ("fwd", "bwd")]
     assert all("/b4-h16-n512-d64-" in one.cell for one in hardest)
     least = [f"{one.reached:.2f}" for one in hardest]
-    assert f"least at head_dim 64 and n = 512 ({least[0]} and {least[1]})" in readme
+    assert f"smallest ratios are at head_dim 64 and n = 512 ({least[0]} and {least[1]})" in text
 
 
 def test_the_committed_rows_reach_what_the_kernels_must() -> None:

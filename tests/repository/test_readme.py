@@ -1,112 +1,67 @@
-"""The README's examples run as they stand there; those for a GPU, where there is none, are interpreted."""
+"""The README: short, its links lead somewhere, its commands and examples run, its output is of a real run."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-import lightning_kernels
+from lightning_bench.case import FAMILIES
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.ceilings import keep
 from lightning_bench.measure.device.peaks import measure_device
 from lightning_bench.record import read_records
 from lightning_bench.suite import bundled_suites
+from tests.support.documents import README, anchors, block, file_behind, links
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
-README = (ROOT / "README.md").read_text()
-LIBRARY = [
-    code
-    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    if "from lightning_kernels import" in code
-]
+MINE = block(README, "python", "def attn")
+IN_PYTHON = block(README, "python", "import lightning_bench as lb")
 
 
-def block(language: str, holding: str) -> str:
-    """Return the only fenced block of a language that holds some text."""
-    blocks = [b for b in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if holding in b]
-    assert len(blocks) == 1
-    return str(blocks[0])
+def test_it_is_short_and_begins_with_what_a_reader_decides_by() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 200
+    order = ["![", "| figure |", "## Install", "make bench", "$ lbench", "## Is my kernel", "## What makes a"]
+    order += ["## Compared with", "## Commands by task", "## Links"]
+    places = [next(n for n, line in enumerate(lines) if mark in line) for mark in order]
+    assert places == sorted(places)
+    assert places[order.index("$ lbench")] < 60
+    headlines = lines[places[1] + 2 : places[1] + 5]
+    assert all(line.startswith("| **") for line in headlines)
+    assert all("/results/h200/" in line for line in headlines), "a headline links the rows behind it"
 
 
-@pytest.mark.slow
-def test_the_provider_and_the_suite_of_the_readme_run(tmp_path: Path) -> None:
-    provider = block("python", "class Mine")
-    assert len([line for line in provider.splitlines() if line.strip()]) <= 10
-    (tmp_path / "mine.py").write_text(provider)
-    (tmp_path / "my.toml").write_text(block("toml", "[[group]]"))
-    command = [sys.executable, "-m", "lightning_bench", "check", "my.toml", "--device", "cpu"]
-    for extra, names in (
-        (["--out", "suite.csv"], {"lightning2-torch", "sdpa-math"}),
-        (["--out", "mine.csv", "--provider", "mine.py:Mine"], {"mine"}),
-    ):
-        done = subprocess.run(
-            [*command, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
-        )
-        assert done.returncode == 0, done.stderr
-        records = read_records(tmp_path / extra[1])
-        assert {r.provider for r in records} == names
-        assert {r.status for r in records} == {"ok"}
+def test_links_are_absolute_and_those_into_the_repository_lead_somewhere() -> None:
+    """So that the page works on PyPI, too."""
+    found = links(README)
+    assert len(found) > 20
+    assert [link for link in found if not link.startswith("https://")] == []
+    into = {link: path for link in found if (path := file_behind(link))}
+    assert len(into) > 15
+    assert [link for link, path in into.items() if not path.exists()] == []
+    for link, path in into.items():
+        if "#" in link:
+            assert link.partition("#")[2] in anchors(path.read_text()), link
 
 
-@pytest.mark.slow
-def test_the_entry_point_of_the_readme_is_found(tmp_path: Path) -> None:
-    points = tomllib.loads(block("toml", "entry-points"))["project"]["entry-points"]
-    ((group, entries),) = points.items()
-    ((name, target),) = entries.items()
-    module, _, _ = target.partition(":")
-    code = tmp_path / "site" / Path(*module.split(".")).with_suffix(".py")
-    code.parent.mkdir(parents=True)
-    code.write_text(block("python", "class Mine"))
-    info = tmp_path / "site" / "my_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {target}\n")
-    (tmp_path / "my.toml").write_text(block("toml", "[[group]]"))
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_bench", "check", "my.toml", "--provider", name, "--device", "cpu"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr
-    (csv,) = (tmp_path / "results" / "cpu").glob("*.csv")
-    assert {(r.provider, r.status) for r in read_records(csv)} == {("mine", "ok")}
+def test_the_output_that_it_shows_is_of_the_log_that_it_names() -> None:
+    shown = block(README, "console", "$ lbench speed paper").splitlines()[1:]
+    log = (ROOT / "results" / "h200" / "logs" / "paper-speed.log").read_text().splitlines()
+    places = [log.index(line) for line in shown if line != "..."]
+    assert len(places) >= 8
+    assert places == sorted(places)
 
 
-def test_the_library_examples_are_these() -> None:
-    first_words = [re.findall(r"from lightning_kernels import (.*)", code) for code in LIBRARY]
-    named = {name for words in first_words for name in words[0].split(", ")}
-    assert named >= {"lightning_attn2", "lightning_attn2_step", "lightning_attn2_torch"}
-    assert len(LIBRARY) == 4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("code", LIBRARY)
-def test_an_example_of_the_library_runs(code: str, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    if "cuda" in code and not torch.cuda.is_available():
-        code = code.replace('"cuda"', '"cpu"').replace("bfloat16", "float16")  # the interpreter has no bf16
-        environment["TRITON_INTERPRET"] = "1"
-    code += "assert o.isfinite().all()\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode == 0, done.stderr
+def test_figures_of_the_text_are_those_of_the_code() -> None:
+    assert f"lists the {len(FAMILIES)}\nfamilies" in README or f"lists the {len(FAMILIES)} families" in README
+    assert {"paper", "quick", "dims"} <= set(bundled_suites())
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +100,7 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
     if "mine.py" in line:
         folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
         folder.mkdir()
-        (folder / "mine.py").write_text(block("python", "def attn"))
+        (folder / "mine.py").write_text(MINE)
     writes = "--out" in words
     if words[0] == "report" and writes:  # a plot of every figure of two files, rather than of all
         folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
@@ -168,36 +123,41 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
     assert [path.name for path in tmp_path.iterdir()] == (["made"] if writes else [])
 
 
-def test_files_that_the_readme_links_are_there() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_every_function_of_the_library_is_in_the_readme() -> None:
-    assert [name for name in lightning_kernels.__all__ if f"`{name}`" not in README] == []
-
-
-def test_suites_that_the_readme_names_are_bundled() -> None:
-    assert {"paper", "quick", "dims"} <= set(bundled_suites())
-
-
 @pytest.mark.slow
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+def test_its_kernel_is_measured_in_python(tmp_path: Path) -> None:
     """On a CPU, where flash2 has rows `unavailable`."""
-    code = block("python", "def attn") + block("python", "import lightning_bench as lb")
-    assert len([line for line in block("python", "import lightning_bench as lb").splitlines() if line]) <= 5
-    code = code.replace("flash2", "sdpa-math").replace("1024, 4096", "32, 64")
-    call = code.replace("seq_len=", 'direction="fwd", quick=True, device="cpu", seq_len=')
-    (tmp_path / "script.py").write_text(call + "print(*sorted(set(result.df['status'])))\n")
-    environment = os.environ | {"LBENCH_LOAD": "ignore"}
+    assert len([line for line in IN_PYTHON.splitlines() if line]) <= 5
+    call = IN_PYTHON.replace("1024, 4096", "32, 64")
+    call = call.replace("seq_len=", 'direction="fwd", quick=True, device="cpu", seq_len=')
+    (tmp_path / "script.py").write_text(MINE + call + "print(*sorted(set(result.df['status'])))\n")
     done = subprocess.run(
         [sys.executable, "script.py"],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | {"LBENCH_LOAD": "ignore"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) <= {"ok", "unstable"}
+    assert "attn" in done.stdout
+    assert "attn against sdpa-flash" in done.stdout
+    assert {"unavailable"} < set(done.stdout.splitlines()[-1].split()) <= {"unavailable", "ok", "unstable"}
+
+
+@pytest.mark.slow
+def test_its_kernel_is_measured_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    (line,) = re.findall(r"^lbench (speed --kernel .*)$", README, re.MULTILINE)
+    words = [*line.replace("1024,4096", "32").split(), "--device", "cpu", "--out", "out.csv", "--quick"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_bench", *words],
+        cwd=tmp_path,
+        env=os.environ | {"LBENCH_LOAD": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    statuses = {(r.provider, r.status) for r in read_records(tmp_path / "out.csv")}
+    assert {name for name, _ in statuses} == {"attn", "sdpa-flash", "flash2"}
+    assert ("flash2", "unavailable") in statuses

@@ -1,4 +1,4 @@
-"""docs/systems.md, docs/own-kernel.md and the README's systems say what definitions and the CSV say."""
+"""docs/systems.md and docs/own-kernel.md say what the definitions of the families and the CSV say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from lightning_bench.case import FAMILIES
 from lightning_bench.families import QKV, definition_of
 from lightning_bench.providers import BUILT_IN, get_provider
-from lightning_bench.record import Record, read_records
+from lightning_bench.record import Record
 from scripts import systems_table
 from tests.support.paths import ROOT
 
@@ -54,13 +54,6 @@ def test_every_provider_of_a_system_stands_there() -> None:
         if get_provider(name).family not in plain and not name.endswith("-torch"):
             named = f"`{name}`" in DOCS
             assert named, f"name provider {name} in the table Providers of docs/systems.md"
-
-
-def test_the_readme_has_the_table_that_the_script_makes() -> None:
-    readme = (ROOT / "README.md").read_text()
-    records = read_records(systems_table.RESULTS) if systems_table.RESULTS.exists() else []
-    same = systems_table.BEGIN + systems_table.table(records) + systems_table.END in readme
-    assert same, "run `python scripts/systems_table.py --write`"
 
 
 def test_the_table_names_every_provider_of_the_suite() -> None:

@@ -22,7 +22,10 @@ from tests.support.paths import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 COMPARING = [path for path in WORKFLOWS if path.name.startswith("compare-")]
-FILES = [*COMPARING, ROOT / "docs" / "ci.md", ROOT / "docs" / "compare.md"]
+FILES = [
+    *COMPARING,
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if "\nlbench " in page.read_text()),
+]
 
 
 def calls(path: Path) -> list[list[str]]:

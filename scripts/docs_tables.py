@@ -1,0 +1,128 @@
+"""The tables of docs/ that code and result files determine: they are written between marks, never typed.
+
+    python -m scripts.docs_tables             # says which tables are not what the code and the CSVs say
+    python -m scripts.docs_tables --write     # writes them
+
+A table begins with `<!-- NAME: made by scripts/docs_tables.py -->` and ends with `<!-- end of NAME -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import NoneType
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from lightning_bench.record import Record, read_records
+from lightning_bench.record.row import COLUMNS
+from scripts import systems_table
+
+ROOT = Path(__file__).parents[1]
+SUITES = ROOT / "suites"
+DECODE = ROOT / "results" / "h200" / "decode-bandwidth.csv"
+
+
+def columns_table() -> str:
+    """Return a line for each column of a result file, in its order, with type and meaning."""
+    hints = get_type_hints(Record)
+    lines = (
+        (f"`{field.name}`", _type_in_words(hints[field.name]), COLUMNS[field.name])
+        for field in fields(Record)
+    )
+    return _markdown(("column", "type", "meaning"), lines)
+
+
+def suites_table() -> str:
+    """Return a line for each bundled suite: its title, cases, duration and needs, as its file says."""
+    return _markdown(
+        ("suite", "what it measures", "cases", "takes"), map(_suite, sorted(SUITES.glob("*.toml")))
+    )
+
+
+def decode_table() -> str:
+    """Return a line for each shape of results/h200/decode-bandwidth.csv."""
+    head = ("batch", "heads", "head_dim", "step, ms", "GB/s", "× bandwidth of a copy of as many bytes")
+    with DECODE.open(newline="") as file:
+        lines = [
+            (
+                row["batch"],
+                row["heads"],
+                row["head_dim"],
+                f"{float(row['step_median_ms']):.4f}",
+                f"{float(row['step_gbps']):.0f}",
+                f"{float(row['ratio_to_copy_same']):.2f}",
+            )
+            for row in csv.DictReader(file)
+        ]
+    return _markdown(head, lines)
+
+
+TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
+    "columns": (ROOT / "docs" / "columns.md", columns_table),
+    "suites": (ROOT / "docs" / "suites.md", suites_table),
+    "decode": (ROOT / "docs" / "serving.md", decode_table),
+    "systems": (
+        ROOT / "docs" / "systems.md",
+        lambda: systems_table.table(read_records(systems_table.RESULTS)),
+    ),
+}
+
+
+def replaced(text: str, name: str, table: str) -> str:
+    """Return `text` with `table` between the marks of `name`; ValueError if they are not there once."""
+    begin, end = f"<!-- {name}: made by scripts/docs_tables.py -->\n", f"<!-- end of {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"the marks of the table {name!r} are not there once: {begin.strip()} and {end}")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}{table}{end}{rest.partition(end)[2]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare every table, write those that differ if asked to, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/")
+    options = parser.parse_args(arguments)
+    stale = []
+    for name, (path, table) in TABLES.items():
+        text = path.read_text()
+        if (wanted := replaced(text, name, table())) != text:
+            stale.append(f"{path.relative_to(ROOT)}: {name}")
+            if options.write:
+                path.write_text(wanted)
+    print("\n".join(stale) or "every table is what the code and the result files say")
+    return int(bool(stale) and not options.write)
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = "|" + "---|" * len(head)
+    return "\n".join([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(line)} |" for line in lines), ""])
+
+
+def _type_in_words(hint: object) -> str:
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] or [hint]
+    if get_origin(hint) is Literal or kinds == [str]:
+        return "text"
+    return {int: "integer", float: "number"}[kinds[0]]  # type: ignore[index]
+
+
+def _suite(path: Path) -> tuple[str, ...]:
+    text = path.read_text()
+    comment = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+    found = re.search(r"Cases: (\d+).*?Takes: (.*?)(?:: | Needs:|$)", comment)
+    if found is None:
+        raise ValueError(f"{path}: the comment at its top has no `# Cases:` followed by `# Takes:`")
+    title = str(tomllib.loads(text)["title"])
+    link = f"[`{path.stem}`](../suites/{path.name})"
+    return link, title, found[1], found[2].split(",")[0].rstrip(".")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

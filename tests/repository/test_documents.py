@@ -1,0 +1,128 @@
+"""The examples of docs/ run as they are, its links lead somewhere, its generated tables are current.
+
+Examples for a GPU are interpreted where there is none.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import lightning_kernels
+from lightning_bench.record import read_records
+from scripts import docs_tables
+from tests.support.documents import DOCS, anchors, block, links
+from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
+
+OWN_KERNEL = (DOCS / "own-kernel.md").read_text()
+SUITE = block((DOCS / "suites.md").read_text(), "toml", "[[group]]")
+LIBRARY = (DOCS / "library.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", LIBRARY, re.DOTALL)
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.slow
+def test_the_provider_and_the_suite_of_the_docs_run(tmp_path: Path) -> None:
+    provider = block(OWN_KERNEL, "python", "class Mine")
+    assert len([line for line in provider.splitlines() if line.strip()]) <= 10
+    (tmp_path / "mine.py").write_text(provider)
+    (tmp_path / "my.toml").write_text(SUITE)
+    command = [sys.executable, "-m", "lightning_bench", "check", "my.toml", "--device", "cpu"]
+    for extra, names in (
+        (["--out", "suite.csv"], {"lightning2-torch", "sdpa-math"}),
+        (["--out", "mine.csv", "--provider", "mine.py:Mine"], {"mine"}),
+    ):
+        done = subprocess.run(
+            [*command, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        assert done.returncode == 0, done.stderr
+        records = read_records(tmp_path / extra[1])
+        assert {r.provider for r in records} == names
+        assert {r.status for r in records} == {"ok"}
+
+
+@pytest.mark.slow
+def test_the_entry_point_of_the_docs_is_found(tmp_path: Path) -> None:
+    points = tomllib.loads(block(OWN_KERNEL, "toml", "entry-points"))["project"]["entry-points"]
+    ((group, entries),) = points.items()
+    ((name, target),) = entries.items()
+    module, _, _ = target.partition(":")
+    code = tmp_path / "site" / Path(*module.split(".")).with_suffix(".py")
+    code.parent.mkdir(parents=True)
+    code.write_text(block(OWN_KERNEL, "python", "class Mine"))
+    info = tmp_path / "site" / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {target}\n")
+    (tmp_path / "my.toml").write_text(SUITE)
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_bench", "check", "my.toml", "--provider", name, "--device", "cpu"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    (csv,) = (tmp_path / "results" / "cpu").glob("*.csv")
+    assert {(r.provider, r.status) for r in read_records(csv)} == {("mine", "ok")}
+
+
+def test_the_library_examples_are_these() -> None:
+    first_words = [re.findall(r"from lightning_kernels import (.*)", code) for code in EXAMPLES]
+    named = {name for words in first_words for name in words[0].split(", ")}
+    assert named >= {"lightning_attn2", "lightning_attn2_step", "lightning_attn2_torch"}
+    assert len(EXAMPLES) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_an_example_of_the_library_runs(code: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    if "cuda" in code and not torch.cuda.is_available():
+        code = code.replace('"cuda"', '"cpu"').replace("bfloat16", "float16")  # the interpreter has no bf16
+        environment["TRITON_INTERPRET"] = "1"
+    code += "assert o.isfinite().all()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_function_of_the_library_is_described() -> None:
+    assert [name for name in lightning_kernels.__all__ if f"`{name}`" not in LIBRARY] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for link in links(page.read_text()):
+        name, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / name) if name else page
+        assert target.exists(), f"{page.name} links {link}, which does not exist"
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{page.name} links {link}: no such heading"
+
+
+@pytest.mark.parametrize("name", docs_tables.TABLES)
+def test_generated_tables_are_current(name: str) -> None:
+    path, table = docs_tables.TABLES[name]
+    text = path.read_text()
+    assert docs_tables.replaced(text, name, table()) == text, "run `python -m scripts.docs_tables --write`"
+
+
+def test_a_table_whose_marks_are_missing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'columns' are not there once"):
+        docs_tables.replaced("<!-- columns: made by scripts/docs_tables.py -->\n", "columns", "")
