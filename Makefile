@@ -1,10 +1,12 @@
 # From a fresh clone: `make bench` measures what is there, `make test` is what CI runs. `make help` lists the rest.
-# Each target sets up .venv first; an up-to-date .venv costs nothing.
+# Each target sets up .venv first, with what it needs and no more; an up-to-date .venv costs nothing.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# What running needs, and that with what tests, linters and the docs site need.
+RUNTIME := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.installed-for-tests
 # Hundreds of processes start: without bytecode each compiles the package again, so keep it though the user's
 # environment may say not to.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,37 +20,45 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(NPROC) --dist loadfile --no-loads
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-bench: $(STAMP)  ## Measure on this machine: suite `paper` on a GPU, `quick` on a CPU
+bench: $(RUNTIME)  ## Measure on this machine: suite `paper` on a GPU, `quick` on a CPU
 	$(BIN)/lbench speed
 
-test: $(STAMP) lint  ## Run what CI runs: lint, then every test
+test: $(DEVELOPMENT) lint  ## Run what CI runs: lint, then every test
 	$(PYTEST)
 
-fast: $(STAMP)  ## Run the tests without those marked slow or browser
+fast: $(DEVELOPMENT)  ## Run the tests without those marked slow or browser
 	$(PYTEST) -m 'not slow and not browser'
 
-lint: $(STAMP)  ## Check style, format, imports and types
+lint: $(DEVELOPMENT)  ## Check style, format, imports and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-format: $(STAMP)  ## Fix what ruff can fix
+format: $(DEVELOPMENT)  ## Fix what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
 # What is committed in reports/, from results/: the commands of reports/README.md, in their order.
-reports: $(STAMP)  ## Regenerate reports/ from results/
+reports: $(RUNTIME)  ## Regenerate reports/ from results/
 	rm -rf reports/h200/plots
 	sed -n 's/.*`lbench \(report .*\)`.*/\1/p' reports/README.md | \
 	  while read -r command; do $(BIN)/lbench $$command --quiet || exit 1; done
 
-$(STAMP): pyproject.toml constraints.txt
+$(RUNTIME): pyproject.toml constraints.txt
+	$(call install,.)
+	touch $@
+
+$(DEVELOPMENT): pyproject.toml constraints.txt
+	$(call install,.[test])
+	touch $(RUNTIME) $@
+
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "lightning-bench needs Python 3.11 or later; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'
+endef
 
 clean:  ## Remove .venv and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
