@@ -15,7 +15,7 @@ NPROC ?= auto
 # One thread each: the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(NPROC) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help bench test fast lint format reports clean
+.PHONY: help bench test fast lint format reports site clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,9 @@ reports: $(RUNTIME)  ## Regenerate reports/ from results/
 	sed -n 's/.*`lbench \(report .*\)`.*/\1/p' reports/README.md | \
 	  while read -r command; do $(BIN)/lbench $$command --quiet || exit 1; done
 
+site: $(DEVELOPMENT)  ## Build the docs site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(RUNTIME): pyproject.toml constraints.txt
 	$(call install,.)
 	touch $@
@@ -61,4 +64,4 @@ define install
 endef
 
 clean:  ## Remove .venv and the caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
