@@ -23,25 +23,27 @@ _SET_ASIDE = re.compile(r"\.\d{8}T\d{6,}Z\.csv$")
 class FoundFiles:
     """Result files in order, each once; those of them that were `named` and not found in a folder.
 
-    `skipped` has a sentence for each CSV of a folder that is no result file.
+    Of a folder, `skipped` has a sentence for each CSV that cannot be read or is empty, `other` the CSVs of
+    another kind, such as ceilings or what a script wrote.
     """
 
     files: list[Path] = field(default_factory=list)
     named: set[Path] = field(default_factory=set)
     skipped: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
 
 
 def result_files(paths: Sequence[str | Path], *, set_aside: bool = False) -> FoundFiles:
     """Return the named files, and of folders all result files at any depth, sorted by path.
 
-    A folder's CSVs that a script wrote are left out, and those that `--fresh` set aside unless
+    A folder's CSVs of another kind are left out, and those that `--fresh` set aside unless
     `set_aside`. A named file is taken whatever it holds. Raises UsageError for a path that does not exist.
     """
     found = FoundFiles()
     seen: set[Path] = set()
     for path in map(Path, paths):
         if path.is_dir():
-            files = _of_folder(path, found.skipped, set_aside)
+            files = _of_folder(path, found, set_aside)
         elif path.exists():
             files = [path]
             found.named.add(path)
@@ -78,24 +80,25 @@ def shown_path(path: Path) -> str:
     return (full.relative_to(here) if full.is_relative_to(here) else full).as_posix()
 
 
-def _of_folder(folder: Path, skipped: list[str], set_aside: bool) -> list[Path]:
-    found = []
+def _of_folder(folder: Path, found: FoundFiles, set_aside: bool) -> list[Path]:
+    files = []
     for path in sorted(folder.rglob("*.csv")):
         if not path.is_file() or (_SET_ASIDE.search(path.name) and not set_aside):
             continue
-        if why := _why_no_result_file(path):
-            skipped.append(f"{shown_path(path)} {why}")
+        try:
+            header = _header(path)
+        except (OSError, csv.Error) as error:
+            found.skipped.append(f"{shown_path(path)} cannot be read ({error})")
+            continue
+        if set(header) >= set(SCHEMA.required):
+            files.append(path)
+        elif header:
+            found.other.append(shown_path(path))
         else:
-            found.append(path)
-    return found
+            found.skipped.append(f"{shown_path(path)} is empty")
+    return files
 
 
-def _why_no_result_file(path: Path) -> str:
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            header = next(csv.reader([file.readline(_LONGEST_HEADER)]), [])
-    except (OSError, csv.Error) as error:
-        return f"cannot be read ({error})"
-    if not header:
-        return "is empty"
-    return "" if set(header) >= set(SCHEMA.required) else "is not a CSV that lbench wrote"
+def _header(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return next(csv.reader([file.readline(_LONGEST_HEADER)]), [])

@@ -16,17 +16,18 @@ from lightning_bench.record.row import SCHEMA, Record, Row
 
 @dataclass(frozen=True)
 class ResultRows:
-    """The rows of some result files; named files `without_rows`; why CSVs of folders were `skipped`."""
+    """The rows of some result files; named files `without_rows`; `skipped` and `other` as in `FoundFiles`."""
 
     rows: list[Row]
     without_rows: list[Path]
     skipped: list[str]
+    other: list[str]
 
 
 def read_rows(paths: Sequence[str | Path], *, set_aside: bool = False) -> ResultRows:
     """Return the rows of files and of folders with all below them, each file once, in order of the paths.
 
-    A folder's CSVs that a script wrote are skipped, and those that `--fresh` set aside left out unless
+    A folder's CSVs of another kind are skipped, and those that `--fresh` set aside left out unless
     `set_aside`. Raises UsageError for a path that does not exist, for a named file that is no result file
     and for a row that cannot be parsed.
     """
@@ -39,7 +40,7 @@ def read_rows(paths: Sequence[str | Path], *, set_aside: bool = False) -> Result
             without_rows.append(path)
         source = shown_path(path)
         rows += (Row(record, source) for record in records)
-    return ResultRows(rows, without_rows, found.skipped)
+    return ResultRows(rows, without_rows, found.skipped, found.other)
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -54,7 +55,7 @@ def read_records(path: str | Path) -> list[Record]:
     head, *lines = data.split(b"\n")
     columns = read_header(path, head)
     if lacking := ", ".join(name for name in SCHEMA.required if name not in columns):
-        raise UsageError(f"{path} is not a CSV that lbench wrote: it has no column {lacking}")
+        raise UsageError(f"{path} is not a result file of lbench: it has no column {lacking}")
     numbered = [(number, line) for number, line in enumerate(lines, start=2) if line.strip()]
     try:
         return SCHEMA.decode(columns, [line for _, line in numbered])
@@ -67,7 +68,7 @@ def read_header(path: Path, head: bytes) -> list[str]:
     with contextlib.suppress(TornRowError):
         if "case_id" in (columns := decode_line(head.removeprefix(codecs.BOM_UTF8))):
             return columns
-    raise UsageError(f"{path} is not a CSV that lbench wrote: give the name of one that is")
+    raise UsageError(f"{path} is not a result file of lbench: give the name of one that is")
 
 
 def bad_row(path: Path, number: int, error: ValueError) -> UsageError:

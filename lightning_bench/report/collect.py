@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Collected:
-    """The latest row of every case; `skipped` has a sentence for each CSV of a folder that is not ours."""
+    """The latest row of every case; a sentence for each CSV of a folder that cannot be read."""
 
     rows: list[Row]
     skipped: list[str]
@@ -33,8 +33,8 @@ class Collected:
 def collect(paths: Sequence[str | Path]) -> Collected:
     """Return the latest rows of files and folders, the latter with all below them; each file is read once.
 
-    Files of a folder that a script wrote or that `--fresh` set aside are left out. Raises UsageError for a
-    named file that is not ours, for a row that cannot be parsed, and if there is no row.
+    Files of a folder that are of another kind or that `--fresh` set aside are left out. Raises UsageError
+    for a named file that is not ours, for a row that cannot be parsed, and if there is no row.
     """
     found = read_rows(paths)
     if found.without_rows:
@@ -43,7 +43,8 @@ def collect(paths: Sequence[str | Path]) -> Collected:
         )
     if not found.rows:
         names = ", ".join(map(str, paths))
-        why = f" ({'; '.join(found.skipped)})" if found.skipped else ""
+        left_out = [*found.skipped, *(f"{path} is not a result file of lbench" for path in found.other)]
+        why = f" ({'; '.join(left_out)})" if left_out else ""
         raise UsageError(f"no rows of lbench in {names}{why}; run `lbench speed` first, or name its CSV")
     return Collected(latest_rows(found.rows), found.skipped)
 

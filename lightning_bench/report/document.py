@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,9 +14,10 @@ from lightning_bench.report.collect import Collected, collect, published_folder
 from lightning_bench.report.formats.export import table_csv
 from lightning_bench.report.formats.latex import latex
 from lightning_bench.report.formats.markdown import findings_markdown, markdown
+from lightning_bench.report.newest import newest
 from lightning_bench.report.tables.grid import Grid, grids
 from lightning_bench.report.tables.groups import group
-from lightning_bench.report.tables.kinds import TableKind, chosen_kinds, page_kinds
+from lightning_bench.report.tables.kinds import FIGURE_KINDS, TableKind, chosen_kinds, page_kinds
 from lightning_bench.words import counted
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 FormatName = Literal["md", "tex", "html", "csv"]
 
-_LEGEND = "Bold: the best of its row. *: unstable, the figure is not to be relied on."
+_LEGEND = "Bold: the best of its family in a row. *: unstable, the figure is not to be relied on."
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ FORMATS: dict[FormatName, Callable[[Report], str]] = {
 FINDINGS_NAME = "what-they-measured.md"
 
 
-def files_of(report: Report, formats: Sequence[FormatName]) -> dict[str, str]:
-    """Return the files of a report by name: tables.FORMAT, index.html, and the findings beside tables.md."""
-    files = {"index.html" if name == "html" else f"tables.{name}": FORMATS[name](report) for name in formats}
+def files_of(report: Report, formats: Sequence[FormatName]) -> Iterator[tuple[str, str]]:
+    """Yield names and texts of a report's files: tables.FORMAT, index.html, the findings beside tables.md."""
+    for name in formats:
+        yield "index.html" if name == "html" else f"tables.{name}", FORMATS[name](report)
     if report.findings and "md" in formats:
-        files[FINDINGS_NAME] = findings_markdown(report.findings)
-    return files
+        yield FINDINGS_NAME, findings_markdown(report.findings)
 
 
 def make_report(
@@ -68,11 +69,20 @@ def make_report(
     metrics: Sequence[str] = (),
     baseline: str | None = None,
     mix: bool = False,
+    newest_of: str | None = None,
 ) -> Report:
-    """Return the tables of these files and folders. Raises UsageError if no row has what they show."""
+    """Return the tables of these files and folders. Raises UsageError if no row has what they show.
+
+    With a host in `newest_of`, only the run that ended last on it is shown and, unless `metrics` asks for
+    more, only its figure.
+    """
     kinds = chosen_kinds(metrics)
     collected = collect(paths)
-    rows = _of_metrics(collected, kinds)
+    rows, messages = _of_metrics(collected, kinds), collected.skipped
+    if newest_of is not None:
+        shown = newest(rows, newest_of)
+        rows, messages = shown.rows, [*messages, *shown.messages]
+        kinds = kinds or (FIGURE_KINDS[rows[0].record.metric],)
     if baseline is not None:
         _check_baseline(rows, baseline)
     groups = group(rows, mix=mix)
@@ -85,7 +95,7 @@ def make_report(
     def page_grids() -> list[Grid]:
         return [grid for each in groups for grid in grids([each], page_kinds(each.rows[0].record), baseline)]
 
-    return Report("Results", [*_remarks(rows), _LEGEND], tables, collected.skipped, rows, page_grids)
+    return Report("Results", [*_remarks(rows), _LEGEND], tables, messages, rows, page_grids)
 
 
 def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ()) -> Report:

@@ -231,7 +231,11 @@ COMMANDS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[command.index("--out") + 1])
+@pytest.mark.parametrize(
+    "command",
+    [c for c in COMMANDS if c[-1] != "svg"],
+    ids=lambda command: command[command.index("--out") + 1],
+)
 def test_the_committed_report_is_what_its_command_makes(tmp_path: Path, command: list[str]) -> None:
     """The commands that reports/README.md names, run anew: tables and pages are the same to the byte."""
     command = list(command)
@@ -249,11 +253,11 @@ def test_the_committed_report_is_what_its_command_makes(tmp_path: Path, command:
 
 
 def test_the_commands_of_the_reports_make_all_that_is_committed() -> None:
-    assert len(COMMANDS) == 3
+    assert len(COMMANDS) == 4
     names = {path.relative_to(ROOT / "reports").as_posix() for path in (ROOT / "reports").rglob("*.*")}
     tables = {f"{folder}/tables.{form}" for folder in ("h200", "published") for form in ("md", "tex", "csv")}
     pages = {"h200/index.html", "published/index.html", "published/what-they-measured.md"}
     plots = {name for name in names if name.startswith("h200/plots/")}
     assert names == {"README.md"} | tables | pages | plots
-    assert len(plots) == 10
+    assert len(plots) == 24
     assert all((ROOT / "reports" / page).stat().st_size < 3_000_000 for page in pages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Annotated
@@ -53,14 +54,24 @@ def report(
             "--mix", help="Let machines, protocols and suites share a table, with a note that they do."
         ),
     ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Every table of everything in results/, and not its newest run alone."),
+    ] = False,
     show: Annotated[
         bool,
         typer.Option("--open", help="Open the page in the browser; without --out, from a temporary file."),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make tables, plots and a page of results."""
+    """Make tables, plots and a page of results.
+
+    Without arguments, print the newest run of this machine in results/. On a terminal long output goes
+    through $PAGER, less if that is not set.
+    """
+    from lightning_bench.cli.shared.pager import paged
     from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.machine.identity import host_identity
     from lightning_bench.report.document import FORMATS, make_comparison, make_report
 
     if show and out is None:
@@ -72,7 +83,14 @@ def report(
         raise UsageError("--open shows the page: add html to --format")
     paths = results or [Path("results")]
     if against is None:
-        document = make_report(paths, metrics=metric or (), baseline=baseline, mix=mix)
+        short = not (results or everything or out or chosen)
+        document = make_report(
+            paths,
+            metrics=metric or (),
+            baseline=baseline,
+            mix=mix,
+            newest_of=host_identity() if short else None,
+        )
     else:
         known("--against", against, ("published",))
         if baseline is not None or mix:
@@ -81,15 +99,10 @@ def report(
             )
         document = make_comparison(paths, metrics=metric or ())
     sink = Sink(quiet=quiet)
-    for warning in document.messages:
-        sink.say(f"left out: {warning}")
+    for message in document.messages:
+        sink.say(message)
     if out is not None:
-        for path in _write(document, out, chosen):
-            sink.say(f"wrote {path}")
-        if pictures:
-            sink.say(
-                f"wrote {len(_plot(document, out / 'plots', pictures, baseline))} plots in {out / 'plots'}"
-            )
+        _write(document, out, chosen, pictures, baseline, sink)
         if show:
             _open(out / "index.html", sink)
     elif chosen:
@@ -97,8 +110,9 @@ def report(
     else:
         for remark in document.remarks:
             sink.say(remark)
-        for grid in document.grids:
-            sink.paper_table(grid)
+        with paged(sink):
+            for grid in document.grids:
+                sink.paper_table(grid)
 
 
 def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[FormatName], list[PlotFormat]]:
@@ -126,26 +140,52 @@ def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[F
     return [name for name in FORMATS if name in names], pictures
 
 
-def _plot(document: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None) -> list[Path]:
-    """Write the plots; if machines or protocols differ, each pair of them has its own folder."""
+def _write(
+    document: Report,
+    out: Path,
+    chosen: list[FormatName],
+    pictures: list[PlotFormat],
+    baseline: str | None,
+    sink: Sink,
+) -> None:
+    """Write tables and page while other processes draw the plots, and say how far both are."""
+    from lightning_bench.report.document import files_of
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: give the name of a folder")
+    try:
+        drawn = _drawn(document, out / "plots", pictures, baseline, sink) if pictures else iter(())
+        for name, text in files_of(document, chosen):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+            sink.say(f"wrote {out / name}")
+        count = sum(len(files) for files in drawn)
+    except OSError as error:
+        raise LbenchError(f"cannot write to {out}: {error.strerror}; give another --out") from error
+    if pictures:
+        sink.say(f"wrote {count} plots in {out / 'plots'}")
+
+
+def _drawn(
+    document: Report, folder: Path, pictures: list[PlotFormat], baseline: str | None, sink: Sink
+) -> Iterator[list[Path]]:
+    """Start to draw; if machines or protocols differ, each pair of them has its own folder."""
     from lightning_bench.record.discover import file_name
     from lightning_bench.report.collect import frame_of, rows_by
-    from lightning_bench.report.plots.plot_files import plot_set
+    from lightning_bench.report.plots.plot_files import draw, drawings_of
     from lightning_bench.report.tables.grid import DEFAULT_BASELINE
 
     # heads 0: a whole model's figure, which has no shape to plot against
     shaped = frame_of(row for row in document.rows if row.record.heads)
     groups = rows_by(shaped, ["machine_id", "protocol"])
-    written = []
+    wanted = baseline or DEFAULT_BASELINE
+    drawings = []
     for (machine, by_protocol), rows in groups.items():
-        wanted = baseline or DEFAULT_BASELINE
         against = wanted if any(row.record.provider == wanted for row in rows) else None
-        try:
-            own = folder / file_name(f"{machine}-{by_protocol}")
-            written += plot_set(rows, pictures, folder if len(groups) == 1 else own, against)
-        except OSError as error:
-            raise LbenchError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
-    return written
+        own = folder / file_name(f"{machine}-{by_protocol}")
+        drawings += drawings_of(rows, folder if len(groups) == 1 else own, against)
+    sink.say(f"drawing up to {len(drawings)} plots")
+    return sink.tracked(draw(drawings, pictures), len(drawings), "plots")
 
 
 def _open(path: Path, sink: Sink) -> None:
@@ -153,20 +193,3 @@ def _open(path: Path, sink: Sink) -> None:
 
     if not webbrowser.open(path.resolve().as_uri()):
         sink.say(f"no browser could be started: open {path} yourself")
-
-
-def _write(document: Report, out: Path, chosen: list[FormatName]) -> list[Path]:
-    from lightning_bench.report.document import files_of
-
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file: give the name of a folder")
-    written = []
-    for name, text in files_of(document, chosen).items():
-        path = out / name
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-        except OSError as error:
-            raise LbenchError(f"cannot write {path}: {error.strerror}; give another --out") from error
-        written.append(path)
-    return written

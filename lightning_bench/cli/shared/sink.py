@@ -10,9 +10,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import TextWrapper
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -21,6 +21,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from lightning_bench.report.tables.grid import Grid
+
+_Item = TypeVar("_Item")
 
 _HEAD_STYLES = {0: "bold", 1: "dim"}  # of a table's first lines
 
@@ -91,6 +93,20 @@ class Sink:
     def note(self, message: str) -> None:
         """Print on stderr, uncut, though the sink is quiet."""
         self.err.print(plain_text(message), soft_wrap=True)
+
+    def tracked(self, items: Iterable[_Item], total: int, noun: str) -> Iterator[_Item]:
+        """Yield the items; on a terminal, a bar on stderr shows how many of `total` have come."""
+        if self.quiet or not self.err.is_terminal:
+            yield from items
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(noun))
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            task = progress.add_task(noun, total=total)
+            for item in items:
+                yield item
+                progress.advance(task)
 
     def _wrapped(self, message: str) -> str:
         """Cut lines for a terminal between words, never within a path; elsewhere leave the message."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -27,9 +28,10 @@ HeatValue = Literal["floor", "ms"]
 
 
 def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Look = COLUMN) -> Figure | None:
-    """Draw head dim by n, a panel for each provider: time over its floor, or in ms; None with one head dim.
+    """Draw head dim by n, a panel for each provider: time over its floor, or in ms.
 
-    The records may differ in head_dim and value_dim too.
+    The records may differ in head_dim and value_dim too. None unless two head dims with a figure have two
+    lengths.
     """
     records = of_one(records, dims=True)
 
@@ -40,9 +42,13 @@ def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Loo
         return ms / record.floor_ms if record.floor_ms else None
 
     shown = [r for r in records if number(r) is not None]
-    dims = sorted({(r.head_dim, r.value_dim) for r in shown})
+    cells = {(r.head_dim, r.value_dim, r.seq_len) for r in records}
+    lengths_of = Counter((head_dim, value_dim) for head_dim, value_dim, _ in cells)
+    dims = sorted({(r.head_dim, r.value_dim) for r in shown if lengths_of[r.head_dim, r.value_dim] > 1})
     if len(dims) < 2:
         return None
+    shown = [r for r in shown if (r.head_dim, r.value_dim) in dims]
+    records = [r for r in records if (r.head_dim, r.value_dim) in dims]
     lengths = sorted({r.seq_len for r in records})
     names = {
         p: n for p, n in names_of(records, labels=look.labels).items() if any(r.provider == p for r in shown)
@@ -55,8 +61,6 @@ def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Loo
             for spine in axes.spines.values():
                 spine.set_visible(False)
             for record in (r for r in records if r.provider == provider):
-                if (record.head_dim, record.value_dim) not in dims:
-                    continue
                 at = lengths.index(record.seq_len), dims.index((record.head_dim, record.value_dim))
                 _heat_cell(axes, at, record, number(record), low, high)
             axes.set_xlim(-0.5, len(lengths) - 0.5)
@@ -76,7 +80,7 @@ def heat_map(records: Iterable[Record], *, value: HeatValue = "floor", look: Loo
             f"In each cell: {what}, darker is slower. Blank: not measured.",
             *status_notes(records, names, time_ms),
         ]
-        return sheet.finish(heading(records, dims=False), {}, notes, caption(records))
+        return sheet.finish(heading(records, dims=False), notes, caption(records))
 
 
 def _heat_cell(

@@ -1,18 +1,23 @@
-"""Files of plots: every plot that rows can fill, named after their table."""
+"""Files of plots: every plot that rows can fill, named after their table, drawn by several processes."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from lightning_bench.record import Row
+from lightning_bench.record import Record, Row
 from lightning_bench.record.discover import file_name
-from lightning_bench.report.collect import frame_of, rows_by
+from lightning_bench.report.collect import ORIGIN, SHAPE, frame_of, rows_by
 from lightning_bench.report.plots import PlotFormat
+from lightning_bench.report.plots.dot_plot import MOST_SHAPES, SAME, dot_plot
 from lightning_bench.report.plots.heat import heat_map
 from lightning_bench.report.plots.line_plots import (
     memory_plot,
@@ -21,10 +26,50 @@ from lightning_bench.report.plots.line_plots import (
     speedup_plot,
     time_plot,
 )
-from lightning_bench.report.plots.plot_rows import SHARED, check_same
-from lightning_bench.report.plots.style import COLUMN, Look, house_style
+from lightning_bench.report.plots.plot_rows import SHARED, Over, check_same
+from lightning_bench.report.plots.style import COLUMN, WIDE, Look, house_style
 from lightning_bench.report.tables.figures import title
 from lightning_bench.report.tables.groups import group
+
+PlotName = Literal["time", "speedup", "per_token", "roofline", "memory", "heat_floor", "heat_ms", "dots"]
+
+_NOT_BATCH = [column for column in (*ORIGIN, *SHAPE) if column != "batch"]
+_ALONE = 12  # plots that one process draws sooner than others start
+_MOST_PROCESSES = 8
+_BATCHES = 3  # batches from which a line over them says more than dots
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One plot to be drawn: the path of its files without the ending, its kind, and the records in it."""
+
+    stem: str | Path
+    kind: PlotName
+    records: list[Record]
+    look: Look
+    over: Over = "seq_len"
+    baseline: str = ""
+
+    def figure(self) -> Figure | None:
+        """Draw it; None if the records leave nothing to show."""
+        records, look, over = self.records, self.look, self.over
+        match self.kind:
+            case "time":
+                return time_plot(records, look=look, over=over)
+            case "speedup":
+                return speedup_plot(records, self.baseline, look=look, over=over)
+            case "per_token":
+                return per_token_plot(records, look=look)
+            case "roofline":
+                return roofline_plot(records, look=look)
+            case "memory":
+                return memory_plot(records, look=look, over=over)
+            case "dots":
+                return dot_plot(records, look=look)
+            case "heat_floor":
+                return heat_map(records, look=look)
+            case "heat_ms":
+                return heat_map(records, value="ms", look=look)
 
 
 def save_plot(
@@ -34,56 +79,120 @@ def save_plot(
     paths = []
     for name in formats:
         path = Path(f"{stem}.{name}")
-        metadata: dict[str, Any] = {
-            "png": {"Software": None, "Title": title},
-            "svg": {"Date": None, "Creator": "lightning-bench", "Title": title},
-            "pdf": {"CreationDate": None, "Creator": "lightning-bench", "Title": title},
-        }[name]
+        settings: dict[PlotFormat, dict[str, Any]] = {
+            # Level 6, the default, takes several times as long and saves a tenth of the size.
+            "png": {"metadata": {"Software": None, "Title": title}, "pil_kwargs": {"compress_level": 1}},
+            "svg": {"metadata": {"Date": None, "Creator": "lightning-bench", "Title": title}},
+            "pdf": {"metadata": {"CreationDate": None, "Creator": "lightning-bench", "Title": title}},
+        }
         with house_style():
-            figure.savefig(path, format=name, metadata=metadata)
+            figure.savefig(path, format=name, **settings[name])
         paths.append(path)
     return paths
 
 
-def plot_set(
-    rows: Iterable[Row],
-    formats: Sequence[PlotFormat],
-    folder: str | Path,
-    baseline: str | None = None,
-    *,
-    look: Look = COLUMN,
-) -> list[Path]:
-    """Write every plot that the rows can fill into `folder` and return the files, in their order.
+def drawings_of(rows: Iterable[Row], folder: str | Path, baseline: str | None = None) -> list[Drawing]:
+    """Return every plot that the rows may fill, in the order of their tables.
 
-    The rows are of one machine and protocol, else ValueError. Files are named after the table
-    (`…-dtype_bf16-time.svg`); the heat maps, which are of several tables, without the dims.
+    Times, speedups, memory and dots are drawn in one column and wide, the others in one column. The rows
+    are of one machine and protocol, else ValueError. Files are named after the table
+    (`…-dtype_bf16-time.svg`, `…-time-wide.svg` for two columns); plots of several tables lack what these
+    differ in.
     """
     rows = list(rows)
     check_same([row.record for row in rows], ("machine_id", "protocol"))
-    paths: list[Path] = []
-    for name, figure in _figures(rows, baseline, look):
-        if figure is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            stem = file_name(name) + look.suffix
-            paths += save_plot(figure, Path(folder) / stem, formats, title=name)
-    return paths
+    return [
+        replace(drawing, stem=Path(folder) / (file_name(str(drawing.stem)) + drawing.look.suffix))
+        for drawing in _drawings(rows, baseline)
+    ]
 
 
-def _figures(rows: Sequence[Row], baseline: str | None, look: Look) -> Iterator[tuple[str, Figure | None]]:
-    """Yield the plots by name, each drawn only when the one before it is saved: hundreds fill the memory."""
+def draw(
+    drawings: Sequence[Drawing], formats: Sequence[PlotFormat], *, processes: int | None = None
+) -> Iterator[list[Path]]:
+    """Yield the files of each drawing, in order; one that has nothing to show has none.
+
+    `processes` draw at once, by default one per core unless there are few plots. They start with the call
+    and not with the first file that is asked for.
+    """
+    if processes is None:
+        processes = 1 if len(drawings) <= _ALONE else min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
+    if processes == 1:
+        return (_save(drawing, formats) for drawing in drawings)
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    started = [pool.submit(_save, drawing, formats) for drawing in drawings]
+    return _finished(pool, started)
+
+
+def _finished(pool: ProcessPoolExecutor, started: Sequence[Future[list[Path]]]) -> Iterator[list[Path]]:
+    try:
+        for each in started:
+            yield each.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _save(drawing: Drawing, formats: Sequence[PlotFormat]) -> list[Path]:
+    figure = drawing.figure()
+    if figure is None:
+        return []
+    stem = Path(drawing.stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    return save_plot(figure, stem, formats, title=stem.name)
+
+
+def _drawings(rows: Sequence[Row], baseline: str | None) -> Iterator[Drawing]:
+    """Yield plots of tables of several lengths, then of those of one length, then of all dims together."""
+    single: list[Row] = []
     for table in group(rows):
-        records = [row.record for row in table.rows]
-        name = title(records[0])
-        if records[0].metric == "memory":
-            yield f"{name}-memory", memory_plot(records, look=look)
-        elif records[0].metric == "speed":
-            yield f"{name}-time", time_plot(records, look=look)
-            if baseline is not None:
-                yield f"{name}-speedup", speedup_plot(records, baseline, look=look)
-            yield f"{name}-per_token", per_token_plot(records, look=look)
-            yield f"{name}-roofline", roofline_plot(records, look=look)
-    for tables in rows_by(frame_of(row for row in rows if row.record.metric == "speed"), SHARED).values():
-        records = [row.record for row in tables]
-        name = re.sub(r"-qk_dim\d+-v_dim\d+", "", title(records[0]))
-        yield f"{name}-heat_floor", heat_map(records, look=look)
-        yield f"{name}-heat_ms", heat_map(records, value="ms", look=look)
+        if len(table.lengths) > 1:
+            yield from _over(table.rows, "seq_len", baseline)
+        else:
+            single += table.rows
+    for members in rows_by(frame_of(single), _NOT_BATCH).values():
+        if len({row.record.batch for row in members}) >= _BATCHES:
+            yield from _over(members, "batch", baseline)
+            single = [row for row in single if row not in members]
+    for members in rows_by(frame_of(single), SAME).values():
+        yield from _dots([row.record for row in members])
+    for members in rows_by(frame_of(row for row in rows if row.record.metric == "speed"), SHARED).values():
+        records = [row.record for row in members]
+        name = _without(records[0], "qk_dim", "v_dim")
+        yield Drawing(f"{name}-heat_floor", "heat_floor", records, COLUMN)
+        yield Drawing(f"{name}-heat_ms", "heat_ms", records, COLUMN)
+
+
+def _over(rows: Sequence[Row], over: Over, baseline: str | None) -> Iterator[Drawing]:
+    records = [row.record for row in rows]
+    first = records[0]
+    name = title(first) if over == "seq_len" else _without(first, "batch")
+    if first.metric == "memory":
+        yield from _both(Drawing(f"{name}-memory", "memory", records, COLUMN, over))
+    elif first.metric == "speed":
+        yield from _both(Drawing(f"{name}-time", "time", records, COLUMN, over))
+        if baseline is not None:
+            yield from _both(Drawing(f"{name}-speedup", "speedup", records, COLUMN, over, baseline))
+        if over == "seq_len":
+            yield Drawing(f"{name}-per_token", "per_token", records, COLUMN)
+            yield Drawing(f"{name}-roofline", "roofline", records, COLUMN)
+
+
+def _dots(records: Sequence[Record]) -> Iterator[Drawing]:
+    if records[0].metric == "check":
+        return
+    shapes = list(dict.fromkeys((r.batch, r.seq_len) for r in records))
+    name = _without(records[0], "batch", "head", "qk_dim", "v_dim")
+    for start in range(0, len(shapes), MOST_SHAPES):
+        kept = [r for r in records if (r.batch, r.seq_len) in shapes[start : start + MOST_SHAPES]]
+        number = f"-{start // MOST_SHAPES + 1}" if start else ""
+        yield from _both(Drawing(f"{name}-dots{number}", "dots", kept, COLUMN))
+
+
+def _both(drawing: Drawing) -> Iterator[Drawing]:
+    yield drawing
+    yield replace(drawing, look=WIDE)
+
+
+def _without(record: Record, *parts: str) -> str:
+    """Return the title of the record's table without these parts, in which the rows of a plot differ."""
+    return re.sub(rf"-(?:{'|'.join(parts)})\d+", "", title(record))

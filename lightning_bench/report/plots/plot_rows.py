@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Literal
 
 from lightning_bench.record import Record, Status
 from lightning_bench.report.collect import DIMS, ORIGIN, SHAPE
 from lightning_bench.report.tables.origin import VERSIONS, distinct
-from lightning_bench.words import DIRECTION_WORDS
+from lightning_bench.words import DIRECTION_WORDS, counted
 
 SHARED = tuple(column for column in (*ORIGIN, *SHAPE) if column not in DIMS)
 """Columns that the rows of every plot agree in; those of a plot over n agree in `DIMS` too."""
 
+Over = Literal["seq_len", "batch"]
+"""What a plot is over: the sequence length, or the number of sequences where each has a length of its own."""
+
+COLORED = 8
+"""Lines that color can tell apart in one plot."""
+
 _NAME_WIDTH = 40
 
 
-def of_one(records: Iterable[Record], *, dims: bool = False) -> list[Record]:
+def of_one(records: Iterable[Record], *, over: Over = "seq_len", dims: bool = False) -> list[Record]:
     """Return the last record of each cell.
 
-    Raises ValueError if they are not of one table or, with `dims`, differ in more than `DIMS`.
+    Raises ValueError if they are not of one table, apart from the batch of a plot over it and, with `dims`,
+    `DIMS`.
     """
     records = [r for r in records if r.seq_len > 0 and r.heads > 0]  # a whole model's row states no shape
-    check_same(records, SHARED if dims else (*SHARED, *DIMS))
-    return list({(r.provider, r.seq_len, r.head_dim, r.value_dim): r for r in records}.values())
+    columns = SHARED if dims else (*SHARED, *DIMS)
+    check_same(records, [column for column in columns if column != over])
+    cells = {(r.provider, r.batch, r.seq_len, r.head_dim, r.value_dim): r for r in records}
+    return list(cells.values())
 
 
 def check_same(records: Sequence[Record], columns: Iterable[str]) -> None:
@@ -49,7 +60,10 @@ def lengths_text(lengths: Iterable[int]) -> str:
 
 
 def status_notes(
-    records: Sequence[Record], names: Mapping[str, str], figure: Callable[[Record], float | None]
+    records: Sequence[Record],
+    names: Mapping[str, str],
+    figure: Callable[[Record], float | None],
+    over: Over = "seq_len",
 ) -> list[str]:
     """Return a sentence on each status that left cells out or asks for care, with who and at which lengths.
 
@@ -59,7 +73,9 @@ def status_notes(
     several = len({(r.head_dim, r.value_dim) for r in records}) > 1
     found: dict[tuple[str, str], list[str]] = {}
     for provider, name in names.items():
-        own = sorted((r for r in records if r.provider == provider), key=lambda r: (r.head_dim, r.seq_len))
+        own = sorted(
+            (r for r in records if r.provider == provider), key=lambda r: (r.head_dim, getattr(r, over))
+        )
         by_status: dict[str, list[Record]] = {}
         for record in own:
             if record.status != "ok" or figure(record) is None:
@@ -68,7 +84,7 @@ def status_notes(
             cells = (
                 ", ".join(f"{r.seq_len} (head dim {r.head_dim})" for r in rows)
                 if several
-                else lengths_text(r.seq_len for r in rows)
+                else f"{'batch ' if over == 'batch' else ''}{lengths_text(getattr(r, over) for r in rows)}"
             )
             where = "" if len(rows) == len(own) > 1 else f" at {cells}"
             found.setdefault((status, where), []).append(name)
@@ -91,11 +107,39 @@ def together_notes(lines: Mapping[str, Mapping[int, float]], apart: float) -> li
     return [f"Too close to tell apart: {'; '.join(clauses)}."] if clauses else []
 
 
+def highlighted(
+    records: Iterable[Record], rank: Callable[[Record], float], over: Over, first: str
+) -> set[str]:
+    """Return the providers that color tells apart, at most `COLORED`: `first`, and the best of each family.
+
+    The best is the one that comes furthest, then the one with the least `rank` at its last place. Families
+    take turns, so that none is grey throughout.
+    """
+    last: dict[str, Record] = {}
+    for record in sorted(records, key=lambda r: getattr(r, over)):
+        last[record.provider] = record
+    order = sorted(last.values(), key=lambda r: (r.provider != first, -getattr(r, over), rank(r)))
+    families: dict[str, list[str]] = {}
+    for record in order:
+        families.setdefault(record.family, []).append(record.provider)
+    turns = [name for turn in zip_longest(*families.values()) for name in turn if name is not None]
+    return set(turns[:COLORED])
+
+
+def batch_label(records: Sequence[Record]) -> str:
+    """Return the label of an axis of batches: with the tokens in all, if they are the same everywhere."""
+    tokens = {r.batch * r.seq_len for r in records}
+    return f"batch ({next(iter(tokens))} tokens in all)" if len(tokens) == 1 else "batch"
+
+
 def heading(records: Sequence[Record], *, dims: bool = True) -> str:
-    """Return what the plot is of, in words: suite, direction, shape and dtype."""
+    """Return what the plot is of, in words: direction, shape and dtype, as far as the records agree."""
     r = records[0]
-    parts = [r.suite] if r.suite else []
-    parts += [DIRECTION_WORDS[r.direction], f"batch {r.batch}", f"{r.heads} heads"]
+    parts = [_capital(DIRECTION_WORDS[r.direction])]
+    if len({each.batch for each in records}) == 1:
+        parts.append(f"batch {r.batch}")
+    if len({each.heads for each in records}) == 1:
+        parts.append(counted(r.heads, "head"))
     if dims:
         parts.append(
             f"head dim {r.head_dim}" if r.head_dim == r.value_dim else f"head dim {r.head_dim}/{r.value_dim}"
@@ -112,7 +156,12 @@ def caption(records: Sequence[Record]) -> str:
     harness = f"lightning-bench {distinct(r.harness_version for r in records)}".rstrip()
     commit = distinct(r.harness_commit for r in records)
     by = f"{harness} at {commit}" if commit else harness
-    return f"{', '.join(parts)}. {by}, protocol {records[0].protocol}."
+    suite = f", suite {records[0].suite}" if records[0].suite else ""
+    return f"{', '.join(parts)}. {by}{suite}, protocol {records[0].protocol}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _word(status: Status) -> str:

@@ -7,7 +7,7 @@ a third hint. Filled markers compute linear attention, hollow ones softmax.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -28,6 +28,7 @@ class Stroke:
 
 _BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 _BLUE, _VERMILION, _PURPLE, _BROWN = "#0072B2", "#D55E00", "#CC79A7", "#7F5F3F"
+_MUTED = "#A6A6A6"
 _SOLID: Dashes = "-"
 _DASH, _LONG, _DOT = (0.0, (4.0, 1.5)), (0.0, (7.0, 1.5)), (0.0, (1.0, 1.2))
 _DASH_DOT, _DASH_DOT_DOT = (0.0, (5.0, 1.2, 1.0, 1.2)), (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
@@ -84,6 +85,11 @@ def strokes(families: dict[str, str]) -> dict[str, Stroke]:
         color = _COLORS[zlib.crc32(name[::-1].encode()) % len(_COLORS)]
         found[name] = Stroke(color, marker, dashes, _hollow(families[name]))
     return found
+
+
+def muted(stroke: Stroke) -> Stroke:
+    """Return the stroke in grey: for lines beyond those that color can tell apart."""
+    return replace(stroke, color=_MUTED)
 
 
 def _hollow(family: str) -> bool:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import matplotlib.style
@@ -18,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.legend import Legend
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 
@@ -26,20 +26,20 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 class Look:
     """A width and what follows from it. `labels` prints labels ("FlashAttention-2") for names ("flash2").
 
-    `suffix` ends the names of the files, so that two looks can share a folder.
+    `suffix` ends the names of the files, so that two looks can share a folder; `dpi` is of their PNG.
     """
 
     width_in: float
     axes_in: float
-    legend: Literal["below", "right"]
     labels: bool = False
     suffix: str = ""
+    dpi: int = 300
 
 
-COLUMN = Look(width_in=3.4, axes_in=2.2, legend="below")
+COLUMN = Look(width_in=3.4, axes_in=2.2)
 """One column of a two-column page."""
-WIDE = Look(width_in=7.0, axes_in=3.0, legend="right", suffix="-wide")
-"""Both columns of the page."""
+WIDE = Look(width_in=7.0, axes_in=3.0, suffix="-wide", dpi=200)
+"""Both columns of the page, a README or a slide."""
 
 TEXT_PT, CAPTION_PT = 7.0, 6.0
 _PAD_IN, _GAP_IN = 0.05, 0.07
@@ -68,9 +68,9 @@ _RC = {
     "text.hinting": "none",  # letters as wide in a PNG as in print
     "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.hashsalt": "lightning-bench",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text stays text: it can be searched, selected and read aloud
     "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
-    "savefig.dpi": 300.0,
+    "savefig.dpi": "figure",
 }
 
 
@@ -109,7 +109,7 @@ def length_axis(axes: Axes, lengths: Sequence[int], look: Look) -> None:
     low, high = min(lengths), max(lengths)
     powers = [2**i for i in range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)]
     ticks = powers if len(powers) > 1 else sorted(set(lengths))
-    fit = int(look.width_in * (2.8 if look.legend == "below" else 1.7))
+    fit = int(look.width_in * 1.9)
     ticks = ticks[:: math.ceil(len(ticks) / max(fit, 2))]
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / 1.15, high * 1.15)
@@ -159,50 +159,48 @@ def _ticks(low: float, high: float, *, ratio: bool) -> list[float]:
     return found
 
 
+@lru_cache(maxsize=4096)
+def _word_in(word: str, size: float, weight: str) -> float:
+    figure = Figure(dpi=300)
+    renderer = cast(Any, FigureCanvasAgg(figure)).get_renderer()
+    font = FontProperties(family="sans-serif", size=size, weight=weight)
+    return float(renderer.get_text_width_height_descent(word, font, False)[0]) / figure.dpi
+
+
 class Sheet:
-    """A figure of a look's width: title, axes, legend, notes and caption, none of them over another."""
+    """A figure of a look's width: title, axes, notes and caption, none of them over another."""
 
     def __init__(self, look: Look, panels: Sequence[float]) -> None:
         """Start a figure with one axes for each of `panels`, their heights in inches, from the top."""
         self.look = look
         self.heights = list(panels)
-        self.figure = Figure(figsize=(look.width_in, 6.0), dpi=300)
+        self.figure = Figure(figsize=(look.width_in, 6.0), dpi=look.dpi)
         self.renderer = cast(Any, FigureCanvasAgg(self.figure)).get_renderer()
         self.axes = [
             self.figure.add_axes((0.2, 0.2, 0.6, 0.6), label=f"panel{i}") for i in range(len(panels))
         ]
 
-    def finish(self, title: str, legend: dict[str, Artist], notes: Sequence[str], caption: str) -> Figure:
+    def finish(self, title: str, notes: Sequence[str], caption: str) -> Figure:
         """Place everything and return the figure, as high as its text asks for."""
         width = self.look.width_in
         inner = width - 2 * _PAD_IN
         head = self._text(title, TEXT_PT + 0.5, inner, weight="bold")
         below = [self._text(" ".join(notes), TEXT_PT, inner)] if notes else []
         below.append(self._text(caption, CAPTION_PT, inner, color=_GREY))
-        box, legend_w, legend_h = self._legend(legend, inner) if legend else (None, 0.0, 0.0)
-        right = self.look.legend == "right" and legend_w <= 0.4 * width
-        if right and len(self.heights) == 1:
-            self.heights[0] = max(self.heights[0], legend_h)
-        axes_right = width - _PAD_IN - (legend_w + 2 * _GAP_IN if right else 0.0)
         for _ in range(2):  # what stands beside the axes depends a little on their size
             margins = [self._margins(axes) for axes in self.axes]
             left = _PAD_IN + max(margin[0] for margin in margins)
-            span = axes_right - max(0.0, *(margin[1] for margin in margins)) - left
+            span = width - _PAD_IN - max(0.0, *(margin[1] for margin in margins)) - left
             y = _PAD_IN + head[1] + _GAP_IN
             tops: list[float] = []
             for height, margin in zip(self.heights, margins, strict=True):
                 tops.append(y + margin[2])
                 y += margin[2] + height + margin[3] + _GAP_IN
-            legend_y = tops[0] if right else y
-            y += 0.0 if right or box is None else legend_h + _GAP_IN
             total = y + sum(text[1] + _GAP_IN / 2 for text in below) + _PAD_IN
             self.figure.set_size_inches(width, total)
             for axes, height, top in zip(self.axes, self.heights, tops, strict=True):
                 axes.set_position((left / width, 1 - (top + height) / total, span / width, height / total))
         self._put(head, _PAD_IN, total)
-        if box is not None:
-            x = axes_right + 2 * _GAP_IN if right else _PAD_IN
-            box.set_bbox_to_anchor((x / width, 1 - legend_y / total), self.figure.transFigure)
         for text in below:
             self._put(text, y, total)
             y += text[1] + _GAP_IN / 2
@@ -229,31 +227,8 @@ class Sheet:
         return text, text.get_window_extent(self.renderer).height / self.figure.dpi
 
     def _width(self, content: str, font: FontProperties) -> float:
-        return float(self.renderer.get_text_width_height_descent(content, font, False)[0]) / self.figure.dpi
-
-    def _legend(self, entries: dict[str, Artist], inner: float) -> tuple[Legend, float, float]:
-        """Return the legend in as many columns as fit, and its width and height in inches."""
-        names = [legend_text(name) for name in entries]
-        for columns in (1,) if self.look.legend == "right" else (3, 2, 1):
-            box = self.figure.legend(
-                list(entries.values()),
-                names,
-                loc="upper left",
-                ncols=columns,
-                frameon=False,
-                borderpad=0.0,
-                borderaxespad=0.0,
-                handlelength=3.4,
-                handletextpad=0.5,
-                columnspacing=1.0,
-                labelspacing=0.35,
-            )
-            size = box.get_window_extent(self.renderer)
-            width, height = size.width / self.figure.dpi, size.height / self.figure.dpi
-            if width <= inner or columns == 1:
-                break
-            box.remove()
-        return box, width, height
+        """Return the width of text in inches, word by word: the same few words come again and again."""
+        return sum(_word_in(f"{word} ", font.get_size(), font.get_weight()) for word in content.split())
 
     def _margins(self, axes: Axes) -> tuple[float, float, float, float]:
         """Inches that ticks and labels take on the left, right, top and bottom of the axes."""
@@ -263,8 +238,3 @@ class Sheet:
         edges = inside.x0 - whole.x0, whole.x1 - inside.x1, whole.y1 - inside.y1, inside.y0 - whole.y0
         left, right, top, bottom = (max(0.0, edge) / self.figure.dpi for edge in edges)
         return left, right, top, bottom
-
-
-def legend_text(name: str) -> str:
-    """Return a name that matplotlib does not leave out of a legend, as it does with `_name`."""
-    return f"\u200a{name}" if name.startswith("_") else name

@@ -106,8 +106,10 @@ class _GroupTable:
         ]
         if kind.name == "speedup" and self.baseline not in (column.provider for column in columns):
             return None
+        families = [column.family for column in columns]
         cells = [
-            with_best([self._cell(kind, m, n) for m in self.shown], kind.best) for n in self.rows.lengths
+            with_best([self._cell(kind, m, n) for m in self.shown], kind.best, families)
+            for n in self.rows.lengths
         ]
         optional = kind.name not in ("ms", "memory", "check")
         if optional and not any(cell.value for line in cells for cell in line):
@@ -183,14 +185,24 @@ def cell_without_figure(row: Row | None, style: TableStyle = REPORT) -> GridCell
     return GridCell(style.words.get(row.record.status, row.record.status), row=row)
 
 
-def with_best(cells: list[GridCell], best: str) -> list[GridCell]:
-    """Mark the best of a line's values, and those that print the same, if there are two to choose from."""
-    values = [cell.value for cell in cells if cell.value is not None]
-    if len(values) < 2:
-        return cells
-    value = min(values) if best == "low" else max(values)
-    text = next(cell.text for cell in cells if cell.value == value).rstrip("*")
-    return [replace(c, best=c.value is not None and c.text.rstrip("*") == text) for c in cells]
+def with_best(cells: list[GridCell], best: str, families: Sequence[str]) -> list[GridCell]:
+    """Mark the best value of each family in a line, and those that print the same, if there are two.
+
+    Families compute different things, so that the best of all would rank mechanisms. `families` has one
+    name per cell.
+    """
+    marked = list(cells)
+    for family in dict.fromkeys(families):
+        members = [at for at, of in enumerate(families) if of == family and cells[at].value is not None]
+        values = [value for at in members if (value := cells[at].value) is not None]
+        if len(values) < 2:
+            continue
+        value = min(values) if best == "low" else max(values)
+        text = next(cells[at].text for at in members if cells[at].value == value).rstrip("*")
+        for at in members:
+            if cells[at].text.rstrip("*") == text:
+                marked[at] = replace(cells[at], best=True)
+    return marked
 
 
 def _origin_names(members: Iterable[ColumnRows]) -> dict[tuple[str, str, str], str]:

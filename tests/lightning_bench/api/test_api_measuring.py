@@ -103,7 +103,7 @@ class TestSpeed:
 
     def test_plots(self, kept: tuple[lb.Measurement, Path]) -> None:
         figure = kept[0].plot(direction="bwd")
-        assert "backward" in " ".join(text.get_text() for text in figure.findobj(match=_is_text))
+        assert "Backward" in " ".join(text.get_text() for text in figure.findobj(match=_is_text))
         lines = {line.get_gid() for axes in figure.axes for line in axes.get_lines()}
         assert {"series-attn", "series-sdpa-math", "series-mine"} <= lines
         assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]

@@ -179,7 +179,7 @@ def test_nothing_compared_is_no_pass(
     [
         (["base.csv"], "1 inputs; give two CSVs"),
         (["base.csv", "nowhere.csv"], "there is no such file"),
-        (["base.csv", "notes.csv"], "is not a CSV that lbench wrote"),
+        (["base.csv", "notes.csv"], "is not a result file of lbench"),
         (["base.csv", "base.csv", "--threshold", "3 apples"], "is no share of a time"),
         (["base.csv", "base.csv", "--threshold", "0%"], "is no share of a time"),
         (["base.csv", "base.csv", "--fail-on", "SLOW"], "--fail-on SLOW is not known; allowed: SLOWER"),

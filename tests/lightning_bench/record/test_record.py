@@ -209,8 +209,8 @@ class TestReading:
         [
             (b"", "is empty"),
             (b"\n\n", "is empty"),
-            (b"a,b\n1,2\n", "is not a CSV that lbench wrote"),
-            (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a CSV that lbench wrote"),
+            (b"a,b\n1,2\n", "is not a result file of lbench"),
+            (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a result file of lbench"),
             (b"case_id,metric\nx,speed\n", "no column protocol, status"),
         ],
     )

@@ -202,7 +202,7 @@ class TestHeader:
     def test_a_file_that_is_not_ours_is_left_alone(self, path: Path, content: str) -> None:
         path.parent.mkdir(parents=True)
         path.write_text(content)
-        with pytest.raises(UsageError, match="is not a CSV that lbench wrote"):
+        with pytest.raises(UsageError, match="is not a result file of lbench"):
             ResultFile(path)
         assert path.read_text() == content
 

@@ -67,7 +67,7 @@ def test_no_rows_have_the_types_too() -> None:
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match="is not a CSV that lbench wrote"):
+    with pytest.raises(UsageError, match="is not a result file of lbench"):
         load([tmp_path / "notes.csv"])
     with pytest.raises(UsageError, match="there is no such file or folder"):
         load([tmp_path / "nowhere"])

@@ -87,7 +87,7 @@ class TestResultFiles:
         (tmp_path / "notes.csv").write_text("case_id,protocol,status\n")
         found = result_files([Path()])
         assert [path.as_posix() for path in found.files] == ["b.csv", "deep/a.csv"]
-        assert found.skipped == ["empty.csv is empty", "notes.csv is not a CSV that lbench wrote"]
+        assert (found.skipped, found.other) == (["empty.csv is empty"], ["notes.csv"])
         assert aside.name in {path.name for path in result_files([Path()], set_aside=True).files}
 
     def test_what_fresh_sets_aside_is_known_by_its_name(self, tmp_path: Path) -> None:

@@ -47,11 +47,8 @@ def test_a_folder_leaves_out_what_fresh_set_aside_and_what_scripts_wrote(tmp_pat
     (tmp_path / "late.csv").write_text("")
     found = collect([tmp_path])
     assert [row.record.case_id for row in found.rows] == [BASE.case_id]
-    assert [Path(sentence.split(" ", 1)[0]).name for sentence in found.skipped] == ["late.csv", "script.csv"]
-    assert [sentence.split(" ", 1)[1] for sentence in found.skipped] == [
-        "is empty",
-        "is not a CSV that lbench wrote",
-    ]
+    assert [Path(sentence.split(" ", 1)[0]).name for sentence in found.skipped] == ["late.csv"]
+    assert [sentence.split(" ", 1)[1] for sentence in found.skipped] == ["is empty"]
     # One that is named is read all the same.
     assert [row.record.case_id for row in collect([file.moved]).rows] == ["old"]
 
@@ -59,9 +56,9 @@ def test_a_folder_leaves_out_what_fresh_set_aside_and_what_scripts_wrote(tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("call,median\nx,1\n", "is not a CSV that lbench wrote"),
+        ("call,median\nx,1\n", "is not a result file of lbench"),
         ("", "is empty"),
-        ("\x89PNG\r\n\x1a\n\x00\xff", "is not a CSV that lbench wrote"),
+        ("\x89PNG\r\n\x1a\n\x00\xff", "is not a result file of lbench"),
         ("case_id,metric\na,speed\n", "it has no column protocol"),
     ],
 )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +19,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
+from lightning_bench.machine.identity import host_identity
 from lightning_bench.record import Record, ResultFile
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
@@ -39,7 +45,7 @@ def save(path: Path, *records: Record) -> Path:
     return path
 
 
-def test_without_arguments_all_of_results_is_printed(results: Path, lbench: Lbench) -> None:
+def test_without_arguments_the_newest_run_is_printed(results: Path, lbench: Lbench) -> None:
     ran = lbench("report")
     assert ran.code == 0
     lines = [line.strip() for line in ran.out.splitlines()]
@@ -47,6 +53,66 @@ def test_without_arguments_all_of_results_is_printed(results: Path, lbench: Lben
     assert "64   1.0000   2.0000" in lines
     assert "source: results/here.csv" in lines
     assert "2 rows: 2 ok." in ran.err
+    assert "No results of this machine yet" in ran.err
+
+
+def test_the_newest_run_of_this_machine_comes_before_newer_ones_of_others(
+    results: Path, lbench: Lbench
+) -> None:
+    here = replace(BASE, host=host_identity(), floor_ms=0.5, ceiling_gbps=1.0, ceiling_tflops=1.0)
+    save(Path("results/old.csv"), replace(here, time_utc="2026-01-01T00:00:00+00:00", median_ms=7.0))
+    save(Path("results/new.csv"), replace(here, time_utc="2026-01-02T00:00:00+00:00", median_ms=8.0))
+    save(Path("results/other.csv"), replace(BASE, time_utc="2026-01-03T00:00:00+00:00", machine_id="m2"))
+    Path("results/ceilings.csv").write_text("copy_gbps,machine_id\n1,m\n")
+    ran = lbench("report")
+    assert "8.0000" in ran.out
+    assert ran.out.count("(ms, median of cold") == 1
+    assert "× floor" not in ran.out
+    assert "Newest run: results/new.csv (story, speed, protocol lbench, 1 row, 2026-01-02)." in ran.err
+    assert "Not shown: results/other.csv" in ran.err
+    assert "ceilings.csv" not in ran.err
+    everything = lbench("report", "--all")
+    assert everything.out.count("(ms, median of cold") == 2
+    assert "× floor" in everything.out
+    assert lbench("report", "--metric", "floor").out.count("× floor") == 1
+
+
+@pytest.mark.parametrize(("rows", "is_paged"), [(5, True), (60, False)])
+def test_what_a_terminal_cannot_hold_goes_through_the_pager(results: Path, rows: int, is_paged: bool) -> None:
+    pager = Path("pager.sh").resolve()
+    pager.write_text("#!/bin/sh\ncat > paged.txt\n")
+    pager.chmod(0o755)
+    shown = on_a_terminal(["report"], rows, {**os.environ, "PAGER": f"sh {pager}"})
+    assert Path("paged.txt").exists() == is_paged
+    table = Path("paged.txt").read_text() if is_paged else shown
+    assert "2.0000" in table
+    assert is_paged == ("2.0000" not in shown)
+
+
+def test_a_pager_that_does_not_exist_is_done_without(results: Path) -> None:
+    assert "2.0000" in on_a_terminal(["report"], 5, {**os.environ, "PAGER": "no-such-pager"})
+
+
+def on_a_terminal(arguments: list[str], rows: int, environment: dict[str, str]) -> str:
+    """Return what `lbench` shows on a terminal of this many rows and 80 columns."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
+    environment = {k: v for k, v in environment.items() if k not in ("LINES", "COLUMNS")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_bench", *arguments],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        env={**environment, "TERM": "xterm"},
+    )
+    os.close(child)
+    parts = []
+    with contextlib.suppress(OSError):  # a terminal ends with an error
+        while part := os.read(parent, 65536):
+            parts.append(part)
+    os.close(parent)
+    assert process.wait(PATIENCE_S) == 0
+    return b"".join(parts).decode()
 
 
 def test_out_gets_every_format(results: Path, lbench: Lbench) -> None:
@@ -156,7 +222,7 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
     ("arguments", "message"),
     [
         (["nowhere.csv"], "nowhere.csv: there is no such file or folder"),
-        (["script.csv"], "script.csv is not a CSV that lbench wrote"),
+        (["script.csv"], "script.csv is not a result file of lbench"),
         (["empty.csv"], "empty.csv is empty"),
         (["--metric", "sped"], "--metric 'sped' is not known; allowed: speed, ms"),
         (["--metric", "memory"], "no row here is of --metric memory; the rows are of: speed"),
@@ -167,7 +233,7 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
         (["--out", "empty.csv"], "--out empty.csv is a file: give the name of a folder"),
         (["--open", "--format", "md"], "--open shows only the page: leave out --format, or give --out"),
         (["--open", "--format", "md", "--out", "x"], "--open shows the page: add html to --format"),
-        (["script.csv", "--format", "html"], "script.csv is not a CSV that lbench wrote"),
+        (["script.csv", "--format", "html"], "script.csv is not a result file of lbench"),
         (["empty.csv", "--format", "html"], "empty.csv is empty"),
         (["--against", "mine"], "--against 'mine' is not known; allowed: published"),
         (["--against", "published", "--mix"], "--baseline and --mix do not go with --against"),
@@ -190,7 +256,7 @@ def test_the_error_on_a_folder_without_results_names_what_was_left_out(results: 
     Path("other/script.csv").write_text("call,median\nx,1\n")
     ran = lbench("report", "other")
     assert ran.code == 2
-    assert "no rows of lbench in other (other/script.csv is not a CSV that lbench wrote)" in ran.err
+    assert "no rows of lbench in other (other/script.csv is not a result file of lbench)" in ran.err
 
 
 @pytest.mark.slow
@@ -239,8 +305,8 @@ def test_plots_are_written_beside_the_tables(results: Path, lbench: Lbench) -> N
     ran = lbench("report", "two.csv", "--out", "page", "--format", "md,svg")
     assert ran.code == 0
     plots = sorted(path.name for path in Path("page/plots").iterdir())
-    assert [name.rsplit("-", 1)[1] for name in plots] == ["per_token.svg", "time.svg"]
-    assert "wrote 2 plots in page/plots" in ran.err
+    assert [name.split("bf16-")[1] for name in plots] == ["per_token.svg", "time-wide.svg", "time.svg"]
+    assert "wrote 3 plots in page/plots" in ran.err
     save("two.csv", *records, *(replace(r, machine_id="another") for r in records))
     lbench("report", "two.csv", "--out", "pages", "--format", "svg")
     assert len(list(Path("pages/plots").iterdir())) == 2

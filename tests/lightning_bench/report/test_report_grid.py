@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +49,14 @@ def test_the_published_shape() -> None:
     assert (grid.lengths, [c.provider for c in grid.columns]) == ([512, 1024], ["b", "flash2"])
     assert [c.family for c in grid.columns] == ["linear_decay", "softmax"]
     assert texts(grid) == [["1.0000", "1.5000"], ["2.0000", "not run"]]
-    assert [[cell.best for cell in line] for line in grid.cells] == [[True, False], [False, False]]
+    assert not any(cell.best for line in grid.cells for cell in line)
+
+
+def test_the_best_is_of_its_family() -> None:
+    rivals = (row("flash2", 512, 1.5), row("sdpa-flash", 512, 1.2, family="softmax"))
+    lone = row("lone", 512, 0.1, family="gla")
+    grid = grid_of(row("a", 512, 1.0), row("b", 512, 2.0), *rivals, lone, kind="ms")
+    assert [cell.best for cell in grid.cells[0]] == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize("status", [s for s in STATUSES if s not in ("ok", "unstable")])
@@ -78,7 +86,6 @@ def test_speedup_is_the_baseline_over_the_provider() -> None:
     grid = grid_of(*records, row("a", 1024, 2.0), kind="speedup")
     assert grid.unit == "speedup: the time of flash2 over the provider's"
     assert texts(grid) == [["1.00×", "2.00×"], ["OOM", "no baseline"]]
-    assert [cell.best for cell in grid.cells[0]] == [False, True]
     assert texts(grid_of(*records, kind="speedup", baseline="a"))[0] == ["0.50×", "1.00×"]
 
 
@@ -250,9 +257,11 @@ def test_every_table_is_whole_and_of_one_origin_unless_mixed(records: list[Recor
         machines = {c.row.record.machine_id for line in grid.cells for c in line if c.row}
         assert len(machines) <= 1 or (mix and "side by side" in grid.notes[0])
         for line in grid.cells:
-            values = [cell.value for cell in line if cell.value is not None]
+            have = Counter(
+                c.family for c, cell in zip(grid.columns, line, strict=True) if cell.value is not None
+            )
             for cell in line:
                 assert cell.text
                 assert (cell.value is None) == (not cell.text[0].isdigit())
                 assert not cell.best or cell.value is not None
-            assert any(cell.best for cell in line) == (len(values) >= 2)
+            assert any(cell.best for cell in line) == any(count > 1 for count in have.values())

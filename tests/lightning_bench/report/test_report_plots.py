@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
@@ -19,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from lightning_bench.providers import BUILT_IN
-from lightning_bench.record import Record, read_records
+from lightning_bench.record import read_records
 from lightning_bench.report.plots.heat import heat_map
 from lightning_bench.report.plots.line_plots import (
     memory_plot,
@@ -28,52 +25,13 @@ from lightning_bench.report.plots.line_plots import (
     speedup_plot,
     time_plot,
 )
-from lightning_bench.report.plots.plot_files import plot_set, save_plot
+from lightning_bench.report.plots.plot_files import save_plot
 from lightning_bench.report.plots.strokes import strokes
 from lightning_bench.report.plots.style import COLUMN, WIDE, Look, length_text, number_text, ratio_text
 from tests.support.paths import ROOT
-from tests.support.report_rows import PAPER, rows_of
+from tests.support.plotted import drawn, names, points, row, series, two_lines, words, written
 
 H200 = ROOT / "results" / "h200"
-BASE = replace(PAPER, device_name="Some GPU", torch="2.11.0", harness_commit="a8bebb1ac722")
-TITLE = "lightning2-speed_fwd-batch4-head32-qk_dim128-v_dim128-dtype_bf16"
-
-
-def row(provider: str, seq_len: int, median_ms: float | None = None, **others: Any) -> Record:
-    band = {} if median_ms is None else {"p20_ms": median_ms * 0.9, "p80_ms": median_ms * 1.2}
-    return replace(BASE, provider=provider, seq_len=seq_len, median_ms=median_ms, **{**band, **others})
-
-
-def two_lines(**others: Any) -> list[Record]:
-    times = {"a": (1.0, 2.0, 4.0), "b": (2.0, 8.0, 32.0)}
-    return [
-        row(name, n, ms, **others)
-        for name, own in times.items()
-        for n, ms in zip((512, 1024, 2048), own, strict=True)
-    ]
-
-
-def drawn(figure: Figure | None) -> Figure:
-    assert figure is not None
-    return figure
-
-
-def points(figure: Figure | None, gid: str) -> dict[float, float]:
-    (line,) = (line for line in drawn(figure).axes[0].lines if line.get_gid() == gid)
-    return dict(zip(line.get_xdata(), line.get_ydata(), strict=True))  # type: ignore[arg-type]
-
-
-def series(figure: Figure | None) -> list[str]:
-    gids = (str(line.get_gid()) for line in drawn(figure).axes[0].lines)
-    return [gid.removeprefix("series-") for gid in gids if gid.startswith("series-")]
-
-
-def words(figure: Figure | None) -> str:
-    return " ".join(" ".join(text.get_text().split()) for text in drawn(figure).texts)
-
-
-def legend(figure: Figure | None) -> list[str]:
-    return [text.get_text() for box in drawn(figure).legends for text in box.get_texts()]
 
 
 def test_points_are_the_medians_in_order_of_length() -> None:
@@ -158,6 +116,14 @@ def test_roofline() -> None:
     assert roofline_plot(two_lines()) is None
 
 
+def test_a_plot_has_no_single_x() -> None:
+    one = [row(f"p{i}", 512, 1.0 + i, tflops=1.0, ceiling_gbps=4e3, ceiling_tflops=800.0) for i in range(9)]
+    for draw_it in (time_plot, per_token_plot, roofline_plot, heat_map):
+        assert draw_it(one) is None
+    dims = [replace(r, head_dim=d, value_dim=d, floor_ms=0.1) for r in one for d in (64, 128)]
+    assert heat_map(dims) is None
+
+
 def test_heat_map() -> None:
     rows = [
         replace(row("a", n, ms, floor_ms=0.5), head_dim=dim, value_dim=dim)
@@ -188,7 +154,8 @@ def test_a_failed_cell_is_no_point_and_has_a_note(status: str) -> None:
 def test_a_provider_without_any_point_is_named_and_has_no_entry() -> None:
     absent = [row(name, n, status="unsupported") for name in ("x", "y") for n in (512, 1024)]
     figure = time_plot([*two_lines(), *absent])
-    assert series(figure) == legend(figure) == ["a", "b"]
+    assert series(figure) == ["a", "b"]
+    assert names(figure) == ["b", "a"]
     assert "x, y: unsupported." in words(figure)
 
 
@@ -213,7 +180,7 @@ def test_nothing_to_show_is_no_figure(tmp_path: Path) -> None:
         assert memory_plot(rows) is None
         assert roofline_plot(rows) is None
         assert heat_map(rows) is None
-        assert plot_set(rows_of(rows), ["svg"], tmp_path / "plots", "a") == []
+        assert written(rows, tmp_path / "plots", "a") == []
     assert not (tmp_path / "plots").exists()
 
 
@@ -251,14 +218,14 @@ def test_a_providers_line_is_the_same_in_every_plot() -> None:
 )
 def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
     figure = time_plot(replace(r, provider=name) for r in two_lines())
-    (entry,) = legend(figure)
+    (entry,) = names(figure)
     assert entry.strip("\u200a…") in name
     assert len(entry) <= 41
     save_plot(drawn(figure), tmp_path / "plot", ["svg", "png", "pdf"])
 
 
 def test_ticks_are_powers_of_two_in_words() -> None:
-    figure = time_plot(row("a", n, float(n)) for n in (512, 1000, 131072))
+    figure = time_plot((row("a", n, float(n)) for n in (512, 1000, 131072)), look=WIDE)
     labels = [text.get_text() for text in drawn(figure).axes[0].get_xticklabels()]
     assert labels == ["512", "1K", "2K", "4K", "8K", "16K", "32K", "64K", "128K"]
     assert [length_text(n) for n in (100, 1536, 3072, 2**20)] == ["100", "1536", "3K", "1M"]
@@ -269,7 +236,8 @@ def test_ticks_are_powers_of_two_in_words() -> None:
 def test_the_caption_says_where_with_what_and_how() -> None:
     text = words(time_plot([*two_lines(), row("a", 4096, 9.0, harness_commit="04a1b47950a3")]))
     assert (
-        "Some GPU, torch 2.11.0. lightning-bench at a8bebb1ac722 and 04a1b47950a3, protocol lbench." in text
+        "Some GPU, torch 2.11.0. lightning-bench at a8bebb1ac722 and 04a1b47950a3, "
+        "suite lightning2, protocol lbench." in text
     )
 
 
@@ -294,7 +262,14 @@ def test_on_recorded_results_nothing_is_cut_off_or_covered(look: Look, kind: str
         renderer: Any = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
         axes = figure.axes[0].get_tightbbox(renderer)
         assert axes is not None
-        parts = [axes, *(part.get_window_extent(renderer) for part in (*figure.texts, *figure.legends))]
+        named = [
+            text.get_window_extent(renderer)
+            for text in figure.axes[0].texts
+            if str(text.get_gid()).startswith("label-")
+        ]
+        assert len(named) >= 14
+        assert all(a.y1 <= b.y0 + 1 or b.y1 <= a.y0 + 1 for a, b in combinations(named, 2))
+        parts = [axes, *(part.get_window_extent(renderer) for part in figure.texts)]
         for box in parts:
             assert box.x0 >= 0
             assert box.y0 >= 0
@@ -311,65 +286,7 @@ def test_on_recorded_results_nothing_is_cut_off_or_covered(look: Look, kind: str
 
 def test_names_or_labels() -> None:
     rows = [replace(r, label={"a": "Kernel A", "b": ""}[r.provider]) for r in two_lines()]
-    assert legend(time_plot(rows)) == ["a", "b"]
-    assert legend(time_plot(rows, look=replace(COLUMN, labels=True))) == ["Kernel A", "b"]
+    assert names(time_plot(rows)) == ["b", "a"]  # as the lines end
+    assert names(time_plot(rows, look=replace(COLUMN, labels=True))) == ["b", "Kernel A"]
     same = [replace(r, label="Kernel") for r in two_lines()]
-    assert legend(time_plot(same, look=replace(COLUMN, labels=True))) == ["a", "b"]
-    assert legend(time_plot(two_lines(), look=WIDE)) == ["b", "a"]  # as the lines end, from the top
-
-
-@pytest.mark.slow
-def test_a_set_is_named_after_the_table_and_repeats_to_the_byte(tmp_path: Path) -> None:
-    rows = two_lines(tflops=100.0, ceiling_gbps=4000.0, ceiling_tflops=800.0)
-    rows += [replace(r, metric="memory", median_ms=None, extra_mib=5.0) for r in rows]
-    rows += [replace(r, head_dim=64, value_dim=64) for r in rows if r.metric == "speed" and r.seq_len < 1024]
-    rows = [replace(r, floor_ms=0.1) for r in rows]
-    first = plot_set(rows_of(rows), ["svg", "png", "pdf"], tmp_path / "first", "b")
-    second = plot_set(rows_of(rows), ["svg", "png", "pdf"], tmp_path / "second", "b")
-    kinds = [f"{TITLE}-{kind}" for kind in ("time", "speedup", "per_token", "roofline")]
-    small = f"{TITLE.replace('128', '64')}-roofline"
-    memory = f"{TITLE.replace('speed', 'memory')}-memory"
-    heat = [f"lightning2-speed_fwd-batch4-head32-dtype_bf16-heat_{value}" for value in ("floor", "ms")]
-    assert [path.name for path in first if path.suffix == ".svg"] == [
-        f"{stem}.svg" for stem in (*kinds, memory, small, *heat)
-    ]
-    assert len(first) == 3 * 8
-    for one, other in zip(first, second, strict=True):
-        assert one.name == other.name
-        assert one.read_bytes() == other.read_bytes()
-    assert b'id="series-a"' in first[0].read_bytes()
-    (wide,) = {
-        p.name for p in plot_set(rows_of(two_lines()), ["svg"], tmp_path, look=WIDE) if "-time" in p.name
-    }
-    assert wide == f"{TITLE}-time-wide.svg"
-
-
-def test_a_set_of_two_machines_is_refused_and_a_suite_cannot_leave_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="machine_id"):
-        plot_set(rows_of([*two_lines(), row("a", 512, 1.0, machine_id="other")]), ["svg"], tmp_path)
-    paths = plot_set(rows_of(two_lines(suite="../up")), ["svg"], tmp_path)
-    assert {path.parent for path in paths} == {tmp_path}
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
-
-
-def test_settings_of_the_user_stay_and_do_not_show(tmp_path: Path) -> None:
-    (plain,) = save_plot(drawn(time_plot(two_lines())), tmp_path / "plain", ["svg"])
-    with matplotlib.rc_context({"font.size": 20.0, "axes.facecolor": "pink", "svg.hashsalt": "other"}):
-        before = dict(matplotlib.rcParams)
-        (other,) = save_plot(drawn(time_plot(two_lines())), tmp_path / "other", ["svg"])
-        assert dict(matplotlib.rcParams) == before
-    assert plain.read_bytes() == other.read_bytes()
-
-
-@pytest.mark.slow
-def test_plots_need_neither_torch_nor_pyplot(tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from lightning_bench.record import read_rows\n"
-        "from lightning_bench.report.plots.plot_files import plot_set\n"
-        f"rows = read_rows([{str(H200 / 'long-speed.csv')!r}]).rows\n"
-        f"print(len(plot_set(rows, ['svg'], {str(tmp_path)!r})))\n"
-        "print([name for name in ('torch', 'triton', 'matplotlib.pyplot') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["2", "[]"]
+    assert names(time_plot(same, look=replace(COLUMN, labels=True))) == ["b", "a"]
