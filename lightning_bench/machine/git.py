@@ -7,6 +7,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+STAMP = "lightning_bench/commit.txt"
+"""File of a wheel or an sdist with the commit that it was built from (scripts/commit_stamp.py)."""
+
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 # Set by git for its hooks: they would point our questions at another repository.
 _REDIRECTS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
@@ -32,13 +35,25 @@ def run_git(
 
 
 def harness_commit(root: Path = _PACKAGE_PARENT) -> str:
-    """Name the commit of the harness in the checkout `root`, or return `""` where that cannot be known.
+    """Name the commit of the harness whose package is in `root`, or return `""` where that cannot be known.
 
-    `LBENCH_COMMIT` takes precedence (a copy without `.git` gives it). `-dirty` follows if tracked files
-    differ; results/ and reports/ do not count, since writing rows there changes no code.
+    `LBENCH_COMMIT` takes precedence (a copy without `.git` gives it), then git in a checkout, then the stamp
+    that a wheel was built with. `-dirty` follows if tracked files differ; results/ and reports/ do not count,
+    since writing rows there changes no code.
     """
     if given := os.environ.get("LBENCH_COMMIT", "").strip():
         return given
+    return _commit_of_checkout(root) or _stamped(root)
+
+
+def _stamped(root: Path) -> str:
+    try:
+        return (root / STAMP).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _commit_of_checkout(root: Path) -> str:
     if not _is_our_project(root):
         return ""
     top = _answer(root, "rev-parse", "--show-toplevel")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_bench.machine import harness_commit
+from lightning_bench.machine.git import STAMP
 
 
 class TestCommit:
@@ -48,6 +49,17 @@ class TestCommit:
     def test_rows_written_into_results_are_no_change_of_the_code(self, checkout: Path) -> None:
         (checkout / "results" / "speed.csv").write_text("two\n")
         assert not harness_commit(checkout).endswith("-dirty")
+
+    def test_a_wheel_names_the_commit_that_it_was_built_from(self, tmp_path: Path) -> None:
+        (tmp_path / "lightning_bench").mkdir()
+        assert harness_commit(tmp_path) == ""
+        (tmp_path / STAMP).write_text("0123456789ab-dirty\n")
+        assert harness_commit(tmp_path) == "0123456789ab-dirty"
+
+    def test_git_is_asked_before_a_stamp_that_lies_in_a_checkout(self, checkout: Path) -> None:
+        (checkout / "lightning_bench").mkdir()
+        (checkout / STAMP).write_text("0123456789ab\n")
+        assert harness_commit(checkout) == self.git(checkout, "rev-parse", "HEAD")[:12]
 
     def test_a_deleted_file_is_a_change(self, checkout: Path) -> None:
         (checkout / "code.py").unlink()
