@@ -53,7 +53,7 @@ class Slack:
 _SLACK: dict[Distribution, Slack] = {
     "normal": Slack(),
     "small": Slack(rounding=2.0),
-    "large": Slack(rounding=2.0, accumulation=8.0, rows=2.0),
+    "large": Slack(rounding=2.0, accumulation=8.0, rows=4.0),
     "outliers": Slack(rounding=4.0, accumulation=8.0, rows=4.0),
 }
 

@@ -38,7 +38,7 @@ _TOOLKITS = "/usr/local/cuda*/bin"
 _VERSION = re.compile(r"^Version (\d+)\.(\d+)", re.MULTILINE)
 _VERSION_SECONDS = 20.0
 # The release notes of 2025.4 to 2026.3 mend false races with mbarriers and warp groups. On an H200, 2025.3
-# found 12 in lightning2 forward, where 2026.4 finds none (results/h200/logs/racecheck.log).
+# found 33 in lightning2, where 2026.4 finds none (results/h200/logs/racecheck.log).
 _RACECHECK_SOUND = (2026, 3)
 _SUMMARY = re.compile(r"^ERROR SUMMARY: ([\d,]+) errors?\b(?! were not printed)")
 _RACE_SUMMARY = re.compile(

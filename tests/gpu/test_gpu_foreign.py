@@ -112,7 +112,7 @@ def test_the_probe_shows_who_else_is_served() -> None:
     print(f"alone {min(alone):.4f} to {max(alone):.4f}, shared {min(shared):.3f} to {max(shared):.3f}")
     assert min(alone) > 0.97
     assert max(alone) < 1.05
-    assert sum(ratio > 1.1 for ratio in shared) >= 36
+    assert sum(ratio > 1.1 for ratio in shared) >= 0.5 * len(shared), "the rule asks for a fifth"
 
 
 def test_a_row_says_which_gpu_it_was_measured_on(monkeypatch: pytest.MonkeyPatch) -> None:
