@@ -5,7 +5,7 @@
     lbench verify first.csv --sample 60 --out same.csv          # and other.csv, on another GPU of the kind
     python benchmarks/remeasured.py results/h200/remeasured.csv first.csv same.csv other.csv
 
-Measures nothing: it joins the CSVs that these commands wrote. ``inside`` is 1 if the new median is in the 95 %
+Measures nothing: joins the CSVs that these commands wrote. ``inside`` is 1 if the new median is in the 95 %
 interval that the first row states. ``gpu`` is ``same`` or ``another``.
 """
 
