@@ -73,6 +73,7 @@ def _write_variant(variant: Path, general: dict[str, Any], backend: str, identif
         "id": identifier,
         "version": general["version"],
         "license": general["license"],
+        "upstream": general["upstream"],
         "python-depends": [],
         "backend": {"type": backend},
         "digest": {"algorithm": "sha256", "files": _digests(variant)},

@@ -1,4 +1,4 @@
-"""From what a user types to a provider: a built-in name, an entry point's name or `path/to/file.py:NAME`."""
+"""From what a user types to a provider: its name, or code in a file or on the Hugging Face kernels Hub."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from lightning_bench.errors import UsageError
 from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
 from lightning_bench.providers.bundled import source_digest
 from lightning_bench.providers.registry.base import Provider
-from lightning_bench.providers.registry.files import canonical_file_spec, file_provider, is_file_spec
+from lightning_bench.providers.registry.files import canonical_file_spec, file_provider
+from lightning_bench.providers.registry.hub import hub_provider
 from lightning_bench.providers.registry.plugins import Plugin, load_plugin, plugins
-from lightning_bench.providers.registry.probe import declared_file_provider, declared_plugin, forget_files
+from lightning_bench.providers.registry.probe import (
+    declared_file_provider,
+    declared_hub_provider,
+    declared_plugin,
+    forget_code,
+)
+from lightning_bench.providers.registry.specs import is_file_spec, is_hub_spec
 from lightning_bench.words import nearest
 
 _declared: dict[Plugin, Provider] = {}
@@ -20,13 +27,15 @@ def provider_names() -> list[str]:
 
 
 def get_provider(spec: str) -> Provider:
-    """Return the provider of a name in `provider_names()` or of `path/to/file.py:NAME`.
+    """Return the provider of a name in `provider_names()`, of a file or of the Hub (`registry/specs.py`).
 
     An entry point that does not load gives a provider that is unavailable. Raise UsageError for an unknown
-    name, for a name that two distributions claim, and for a file that gives no provider.
+    name, for a name that two distributions claim, and for code that gives no provider.
     """
     if is_file_spec(spec):
         return file_provider(spec)
+    if is_hub_spec(spec):
+        return hub_provider(spec)
     plugin = _claim(spec)
     return built_in_provider(spec) if plugin is None else load_plugin(plugin)
 
@@ -34,10 +43,12 @@ def get_provider(spec: str) -> Provider:
 def declared_provider(spec: str) -> Provider:
     """Return the provider of `spec` as far as planning needs it: only built-in code is run here.
 
-    Files and entry points are asked once, in processes of their own.
+    Files, kernels of the Hub and entry points are asked once, in processes of their own.
     """
     if is_file_spec(spec):
         return declared_file_provider(spec)
+    if is_hub_spec(spec):
+        return declared_hub_provider(spec)
     plugin = _claim(spec)
     if plugin is None:
         return built_in_provider(spec)
@@ -48,7 +59,7 @@ def declared_provider(spec: str) -> Provider:
 
 def forget_declared() -> None:
     """Forget what providers have declared and the digests of kernels: a session outlives edits of both."""
-    forget_files()
+    forget_code()
     _declared.clear()
     source_digest.cache_clear()
 
@@ -81,4 +92,5 @@ def _unknown(spec: str) -> str:
     names = provider_names()
     near = nearest(spec, names)
     hint = f" Did you mean {near}?" if near else ""
-    return f"no provider is named {spec!r}.{hint} There are {', '.join(names)}, or path/to/file.py:NAME."
+    code = "path/to/file.py:NAME and hub:ORG/NAME@REVISION:FUNCTION"
+    return f"no provider is named {spec!r}.{hint} There are {', '.join(names)}, or {code}."

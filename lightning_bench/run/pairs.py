@@ -13,8 +13,8 @@ from pathlib import Path
 
 from lightning_bench.case import Case
 from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
-from lightning_bench.providers.registry.files import is_file_spec
 from lightning_bench.providers.registry.probe import FileProvider
+from lightning_bench.providers.registry.specs import is_file_spec
 from lightning_bench.record import ResultFile
 from lightning_bench.run.plan import Plan, PlannedProvider, by_shape
 from lightning_bench.run.supervisor import Supervisor

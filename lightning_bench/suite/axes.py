@@ -13,7 +13,7 @@ from typing import Literal, TypeVar, cast
 from lightning_bench.case import Family
 from lightning_bench.errors import UsageError
 from lightning_bench.providers import canonical_spec, declared_provider
-from lightning_bench.providers.registry.files import is_file_spec
+from lightning_bench.providers.registry.specs import is_file_spec
 from lightning_bench.words import nearest
 
 Item = TypeVar("Item")
@@ -29,7 +29,8 @@ BOUNDS_ALLOWED = (
     '"> 65536", ">= 512", "< 128", "<= 64"'
 )
 PROVIDERS_ALLOWED = (
-    "a list of provider names (see `lbench providers`) or path/to/file.py:NAME, NAME@FAMILY for a function"
+    "a list of provider names (see `lbench providers`), path/to/file.py:NAME or "
+    "hub:ORG/NAME@REVISION:FUNCTION, with @FAMILY behind a function"
 )
 
 _MOST_FAULTS = 20

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_bench.errors import UsageError
-from lightning_bench.providers.registry.files import with_family
+from lightning_bench.providers.registry.specs import with_family
 from lightning_bench.suite.axes import Faults, Word, distinct, read_providers, read_range, read_words, show
 
 INTS_ALLOWED = "positive integers and ranges with commas between them, such as 512,4096 or 512..32768"

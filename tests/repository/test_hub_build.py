@@ -69,6 +69,7 @@ def test_the_layout_is_that_of_kernel_builder(builds: list[Path]) -> None:
         assert metadata.id == f"_lightning_kernels_{backend}_first"
         assert metadata.name.python_name == PACKAGE.name
         assert (metadata.version, metadata.license, metadata.python_depends) == (0, "mit", [])
+        assert metadata.upstream == "https://github.com/lightning-bench/lightning-bench"
         assert str(metadata.backend.backend_type).lower() == backend
 
 

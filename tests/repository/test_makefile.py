@@ -21,7 +21,16 @@ DISTRIBUTIONS = {
     "pydantic_core": "pydantic",
     "pynvml": "nvidia-ml-py",
 }
-OPTIONAL = {"flash_attn", "xformers", "fla", "lightning_attn", "cupti", "IPython", "kernels"}
+OPTIONAL = {
+    "flash_attn",
+    "xformers",
+    "fla",
+    "lightning_attn",
+    "cupti",
+    "IPython",
+    "kernels",
+    "huggingface_hub",
+}
 
 
 def printed(goal: str, folder: Path) -> str:

@@ -72,7 +72,9 @@ def profile(
     *,
     providers: Annotated[
         list[str],
-        typer.Argument(metavar="PROVIDER [PROVIDER]", help="Names from `lbench providers`, or file.py:NAME."),
+        typer.Argument(
+            metavar="PROVIDER [PROVIDER]", help="Names from `lbench providers`, file.py:NAME or hub:..."
+        ),
     ],
     case: CaseOptions,
     ncu: Annotated[

@@ -32,7 +32,8 @@ def verify(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="What the sample is drawn from.")] = None,
     provider: Annotated[
-        list[str] | None, typer.Option(help="file.py:NAME of rows whose provider is a file's.")
+        list[str] | None,
+        typer.Option(help="file.py:NAME or hub:... of rows whose provider has no other name."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -26,7 +26,8 @@ class Axes:
         list[str] | None,
         typer.Option(
             "--provider",
-            help="Names from `lbench providers`, or file.py:NAME. With + before each, they join the suite's.",
+            help="Names from `lbench providers`, file.py:NAME or hub:ORG/NAME@REVISION:FUNCTION. "
+            "With + before each, they join the suite's.",
             rich_help_panel=AXES_PANEL,
         ),
     ] = None
@@ -35,7 +36,7 @@ class Axes:
         typer.Option(
             "--family",
             metavar="FAMILY",
-            help="What a plain function of a file computes, as softmax; or file.py:NAME@FAMILY.",
+            help="What a plain function of a file or the Hub computes, as softmax; or file.py:NAME@FAMILY.",
             rich_help_panel=KERNEL_PANEL,
         ),
     ] = None
@@ -76,7 +77,7 @@ class Axes:
 
         UsageError names the option that is wrong.
         """
-        from lightning_bench.providers.registry.files import is_file_spec
+        from lightning_bench.providers.registry.specs import is_code_spec
         from lightning_bench.run.planner import check_providers
         from lightning_bench.suite import Overrides, parse_ints, parse_words
 
@@ -87,9 +88,10 @@ class Axes:
         check_providers(kernel, against, names)
         if self.layout is not None and self.family is None:
             raise UsageError("--layout goes only with --family")
-        if self.family is not None and not any(map(is_file_spec, (*kernel, *names))):
+        if self.family is not None and not any(map(is_code_spec, (*kernel, *names))):
             raise UsageError(
-                "--family says what a plain function of a file computes: give --kernel file.py:NAME"
+                "--family says what a plain function of a file or of the Hub computes: give --kernel "
+                "file.py:NAME"
             )
         joining = [name[1:] for name in names if name.startswith("+")]
         replacing = [] if joining else names

@@ -35,6 +35,10 @@ class BadProvider(NotAProvider):
     """What is named is a provider, and one of its declarations is wrong or missing."""
 
 
+class FailedImport(UsageError):  # noqa: N818 - says what has happened
+    """A provider file or a kernel of the Hub is there, and its import raised."""
+
+
 class Unfit(NotAProvider):
     """What is named does not go with the family or the layout that was given, or needs one."""
 

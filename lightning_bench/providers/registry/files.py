@@ -13,40 +13,22 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.registry.base import Provider
-from lightning_bench.providers.registry.checked import NotAProvider, Unfit, as_provider
+from lightning_bench.providers.registry.checked import FailedImport, NotAProvider, Unfit, as_provider
 from lightning_bench.providers.registry.functions import function_provider, is_function
 from lightning_bench.providers.registry.packages import installed_version, load_error
 from lightning_bench.providers.registry.sources import digest_of_sources
+from lightning_bench.providers.registry.specs import split_code_spec
 
 FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file, or a function"
 
 
-class FailedImport(UsageError):  # noqa: N818 - says what has happened
-    """A provider file is there, and its import raised."""
-
-
 _modules: dict[Path, tuple[ModuleType, str]] = {}
-
-
-def is_file_spec(spec: str) -> bool:
-    """Return whether `spec` means a file rather than the name of a provider."""
-    return ".py:" in spec or spec.endswith(".py") or "/" in spec or "\\" in spec
 
 
 def canonical_file_spec(spec: str) -> str:
     """Return `spec` with the absolute path of its file, so that it means the same in any folder."""
     path, name = _split(spec)
     return f"{path.resolve()}:{name}"
-
-
-def with_family(spec: str, family: str | None, layout: str | None = None) -> str:
-    """Return `spec` with the family and the layout of a plain function, if it is of a file and names none.
-
-    A provider's name is returned as it is, and so is a file's if there is no family.
-    """
-    if not family or not is_file_spec(spec) or "@" in _split(spec)[1]:
-        return spec
-    return f"{spec}@{family}" + (f"@{layout}" if layout else "")
 
 
 def file_provider(spec: str) -> Provider:
@@ -100,10 +82,8 @@ def split_file_spec(spec: str) -> tuple[Path, str]:
 
 
 def _split(spec: str) -> tuple[Path, str]:
-    path, colon, name = spec.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        path, name = spec.rstrip(":"), ""
-    return Path(path).expanduser(), name.strip()
+    path, name = split_code_spec(spec)
+    return Path(path).expanduser(), name
 
 
 class _SourceOnly(SourceFileLoader):

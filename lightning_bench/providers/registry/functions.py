@@ -92,17 +92,18 @@ def function_provider(
 def bind(function: Callable[..., Any], name: str, family: str) -> Arguments:
     """Return which inputs of `family` go to which parameters of `function`.
 
-    An input goes to the parameter of its name. The others go, in the order of `Definition.arguments`, to the
-    parameters that have neither such a name nor a default. A function without a signature, such as one that
-    is written in C++, gets all by position. Raise Unfit if an input or a parameter is left.
+    An input goes to the parameter of its name, slopes also to `s`. The others go, in the order of
+    `Definition.arguments`, to the parameters that have neither such a name nor a default. A function without
+    a signature, such as one that is written in C++, gets all by position. Raise Unfit if an input or a
+    parameter is left.
     """
     inputs = definition_of(family).arguments
     try:
         parameters = list(signature(function).parameters.values())
     except (TypeError, ValueError):
         return Arguments(inputs, {})
-    named = {each.name for each in parameters if each.kind in _NAMED and each.name in inputs}
-    left = [each for each in inputs if each not in named]
+    named = _named(parameters, inputs)
+    left = [each for each in inputs if each not in named.values()]
     positional: list[str] = []
     keyword: dict[str, str] = {}
     missing: list[str] = []
@@ -131,10 +132,19 @@ def bind(function: Callable[..., Any], name: str, family: str) -> Arguments:
     return Arguments(tuple(positional), keyword)
 
 
-def _given(parameter: Parameter, named: set[str], left: list[str]) -> str | None:
+def _named(parameters: Sequence[Parameter], inputs: Sequence[str]) -> dict[str, str]:
+    """Return the inputs of the parameters that have their names."""
+    names = {each.name for each in parameters if each.kind in _NAMED}
+    named = {each: each for each in inputs if each in names}
+    if "slopes" in inputs and "slopes" not in names and "s" in names:
+        named["s"] = "slopes"
+    return named
+
+
+def _given(parameter: Parameter, named: dict[str, str], left: list[str]) -> str | None:
     """Return the input that a parameter gets, None for none; one by position is taken from `left`."""
     if parameter.kind in _NAMED and parameter.name in named:
-        return parameter.name
+        return named[parameter.name]
     if parameter.kind in _PLACED and parameter.default is Parameter.empty and left:
         return left.pop(0)
     return None

@@ -1,6 +1,7 @@
-"""What providers of files and entry points declare, asked in processes of their own: no parent imports them.
+"""What providers of files, of the Hub and of entry points declare, asked in processes of their own.
 
-So an import that hangs, exits, prints, raises or crashes is a reason in rows, and not the end of the sweep.
+No parent imports them, so an import that hangs, exits, prints, raises or crashes is a reason in rows, and not
+the end of the sweep.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from lightning_bench.errors import Unavailable, UsageError
 from lightning_bench.machine.guardian import flush, guarded, tail
 from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.providers.registry.base import Provider
-from lightning_bench.providers.registry.checked import BadProvider
+from lightning_bench.providers.registry.checked import BadProvider, FailedImport
 from lightning_bench.providers.registry.files import (
     FORM,
-    FailedImport,
     file_provider,
     loaded_names,
     package_version,
     split_file_spec,
 )
+from lightning_bench.providers.registry.hub import hub_provider, split_hub_spec
 from lightning_bench.providers.registry.packages import installed_version, load_error
 from lightning_bench.providers.registry.plugins import BrokenPlugin, Plugin, plugins
 from lightning_bench.providers.registry.sources import digest_of_sources
 
 LIMIT_S = 120.0
 """How long an import and the declarations of the providers that it gives may take together."""
+DOWNLOAD_LIMIT_S = 3600.0
+"""How long a download from the Hub may take besides."""
 
 Said = dict[str, Any]
 """What a process has said of one provider: `broken`, `unavailable` or `usage`, or its declarations."""
@@ -44,7 +47,7 @@ _START = (
 _DECLARED = ("name", "label", "family", "layout", "package", "summary", "tf32")
 _DECLARED_SETS = ("devices", "dtypes", "directions")
 
-_answers: dict[Path, dict[str, Said]] = {}
+_answers: dict[Path | str, dict[str, Said]] = {}
 
 
 class DeclaredProvider(Provider):
@@ -121,8 +124,23 @@ def declared_file_provider(spec: str) -> FileProvider:
     return FileProvider(path, name, said)
 
 
-def forget_files() -> None:
-    """Ask every provider file anew when it is named next: it may have been edited in the meantime."""
+def declared_hub_provider(spec: str) -> DeclaredProvider:
+    """Return what the function of the Hub that `spec` names declares. Raise UsageError if there is none such.
+
+    The kernel is downloaded if it is not in the cache.
+    """
+    kernel, named = split_hub_spec(spec)
+    known = _answers.setdefault(str(kernel), {})
+    if named not in known:
+        limit_s = LIMIT_S + DOWNLOAD_LIMIT_S
+        known.update(_ask({"hub": str(kernel)}, named, f"hub kernel {kernel}", limit_s))
+    if "usage" in known[named]:
+        raise UsageError(known[named]["usage"])
+    return DeclaredProvider(kernel.named(named.partition("@")[0]), "", known[named])
+
+
+def forget_code() -> None:
+    """Ask every file and kernel of the Hub anew when it is named next: it may be another in the meantime."""
     _answers.clear()
 
 
@@ -133,8 +151,9 @@ def declared_plugin(plugin: Plugin, *, load: bool = False) -> DeclaredProvider:
     return DeclaredProvider(plugin.name, plugin.dist, found[plugin.name])
 
 
-def _ask(request: dict[str, Any], name: str, what: str) -> dict[str, Said]:
+def _ask(request: dict[str, Any], name: str, what: str, limit_s: float | None = None) -> dict[str, Said]:
     """Return the answers of a new process, by NAME: that of `name`, and of what else it has loaded."""
+    limit_s = LIMIT_S if limit_s is None else limit_s
     with scratch_folder() as folder:
         log = folder / "probe.log"
         request = {"path": sys.path, "name": name, "log": str(log), "parent": os.getpid(), **request}
@@ -145,7 +164,7 @@ def _ask(request: dict[str, Any], name: str, what: str) -> dict[str, Said]:
         )
         code: int | None = None
         try:
-            lines, _ = process.communicate(timeout=LIMIT_S)
+            lines, _ = process.communicate(timeout=limit_s)
             code = process.returncode
         except subprocess.TimeoutExpired:
             process.terminate()  # its guardian ends what the import has started
@@ -157,7 +176,7 @@ def _ask(request: dict[str, Any], name: str, what: str) -> dict[str, Said]:
         for line in lines.splitlines():
             found.update(json.loads(line))
         if name not in found:
-            how = f"did not end within {LIMIT_S:g} s" if code is None else _ended(code)
+            how = f"did not end within {limit_s:g} s" if code is None else _ended(code)
             last = tail(log, 1)
             output = f"; its last output: {last}" if last else ""
             found[name] = {"broken": f"the import of {what} {how}{output}"}
@@ -173,13 +192,19 @@ def answer(
     log: str,
     parent: int,
     file: str = "",
+    hub: str = "",
     plugin: tuple[str, str] = ("", ""),
     load: bool = False,
 ) -> None:
     """Print a line of JSON per provider, that of `name` first; the work of the child process."""
     out = os.dup(1)  # what the import prints goes to the log
     guarded(Path(log), parent)
-    described = _of_file(Path(file), name) if file else _of_plugin(name, *plugin, load=load)
+    if file:
+        described = _of_file(Path(file), name)
+    elif hub:
+        described = iter([(name, _described(hub_provider, f"hub:{hub}:{name}"))])
+    else:
+        described = _of_plugin(name, *plugin, load=load)
     with os.fdopen(out, "w") as answers:
         for key, said in described:
             answers.write(json.dumps({key: said}) + "\n")
@@ -189,15 +214,15 @@ def answer(
 
 
 def _of_file(path: Path, name: str) -> Iterator[tuple[str, Said]]:
-    yield name, _describe_in_file(path, name)
+    yield name, _described(file_provider, f"{path}:{name}")
     for other in loaded_names(path):
         if other != name:
-            yield other, _describe_in_file(path, other)
+            yield other, _described(file_provider, f"{path}:{other}")
 
 
-def _describe_in_file(path: Path, name: str) -> Said:
+def _described(found: Callable[[str], Provider], spec: str) -> Said:
     try:
-        return _describe(file_provider(f"{path}:{name}"))
+        return _describe(found(spec))
     except (BadProvider, FailedImport) as error:
         return {"broken": str(error)}
     except UsageError as error:

@@ -138,7 +138,7 @@ def test_every_family_has_a_suite(device: Any) -> None:
         (["--kernel", "mine.py:attn", "--provider", "flash2"], "--kernel and --provider do not go together"),
         (["--against", "flash2"], "--against names what --kernel is compared with: give --kernel"),
         (["--kernel", "mine.py:attn@softmax", "--against", "flash"], "--against: no provider is named"),
-        (["--family", "softmax"], "--family says what a plain function of a file computes"),
+        (["--family", "softmax"], "--family says what a plain function of a file or of the Hub computes"),
         (["--layout", "bnhd"], "--layout goes only with --family"),
         (["--provider", "+mine.py:attn,flash2"], "some names have a + and some have none"),
         (["--kernel", "mine.py:attn@softmax,other.py:attn@softmax"], "two providers are named attn: "),

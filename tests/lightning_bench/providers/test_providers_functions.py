@@ -18,9 +18,9 @@ from lightning_bench.families import definition_of
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.providers import canonical_spec, declared_provider, get_provider
 from lightning_bench.providers.registry.checked import Unfit
-from lightning_bench.providers.registry.files import with_family
 from lightning_bench.providers.registry.functions import bind, function_provider
 from lightning_bench.providers.registry.packages import installed_version
+from lightning_bench.providers.registry.specs import with_family
 
 SOURCE = """\
 import torch
@@ -124,6 +124,11 @@ def test_one_without_a_graph_runs_forward_only() -> None:
         ("q, k, v, s", "linear_decay", {"q": "q", "k": "k", "v": "v", "s": "slopes"}),
         ("q, k, v, a=1, slopes=None", "linear_decay",
          {"q": "q", "k": "k", "v": "v", "a": 1, "slopes": "slopes"}),
+        ("q, k, v, s=None, *, scale=1", "linear_decay",
+         {"q": "q", "k": "k", "v": "v", "s": "slopes", "scale": 1}),
+        ("slopes, v, k, q, s=None", "retention",
+         {"q": "q", "k": "k", "v": "v", "slopes": "slopes", "s": None}),
+        ("q, k, v, s=None", "linear", {"q": "q", "k": "k", "v": "v", "s": None}),
         ("q, k, v, *, g", "gla", {"q": "q", "k": "k", "v": "v", "g": "g"}),
         ("*args", "mamba2", {"args": ("q", "k", "v", "g")}),
         ("q, *args", "gla", {"q": "q", "args": ("k", "v", "g")}),
@@ -164,7 +169,7 @@ def test_each_input_arrives_once_whatever_the_parameters(family: str, data: st.D
     ("parameters", "family", "said"),
     [
         ("q, k, v", "linear_decay", "whose inputs are q, k, v, slopes: no parameter takes slopes;"),
-        ("q, k, v, s=None", "linear_decay", "no parameter takes slopes;"),
+        ("q, k, v, decay=None", "linear_decay", "no parameter takes slopes;"),
         ("q, k, v, mask", "softmax", "whose inputs are q, k, v: nothing is given for mask;"),
         ("q, k, v, *, mask", "softmax", "nothing is given for mask;"),
         ("", "norm", "no parameter takes v;"),
