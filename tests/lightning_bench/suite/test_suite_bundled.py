@@ -90,7 +90,7 @@ def test_long_leaves_out_what_is_quadratic() -> None:
 def test_dims_has_no_fp32_for_flash() -> None:
     cases = expand(load_suite("dims"), Overrides(), "cuda")
     fp32 = {case.provider for case in cases if case.shape.dtype == "fp32"}
-    assert fp32 == {"lightning2", "lightning-official", "fla-chunk"}
+    assert fp32 == {"lightning2", "lightning-official", "fla-chunk", "fla-fused-chunk"}
     assert {case.provider for case in cases} - fp32 == {"flash2", "flash4", "sdpa-cudnn"}
 
 
