@@ -124,6 +124,8 @@ class Comparison:
     overall: list[Overall]
     remarks: list[str] = field(default_factory=list)
     fail_on: frozenset[Verdict] = WORSE
+    untouched: str = ""
+    """Why nothing had to be measured, which passes: no change between the sides reaches a provider."""
 
     @property
     def counts(self) -> Counter[Verdict]:
@@ -164,7 +166,7 @@ class Comparison:
     def exit_code(self) -> ExitCode:
         """FOUND if something is worse, UNDECIDED if nothing is known or a cell cannot be compared."""
         if not self.compared:
-            return ExitCode.UNDECIDED
+            return ExitCode.OK if self.untouched and not self.cells else ExitCode.UNDECIDED
         if self.failing or self.failing_overall:
             return ExitCode.FOUND
         known = self.decided or any(one.verdict in _DECIDED for one in self.overall)
@@ -173,6 +175,8 @@ class Comparison:
     @property
     def headline(self) -> str:
         """The verdict in one sentence, which says what is not decided."""
+        if self.untouched and not self.cells:
+            return self.untouched
         if not self.compared:
             same = self.cells and all(cell.detail == SAME_ROW for cell in self.cells)
             return "Nothing was compared" + (": both sides are the same rows" if same else "")

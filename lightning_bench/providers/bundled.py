@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from functools import cache, partial
 from importlib import import_module
@@ -13,6 +14,7 @@ from lightning_bench import __version__
 from lightning_bench.case import DTYPES, Device, Direction, Family, Shape
 from lightning_bench.providers.registry.base import Inputs, Provider
 from lightning_bench.providers.registry.packages import HARNESS, missing_device
+from lightning_bench.providers.registry.sources import sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -97,6 +99,25 @@ def kernels_attribute(name: str) -> Any:
 def bundled_version(digest: str) -> str:
     """Return the version of kernels whose sources have this digest; "" for no sources."""
     return f"{__version__}+{digest}" if digest else ""
+
+
+def sources_of_function(package: Path, function: str) -> set[Path]:
+    """Return the files that `function` of the kernels in the folder `package` runs, without importing them.
+
+    They are the package's own file, which says where the function is, and that module with all that it
+    imports. Where the package does not say, they are all files of it.
+    """
+    init = package / "__init__.py"
+    try:
+        tree = ast.parse(init.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        tree = ast.Module([], [])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == function for alias in node.names):
+            home = package.joinpath(*(node.module or "").split(".")).with_suffix(".py")
+            if node.level == 1 and home.is_file():
+                return {init.resolve(), *sources_of(home)}
+    return {path.resolve() for path in package.rglob("*.py")}
 
 
 @cache

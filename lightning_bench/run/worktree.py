@@ -75,6 +75,16 @@ def checked_out(tree: Checkout, ref: str) -> Iterator[Checkout]:
         _remove(tree.root, folder)
 
 
+def changed_files(tree: Checkout, other: Checkout) -> frozenset[str]:
+    """Return the paths of the files of `tree`, as it is, that differ from those of `other`; new ones too."""
+    diff = _git(tree.root, "diff", "--name-only", "--no-renames", "-z", other.commit, "--")
+    new = _git(tree.root, "ls-files", "--others", "--exclude-standard", "-z")
+    for done in (diff, new):
+        if done.returncode:
+            raise UsageError(f"git could not list what changed since {other.name}: {done.stderr.strip()}")
+    return frozenset(name for done in (diff, new) for name in done.stdout.split("\0") if name)
+
+
 def _remove_orphans(root: Path) -> None:
     for line in _git(root, "worktree", "list", "--porcelain").stdout.splitlines():
         folder = Path(line.removeprefix("worktree "))

@@ -16,6 +16,7 @@ from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from lightning_bench.cli.commands.compare_ref import Measured
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.comparison.result import Comparison
     from lightning_bench.comparison.sides import Side
@@ -94,7 +95,7 @@ def compare(
     from lightning_bench.cli.commands.compare_out import show
     from lightning_bench.comparison.judge import compare_sides
     from lightning_bench.comparison.noise import read_noises
-    from lightning_bench.comparison.result import accept, parse_allow, parse_fail_on
+    from lightning_bench.comparison.result import Comparison, accept, parse_allow, parse_fail_on
 
     if output.as_json and shown.as_markdown:
         raise UsageError("--json and --markdown do not go together: give one")
@@ -105,26 +106,32 @@ def compare(
     if commit.ref is not None:
         if against is not None:
             raise UsageError("--against compares within one run: give a CSV instead of --ref")
-        base, head = _measured_sides(sink, paths, commit, axes, running)
+        measured = _measured_sides(sink, paths, commit, axes, running)
+        base, head, untouched = measured.base, measured.head, measured.untouched
     else:
+        untouched = ""
         if (
-            (commit.out, commit.kernels) != (None, None)
+            (commit.out, commit.kernels, commit.from_diff) != (None, None, False)
             or replace(axes, provider=None) != Axes()
             or running != Running()
         ):
             raise UsageError(
-                "axes, --device, --time-limit, --out and --kernels go with --ref: CSVs are measured already"
+                "axes, --device, --time-limit, --out, --kernels and --from-diff go with --ref: "
+                "CSVs are measured already"
             )
         base, head = _sides(paths, axes.provider_names, against)
-    comparison = compare_sides(
-        base,
-        head,
-        threshold=threshold,
-        noises=read_noises(verdicts.calibration, beside=paths if commit.ref is None else []),
-        across_machines=verdicts.across_machines,
-        fail_on=fail_on,
-    )
-    comparison = accept(comparison, allowed)
+    if untouched:
+        comparison = Comparison(base.name, head.name, threshold, [], [], untouched=untouched)
+    else:
+        comparison = compare_sides(
+            base,
+            head,
+            threshold=threshold,
+            noises=read_noises(verdicts.calibration, beside=paths if commit.ref is None else []),
+            across_machines=verdicts.across_machines,
+            fail_on=fail_on,
+        )
+        comparison = accept(comparison, allowed)
     show(sink, comparison, shown)
     if comparison.exit_code == ExitCode.UNDECIDED:
         sink.error(_why_undecided(comparison))
@@ -133,7 +140,7 @@ def compare(
 
 def _measured_sides(
     sink: Sink, suites: list[Path], commit: RefOptions, axes: Axes, running: Running
-) -> tuple[Side, Side]:
+) -> Measured:
     """Return both commits' sides, measured now."""
     from lightning_bench.cli.commands.compare_ref import measure
 

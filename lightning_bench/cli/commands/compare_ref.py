@@ -53,6 +53,14 @@ class RefOptions:
             rich_help_panel=_REF_PANEL,
         ),
     ] = None
+    from_diff: Annotated[
+        bool,
+        typer.Option(
+            "--from-diff",
+            help="Measure only providers whose sources differ between the two; all if the suite's file does.",
+            rich_help_panel=_REF_PANEL,
+        ),
+    ] = False
     out: Annotated[
         Path | None,
         typer.Option(
@@ -63,15 +71,24 @@ class RefOptions:
     ] = None
 
 
-def measure(
-    sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, running: Running
-) -> tuple[Side, Side]:
+@dataclass(frozen=True)
+class Measured:
+    """Both sides' rows; none, and why, if `--from-diff` found nothing to measure."""
+
+    base: Side
+    head: Side
+    untouched: str = ""
+
+
+def measure(sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, running: Running) -> Measured:
     """Check the commit out, measure it and the working tree in turns, and return both sides' rows."""
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
+    from lightning_bench.comparison.sides import Side
     from lightning_bench.machine.scratch import scratch_folder
     from lightning_bench.run.pairs import comparable, plan_of_tree
     from lightning_bench.run.planner import Planner
-    from lightning_bench.run.worktree import checked_out, working_tree
+    from lightning_bench.run.touched import Diff, touched
+    from lightning_bench.run.worktree import changed_files, checked_out, working_tree
 
     ref = str(commit.ref)
     tree = working_tree(Path.cwd())
@@ -88,18 +105,32 @@ def measure(
             raise UsageError(f"{ref} has no folder {inside}; give --kernels, a folder that both commits have")
         with _importable(tree.root / inside):
             planners = [Planner(metric, axes.overrides(), running.settings()) for metric in metrics]
-            plans = [planner.plan(planner.load(suite)) for planner in planners]
+            loaded = planners[0].load(suite)
+            plans = [planner.plan(loaded) for planner in planners]
+        names = f"{ref} ({other.name})", f"this tree ({tree.name})"
+        sides = (other, tree)
         for plan in plans:
+            told = plan.metric == metrics[0]
             if planners[0].overrides.providers is None:
                 plan, left_out = comparable(plan, tree.root)
-                if left_out and plan.metric == metrics[0]:
-                    names = ", ".join(left_out)
-                    sink.say(f"left out, since no commit changes them: {names} (--provider takes them)")
+                if left_out and told:
+                    listed = ", ".join(left_out)
+                    sink.say(f"left out, since no commit changes them: {listed} (--provider takes them)")
             if not plan.cases:
                 raise UsageError(
                     "no provider of the suite comes from this repository; name some by --provider"
                 )
-            sides = (other, tree)
+            if commit.from_diff:
+                diff = Diff(tree.root, other.root, changed_files(tree, other), inside)
+                plan, left_out = touched(plan, diff, loaded.path)
+                if left_out and told:
+                    sink.say(f"left out, since the diff does not touch them: {', '.join(left_out)}")
+                if not plan.cases:
+                    reason = (
+                        f"Nothing to measure: the diff against {ref} touches no provider of {loaded.name}"
+                    )
+                    base, head = (Side(name, [], []) for name in names)
+                    return Measured(base, head, untouched=reason)
             run_side_by_side(
                 sink,
                 [plan_of_tree(plan, tree.root, side.root, side.root / inside) for side in sides],
@@ -110,7 +141,7 @@ def measure(
         base, head = (_read(folder, name, metrics) for name in ("base", "head"))
         if commit.out is not None:
             sink.say(f"results: {folder}")
-        return replace(base, name=f"{ref} ({other.name})"), replace(head, name=f"this tree ({tree.name})")
+        return Measured(replace(base, name=names[0]), replace(head, name=names[1]))
 
 
 def _csv(folder: Path, name: str, metric: Metric, metrics: Sequence[Metric]) -> Path:

@@ -25,8 +25,8 @@ _LOOSE_DEPTH = 2  # a file outside a repository may lie in a home folder
 def digest_of_sources(path: Path) -> str:
     """Return eight hex digits over the source of `path` and of all that it loads from its repository."""
     path = path.resolve()
-    root, depth = _root(path)
-    files = sorted(_Walk(root, depth).from_file(path))
+    root, _ = _root(path)
+    files = sorted(sources_of(path))
     if files == [path]:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     total = hashlib.sha256()
@@ -34,6 +34,12 @@ def digest_of_sources(path: Path) -> str:
         total.update(file.relative_to(root).as_posix().encode() + b"\0")
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()[:8]
+
+
+def sources_of(path: Path) -> set[Path]:
+    """Return `path` and all that it loads from its repository, with links resolved."""
+    path = path.resolve()
+    return _Walk(*_root(path)).from_file(path)
 
 
 def _root(path: Path) -> tuple[Path, int | None]:

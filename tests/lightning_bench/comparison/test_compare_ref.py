@@ -207,3 +207,30 @@ def test_memory_of_both_commits_is_compared_and_equal_trees_are_the_same(reposit
     )
     assert code == 0, err
     assert verdicts(text)["lightning2-torch memory"]["verdict"] == "SAME"
+
+
+def test_only_what_the_diff_touches_is_measured(repository: Repository, tmp_path: Path) -> None:
+    """One kernel is changed and the other not; then nothing is, which passes and says so in every format."""
+    words = ("--ref", "main", "suite.toml", "--from-diff", "--pairs", "2", "--metric", "memory", "--json")
+    mine = repository.root / "kernels" / "mine_kernels.py"
+    mine.write_text(mine.read_text() + "# changed\n")
+    try:
+        code, text, err = repository.compare(*words)
+    finally:
+        repository.git("checkout", "-q", "kernels")
+    assert code == 0, err
+    assert set(verdicts(text)) == {"mine memory"}
+    assert "left out, since the diff does not touch them: lightning2-torch" in err
+
+    junit = tmp_path / "junit.xml"
+    (repository.root / "notes.md").write_text("not of a kernel\n")
+    try:
+        code, text, err = repository.compare(*words, "--junit", str(junit))
+    finally:
+        (repository.root / "notes.md").unlink()
+    data = json.loads(text)
+    assert (code, data["cells"], data["exit_code"]) == (0, [], 0), err
+    assert data["headline"] == "Nothing to measure: the diff against main touches no provider of suite"
+    assert '<testsuite name="lbench compare" tests="0" failures="0"' in junit.read_text()
+    code, text, err = repository.compare(*words[:-1], "--markdown")
+    assert (code, text.partition("\n")[0]) == (0, f"### ✅ lbench: {data['headline']}"), err
