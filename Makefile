@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # What running needs, and that with what tests, linters and the docs site need.
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-for-tests
+EXTRAS := test,hub
 # Hundreds of processes start: without bytecode each compiles the package again, so keep it though the user's
 # environment may say not to.
 unexport PYTHONDONTWRITEBYTECODE
@@ -53,7 +54,7 @@ $(RUNTIME): pyproject.toml constraints.txt
 	touch $@
 
 $(DEVELOPMENT): pyproject.toml constraints.txt
-	$(call install,.[test])
+	$(call install,.[$(EXTRAS)])
 	touch $(RUNTIME) $@
 
 define install

@@ -50,7 +50,7 @@ def test_running_installs_no_extra(goal: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("goal", ["test", "fast", "lint", "format", "site"])
 def test_tests_and_linters_install_theirs_once(goal: str, tmp_path: Path) -> None:
     installs = re.findall(r"pip install .*", printed(goal, tmp_path))
-    assert [line.split(" -e ")[1] for line in installs] == ["'.[test]'"]
+    assert [line.split(" -e ")[1] for line in installs] == ["'.[test,hub]'"]
 
 
 def test_the_packages_import_only_what_running_installs() -> None:

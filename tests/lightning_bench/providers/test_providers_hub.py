@@ -24,6 +24,8 @@ from scripts.hub_build import lay_out
 from tests.support.fake_hub import fake_hub
 from tests.support.patience import PATIENCE_S
 
+pytest.importorskip("kernels._rust", reason="the extra hub is not installed")
+
 REPO = "some-org/some-kernel"
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 SOURCE = """\
