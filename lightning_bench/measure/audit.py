@@ -39,8 +39,9 @@ _DRAIN_SHARE, _DRAIN_MS = 0.5, 0.2
 NEW_MOST = 7
 """On how many new contents a call is timed at most."""
 _NEW_LEAST = 5
-# All calls must be so much slower on what is new: noise affects both calls of a pair.
-_REMEMBERS = 1.4
+# Every call on what is new must be so much slower than three that followed and than the case's median: noise
+# affects all of them, and who computes anew in some calls of its own choice is as fast in the others.
+_REMEMBERS, _SEEN_FAST = 1.4, 3
 
 _clock = time.perf_counter
 
@@ -101,14 +102,14 @@ class Audit:
         self._drains.append(ms)
 
     def ends(self) -> None:
-        """Judge the turn."""
+        """Judge the turn, after a look at the judge: a function in its place could undo that when called."""
+        replaced = GUARD.replaced()
         found = self._likeness.failure("a timed call")
-        self.failure = self.failure or found
+        self.failure = replaced or self.failure or found
         self._last = self._first_of_turn = None
         self._lot.ends()
         if self._turns <= _HASHED_TURNS or self.failure is not None:
             self.look_at_inputs()
-        self.failure = GUARD.replaced() or self.failure
 
     def before_capture(self) -> None:
         """Give v the signs that a replay of a backward pass will find."""
@@ -141,20 +142,26 @@ class Audit:
     def judge_anew(self, reference: Reference, distribution: Distribution) -> None:
         """Judge the timed call on other inputs, which are in place already."""
         self._call.renew()
-        result = judge(reference, self._call.tensors(), self._layout)
+        got = self._call.tensors()
+        replaced = GUARD.replaced()
+        result = judge(reference, got, self._layout)
         self.judged_on.append(distribution)
-        if result.failure:
+        if replaced:
+            self.failure = replaced
+        elif result.failure:
             self.failure = f"on other inputs ({distribution}): {result.failure}"
 
-    def note_new_contents(self, timed: list[tuple[float, float]]) -> None:
+    def note_new_contents(self, timed: list[tuple[float, float]], median_ms: float) -> None:
         """Compare times, ms, of calls on contents that were new with those of the calls right after them."""
         self._new_contents = len(timed)
-        ratios = sorted(new / seen for new, seen in timed)
-        if len(ratios) >= _NEW_LEAST and ratios[0] > _REMEMBERS:
-            new, seen = timed[len(timed) // 2]
+        if len(timed) < _NEW_LEAST:
+            return
+        new = min(first for first, _ in timed)
+        seen = sorted(second for _, second in timed)[_SEEN_FAST - 1]
+        if new > _REMEMBERS * max(seen, median_ms):
             self.failure = (
-                f"it keeps something from call to call: {new:.3g} ms on inputs that it has not seen, "
-                f"then {seen:.3g} ms, and so on all of {len(ratios)} contents"
+                f"it keeps something from call to call: at least {new:.3g} ms on inputs that it has not "
+                f"seen, then {seen:.3g} ms, on {len(timed)} contents, where its median is {median_ms:.3g} ms"
             )
 
     def trouble(self, median_ms: float) -> str | None:

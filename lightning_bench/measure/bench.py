@@ -202,8 +202,9 @@ class _Bench:
                     gated.call.renew()
                     times += self.session.timer.sample(task.fn, 1, NoCallWatch())
                 timed[task.key].append((times[0], times[1]))
+            gated.audit.failure = GUARD.replaced() or gated.audit.failure
         for gated, task in working:
-            gated.audit.note_new_contents(timed[task.key])
+            gated.audit.note_new_contents(timed[task.key], task.sampler.median_ms)
 
     def _judge_anew(self, ready: list[Gated]) -> set[Case]:
         """Judge the same calls on inputs that they have not seen. Return cases that have an outcome now."""

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pkgutil
 import re
 import secrets
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,9 +19,11 @@ from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from lightning_bench import families
+from lightning_bench.measure.interposed import Interposed
 
 # What the harness, or whoever reads a clock for it, calls by these names.
 _CLOCKS = (
@@ -30,6 +34,8 @@ _TORCH = (
     "arange", "cat", "empty", "equal", "exp", "full", "isfinite", "maximum", "nan_to_num", "no_grad", "ones",
     "ones_like", "randn", "rand", "stack", "unravel_index", "where", "zeros", "Generator", "set_num_threads",
 )  # fmt: skip
+_NUMPY = ("arange", "mean", "median", "percentile", "searchsorted")
+_MATH = ("fsum", "isclose", "isinf", "isnan", "log", "prod", "sqrt")
 _CUDA = ("synchronize", "Event", "Stream", "current_stream", "empty_cache", "memory_allocated")
 _EVENT = ("record", "synchronize", "elapsed_time", "query")
 _OWN = "lightning_bench."
@@ -54,10 +60,14 @@ class _Kept(NamedTuple):
 
 
 class Guard:
-    """Keeps functions of the clocks and of torch, and functions and constants of this package, by name."""
+    """Keeps functions of clocks, of torch and of numpy, and functions and constants of this package, by name.
+
+    What is called in front of a function counts as well (`Interposed`).
+    """
 
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
+        self._interposed = Interposed()
         self._tensor_names = frozenset(vars(torch.Tensor))
 
     def keep(self) -> None:
@@ -72,7 +82,10 @@ class Guard:
             (torch.cuda.Event, "torch.cuda.Event", _EVENT),
             (torch.autograd, "torch.autograd", ("grad", "backward")),
             (torch.nn.functional, "torch.nn.functional", ("pad", "avg_pool1d")),
-            (secrets, "secrets", ("SystemRandom", "randbits")),
+            (secrets, "secrets", ("SystemRandom", "randbelow", "randbits")),
+            (np, "numpy", _NUMPY),
+            (math, "math", _MATH),
+            (statistics, "statistics", ("median",)),
         ):
             for name in names:
                 self._keep(owner, shown, name, getattr(owner, name))
@@ -84,6 +97,7 @@ class Guard:
             if isinstance(value, FunctionType):
                 self._keep(torch.Tensor, "torch.Tensor", name, value)
         self._tensor_names = frozenset(vars(torch.Tensor))
+        self._interposed = Interposed()
 
     def _keep(self, owner: Any, shown: str, name: str, value: Any) -> None:
         holds = value.__code__ if isinstance(value, FunctionType) else None
@@ -92,7 +106,7 @@ class Guard:
 
     def replaced(self) -> str | None:
         """Put back what has been replaced since. Return a sentence that names it, or None."""
-        found = []
+        found = self._interposed.put_back()
         for owner, there, shown, name, value, code, items in self._kept:  # thousands, after every turn
             same = there.get(name, value) is value  # else: inherited
             if same and (code is None or value.__code__ is code) and (items is None or value == items):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Layout
-from lightning_bench.measure.deviation import SKETCH_FACTOR
+from lightning_bench.measure.deviation import SHARE_FACTOR, SKETCH_FACTOR
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.signs import Signs
 from lightning_bench.measure.sketch import excess
@@ -20,8 +20,9 @@ _JUDGED_FIRST = 4
 _SHARE = 0.08
 _LATER = 0.1
 _RATE = 1e12  # bytes per second that a GPU takes to judge, for the share of the time; never for a figure
-# Two results may both be off by the budget of a row.
-_FACTOR = 2 * SKETCH_FACTOR
+# Two results may both be off by the budget: of a row, or of all rows of a pair. Errors of many rows do not
+# bunch up in a sketch as one does; the share of itself by which a pair is off is known to its own size.
+_ROW_FACTOR, _SHARE_FACTOR, _PAIR_FACTOR = 2 * SKETCH_FACTOR, 2 * SHARE_FACTOR, 4.0
 
 _chance = secrets.SystemRandom().random
 _clock = time.perf_counter
@@ -29,6 +30,8 @@ _clock = time.perf_counter
 
 class Likeness:
     """Compares results of one case with the first ones, by sketches of every row under their signs.
+
+    Each row counts, all rows of a (batch, head) pair together, and the share of itself that a pair is off by.
 
     On a GPU a comparison is only enqueued; `worst` waits for all of them.
     """
@@ -39,26 +42,38 @@ class Likeness:
         self._scales = {name: reference.row_scale(name, x.norms) for name, x in self._first.items()}
         self.kinds = {name: (x.shape, x.dtype, x.device) for name, x in first.items()}
         self.bytes = sum(x.numel() * x.element_size() for x in first.values())
-        self._found: list[tuple[str, Tensor]] = []
+        self._found: list[tuple[str, str, float, Tensor]] = []
 
     def compare(self, results: Mapping[str, Tensor], signs: Signs) -> None:
         """Compare results that a call gave when the inputs had these signs."""
         for name, x in results.items():
-            got = self._reference.sketcher.sketch(name, x, self._layout, signs)
-            difference = got.values - self._first[name].values
-            self._found.append((name, excess(difference, self._scales[name]).max()))
+            first, scale = self._first[name].values, self._scales[name]
+            difference = self._reference.sketcher.sketch(name, x, self._layout, signs).values - first
+            self._found.append((name, "in a row", _ROW_FACTOR, excess(difference, scale).max()))
+            rows = scale.shape[-1] if "n" in self._reference.spec(name).axes else scale.numel()
+            difference, first = (each.reshape(-1, rows, each.shape[-1]) for each in (difference, first))
+            allowed = scale.reshape(-1, rows).square().sum(-1)  # per pair
+            off = difference.square().mean(-1).sum(-1)
+            along = (difference * first).mean(-1).sum(-1).abs() * self._reference.budgets[name]
+            for what, factor, squared in (
+                ("over all rows of a pair", _PAIR_FACTOR, (off / allowed).sqrt()),
+                ("of itself in a pair", _SHARE_FACTOR, along / allowed),
+            ):
+                self._found.append((name, what, factor, torch.nan_to_num(squared, nan=math.inf).max()))
 
     def failure(self, what: str) -> str | None:
         """Return by how much the worst result since the last question was off, or None; `what` gave it."""
-        worst = [(name, float(x)) for name, x in self._found]
+        found = [(name, where, factor, float(x)) for name, where, factor, x in self._found]
         self._found.clear()
-        name, most = max(worst, key=lambda entry: entry[1], default=("", 0.0))
-        if most <= _FACTOR:
+        none = ("", "", 1.0, 0.0)
+        name, where, factor, most = max(found, key=lambda entry: entry[3] / entry[2], default=none)
+        if most <= factor:
             return None
-        size = "NaN or Inf" if math.isinf(most) else f"{most * self._reference.budgets[name]:.1e}"
+        budget = self._reference.budgets[name]
+        size = "NaN or Inf" if math.isinf(most) else f"{most * budget:.1e}"
         return (
-            f"{what} gave another {name} than the call that was checked: off by {size} in a row, "
-            f"the budget there is {_FACTOR * self._reference.budgets[name]:.1e}"
+            f"{what} gave another {name} than the call that was checked: off by {size} {where}, "
+            f"the budget there is {factor * budget:.1e}"
         )
 
     def odd(self, what: str, results: object) -> str | None:

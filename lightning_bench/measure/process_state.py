@@ -23,6 +23,7 @@ from typing import Any, Literal, cast
 import torch
 
 from lightning_bench.measure.device.persisting_l2 import PersistingL2, loaded_driver
+from lightning_bench.measure.interposed import kernels_of_python
 
 Effect = Literal["timing", "named", "silent"]
 
@@ -254,6 +255,12 @@ def _settings() -> Iterator[Setting | None]:
         "the bytes of the L2 that are set aside for persisting lines", _l2_set_aside, _set_l2_set_aside
     )
     yield Setting("flush-denormal", _flushes_denormals, torch.set_flush_denormal)
+    yield Setting(
+        "kernels of torch's operators",
+        kernels_of_python,
+        None,
+        told=lambda before, now: f" ({_short(', '.join(sorted(before ^ now)))})",
+    )
     yield Setting("anomaly mode", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly)
     for device in ("cpu", "cuda"):
         yield Setting(

@@ -65,10 +65,11 @@ class ReplayAudit:
 
     def ends(self) -> None:
         """Judge the turn; after the first, look at the inputs."""
+        replaced = GUARD.replaced()
         found = self._likeness.failure(_WHAT)
         self._lot.ends()
         if not self._looked:
             self._looked = True
             self._input_signs.reset()
             found = self._written() or found
-        self.failure = self.failure or GUARD.replaced() or found
+        self.failure = self.failure or replaced or found

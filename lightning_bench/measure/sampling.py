@@ -144,6 +144,11 @@ class Sampler:
         return kept
 
     @property
+    def median_ms(self) -> float:
+        """The median of the samples, of which there must be one."""
+        return float(np.median(self.samples))
+
+    @property
     def median_mhz(self) -> float | None:
         """The median clock of the samples; None if none is known."""
         known = [mhz for mhz in self.mhz if mhz is not None]
@@ -159,7 +164,7 @@ class Sampler:
     def half_width_percent(self) -> float:
         """Half the interval of the median, in percent of the median."""
         low, high = median_interval(self.samples)
-        return 50.0 * (high - low) / float(np.median(self.samples))
+        return 50.0 * (high - low) / self.median_ms
 
     @property
     def changed(self) -> bool:

@@ -23,12 +23,14 @@ MOST_PARAMETERS_OF_KERNELS = 15
 SHARED_STEMS = ("__init__", "__main__")
 COMMANDS = "lightning_bench/cli/commands"
 GPU = "lightning_bench/machine/gpu.py"
-# The kernels have one file for private symbols of torch. The harness has three uses, each in its own file: it
-# clears cuBLAS workspaces, spins on the GPU, and sets what torch.compile has no public switch for.
+# The kernels have one file for private symbols of torch. The harness has four uses, each in its own file: it
+# clears cuBLAS workspaces, spins on the GPU, sets what torch.compile has no public switch for, and
+# sees what was put in front of torch's functions.
 PRIVATE_TORCH = (
     "kernels/lightning_kernels/common/private_torch.py",
     "lightning_bench/measure/device/memory.py",
     "lightning_bench/measure/device/timer.py",
+    "lightning_bench/measure/interposed.py",
     "lightning_bench/providers/bundled_srmsnorm.py",
 )
 ROW = "lightning_bench/record/row.py"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
 from lightning_bench.families import exact
 from lightning_bench.measure import audit, deviation, oracle
 from lightning_bench.measure.guard import Guard
+from tests.support.exploits import meddling
 
 
 @pytest.fixture
@@ -35,6 +40,9 @@ def other(*args: Any, **kwargs: Any) -> None:
     [
         (time, "perf_counter_ns", "time.perf_counter_ns"),
         (torch.cuda, "synchronize", "torch.cuda.synchronize"),
+        (numpy, "percentile", "numpy.percentile"),
+        (math, "fsum", "math.fsum"),
+        (statistics, "median", "statistics.median"),
         (torch.Tensor, "norm", "torch.Tensor.norm"),
         (deviation, "judge", "lightning_bench.measure.deviation.judge"),
         (audit.Audit, "after", "lightning_bench.measure.audit.Audit.after"),
@@ -79,6 +87,34 @@ def test_a_method_that_hides_one_of_tensors_base_is_taken_away(guard: Guard) -> 
     torch.Tensor.sum = other  # type: ignore[method-assign, assignment]
     assert guard.replaced() == "it replaces torch.Tensor.sum"
     assert float(torch.ones(3).sum()) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("set_hook", "get_hook"), [(sys.setprofile, sys.getprofile), (sys.settrace, sys.gettrace)]
+)
+def test_a_hook_of_python_is_named_and_taken_away(guard: Guard, set_hook: Any, get_hook: Any) -> None:
+    before = get_hook()
+    set_hook(other)
+    assert guard.replaced() == f"it replaces the function of sys.{set_hook.__name__}"
+    assert get_hook() is before
+    assert guard.replaced() is None
+
+
+def test_a_dispatch_mode_is_named_and_taken_away(guard: Guard) -> None:
+    meddling.Flattering().__enter__()
+    meddling.Flattering().__enter__()
+    mode = "torch's dispatch (Flattering)"
+    assert guard.replaced() == f"it replaces {mode}, {mode}"
+    assert float(torch.nan_to_num(torch.ones(1))) == 1.0
+    assert guard.replaced() is None
+
+
+def test_a_kernel_of_an_operator_is_named_once(guard: Guard) -> None:
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("_sobol_engine_initialize_state_", lambda x, _: x, "CPU")
+        name = "aten/_sobol_engine_initialize_state_/CPU"
+        assert guard.replaced() == f"it replaces kernels of torch ({name})"
+        assert guard.replaced() is None
 
 
 def test_all_that_was_replaced_is_named(guard: Guard) -> None:
