@@ -21,6 +21,7 @@ from tests.support.workspace import TOLD_TO_DISPLAYS, Ran, Workspace, is_gone, u
 _NEEDING = {
     "selenium": [
         "lightning_bench/report/test_report_browser.py",
+        "lightning_bench/report/test_report_page_use.py",
         "lightning_bench/report/test_report_readers.py",
         "repository/test_house.py",
     ],

@@ -47,6 +47,11 @@ function number(value) {
   return value.toLocaleString("en", { maximumFractionDigits: decimals });
 }
 
+/** A line in words: n = 512, or batch 8, n = 2048. */
+function lineText(section, line) {
+  return section.axes.map((axis, at) => `${data.axes[axis]} ${axis === "seq_len" ? "= " : ""}${section.lines[line].texts[at]}`).join(", ");
+}
+
 /** 512, 1K, 128K: as ticks name sequence lengths. */
 function lengthText(n) {
   if (n >= 1048576 && n % 1048576 === 0) return `${n / 1048576}M`;
@@ -54,8 +59,11 @@ function lengthText(n) {
   return String(n);
 }
 
-/** What the tools ask for: the kind that is chosen, the providers that are hidden, and the lengths shown. */
-const state = { kind: null, hidden: new Set(), least: 0, most: Infinity };
+/** What the tools and the address ask for. `choice` has the plot that is chosen in a view, by its name. */
+const state = {
+  suite: null, kind: null, machine: "", run: "", words: "", hidden: new Set(), least: 0, most: Infinity,
+  view: "", cell: "", choice: {},
+};
 
 const sections = all("section.table").map((element, at) => ({
   element,
@@ -63,14 +71,40 @@ const sections = all("section.table").map((element, at) => ({
   ...data.sections[at],
   plot: one(".plot", element),
   table: one("table", element),
-  drawn: null,
 }));
+const sectionNamed = new Map(sections.map((section) => [section.name, section]));
 
 /** The kind that a section shows: the chosen one where it has that, else its own first. */
 function kindOf(section) {
   return state.kind in section.kinds ? state.kind : Object.keys(section.kinds)[0];
 }
 
-function shownLength(n) {
+/** Whether the tools let a line of a section, a column or one of its figures be seen. */
+function shownLine(section, line) {
+  const n = section.lines[line].n;
   return n >= state.least && n <= state.most;
+}
+
+function shownColumn(section, column) {
+  return !state.hidden.has(section.columns[column][0]);
+}
+
+function ofRun(at) {
+  return !state.run || at < 0 || field(at, "harness_commit") === state.run;
+}
+
+/** What a column is called where its provider does not say enough. */
+function columnName([provider, over]) {
+  return over ? `${provider} (${over})` : provider;
+}
+
+/** The index of a figure in a section's lists. */
+function indexOf(section, line, column) {
+  return line * section.columns.length + column;
+}
+
+/** What a section is, in one line: for downloads, copies and labels. */
+function nameOf(section) {
+  const title = one("h4", section.element).firstChild.textContent.trim();
+  return `${title}, suite ${section.suite}, ${one(".under", section.element).textContent}`;
 }

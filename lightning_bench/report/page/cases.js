@@ -8,12 +8,17 @@ const SAMPLE_NAMES = {
   power_w: "Board power read between the samples, W",
 };
 
-/** Open the dialog for the case in the address, or close it where the address names none. */
-function followHash() {
+/** Put a case into the address, which opens its dialog; going back closes it. */
+function openCell(cell) {
+  keep({ cell }, true);
+  showCell();
+}
+
+/** Open the dialog for the case in the state, or close it where that names none. */
+function showCell() {
   const dialog = one("#case");
-  const found = /^#case-(\d+)$/.exec(location.hash);
-  const at = found ? Number(found[1]) : -1;
-  if (at < 0 || at >= data.cases.count) {
+  const at = state.cell ? caseNamed(state.cell) : -1;
+  if (at < 0) {
     if (dialog.open) dialog.close();
     return;
   }
@@ -46,7 +51,7 @@ function whyNoSamples(at) {
 
 function sampleParts(at, name, values) {
   const about = `${values.length} values, ${number(Math.min(...values))} to ${number(Math.max(...values))}`;
-  const list = make("ol", { class: "values" }, ...values.map((value) => make("li", {}, String(value))));
+  const list = make("ol", { class: "values", tabindex: 0 }, ...values.map((value) => make("li", {}, String(value))));
   const details = make("details", {}, make("summary", {}, `${SAMPLE_NAMES[name]}: ${about}`), list);
   if (name !== "samples_ms") return [details];
   details.open = true;
@@ -92,8 +97,5 @@ function listenToCases() {
   const dialog = one("#case");
   one("#close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  dialog.addEventListener("close", () => {
-    if (/^#case-/.test(location.hash)) history.replaceState(null, "", location.pathname + location.search);
-  });
-  addEventListener("hashchange", followHash);
+  dialog.addEventListener("close", () => state.cell && keep({ cell: "" }));
 }

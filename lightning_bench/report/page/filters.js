@@ -5,26 +5,24 @@ function say(text) {
   one("#said").textContent = text;
 }
 
-/** Show the sections that hold every word; returns how many those are. */
-function match(words) {
-  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+/** Show the sections of the suite and machine that hold every word; returns how many those are. */
+function match() {
+  const wanted = state.words.toLowerCase().split(/\s+/).filter(Boolean);
   let count = 0;
   for (const section of sections) {
-    const found = wanted.every((word) => section.element.dataset.words.includes(word));
+    const inSuite = state.suite === "*" || section.suite === state.suite || all("#suites [role=tab]").length === 0;
+    const here = !state.machine || section.machine === state.machine;
+    const found = inSuite && here && wanted.every((word) => section.element.dataset.words.includes(word));
     section.element.hidden = !found;
     count += found;
   }
+  for (const suite of all("section.suite")) suite.hidden = all("section.table", suite).every((element) => element.hidden);
   return count;
 }
 
+/** Show what the state asks for, everywhere on the page. */
 function apply() {
-  const form = one("#tools");
-  const chosen = one("input[name=kind]:checked", form);
-  state.kind = chosen ? chosen.value : null;
-  state.hidden = new Set(all("input[name=provider]:not(:checked)", form).map((box) => box.value));
-  state.least = one("#least").value === "" ? 0 : Number(one("#least").value);
-  state.most = one("#most").value === "" ? Infinity : Number(one("#most").value);
-  const count = match(one("#words").value);
+  const count = match();
   for (const section of sections) {
     fill(section);
     hide(section);
@@ -32,17 +30,98 @@ function apply() {
     section.stale = true;
     redraw(section);
   }
+  for (const tab of all("#suites [role=tab]")) {
+    const chosen = tab.dataset.suite === state.suite;
+    tab.setAttribute("aria-selected", chosen);
+    tab.tabIndex = chosen ? 0 : -1;
+  }
+  const of = state.suite === "*" || state.suite === null ? sections.length : sections.filter((section) => section.suite === state.suite).length;
   const less = state.hidden.size ? `, ${state.hidden.size} providers hidden` : "";
-  const text = `${count} of ${sections.length} tables shown${less}.`;
-  say(count ? text : `${text} No table holds all these words.`);
+  const text = `${count} of ${of} tables shown${less}.`;
+  say(count ? text : `${text} No table here has all these words.`);
+}
+
+/** Take the state from the tools. */
+function readTools() {
+  const form = one("#tools");
+  const text = (id) => one(id)?.value ?? "";
+  keep({
+    kind: one("input[name=kind]:checked", form)?.value ?? null,
+    hidden: new Set(all("input[name=provider]:not(:checked)", form).map((box) => box.value)),
+    least: Number(text("#least")) || 0,
+    most: Number(text("#most")) || Infinity,
+    words: text("#words"),
+    machine: text("#machine"),
+    run: text("#run"),
+    view: "",
+  });
+  apply();
+}
+
+/** Set the tools to the state, as it came from the address. */
+function writeTools() {
+  const set = (id, value) => one(id) && (one(id).value = value);
+  for (const radio of all("input[name=kind]")) radio.checked = radio.value === state.kind;
+  for (const box of all("input[name=provider]")) box.checked = !state.hidden.has(box.value);
+  set("#words", state.words);
+  set("#least", state.least || "");
+  set("#most", state.most < Infinity ? state.most : "");
+  set("#machine", state.machine);
+  set("#run", state.run);
+  for (const section of sections) if (section.select) section.select.value = chosenPlot(section).id;
+}
+
+/** Show what the address asks for: tools, tables, the view it leads to and the case that is open. */
+function followAddress() {
+  readAddress();
+  writeTools();
+  apply();
+  const target = sectionNamed.get(state.view);
+  if (target) target.element.scrollIntoView();
+  showCell();
 }
 
 function listenToTools() {
   const form = one("#tools");
   form.hidden = false;
-  form.addEventListener("input", apply);
+  form.addEventListener("input", readTools);
+  form.addEventListener("change", (event) => event.target.localName === "select" && readTools());
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(apply));
+  form.addEventListener("reset", () => setTimeout(readTools));
+  const measure = () => document.documentElement.style.setProperty("--bar", `${form.offsetHeight}px`);
+  measure(); // at once, since the address may lead to a view
+  new ResizeObserver(measure).observe(form);
+  addEventListener("hashchange", followAddress);
+  addEventListener("popstate", followAddress);
+}
+
+/** Tabs: a press shows a suite; arrow keys go from one to the next. */
+function listenToSuites() {
+  const list = one("#suites");
+  if (!list) return;
+  list.hidden = false;
+  const tabs = all("[role=tab]", list);
+  const choose = (tab) => {
+    keep({ suite: tab.dataset.suite, view: "" });
+    apply();
+    tab.focus();
+  };
+  list.addEventListener("click", (event) => event.target.closest("[role=tab]") && choose(event.target.closest("[role=tab]")));
+  list.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) choose(tabs[(tabs.indexOf(document.activeElement) + step + tabs.length) % tabs.length]);
+  });
+}
+
+/** A permalink keeps the present figure, filters and plot beside its view. */
+function listenToPermalinks() {
+  for (const section of sections)
+    one(".permalink", section.element).addEventListener("click", (event) => {
+      event.preventDefault();
+      keep({ view: section.name, suite: section.suite }, true);
+      apply();
+      section.element.scrollIntoView();
+    });
 }
 
 const THEMES = { "": "as the system", light: "light", dark: "dark" };

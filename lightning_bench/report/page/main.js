@@ -1,16 +1,18 @@
 // What starts the page.
 
+DEFAULTS.suite = one("#suites [aria-selected=true]")?.dataset.suite ?? null;
+DEFAULTS.kind = one("input[name=kind]:checked")?.defaultValue ?? null;
 listenToTheme();
 listenToTools();
+listenToSuites();
+listenToPermalinks();
 sections.forEach((section) => {
-  section.shown = Object.keys(section.kinds)[0];
-  listenToHeads(section);
+  section.shown = `${Object.keys(section.kinds)[0]} `;
+  listenToTable(section);
+  furnish(section);
 });
-const chosenKind = one("input[name=kind]:checked");
-state.kind = chosenKind ? chosenKind.value : null;
-// A browser that goes back to the page keeps what was typed and ticked.
-if (one("#words").value || all("input[name=provider]:not(:checked)").length || one("#least").value || one("#most").value || (chosenKind && !chosenKind.defaultChecked)) apply();
-watchPlots();
+drawHero();
 listenToCases();
-followHash();
+followAddress();
+watchPlots();
 document.documentElement.dataset.ready = "yes";

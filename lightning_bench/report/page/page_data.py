@@ -1,20 +1,31 @@
-"""What the page holds: tables that switch between kinds, the cases behind their cells, the origin."""
+"""What the page's script reads: views, the cases behind their cells, samples, strokes; and the origin."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from lightning_bench.record import COLUMNS, Record, Row
 from lightning_bench.record.samples import Samples
-from lightning_bench.report.collect import frame_of, rows_in
+from lightning_bench.report.collect import rows_in
+from lightning_bench.report.page.plot_choices import hero, plot_choices
+from lightning_bench.report.page.views import Kind, Line, View, dims_text
 from lightning_bench.report.plots.strokes import strokes
-from lightning_bench.report.tables.grid import Grid
 from lightning_bench.report.tables.origin import VERSIONS, distinct
+
+AXIS_NAMES = {
+    "device": "device",
+    "dtype": "dtype",
+    "batch": "batch",
+    "heads": "heads",
+    "head_dim": "head dim",
+    "value_dim": "value dim",
+    "seq_len": "n",
+}
+"""What the first columns of a table are called."""
 
 KIND_LABELS = {
     "ms": "ms",
@@ -30,73 +41,24 @@ KIND_LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Section:
-    """One table and the kinds that it can be switched to; `cases` index the page's rows, -1 for none."""
-
-    name: str
-    title: str
-    under: str
-    words: str
-    grids: list[Grid]
-    cases: list[list[int]]
-
-    @property
-    def first(self) -> Grid:
-        """The kind that is shown before anybody switches."""
-        return self.grids[0]
-
-    @property
-    def plotted(self) -> bool:
-        """Whether there is a line to draw: figures at two lengths."""
-        lines = self.first.cells if self.first.kind != "against" else []
-        return sum(any(cell.value is not None for cell in line) for line in lines) > 1
-
-
-def sections_of(grids: Iterable[Grid]) -> tuple[list[Section], pd.DataFrame]:
-    """Return grids of one group together, and a frame of the rows that their cells show."""
-    index: dict[int, int] = {}
-    rows: list[Row] = []
-    sections = []
-
-    def number(row: Row | None) -> int:
-        if row is None:
-            return -1
-        if id(row) not in index:
-            index[id(row)] = len(rows)
-            rows.append(row)
-        return index[id(row)]
-
-    groups = groupby(grids, lambda grid: (grid.title, grid.origin, grid.columns, grid.lengths))
-    for at, (_, members) in enumerate(groups):
-        kinds = list(members)
-        first = kinds[0]
-        records = [cell.row.record for line in first.cells for cell in line if cell.row]
-        sections.append(
-            Section(
-                name=f"table-{at}",
-                title=first.title,
-                under=_under(records, first.kind),
-                words=_words(first, records),
-                grids=kinds,
-                cases=[[number(cell.row) for cell in line] for line in first.cells],
-            )
-        )
-    return sections, frame_of(rows)
-
-
-def page_data(
-    sections: Sequence[Section], shown: pd.DataFrame, samples: dict[Row, Samples]
-) -> dict[str, Any]:
+def page_data(views: Sequence[View], shown: pd.DataFrame, samples: dict[Row, Samples]) -> dict[str, Any]:
     """Return all that the page's script reads, as JSON can hold it."""
+    top = hero(views)
     return {
         "meanings": COLUMNS,
         "kinds": KIND_LABELS,
-        "sections": [_section(section) for section in sections],
+        "axes": AXIS_NAMES,
+        "hero": [views.index(top[0]), plot_choices(top[0]).index(top[1])] if top else None,
+        "sections": [_section(view) for view in views],
         "cases": {"count": len(shown), "columns": _columns(shown)},
         "samples": {str(at): samples[row] for at, row in enumerate(rows_in(shown)) if row in samples},
         "strokes": _strokes(shown),
     }
+
+
+def axis_texts(view: View, line: Line) -> list[str]:
+    """Return what the table has of a line in its first columns, one text per axis."""
+    return [dims_text(line.shape) if axis == "head_dim" else str(line.shape[axis]) for axis in view.axes]
 
 
 def machines(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -141,42 +103,36 @@ def sources(rows: pd.DataFrame, samples: dict[Row, Samples]) -> tuple[list[str],
     return ["file", "suite", "metric", "protocol", "rows shown", "with samples", "measured (UTC)"], lines
 
 
-def _under(records: Sequence[Record], kind: str) -> str:
-    """Return device and protocol; of published rows beside measured ones, those of the measured."""
-    if kind == "against":
-        here = [r for r in records if r.harness_version]
-        return f"here: {_under(here, '')}" if here else "not measured here"
-    parts = (
-        distinct(r.device_name for r in records),
-        " and ".join(dict.fromkeys(f"protocol {r.protocol}" for r in records)),
-    )
-    return ", ".join(part for part in parts if part)
-
-
-def _words(grid: Grid, records: Sequence[Record]) -> str:
-    """Return what a filter finds the table by, in lower case."""
-    found = [grid.title, *(part for r in records for part in (r.status, r.protocol, r.device_name, r.family))]
-    found += (f"{column.provider} {column.over}" for column in grid.columns)
-    found += (f"head_dim {r.head_dim} batch {r.batch} heads {r.heads}" for r in records[:1])
-    return " ".join(dict.fromkeys(found)).lower()
-
-
-def _section(section: Section) -> dict[str, Any]:
-    first = section.first
+def _section(view: View) -> dict[str, Any]:
     return {
-        "lengths": first.lengths,
-        "columns": [[column.provider, column.over] for column in first.columns],
-        "cases": [at for line in section.cases for at in line],
-        "plotted": section.plotted,
-        "kinds": {grid.kind: _kind(grid) for grid in section.grids},
+        "name": view.name,
+        "suite": view.suite,
+        "machine": view.records[0].machine_id,
+        "axes": view.axes,
+        "lines": [
+            {
+                "key": line.key,
+                "n": line.shape["seq_len"],
+                "batch": line.shape["batch"],
+                "values": [line.shape[axis] for axis in view.axes],
+                "texts": axis_texts(view, line),
+            }
+            for line in view.lines
+        ],
+        "columns": [[column.provider, column.over, column.family] for column in view.columns],
+        "keys": view.column_keys,
+        "cases": [at for line in view.cases for at in line],
+        "transposed": view.transposed,
+        "choices": [asdict(choice) for choice in plot_choices(view)],
+        "kinds": {name: _kind(kind) for name, kind in view.kinds.items()},
     }
 
 
-def _kind(grid: Grid) -> dict[str, Any]:
-    cells = [cell for line in grid.cells for cell in line]
+def _kind(kind: Kind) -> dict[str, Any]:
+    cells = [cell for line in kind.cells for cell in line]
     return {
-        "unit": grid.unit,
-        "notes": grid.notes,
+        "unit": kind.unit,
+        "notes": kind.notes,
         "text": [cell.text for cell in cells],
         "value": [None if cell.value is None else float(f"{cell.value:.7g}") for cell in cells],
         "best": [at for at, cell in enumerate(cells) if cell.best],

@@ -89,7 +89,7 @@ def standings(rows: Iterable[Row]) -> list[Standing]:
                 winner=" and ".join(names) + (", alike" if len(names) > 1 else ""),
                 won=len(won),
                 cells=len(leads),
-                by=_by(won),
+                by=_by(won, sweep.first),
                 sure=_sure(won, sweep.first),
             )
             for names, won in sorted(by_names.items(), key=lambda item: -len(item[1]))
@@ -188,16 +188,16 @@ def _interval(r: Record) -> tuple[float, float, str] | None:
     return None
 
 
-def _by(leads: Sequence[_Lead]) -> str:
+def _by(leads: Sequence[_Lead], first: Record) -> str:
     ratios = [lead.ratio for lead in leads if lead.ratio is not None]
     if not ratios:
-        return "nobody behind"
+        return "no slower provider" if first.metric == "speed" else "no other needs more"
     low, high = f"{min(ratios):.2f}×", f"{max(ratios):.2f}×"
     span = low if low == high else f"{low} to {high}"
     if high == "1.00×":
         span = "less than 0.5 %"
     seconds = Counter(lead.second for lead in leads if lead.second)
-    return f"{span} before {', '.join(seconds)}"
+    return f"{span} {'faster' if first.metric == 'speed' else 'less'} than {', '.join(seconds)}"
 
 
 def _sure(leads: Sequence[_Lead], first: Record) -> str:

@@ -1,80 +1,93 @@
 // Tables: figures of the chosen kind, hidden columns and rows, and sorting by a column's heading.
 
-/** Write the section's figures in its present kind. */
+/** The element of every figure by its index, the rows in the order of the data, and the headings. */
+function partsOf(section) {
+  if (section.parts) return section.parts;
+  const rows = [...section.table.tBodies[0].rows];
+  const heads = [...section.table.tHead.rows[0].cells];
+  const { lines, columns, axes, transposed } = section;
+  const cells = lines.flatMap((_, line) =>
+    columns.map((_, column) => (transposed ? rows[column].cells[line + 1] : rows[line].cells[column + axes.length])),
+  );
+  const before = transposed ? 1 : axes.length;
+  section.parts = { rows, heads, cells, before };
+  return section.parts;
+}
+
+/** Write the section's figures in its present kind, those of other runs as blanks. */
 function fill(section) {
   const name = kindOf(section);
-  if (!section.table || section.shown === name) return;
+  if (!section.table || section.shown === `${name} ${state.run}`) return;
+  section.shown = `${name} ${state.run}`;
   const kind = section.kinds[name];
   const best = new Set(kind.best);
-  const width = section.columns.length;
-  section.shown = name;
-  const caption = one("caption", section.table);
-  caption.textContent =
+  one("caption", section.table).textContent =
     state.kind === null || name === state.kind || Object.keys(section.kinds).length === 1
       ? kind.unit
       : `${kind.unit} (no ${data.kinds[state.kind]} in these rows)`;
-  for (const [row, line] of lines(section).entries()) {
-    for (let column = 0; column < width; column++) {
-      const at = row * width + column;
-      const cell = line.cells[column + 1];
-      const target = cell.firstElementChild ?? cell;
-      target.textContent = kind.text[at];
-      cell.classList.toggle("best", best.has(at));
-    }
-  }
+  partsOf(section).cells.forEach((cell, at) => {
+    const seen = ofRun(section.cases[at]);
+    (cell.firstElementChild ?? cell).textContent = seen ? kind.text[at] : "";
+    cell.classList.toggle("best", seen && best.has(at));
+  });
   one(".notes", section.element).replaceChildren(...kind.notes.map((note) => make("li", {}, note)));
 }
 
-/** The rows of a table in the order of its data, however they are sorted. */
-function lines(section) {
-  section.lines ??= [...section.table.tBodies[0].rows];
-  return section.lines;
-}
-
-/** Hide the columns of hidden providers and the rows of lengths that were not asked for. */
+/** Hide the columns of hidden providers and the rows of lengths that were not asked for, or the other way. */
 function hide(section) {
   if (!section.table) return;
-  const hidden = section.columns.map(([provider]) => state.hidden.has(provider));
-  const heads = section.table.tHead.rows[0].cells;
-  hidden.forEach((is, column) => (heads[column + 1].hidden = is));
-  const columns = hidden.some(Boolean) || section.columnsHidden;
-  section.columnsHidden = hidden.some(Boolean);
-  for (const [row, line] of lines(section).entries()) {
-    line.hidden = !shownLength(section.lengths[row]);
-    if (columns) hidden.forEach((is, column) => (line.cells[column + 1].hidden = is));
-  }
+  const { rows, heads, before } = partsOf(section);
+  const gone = [section.lines.map((_, line) => !shownLine(section, line)), section.columns.map((_, column) => !shownColumn(section, column))];
+  const [down, across] = section.transposed ? [gone[1], gone[0]] : gone;
+  const changed = across.some(Boolean) || section.narrowed;
+  section.narrowed = across.some(Boolean);
+  across.forEach((is, at) => (heads[at + before].hidden = is));
+  rows.forEach((row, at) => {
+    row.hidden = down[at];
+    if (changed) across.forEach((is, column) => (row.cells[column + before].hidden = is));
+  });
 }
 
 /** Sort by a heading: its first press sorts upwards, the next downwards; what has no figure stays last. */
 function sort(section, column) {
-  const heads = [...section.table.tHead.rows[0].cells];
+  const { heads } = partsOf(section);
   const upwards = heads[column].getAttribute("aria-sort") !== "ascending";
   heads.forEach((head) => head.removeAttribute("aria-sort"));
   heads[column].setAttribute("aria-sort", upwards ? "ascending" : "descending");
   section.sorted = { column, upwards };
   order(section);
-  const by = column === 0 ? "n" : section.columns[column - 1].join(" ").trim();
-  say(`Sorted by ${by}, ${upwards ? "smallest" : "largest"} first.`);
+  say(`Sorted by ${one("button", heads[column]).textContent}, ${upwards ? "smallest" : "largest"} first.`);
+}
+
+/** What a row is sorted by in a column: a value of its shape, a name, or a figure. */
+function sortKey(section, row, column) {
+  const { before } = partsOf(section);
+  if (column < before) return section.transposed ? section.columns[row][0] : section.lines[row].values[column];
+  const [line, of] = section.transposed ? [column - before, row] : [row, column - before];
+  return section.kinds[kindOf(section)].value[indexOf(section, line, of)];
 }
 
 function order(section) {
   if (!section.sorted) return;
   const { column, upwards } = section.sorted;
-  const width = section.columns.length;
-  const values = section.kinds[kindOf(section)].value;
-  const key = (row) => (column === 0 ? section.lengths[row] : values[row * width + column - 1]);
-  const rows = section.lengths.map((_, row) => row);
-  rows.sort((a, b) => {
-    const [x, y] = [key(a), key(b)];
+  const { rows } = partsOf(section);
+  const keys = rows.map((_, row) => sortKey(section, row, column));
+  const places = rows.map((_, row) => row);
+  places.sort((a, b) => {
+    const [x, y] = [keys[a], keys[b]];
     if (x === null || y === null) return (x === null) - (y === null) || a - b;
-    return (upwards ? x - y : y - x) || a - b;
+    return (upwards ? 1 : -1) * (x < y ? -1 : x > y ? 1 : 0) || a - b;
   });
-  section.table.tBodies[0].append(...rows.map((row) => lines(section)[row]));
+  section.table.tBodies[0].append(...places.map((row) => rows[row]));
 }
 
-function listenToHeads(section) {
-  section.table?.tHead.addEventListener("click", (event) => {
-    const button = event.target.closest("button");
+function listenToTable(section) {
+  section.table?.addEventListener("click", (event) => {
+    const button = event.target.closest("thead button");
     if (button) sort(section, button.parentElement.cellIndex);
+    const link = event.target.closest("tbody a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    openCell(new URLSearchParams(link.hash.slice(1)).get("cell"));
   });
 }

@@ -82,6 +82,7 @@ def _grid(table: RowGroup, here: Mapping[Key, Row]) -> Grid:
                 line += [_cell(ours.get(n)), _ratio(ours.get(n), column.rows.get(n))]
     first = published[0].first
     return Grid(
+        first=first,
         title=title(first),
         kind="against",
         unit=_unit(first, used),

@@ -36,8 +36,12 @@ class GridColumn:
 
 @dataclass(frozen=True)
 class Grid:
-    """One table. `cells[row][column]`; `notes` explain cells, `origin` says where they are from."""
+    """One table. `cells[row][column]`; `notes` explain cells, `origin` says where they are from.
 
+    `first` is the first record of its rows, which all agree in shape.
+    """
+
+    first: Record
     title: str
     kind: str
     unit: str
@@ -118,6 +122,7 @@ class _GroupTable:
         if self.rows.mixed:
             name = f"mixed{name.removeprefix(self.first.suite)}"
         return Grid(
+            first=self.first,
             title=name,
             kind=kind.name,
             unit=self._unit(kind),

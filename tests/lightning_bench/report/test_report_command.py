@@ -182,7 +182,7 @@ def test_older_columns_give_a_page_without_what_they_lack(results: Path, lbench:
         writer.writerows(rows)
     page = lbench("report", "old.csv", "--format", "html").out
     assert page.startswith("<!doctype html>")
-    assert '<a href="#case-0">1.0000</a>' in page
+    assert '<a href="#cell=story-speed-fwd/n64/a">1.0000</a>' in page
     assert "not known: these rows keep no interval" in page
 
 

@@ -48,7 +48,7 @@ def test_who_leads_by_how_much_and_how_sure() -> None:
         winner="a",
         won=2,
         cells=2,
-        by="1.00× to 1.50× before b",
+        by="1.00× to 1.50× faster than b",
         sure="95 % intervals apart in 1 of 2",
     )
 
@@ -76,11 +76,11 @@ def test_percentiles_replace_missing_intervals() -> None:
 
 def test_figures_that_print_the_same_lead_together() -> None:
     standing = standing_of(row("a", 1.00001), row("b", 1.00002), row("c", 2.0))
-    assert (standing.winner, standing.by) == ("a and b, alike", "2.00× before c")
+    assert (standing.winner, standing.by) == ("a and b, alike", "2.00× faster than c")
 
 
 def test_a_lead_of_next_to_nothing_is_not_a_factor_of_one() -> None:
-    assert standing_of(row("a", 2.0), row("b", 2.006)).by == "less than 0.5 % before b"
+    assert standing_of(row("a", 2.0), row("b", 2.006)).by == "less than 0.5 % faster than b"
 
 
 def test_families_machines_and_protocols_are_never_ranked_together() -> None:
@@ -199,5 +199,5 @@ def test_the_page_of_a_comparison_holds_the_findings() -> None:
 def test_scripts_and_style_are_short_files_of_the_package() -> None:
     folder = ROOT / "lightning_bench/report/page"
     files = [*folder.glob("*.js"), *folder.glob("*.css"), *folder.glob("*.j2")]
-    assert len(files) == 8
+    assert len(files) == 13
     assert all(len(file.read_text().splitlines()) < 400 for file in files)
