@@ -30,13 +30,13 @@ class ResultFile:
 
     def __init__(self, path: str | Path, *, fresh: bool = False) -> None:
         self.path = Path(path)
+        refuse_target(self.path)
         self.samples_path = sidecar_path(self.path)
         self.records: list[Record] = []
         self.repaired: str | None = None
         self.moved: Path | None = None
         self._samples_fd = -1
         self._lengths: dict[int, int] = {}  # by descriptor, bytes: as this sweep left the file
-        refuse_target(self.path)
         self._fd = open_locked(self.path)
         try:
             if fresh:
