@@ -107,7 +107,7 @@ function svgOf(section) {
   copy.setAttribute("width", width);
   copy.setAttribute("height", height + 26);
   copy.setAttribute("font-family", "system-ui, sans-serif");
-  const name = `${nameOf(section)}, ${data.kinds[kindOf(section)]}`;
+  const name = `${nameOf(section)}. ${chosenPlot(section).label}: ${data.kinds[kindOf(section)]}`;
   copy.prepend(
     draw("title", {}, name),
     draw("rect", { x: 0, y: -26, width, height: height + 26, fill: plainColor(root.backgroundColor) }),

@@ -44,6 +44,7 @@ WIDE = Look(width_in=7.0, axes_in=3.0, suffix="-wide", dpi=200)
 TEXT_PT, CAPTION_PT = 7.0, 6.0
 _PAD_IN, _GAP_IN = 0.05, 0.07
 _GREY = "#555555"
+_SPAN = 0.75  # about the share of the width that axes will have: what stands beside them depends on it
 
 _RC = {
     "font.family": "sans-serif",
@@ -177,7 +178,7 @@ class Sheet:
         self.figure = Figure(figsize=(look.width_in, 6.0), dpi=look.dpi)
         self.renderer = cast(Any, FigureCanvasAgg(self.figure)).get_renderer()
         self.axes = [
-            self.figure.add_axes((0.2, 0.2, 0.6, 0.6), label=f"panel{i}") for i in range(len(panels))
+            self.figure.add_axes((0.1, 0.2, _SPAN, 0.6), label=f"panel{i}") for i in range(len(panels))
         ]
 
     def finish(self, title: str, notes: Sequence[str], caption: str) -> Figure:
@@ -187,19 +188,18 @@ class Sheet:
         head = self._text(title, TEXT_PT + 0.5, inner, weight="bold")
         below = [self._text(" ".join(notes), TEXT_PT, inner)] if notes else []
         below.append(self._text(caption, CAPTION_PT, inner, color=_GREY))
-        for _ in range(2):  # what stands beside the axes depends a little on their size
-            margins = [self._margins(axes) for axes in self.axes]
-            left = _PAD_IN + max(margin[0] for margin in margins)
-            span = width - _PAD_IN - max(0.0, *(margin[1] for margin in margins)) - left
-            y = _PAD_IN + head[1] + _GAP_IN
-            tops: list[float] = []
-            for height, margin in zip(self.heights, margins, strict=True):
-                tops.append(y + margin[2])
-                y += margin[2] + height + margin[3] + _GAP_IN
-            total = y + sum(text[1] + _GAP_IN / 2 for text in below) + _PAD_IN
-            self.figure.set_size_inches(width, total)
-            for axes, height, top in zip(self.axes, self.heights, tops, strict=True):
-                axes.set_position((left / width, 1 - (top + height) / total, span / width, height / total))
+        margins = [self._margins(axes) for axes in self.axes]
+        left = _PAD_IN + max(margin[0] for margin in margins)
+        span = width - _PAD_IN - max(0.0, *(margin[1] for margin in margins)) - left
+        y = _PAD_IN + head[1] + _GAP_IN
+        tops: list[float] = []
+        for height, margin in zip(self.heights, margins, strict=True):
+            tops.append(y + margin[2])
+            y += margin[2] + height + margin[3] + _GAP_IN
+        total = y + sum(text[1] + _GAP_IN / 2 for text in below) + _PAD_IN
+        self.figure.set_size_inches(width, total)
+        for axes, height, top in zip(self.axes, self.heights, tops, strict=True):
+            axes.set_position((left / width, 1 - (top + height) / total, span / width, height / total))
         self._put(head, _PAD_IN, total)
         for text in below:
             self._put(text, y, total)
