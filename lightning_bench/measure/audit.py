@@ -151,6 +151,23 @@ class Audit:
         elif result.failure:
             self.failure = f"on other inputs ({distribution}): {result.failure}"
 
+    def tries_zeros(self) -> None:
+        """Give the audit a result of zeros, without a call: if it passes, something keeps errors from it."""
+        if not self._holds or self.failure is not None:  # there may be no memory for another result
+            return
+        calls, judged = self._lot.calls, self._lot.judged
+        self.begins(certain=True)
+        self.before()
+        kinds = self._likeness.kinds.items()
+        self.after({name: torch.zeros(size, dtype=dtype, device=on) for name, (size, dtype, on) in kinds})
+        found = self._likeness.failure("a result of zeros")
+        self._last = self._first_of_turn = None
+        self._lot.ends()
+        self._lot.calls, self._lot.judged = calls, judged
+        if found is None:
+            blind = "a result of zeros passes for right: something keeps errors from the judge"
+            self.failure = self.failure or blind
+
     def note_new_contents(self, timed: list[tuple[float, float]], median_ms: float) -> None:
         """Compare times, ms, of calls on contents that were new with those of the calls right after them."""
         self._new_contents = len(timed)

@@ -193,6 +193,7 @@ class _Bench:
         for gated, task in working:
             self._moved = True
             self.enter(task.key, "samples")  # once: it wakes the parent process, which may slow the next call
+            gated.audit.tries_zeros()
             for _ in range(new_contents(len(task.sampler.samples))):
                 task.fn()
                 times = []
