@@ -171,7 +171,7 @@ class Audit:
     def note_new_contents(self, timed: list[tuple[float, float]], median_ms: float) -> None:
         """Compare times, ms, of calls on contents that were new with those of the calls right after them."""
         self._new_contents = len(timed)
-        if len(timed) < _NEW_LEAST:
+        if len(timed) < _NEW_LEAST or self.failure is not None:
             return
         new = min(first for first, _ in timed)
         seen = sorted(second for _, second in timed)[_SEEN_FAST - 1]
