@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 DIRECTION_WORDS: dict[str, str] = {
     "fwd": "forward",
@@ -18,8 +18,18 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """Return the allowed word that is most like `word`, or None; case, `-` and `_` make no difference."""
+def any_of(words: Sequence[str]) -> str:
+    """Return `a`, `a or b`, `a, b or c`."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def nearest_words(word: str, allowed: Iterable[str], most: int = 3) -> list[str]:
+    """Return the allowed words that are most like `word`, best first; case, `-` and `_` are not compared."""
     plain = {each.lower().replace("-", "_"): each for each in allowed}
-    near = difflib.get_close_matches(word.lower().replace("-", "_"), plain, n=1)
-    return plain[near[0]] if near else None
+    near = difflib.get_close_matches(word.lower().replace("-", "_"), plain, n=most)
+    return [plain[each] for each in near]
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """Return the allowed word that is most like `word`, or None; case, `-` and `_` are not compared."""
+    return next(iter(nearest_words(word, allowed, 1)), None)

@@ -16,7 +16,7 @@ from lightning_bench.providers.registry.probe import (
     forget_code,
 )
 from lightning_bench.providers.registry.specs import is_file_spec, is_hub_spec
-from lightning_bench.words import nearest
+from lightning_bench.words import any_of, nearest_words
 
 _declared: dict[Plugin, Provider] = {}
 
@@ -89,8 +89,9 @@ def name_clash(name: str, claims: list[Plugin]) -> str | None:
 
 
 def _unknown(spec: str) -> str:
-    names = provider_names()
-    near = nearest(spec, names)
-    hint = f" Did you mean {near}?" if near else ""
-    code = "path/to/file.py:NAME and hub:ORG/NAME@REVISION:FUNCTION"
-    return f"no provider is named {spec!r}.{hint} There are {', '.join(names)}, or {code}."
+    near = nearest_words(spec, provider_names())
+    hint = f" Did you mean {any_of(near)}?" if near else ""
+    return (
+        f"no provider is named {spec!r}.{hint} `lbench providers` lists all; code of your own is "
+        "path/to/file.py:NAME or hub:ORG/NAME@REVISION:FUNCTION."
+    )

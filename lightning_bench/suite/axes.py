@@ -22,11 +22,12 @@ Operator = Literal["=", ">", ">=", "<", "<="]
 
 MAX_LENGTH = 2**31 - 1
 LENGTHS_ALLOWED = (
-    f'an integer from 1 to {MAX_LENGTH}, a list of them, or a range that doubles such as "512..32768"'
+    f'an integer from 1 to {MAX_LENGTH}, "4k" for 4096, a list of them, or a range: "512..32768" doubles, '
+    '"1k..4k:512" goes by steps of 512'
 )
 BOUNDS_ALLOWED = (
     f"an integer from 1 to {MAX_LENGTH}, a list of them (any of), or a comparison such as "
-    '"> 65536", ">= 512", "< 128", "<= 64"'
+    '"> 65536", ">= 512", "< 128", "<= 4k"'
 )
 PROVIDERS_ALLOWED = (
     "a list of provider names (see `lbench providers`), path/to/file.py:NAME or "
@@ -34,8 +35,11 @@ PROVIDERS_ALLOWED = (
 )
 
 _MOST_FAULTS = 20
-_RANGE = re.compile(r"([0-9_]+)\s*\.\.\s*([0-9_]+)")
-_COMPARISON = re.compile(r"([<>]=?)\s*([0-9_]+)")
+_UNITS = {"k": 2**10, "m": 2**20}
+_MOST_STEPS = 1000
+_NUMBER = r"([0-9_]+[kKmM]?)"
+_RANGE = re.compile(rf"{_NUMBER}\s*\.\.\s*{_NUMBER}(?:\s*:\s*{_NUMBER})?")
+_COMPARISON = re.compile(rf"([<>]=?)\s*{_NUMBER}")
 
 
 class Faults(ValueError):  # noqa: N818 - a collection of what is wrong, not one error
@@ -96,20 +100,42 @@ def read_lengths(value: object) -> tuple[int, ...]:
 
 
 def read_range(text: str) -> tuple[int, ...]:
-    """Return a doubling range with both ends: `"512..4096"` is 512, 1024, 2048, 4096. Raises Faults."""
+    """Return the lengths of a text. Raises Faults.
+
+    `"4k"` is 4096. A range has both its ends: `"512..4k"` doubles, 512, 1024, 2048, 4096, and
+    `"512..2k:512"` goes by steps, 512, 1024, 1536, 2048.
+    """
+    if ".." not in text:
+        return (_number(text.strip(), LENGTHS_ALLOWED),)
     match = _RANGE.fullmatch(text.strip())
     if match is None:
         raise Faults(f"{show(text)} is no range; allowed: {LENGTHS_ALLOWED}")
-    start, end = (_number(part, LENGTHS_ALLOWED) for part in match.groups())
+    start, end, *steps = (_number(part, LENGTHS_ALLOWED) for part in match.groups() if part)
     if end < start:
         raise Faults(f"the range {show(text)} ends before it starts; allowed: start..end with start <= end")
+    return _steps(text, start, end, steps[0]) if steps else _doublings(text, start, end)
+
+
+def _steps(text: str, start: int, end: int, step: int) -> tuple[int, ...]:
+    if rest := (end - start) % step:
+        raise Faults(
+            f"the range {show(text)} does not reach its end by steps of {step}; allowed: an end such as "
+            f'"{start}..{end - rest}:{step}" or "{start}..{end - rest + step}:{step}"'
+        )
+    if (end - start) // step >= _MOST_STEPS:
+        raise Faults(f"the range {show(text)} has more than {_MOST_STEPS} lengths; allowed: a larger step")
+    return tuple(range(start, end + 1, step))
+
+
+def _doublings(text: str, start: int, end: int) -> tuple[int, ...]:
     lengths = [start]
     while lengths[-1] < end:
         lengths.append(2 * lengths[-1])
     if lengths[-1] != end:
         raise Faults(
             f"the range {show(text)} does not reach its end by doubling; allowed: an end that is "
-            f'{start} times a power of two, such as "{start}..{lengths[-2]}" or "{start}..{lengths[-1]}"'
+            f'{start} times a power of two, such as "{start}..{lengths[-2]}" or "{start}..{lengths[-1]}", '
+            f'or a step: "start..end:step"'
         )
     return tuple(lengths)
 
@@ -199,9 +225,10 @@ def _length(value: object, allowed: str) -> int:
 
 
 def _number(text: str, allowed: str) -> int:
+    unit = _UNITS.get(text[-1:].lower(), 1)
     try:
-        value = int(text) if len(text) <= 20 else 0
-    except ValueError:  # underscores in the wrong place
+        value = unit * int(text[:-1] if unit > 1 else text) if len(text) <= 20 else 0
+    except ValueError:  # no digits, or underscores in the wrong place
         value = 0
     if not 1 <= value <= MAX_LENGTH:
         raise Faults(f"{show(text)} is no length; allowed: {allowed}")

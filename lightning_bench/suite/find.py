@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning_bench.case import Device
 from lightning_bench.errors import UsageError
-from lightning_bench.suite.axes import did_you_mean
+from lightning_bench.words import any_of, nearest_words
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -35,10 +35,11 @@ def find_suite(name_or_path: str | Path) -> Path:
     names = bundled_suites()
     if given in names:
         return _bundled_folder() / f"{given}.toml"
-    hint = did_you_mean(given, names)
+    near = nearest_words(given, names)
+    hint = f" (did you mean {any_of([f'`{name}`' for name in near])}?)" if near else ""
     own = f" (the file here is read as ./{given}.toml)" if _is_own(given) else ""
     raise UsageError(
-        f"there is no suite `{given}`{hint}{own}; allowed: {', '.join(names)}, "
+        f"there is no suite `{given}`{hint}{own}; allowed: a name that `lbench suites` lists, "
         "or the path of a file of your own that ends in .toml"
     )
 

@@ -1,4 +1,4 @@
-"""Axes as they are typed on the command line: `512,4096`, `512..32768`, `fwd,bwd`."""
+"""Axes as they are typed on the command line: `512,4k`, `512..32k`, `1k..4k:512`, `fwd,bwd`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from lightning_bench.errors import UsageError
 from lightning_bench.providers.registry.specs import with_family
 from lightning_bench.suite.axes import Faults, Word, distinct, read_providers, read_range, read_words, show
 
-INTS_ALLOWED = "positive integers and ranges with commas between them, such as 512,4096 or 512..32768"
+INTS_ALLOWED = (
+    "positive integers and ranges with commas between them, such as 512,4k, 512..32k (doubling) or "
+    "1k..4k:512 (by steps)"
+)
 
 
 def parse_ints(text: str, option_name: str) -> tuple[int, ...]:
-    """Return the integers of `"512,4096"`, `"512..32768"` (doubling) or a mix, each once."""
+    """Return the integers of `"512,4k"`, `"512..32k"` (doubling), `"1k..4k:512"` or a mix, each once."""
     faults: list[str] = []
     lengths: list[int] = []
     for part in _parts(text, option_name, INTS_ALLOWED):
         try:
-            lengths += read_range(part if ".." in part else f"{part}..{part}")
+            lengths += read_range(part)
         except Faults as error:
             faults += (
                 error.faults if ".." in part else [f"{show(part)} is no length; allowed: {INTS_ALLOWED}"]

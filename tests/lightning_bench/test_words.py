@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_bench.words import counted, nearest
+from lightning_bench.words import any_of, counted, nearest, nearest_words
 
 
 def test_a_noun_is_counted() -> None:
@@ -17,3 +17,13 @@ def test_a_noun_is_counted() -> None:
 )
 def test_the_nearest_word_is_found(word: str, expected: str | None) -> None:
     assert nearest(word, ["seq_len", "head_dim", "fla-chunk"]) == expected
+
+
+def test_near_words_come_best_first_and_not_all() -> None:
+    names = ["paper", "paper-long", "papers", "papered", "quick"]
+    assert nearest_words("paper", names) == ["paper", "papers", "papered"]
+    assert nearest_words("zebra", names) == []
+
+
+def test_alternatives_are_joined() -> None:
+    assert [any_of(list(words)) for words in ("a", "ab", "abc")] == ["a", "a or b", "a, b or c"]

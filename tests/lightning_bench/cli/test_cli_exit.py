@@ -29,7 +29,7 @@ def test_exit_code_by_status(new_workspace: Any, lbench: Lbench, status: str) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speed", "qiuck"], "there is no suite `qiuck` (did you mean `quick`?); allowed: dims,"),
+        (["speed", "qiuck"], "there is no suite `qiuck` (did you mean `quick`?); allowed: a name that"),
         (["speed", "nowhere.toml"], "nowhere.toml: there is no such file"),
         (["suites", "qiuck"], "did you mean `quick`?"),
         (["check", "quick", "--seq-len", "0"], '--seq-len: "0" is no length; allowed: positive integers'),

@@ -20,7 +20,8 @@ GROUP = {
     "head_dim": "64",
 }
 LENGTHS = (
-    'allowed: an integer from 1 to 2147483647, a list of them, or a range that doubles such as "512..32768"'
+    'allowed: an integer from 1 to 2147483647, "4k" for 4096, a list of them, or a range: "512..32768" doubles, '
+    '"1k..4k:512" goes by steps of 512'
 )
 BOUNDS = (
     'allowed: an integer from 1 to 2147483647, a list of them (any of), or a comparison such as "> 65536"'
@@ -241,7 +242,7 @@ def test_all_faults_of_one_axis_are_told(faults: Load) -> None:
     assert [line.split("group[0].heads: ")[1].split(";")[0] for line in lines] == [
         "0 is no length",
         "-1 is no length",
-        '"x" is no range',
+        '"x" is no length',
         "4 is listed more than once",
     ]
 

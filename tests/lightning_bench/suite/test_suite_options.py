@@ -11,7 +11,10 @@ from lightning_bench.case import DIRECTIONS, DTYPES
 from lightning_bench.errors import UsageError
 from lightning_bench.suite import axes, parse_ints, parse_providers, parse_words
 
-ALLOWED = "allowed: positive integers and ranges with commas between them, such as 512,4096 or 512..32768"
+ALLOWED = (
+    "allowed: positive integers and ranges with commas between them, such as 512,4k, 512..32k (doubling) or "
+    "1k..4k:512 (by steps)"
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,6 +39,11 @@ def _registry() -> Iterator[None]:
         ("512..2048,1024,7", (512, 1024, 2048, 7)),
         ("64..64", (64,)),
         ("1_000", (1000,)),
+        ("4k", (4096,)),
+        ("512,1K..4k,1m", (512, 1024, 2048, 4096, 2**20)),
+        ("512..2k:512", (512, 1024, 1536, 2048)),
+        (" 1 .. 7 : 3 ", (1, 4, 7)),
+        ("5..5:100", (5,)),
     ],
 )
 def test_integers(text: str, expected: tuple[int, ...]) -> None:
@@ -48,6 +56,12 @@ def test_a_range_doubles_from_end_to_end(start: int, doublings: int) -> None:
     assert lengths == tuple(start * 2**power for power in range(doublings + 1))
 
 
+@given(st.integers(1, 4096), st.integers(1, 512), st.integers(0, 100))
+def test_a_range_by_steps_has_both_ends(start: int, step: int, steps: int) -> None:
+    lengths = parse_ints(f"{start}..{start + steps * step}:{step}", "--seq-len")
+    assert lengths == tuple(start + number * step for number in range(steps + 1))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -55,7 +69,16 @@ def test_a_range_doubles_from_end_to_end(start: int, doublings: int) -> None:
         ("512,,1024", f'--seq-len: "512,,1024" has nothing between two commas or at an end; {ALLOWED}'),
         ("0", f'--seq-len: "0" is no length; {ALLOWED}'),
         ("-5", f'--seq-len: "-5" is no length; {ALLOWED}'),
-        ("4k", f'--seq-len: "4k" is no length; {ALLOWED}'),
+        ("4g", f'--seq-len: "4g" is no length; {ALLOWED}'),
+        ("k", f'--seq-len: "k" is no length; {ALLOWED}'),
+        ("4kk", f'--seq-len: "4kk" is no length; {ALLOWED}'),
+        ("4m..8g", '--seq-len: "4m..8g" is no range; allowed: '),
+        ("4096m", f'--seq-len: "4096m" is no length; {ALLOWED}'),
+        ("1..9:3", '--seq-len: the range "1..9:3" does not reach its end by steps of 3; allowed: an end such as '
+         '"1..7:3" or "1..10:3"'),
+        ("1..9:0", '--seq-len: "0" is no length; allowed: '),
+        ("1..9:", '--seq-len: "1..9:" is no range; allowed: '),
+        ("1..64k:1", '--seq-len: the range "1..64k:1" has more than 1000 lengths; allowed: a larger step'),
         ("1__0", f'--seq-len: "1__0" is no length; {ALLOWED}'),
         ("9" * 5000, f'--seq-len: "{"9" * 56}... is no length; {ALLOWED}'),
         ("512..1000", '--seq-len: the range "512..1000" does not reach its end by doubling; allowed: an end '
