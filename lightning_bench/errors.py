@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     DIED = 4
     INTERRUPTED = 130
     UNREAD = 141
+    TERMINATED = 143
 
     @property
     def meaning(self) -> str:
@@ -22,12 +23,14 @@ class ExitCode(IntEnum):
 
 _MEANINGS = {
     ExitCode.OK: "done: every case has a row and none failed; `compare`: decided, and nothing is worse",
-    ExitCode.FOUND: "done, and found: a case crashed, timed out or was wrong; `compare`: something is worse",
+    ExitCode.FOUND: "done, and found: a case crashed, timed out or was wrong; `compare`: something is worse; "
+    "`verify --at-least`: fewer times hold",
     ExitCode.USAGE: "the call, a suite, a provider or a file that it names is wrong; nothing was measured",
     ExitCode.UNDECIDED: "`compare`: nothing is decided, or cells that both sides have cannot be compared",
     ExitCode.DIED: "not done: no worker starts; a file or output cannot be written; a file changed; a bug",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; the rows until then are kept",
     ExitCode.UNREAD: "the reader of the output closed it, as `head` does; the rows until then are kept",
+    ExitCode.TERMINATED: "terminated, as a cancelled job is; the rows until then are kept",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -17,14 +18,17 @@ from lightning_bench.cli.commands.report import report
 from lightning_bench.cli.commands.suites import suites
 from lightning_bench.cli.commands.sweep import sweep
 from lightning_bench.cli.commands.verify import verify
+from lightning_bench.cli.shared.help_text import LbenchGroup, command_with
 
 app = typer.Typer(
     name="lbench",
+    cls=LbenchGroup,
     help="Benchmarks of attention kernels that can be trusted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Set LBENCH_TRACEBACK=1 to see the traceback of an error.",
+    epilog="`lbench --install-completion` lets the shell complete suites, providers and values. "
+    "Set LBENCH_TRACEBACK=1 to see the traceback of an error.",
 )
 
 
@@ -45,18 +49,102 @@ def _top(
     """Take the options that precede a command."""
 
 
-app.command("speed", help="Measure how long each case takes, correctness first.")(sweep)
-app.command("memory", help="Measure how much memory each case adds.")(sweep)
-app.command("check", help="Check each case against fp64, without timing it.")(sweep)
-app.command("report", help="Make the papers' tables, plots and a page from result CSVs.")(report)
-app.command("compare", help="Say whether anything is slower, larger or broken, for CI.")(compare)
-app.command("calibrate", help="Measure this machine against itself: the noise that compare allows for.")(
-    calibrate
+def _add(name: str, function: Callable[..., None], help_text: str, *examples: str) -> None:
+    app.command(name, help=help_text, cls=command_with(*examples))(function)
+
+
+_add(
+    "speed",
+    sweep,
+    "Measure how long each case takes, correctness first.",
+    "lbench speed quick",
+    "lbench speed paper --provider lightning2,flash2 --seq-len 512..32k --direction fwd",
+    "lbench speed paper --device cuda:1 --dry-run",
+    "lbench speed --kernel mine.py:attention --family softmax --against sdpa-flash",
 )
-app.command("verify", help="Measure a sample of recorded times again: do they hold on this machine?")(verify)
-app.command("history", help="Show one cell's figure over commits or dates and mark changes.")(history)
-app.command("suites", help="Show the bundled suites, or what one would run.")(suites)
-app.command("providers", help="Show the providers, and why one cannot run here.")(providers)
-app.command("env", help="Show this machine as every row records it.")(env)
-app.command("ceilings", help="Measure what this device reaches at its best, once.")(ceilings)
-app.command("profile", help="Show where the time and the memory of one case go, and why.")(profile)
+_add(
+    "memory",
+    sweep,
+    "Measure how much memory each case adds.",
+    "lbench memory quick",
+    "lbench memory paper --provider lightning2 --seq-len 4k..32k:4k",
+)
+_add(
+    "check",
+    sweep,
+    "Check each case against fp64, without timing it.",
+    "lbench check quick",
+    "lbench check systems --dtype bf16 --sanitizer memcheck",
+)
+_add(
+    "report",
+    report,
+    "Make the papers' tables, plots and a page from result CSVs.",
+    "lbench report",
+    "lbench report results/h200 --metric ms --baseline lightning2",
+    "lbench report results/h200 --out report --format html,csv,png",
+)
+_add(
+    "compare",
+    compare,
+    "Say whether anything is slower, larger or broken, for CI.",
+    "lbench compare base.csv head.csv",
+    "lbench compare --ref main quick --provider lightning2-torch",
+    "lbench compare results/h200/paper-speed.csv --provider lightning2 --against fla-chunk",
+)
+_add(
+    "calibrate",
+    calibrate,
+    "Measure this machine against itself: the noise that compare allows for.",
+    "lbench calibrate quick",
+    "lbench calibrate paper --provider lightning2 --pairs 32",
+)
+_add(
+    "verify",
+    verify,
+    "Measure a sample of recorded times again: do they hold on this machine?",
+    "lbench verify results --sample 10",
+    "lbench verify results --at-least 95% --out again.csv",
+)
+_add(
+    "history",
+    history,
+    "Show one cell's figure over commits or dates and mark changes.",
+    "lbench history --case 'lightning2/fwd/b4-h32-n8192-*'",
+    "lbench history results --figure peak_mib --by day --plot history.svg",
+)
+_add(
+    "suites",
+    suites,
+    "Show the bundled suites, or what one would run.",
+    "lbench suites",
+    "lbench suites paper --json",
+)
+_add(
+    "providers",
+    providers,
+    "Show the providers, and why one cannot run here.",
+    "lbench providers --here",
+    "lbench providers --family softmax",
+)
+_add(
+    "env",
+    env,
+    "Show this machine as every row records it.",
+    "lbench env",
+    "lbench env --device cpu --json",
+)
+_add(
+    "ceilings",
+    ceilings,
+    "Measure what this device reaches at its best, once.",
+    "lbench ceilings",
+    "lbench ceilings --device cuda:1 --fresh",
+)
+_add(
+    "profile",
+    profile,
+    "Show where the time and the memory of one case go, and why.",
+    "lbench profile lightning2 flash2 --seq-len 16384",
+    "lbench profile lightning2-torch --device cpu --trace trace.json",
+)

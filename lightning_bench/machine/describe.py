@@ -74,17 +74,18 @@ def detect_device() -> Device:
     return "cpu" if why_no_gpu() else "cuda"
 
 
-def describe_machine(device: Device) -> Machine:
+def describe_machine(device: Device, *, elsewhere: bool = False) -> Machine:
     """Describe this machine for cases on `device`; `cuda` is the GPU that CUDA calls 0 in this process.
 
-    Raises UsageError, with the reason, if `device` is `cuda` and there is none.
+    Raises UsageError, with the reason, if `device` is `cuda` and there is none. With `elsewhere` the GPU is
+    then one of another machine, of which nothing is known: enough for a plan.
     """
     cpu = _cpu_model()
-    gpu = cuda_gpu() if device == "cuda" else None
+    gpu = cuda_gpu() if device == "cuda" and not (elsewhere and why_no_gpu()) else None
     limits = gpu_limits(gpu) if gpu else BoardLimits()
     return Machine(
         device=device,
-        device_name=gpu.name if gpu else cpu,
+        device_name=gpu.name if gpu else cpu if device == "cpu" else "",
         capability=gpu.capability if gpu else "",
         driver=gpu.driver if gpu else "",
         cuda=torch_cuda(),

@@ -74,6 +74,32 @@ def why_no_gpu() -> str:
     return found if isinstance(found, str) else ""
 
 
+def visible_gpus() -> int:
+    """Return how many GPUs CUDA may use in this process; a GPU in MIG mode counts as one."""
+    with _nvml() as nvml:
+        return 0 if isinstance(_find(nvml), str) else len(_visible(nvml))
+
+
+def use_gpu(number: int) -> None:
+    """Let CUDA see only the GPU that it calls `number`, in this process and in those that it starts.
+
+    Call it before CUDA is initialized here. Raises UsageError if there is no such GPU.
+    """
+    with _nvml() as nvml:
+        if isinstance(found := _find(nvml), str):
+            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu")
+        visible = _visible(nvml)
+    if number >= len(visible):
+        raise UsageError(f"device cuda:{number} is not here; allowed: cuda:0 to cuda:{len(visible) - 1}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[number]
+
+
+def _visible(nvml: Any) -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES would call each GPU that CUDA may use, in CUDA's order."""
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return list(map(str, range(len(_boards(nvml))))) if variable is None else _entries(variable)
+
+
 def open_board(gpu: Gpu) -> tuple[Any, Any]:
     """Return NVML, initialized for the life of the process, and its handle of the GPU with the sensors.
 
@@ -174,7 +200,7 @@ def _find(nvml: Any) -> Gpu | str:
 def _first_visible(boards: list[_Board]) -> _Board | str | None:
     """Return CUDA's first GPU, why there is none, or None if only torch can tell which it is."""
     variable = os.environ.get("CUDA_VISIBLE_DEVICES")
-    first = "0" if variable is None else _first_entry(variable)
+    first = "0" if variable is None else next(iter(_entries(variable)), "")
     if first.startswith("MIG-"):
         return None
     if first.startswith("GPU-"):
@@ -188,8 +214,8 @@ def _first_visible(boards: list[_Board]) -> _Board | str | None:
     return board or f"CUDA_VISIBLE_DEVICES={variable!r} hides every GPU"
 
 
-def _first_entry(variable: str) -> str:
-    """Return the first GPU that the variable leaves: an index, `GPU-…` or `MIG-…`; `""` if it leaves none.
+def _entries(variable: str) -> list[str]:
+    """Return the GPUs that the variable leaves, each an index, `GPU-…` or `MIG-…`.
 
     As CUDA reads it: the kind of the first entry is the kind of all, digits count up to the first other
     character, the first entry that is not valid ends the list, and a repeated one empties it.
@@ -204,9 +230,9 @@ def _first_entry(variable: str) -> str:
             break
         text = match[0] if prefix else str(int(match[0]))
         if text in entries:
-            return ""
+            return []
         entries.append(text)
-    return entries[0] if entries else ""
+    return entries
 
 
 def _torch_is_on_a_gpu() -> bool:

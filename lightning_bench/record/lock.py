@@ -14,10 +14,28 @@ def refuse_target(path: Path) -> None:
         raise UsageError(f"{path} is not a file: give the name of a .csv file")
     if path.suffix != ".csv":
         raise UsageError(f"{path} does not end with .csv: give the name of a .csv file")
+    refuse_file(path)
+
+
+def refuse_file(path: Path) -> None:
+    """Create the folder of `path`. Raises UsageError if `path` cannot be written, before it is measured."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: give the name of a file")
+    refuse_folder(path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UsageError(f"cannot write {path}: it is read-only; give another name")
+
+
+def refuse_folder(path: Path) -> None:
+    """Create the folder. Raises UsageError if files cannot be written in it."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file: give the name of a folder")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+        raise UsageError(f"cannot make the folder {path}: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write in the folder {path}: it is read-only; give another one")
 
 
 def open_for_appending(path: Path) -> int:

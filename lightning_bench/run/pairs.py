@@ -23,11 +23,12 @@ from lightning_bench.run.sweep import Sweep, Watcher
 
 @dataclass(frozen=True)
 class Tree:
-    """One side: its plan, the folder that is first on its workers' import path, and its rows."""
+    """One side: its plan, the folder that is first on its workers' import path, its rows and its name."""
 
     plan: Plan
     import_path: Path | None
     out: ResultFile
+    name: str
 
 
 def plan_of_tree(plan: Plan, root: Path, tree: Path, import_path: Path) -> Plan:
@@ -103,7 +104,7 @@ def run_pairs(base: Tree, head: Tree, pairs: int, watcher: Watcher) -> None:
 
 class _Side:
     def __init__(self, tree: Tree, watcher: Watcher, pair: str, done: Iterable[str]) -> None:
-        self.tree = tree
+        self.tree, self.watcher = tree, watcher
         plan = tree.plan
         self.supervisor = Supervisor(plan.device, plan.limits.memory_limit_gib, tree.import_path)
         self.sweep = Sweep(plan, tree.out, watcher, [self.supervisor], {"pair": pair})
@@ -112,4 +113,5 @@ class _Side:
     def shape(self, cases: list[Case]) -> None:
         left = [case for case in cases if self.tree.plan.case_id(case) not in self._done]
         if left:
+            self.watcher.measuring(self.tree.name)
             self.sweep.shape(left)

@@ -20,13 +20,17 @@ SANITIZED: Device = "cuda"
 
 @dataclass(frozen=True)
 class Settings:
-    """How the cases are measured; None and {} leave it to the suite. `limits` are fields of `Limits`."""
+    """How the cases are measured; None and {} leave it to the suite. `limits` are fields of `Limits`.
+
+    With `elsewhere` the device may be one that is not here: the plan can be shown and not run.
+    """
 
     device: Device | None = None
     time_limit_s: float | None = None
     protocol: ProtocolName | None = None
     graph: bool = False
     sanitizer: Sanitizer | None = None
+    elsewhere: bool = False
     limits: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -73,7 +77,7 @@ class Planner:
         return load_suite(default_suite(device))
 
     def plan(self, suite: Suite) -> Plan:
-        """Return the plan; UsageError for a device that is missing and for axes that leave nothing to run."""
+        """Return the plan; UsageError for axes that leave nothing to run, and a device that is missing."""
         settings, sanitizer = self.settings, self.settings.sanitizer
         device = settings.device or suite.device or detect_device()
         if sanitizer is not None and device != SANITIZED:
@@ -82,7 +86,7 @@ class Planner:
                 f"{device}. Leave it out, or give --device cuda on a machine with an NVIDIA GPU"
             )
         if device not in self._machines:
-            self._machines[device] = describe_machine(device)
+            self._machines[device] = describe_machine(device, elsewhere=settings.elsewhere)
         limits = suite.limits.model_copy(update=settings.limits)
         if settings.time_limit_s is not None:
             sampling = min(limits.sample_limit_s, 0.9 * settings.time_limit_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from textwrap import wrap
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from lightning_bench.record import Record
 from lightning_bench.report.tables.figures import figure_with_unit
-from lightning_bench.words import counted
+from lightning_bench.words import counted, duration
 
 STATUS_STYLES = {
     "ok": "green",
@@ -28,16 +29,45 @@ STATUS_STYLES = {
 }
 
 
+_STATUS_WIDTH = 12
+_MOST_LINES = 4  # of a reason; the CSV has the whole of it
+
+
 def record_line(record: Record) -> Text:
     """Return one row as a line: status, case, figure, reason."""
-    line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(f"{record.status:<11} ", style=STATUS_STYLES[record.status])
-    line.append(record.case_id)
-    if figure := figure_with_unit(record):
-        line.append(f"  {figure}", style="bold")
+    line = _without_reason(record)
     if record.reason:
         line.append(f"  {record.reason}", style="dim")
     return line
+
+
+def _without_reason(record: Record) -> Text:
+    line = Text()
+    line.append(f"{record.status:<{_STATUS_WIDTH}}", style=STATUS_STYLES[record.status])
+    line.append(record.case_id)
+    if figure := figure_with_unit(record):
+        line.append(f"  {figure}", style="bold")
+    return line
+
+
+def record_lines(record: Record, width: int) -> list[Text]:
+    """Return one row as lines for a terminal: what does not fit continues below, in whole words.
+
+    Only a case that is longer than a line is broken, at a hyphen, and only a reason that takes more lines
+    than `_MOST_LINES` is cut.
+    """
+    line = record_line(record)
+    if line.cell_len <= width:
+        return [line]
+    room, indent = max(width, 2 * _STATUS_WIDTH) - _STATUS_WIDTH, " " * _STATUS_WIDTH
+    line = _without_reason(record)
+    lines = [line]
+    if line.cell_len > width:
+        first, *more = wrap(line.plain[_STATUS_WIDTH:], room)
+        status = Text(f"{record.status:<{_STATUS_WIDTH}}", style=STATUS_STYLES[record.status])
+        lines = [status.append(first, style="none"), *(Text(indent + text) for text in more)]
+    reason = wrap(record.reason, room, max_lines=_MOST_LINES, placeholder=" …")
+    return [*lines, *(Text(indent + text, style="dim") for text in reason)]
 
 
 class QuietWatcher:
@@ -60,13 +90,20 @@ class QuietWatcher:
     def recorded(self, record: Record) -> None:
         """Ignore the row."""
 
+    def measuring(self, side: str) -> None:
+        """Ignore which tree is measured."""
+
 
 class PlainWatcher(QuietWatcher):
     """Prints one line per row, for logs and pipes."""
 
     def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name = console, name
+        self._console, self._name, self._side = console, name, ""
         self._total = self._done = 0
+
+    def measuring(self, side: str) -> None:
+        """Begin the next lines with the name of the tree."""
+        self._side = f"{side}: "
 
     def started(self, total: int, standing: list[Record]) -> None:
         """Print how many cases the sweep has, and how many of them have a row already."""
@@ -76,7 +113,7 @@ class PlainWatcher(QuietWatcher):
     def recorded(self, record: Record) -> None:
         """Print the row with its place in the sweep."""
         self._done += 1
-        line = Text(f"[{self._done}/{self._total}] ")
+        line = Text(f"[{self._done}/{self._total}] {self._side}")
         line.append_text(record_line(record))
         self._console.print(line, soft_wrap=True)
 
@@ -85,7 +122,7 @@ class LiveWatcher(QuietWatcher):
     """Lets rows scroll by; below them it shows the sweep, the current case and the time left."""
 
     def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name = console, name
+        self._console, self._name, self._side = console, name, ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -118,10 +155,14 @@ class LiveWatcher(QuietWatcher):
         if standing:
             self._console.print(Text(_opening(self._name, total, len(standing))), soft_wrap=True)
 
+    def measuring(self, side: str) -> None:
+        """Begin the next lines with the name of the tree."""
+        self._side = f"{side}: "
+
     def entered(self, case_id: str, phase: str) -> None:
         """Show the current case and its phase."""
         shared = "starting a worker" if phase == "start" else f"{phase} for all cases of the shape"
-        self._current = f"{phase}: {case_id}" if case_id else shared
+        self._current = self._side + (f"{phase}: {case_id}" if case_id else shared)
 
     def recorded(self, record: Record) -> None:
         """Print the row and estimate the time left anew from the rows of this run."""
@@ -131,9 +172,11 @@ class LiveWatcher(QuietWatcher):
         left = ""
         if self._measured and self._done < self._total:
             seconds = (time.monotonic() - self._begin) / self._here * (self._total - self._done)
-            left = f"about {_duration(seconds)} left"
+            left = f"about {duration(seconds)} left"
         self._progress.update(self._task, completed=self._done, left=left)
-        self._console.print(record_line(record), no_wrap=True, overflow="ellipsis")
+        first, *more = record_lines(record, self._console.width - len(self._side))
+        for line in (Text(self._side).append_text(first), *more):
+            self._console.print(line, soft_wrap=True)
 
     def _render(self) -> RichTable:
         grid = RichTable.grid()
@@ -145,14 +188,6 @@ class LiveWatcher(QuietWatcher):
 def _opening(name: str, total: int, standing: int) -> str:
     cases = f"{name}: {counted(total, 'case')}"
     return f"{cases}, {standing} of them recorded already" if standing else cases
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def make_watcher(console: Console, name: str, *, quiet: bool) -> QuietWatcher:

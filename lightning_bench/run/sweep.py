@@ -31,6 +31,9 @@ class Watcher(Protocol):
     def recorded(self, record: Record) -> None:
         """Note that a row has been written."""
 
+    def measuring(self, side: str) -> None:
+        """Note which of two trees the next rows are of."""
+
 
 @dataclass(frozen=True)
 class Summary:

@@ -9,6 +9,7 @@ import typer
 
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
+from lightning_bench.cli.shared.completion import suites
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import UsageError
 
@@ -21,15 +22,24 @@ if TYPE_CHECKING:
 def calibrate(
     *,
     suite: Annotated[
-        str | None, typer.Argument(help="As for `lbench speed`. Default: paper on a GPU, quick on a CPU.")
+        str | None,
+        typer.Argument(
+            metavar="SUITE",
+            help="As for `lbench speed`. Default: paper on a GPU, quick on a CPU.",
+            autocompletion=suites,
+        ),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=6, help="Passes, each with two fresh processes.")] = 24,
-    threshold: Annotated[str, typer.Option(help="The change whose false alarms are counted.")] = "3%",
+    pairs: Annotated[
+        int, typer.Option(metavar="N", min=6, help="Passes, each with two fresh processes.")
+    ] = 24,
+    threshold: Annotated[
+        str, typer.Option(metavar="SHARE", help="The change whose false alarms are counted.")
+    ] = "3%",
     axes: Axes,
     running: Running,
     out: Annotated[
         Path | None,
-        typer.Option(help="CSV to write. Default: results/DEVICE/SUITE-calibration.csv."),
+        typer.Option(metavar="FILE", help="CSV to write. Default: results/DEVICE/SUITE-calibration.csv."),
     ] = None,
     output: Output,
 ) -> None:
@@ -54,7 +64,7 @@ def calibrate(
     sink = output.sink()
     with scratch_folder() as folder:
         paths = [folder / "a.csv", folder / "b.csv"]
-        run_side_by_side(sink, [plan, plan], [None, None], paths, pairs)
+        run_side_by_side(sink, [plan, plan], [None, None], paths, ["first", "second"], pairs)
         rows = noise_floor(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=16)
     write_calibration(path, rows)
     if sink.as_json:

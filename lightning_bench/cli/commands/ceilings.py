@@ -21,7 +21,8 @@ def ceilings(
     device: DeviceOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again; earlier rows stay.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="CSV to keep them in. Default: results/DEVICE/ceilings.csv.")
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV to keep them in. Default: results/DEVICE/ceilings.csv."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -12,6 +12,7 @@ from lightning_bench.cli.commands.compare_out import Shown
 from lightning_bench.cli.commands.compare_ref import RefOptions
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
+from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import ExitCode, UsageError
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 _VERDICT_PANEL = "Verdict"
 
 
+def _verdicts() -> tuple[str, ...]:
+    from lightning_bench.comparison.result import VERDICTS
+
+    return VERDICTS
+
+
 @dataclass(frozen=True)
 class VerdictOptions:
     """What counts as worse, and what that is judged by."""
@@ -31,13 +38,16 @@ class VerdictOptions:
     threshold: Annotated[
         str,
         typer.Option(
-            help="The change in time that must not pass, as 3% or 0.03.", rich_help_panel=_VERDICT_PANEL
+            metavar="SHARE",
+            help="The change in time that must not pass, as 3% or 0.03.",
+            rich_help_panel=_VERDICT_PANEL,
         ),
     ] = "3%"
     fail_on: Annotated[
         str | None,
         typer.Option(
             metavar="VERDICTS",
+            autocompletion=list_of(_verdicts),
             help="What makes the exit code 1. Default: SLOWER,GREW,BROKEN,MISSING.",
             rich_help_panel=_VERDICT_PANEL,
         ),
@@ -76,6 +86,7 @@ def compare(
         list[Path] | None,
         typer.Argument(
             metavar="[BASE HEAD | SUITE]",
+            autocompletion=suites,
             help="Two CSVs of lbench, or folders of CSVs, each of which is one run. With --against: one. "
             "With --ref: a suite; default: paper on a GPU, quick on a CPU.",
         ),
@@ -84,7 +95,11 @@ def compare(
     axes: Axes,
     against: Annotated[
         str | None,
-        typer.Option(metavar="PROVIDER", help="Compare --provider with this one, within one run."),
+        typer.Option(
+            metavar="PROVIDER",
+            autocompletion=one_of(provider_names),
+            help="Compare --provider with this one, within one run.",
+        ),
     ] = None,
     running: Running,
     verdicts: VerdictOptions,
@@ -96,6 +111,7 @@ def compare(
     from lightning_bench.comparison.judge import compare_sides
     from lightning_bench.comparison.noise import read_noises
     from lightning_bench.comparison.result import Comparison, accept, parse_allow, parse_fail_on
+    from lightning_bench.record.lock import refuse_file
 
     if output.as_json and shown.as_markdown:
         raise UsageError("--json and --markdown do not go together: give one")
@@ -103,6 +119,8 @@ def compare(
     fail_on, allowed = parse_fail_on(verdicts.fail_on), parse_allow(verdicts.allow or [])
     paths = inputs or []
     sink = output.sink()
+    if shown.junit is not None:
+        refuse_file(shown.junit)
     if commit.ref is not None:
         if against is not None:
             raise UsageError("--against compares within one run: give a CSV instead of --ref")

@@ -69,8 +69,6 @@ def show(sink: Sink, comparison: Comparison, shown: Shown) -> None:
 
 
 def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
-    from rich.table import Table
-
     from lightning_bench.cli.shared.sink import plain_text
     from lightning_bench.comparison.formats import verdict_text as text
 
@@ -80,20 +78,15 @@ def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
     if cells:
         narrow = out.width < 110
         columns = [index for index in range(len(text.HEADERS)) if not (narrow and index in (2, 4))]
-        table = Table(box=None, pad_edge=False)
-        for index in columns:
-            header = "base → head" if narrow and index == 3 else text.HEADERS[index]
-            last = index == len(text.HEADERS) - 1
-            table.add_column(
-                header, justify="right" if 0 < index < 5 else "left", no_wrap=not last, overflow="fold"
-            )
+        rows = []
         for cell in cells:
             words = list(text.row(cell))
             if narrow and words[4]:
                 words[3] = f"{words[3].rpartition(' ')[0]} → {words[4]}"
-            style = "dim" if cell.accepted else _STYLES[cell.verdict]
-            table.add_row(*(plain_text(words[i], style=style if i == 0 else "") for i in columns))
-        out.print(table)
+            rows.append([words[index] for index in columns])
+        headers = ["base → head" if narrow and index == 3 else text.HEADERS[index] for index in columns]
+        styles = ["dim" if cell.accepted else _STYLES[cell.verdict] for cell in cells]
+        sink.grid(headers, rows, right=range(1, len(columns) - 1), styles=styles)
     for one, line in zip(comparison.overall, text.overall_lines(comparison.overall), strict=True):
         verdict, rest = line.split(" ", 1)
         style = "dim" if one.accepted else _STYLES[verdict]

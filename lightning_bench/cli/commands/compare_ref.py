@@ -15,6 +15,7 @@ import typer
 from lightning_bench.case import Metric
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Running
+from lightning_bench.cli.shared.completion import list_of
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,11 +40,19 @@ class RefOptions:
     ] = None
     pairs: Annotated[
         int,
-        typer.Option(min=2, help="Passes, each with a fresh process per side.", rich_help_panel=_REF_PANEL),
+        typer.Option(
+            metavar="N", min=2, help="Passes, each with a fresh process per side.", rich_help_panel=_REF_PANEL
+        ),
     ] = 16
-    metric: Annotated[str, typer.Option(help="speed,memory or one of them.", rich_help_panel=_REF_PANEL)] = (
-        "speed,memory"
-    )
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="METRICS",
+            help="speed,memory or one of them.",
+            autocompletion=list_of(("speed", "memory")),
+            rich_help_panel=_REF_PANEL,
+        ),
+    ] = "speed,memory"
     kernels: Annotated[
         Path | None,
         typer.Option(
@@ -136,6 +145,7 @@ def measure(sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, runni
                 [plan_of_tree(plan, tree.root, side.root, side.root / inside) for side in sides],
                 [side.root / inside for side in sides],
                 [_csv(folder, name, plan.metric, metrics) for name in ("base", "head")],
+                [f"base {other.name}", f"head {tree.name}"],
                 commit.pairs,
             )
         base, head = (_read(folder, name, metrics) for name in ("base", "head"))

@@ -9,9 +9,16 @@ import typer
 
 from lightning_bench.case import ProtocolName
 from lightning_bench.cli.shared.common_options import Output, Results, known, parse_share
+from lightning_bench.cli.shared.completion import case_ids, machine_ids, one_of
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import UsageError
 from lightning_bench.words import counted
+
+
+def _figures() -> tuple[str, ...]:
+    from lightning_bench.history.series import FIGURES
+
+    return FIGURES
 
 
 @grouped
@@ -19,15 +26,33 @@ def history(
     *,
     results: Results = None,
     case: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="A case_id, or a pattern that fits one.")
+        str | None,
+        typer.Option(
+            metavar="PATTERN", autocompletion=one_of(case_ids), help="A case_id, or a pattern that fits one."
+        ),
     ] = None,
-    figure: Annotated[str, typer.Option(help="The column to follow.")] = "median_ms",
+    figure: Annotated[
+        str, typer.Option(metavar="COLUMN", autocompletion=one_of(_figures), help="The column to follow.")
+    ] = "median_ms",
     by: Annotated[
-        str, typer.Option(help="commit: one point per commit and version; day; run: one point per row.")
+        str,
+        typer.Option(
+            metavar="UNIT",
+            autocompletion=one_of(("commit", "day", "run")),
+            help="commit: one point per commit and version; day; run: one point per row.",
+        ),
     ] = "commit",
-    machine: Annotated[str | None, typer.Option(metavar="MACHINE_ID", help="Where it ran.")] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(metavar="MACHINE_ID", autocompletion=one_of(machine_ids), help="Where it ran."),
+    ] = None,
     protocol: Annotated[
-        str, typer.Option(help="lbench or paper, whose figures do not mix in one history.")
+        str,
+        typer.Option(
+            metavar="PROTOCOL",
+            autocompletion=one_of(get_args(ProtocolName)),
+            help="lbench or paper, whose figures do not mix in one history.",
+        ),
     ] = "lbench",
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .svg or .pdf.")
@@ -35,8 +60,9 @@ def history(
     least: Annotated[
         str | None,
         typer.Option(
+            metavar="SHARE",
             help="The smallest change of level that counts, as 2%. Default: twice the noise that was "
-            "calibrated, else assumed."
+            "calibrated, else assumed.",
         ),
     ] = None,
     output: Output,

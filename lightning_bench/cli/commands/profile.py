@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lightning_bench.case import DIRECTIONS, DTYPES, Dtype
-from lightning_bench.cli.shared.common_options import Json, known
+from lightning_bench.cli.shared.common_options import DEVICE_HELP, Json, known
+from lightning_bench.cli.shared.completion import devices, one_of, provider_names
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import UsageError
 from lightning_bench.words import counted
@@ -25,29 +26,52 @@ _MOST_PROVIDERS = 2
 class CaseOptions:
     """One value per axis, None for the device's default."""
 
-    direction: Annotated[str, typer.Option(help="fwd, bwd or fwd_bwd.", rich_help_panel=_CASE_PANEL)] = "fwd"
+    direction: Annotated[
+        str,
+        typer.Option(
+            metavar="DIRECTION",
+            autocompletion=one_of(DIRECTIONS),
+            help="fwd, bwd or fwd_bwd.",
+            rich_help_panel=_CASE_PANEL,
+        ),
+    ] = "fwd"
     dtype: Annotated[
         str | None,
-        typer.Option(help="fp32, fp16 or bf16. Default: bf16, fp32 on a CPU.", rich_help_panel=_CASE_PANEL),
+        typer.Option(
+            metavar="DTYPE",
+            autocompletion=one_of(DTYPES),
+            help="fp32, fp16 or bf16. Default: bf16, fp32 on a CPU.",
+            rich_help_panel=_CASE_PANEL,
+        ),
     ] = None
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Default: 4, 1 on a CPU.", rich_help_panel=_CASE_PANEL)
+        int | None,
+        typer.Option(metavar="N", min=1, help="Default: 4, 1 on a CPU.", rich_help_panel=_CASE_PANEL),
     ] = None
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Default: 32, 2 on a CPU.", rich_help_panel=_CASE_PANEL)
+        int | None,
+        typer.Option(metavar="N", min=1, help="Default: 32, 2 on a CPU.", rich_help_panel=_CASE_PANEL),
     ] = None
     seq_len: Annotated[
-        int | None, typer.Option(min=1, help="Default: 8192, 512 on a CPU.", rich_help_panel=_CASE_PANEL)
+        int | None,
+        typer.Option(metavar="N", min=1, help="Default: 8192, 512 on a CPU.", rich_help_panel=_CASE_PANEL),
     ] = None
     head_dim: Annotated[
-        int | None, typer.Option(min=1, help="Default: 128, 64 on a CPU.", rich_help_panel=_CASE_PANEL)
+        int | None,
+        typer.Option(metavar="N", min=1, help="Default: 128, 64 on a CPU.", rich_help_panel=_CASE_PANEL),
     ] = None
     value_dim: Annotated[
-        int | None, typer.Option(min=1, help="Default: as head_dim.", rich_help_panel=_CASE_PANEL)
+        int | None,
+        typer.Option(metavar="N", min=1, help="Default: as head_dim.", rich_help_panel=_CASE_PANEL),
     ] = None
     device: Annotated[
         str | None,
-        typer.Option(help="cuda or cpu. Default: cuda if it works.", rich_help_panel=_CASE_PANEL),
+        typer.Option(
+            metavar="DEVICE",
+            help=DEVICE_HELP,
+            autocompletion=one_of(devices),
+            rich_help_panel=_CASE_PANEL,
+        ),
     ] = None
 
 
@@ -73,7 +97,9 @@ def profile(
     providers: Annotated[
         list[str],
         typer.Argument(
-            metavar="PROVIDER [PROVIDER]", help="Names from `lbench providers`, file.py:NAME or hub:..."
+            metavar="PROVIDER [PROVIDER]",
+            autocompletion=one_of(provider_names),
+            help="Names from `lbench providers`, file.py:NAME or hub:...",
         ),
     ],
     case: CaseOptions,
@@ -86,16 +112,21 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="Write a trace for Chrome or Perfetto: .json or .json.gz."),
     ] = None,
-    calls: Annotated[int, typer.Option(min=1, help="Calls that are profiled.")] = 5,
+    calls: Annotated[int, typer.Option(metavar="N", min=1, help="Calls that are profiled.")] = 5,
     warm: Annotated[
         bool, typer.Option("--warm", help="Use your Triton cache: the first call need not compile.")
     ] = False,
     time_limit: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that each profiler may take before it is killed.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.1, help="Seconds that each profiler may take before it is killed."
+        ),
     ] = 300.0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for one JSON file per case, calls.csv, kernels.csv and tensors.csv."),
+        typer.Option(
+            metavar="DIR", help="Folder for one JSON file per case, calls.csv, kernels.csv and tensors.csv."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -108,11 +139,16 @@ def profile(
     from lightning_bench.profile.parent.profilers import Options, profile_case
     from lightning_bench.profile.profile_export import as_data, write
     from lightning_bench.profile.screen import show
+    from lightning_bench.record.lock import refuse_file, refuse_folder
 
     specs = _specs(providers)
     direction = known("--direction", case.direction, DIRECTIONS)
     dtype = None if case.dtype is None else known("--dtype", case.dtype, DTYPES)
     _check_trace(trace, specs)
+    if trace is not None:
+        refuse_file(trace)
+    if out is not None:
+        refuse_folder(out)
     machine = describe_machine(resolve_device(case.device))
     default = _DEFAULTS[machine.device]
     head_dim = case.head_dim or default.head_dim

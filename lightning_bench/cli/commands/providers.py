@@ -6,11 +6,18 @@ from typing import Annotated
 
 import typer
 
-from lightning_bench.cli.shared.common_options import DeviceOption, Json
+from lightning_bench.case import FAMILIES
+from lightning_bench.cli.shared.common_options import DeviceOption, Json, known
+from lightning_bench.cli.shared.completion import one_of
 
 
 def providers(
     device: DeviceOption = None,
+    family: Annotated[
+        str | None,
+        typer.Option(metavar="FAMILY", help="Only this family.", autocompletion=one_of(FAMILIES)),
+    ] = None,
+    here: Annotated[bool, typer.Option("--here", help="Only those that can run here.")] = False,
     load: Annotated[
         bool, typer.Option(help="Also import each library that is installed, to see whether it loads.")
     ] = True,
@@ -25,7 +32,12 @@ def providers(
     from lightning_bench.providers import describe
 
     machine = describe_machine(resolve_device(device))  # an unavailable device is an error
-    infos = describe(machine.device, deep=load)
+    wanted = None if family is None else known("--family", family, FAMILIES)
+    infos = [
+        info
+        for info in describe(machine.device, deep=load)
+        if wanted in (None, info.family) and not (here and info.reason)
+    ]
     sink = Sink(as_json=as_json)
     if as_json:
         sink.data([asdict(info) for info in infos])

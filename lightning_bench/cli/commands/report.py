@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from lightning_bench.case import Metric
 from lightning_bench.cli.shared.common_options import Quiet, Results, known
+from lightning_bench.cli.shared.completion import list_of, one_of, provider_names
 from lightning_bench.errors import LbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -18,18 +20,34 @@ if TYPE_CHECKING:
     from lightning_bench.report.plots import PlotFormat
 
 
+def _all_formats() -> list[str]:
+    from lightning_bench.report.document import FORMATS
+    from lightning_bench.report.plots import PLOT_FORMATS
+
+    return [*FORMATS, *PLOT_FORMATS]
+
+
+def _metrics() -> list[str]:
+    from lightning_bench.report.tables.kinds import KIND_NAMES
+
+    return [*get_args(Metric), *KIND_NAMES]
+
+
 def report(
     results: Results = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for tables.md, tables.tex, tables.csv, index.html and plots/. Default: print text."
+            metavar="DIR",
+            help="Folder for tables.md, tables.tex, tables.csv, index.html and plots/. Default: print text.",
         ),
     ] = None,
     formats: Annotated[
         str | None,
         typer.Option(
             "--format",
+            metavar="FORMATS",
+            autocompletion=list_of(_all_formats),
             help="md,tex,html,csv, and with --out plots: png,svg,pdf. Without --out one format, on stdout. "
             "Default with --out: md,tex,html,csv,png.",
         ),
@@ -37,16 +55,27 @@ def report(
     metric: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="METRIC",
+            autocompletion=one_of(_metrics),
             help="speed, memory, check, or single tables: ms, speedup, tflops, gbps, floor, per_token, "
-            "tokens. Default: all. A page can always be switched among all of a metric."
+            "tokens. Default: all. A page can always be switched among all of a metric.",
         ),
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="PROVIDER", help="What speedups are against. Default: flash2 if it has rows."),
+        typer.Option(
+            metavar="PROVIDER",
+            autocompletion=one_of(provider_names),
+            help="What speedups are against. Default: flash2 if it has rows.",
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="published: the papers' tables, cell by cell, beside these rows.")
+        str | None,
+        typer.Option(
+            metavar="TABLES",
+            autocompletion=one_of(("published",)),
+            help="published: the papers' tables, cell by cell, beside these rows.",
+        ),
     ] = None,
     mix: Annotated[
         bool,

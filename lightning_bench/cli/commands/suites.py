@@ -7,20 +7,28 @@ from typing import Annotated
 import typer
 
 from lightning_bench.cli.shared.common_options import DeviceOption, Json
+from lightning_bench.cli.shared.completion import suites as suite_names
 
 
 def suites(
-    name: Annotated[str | None, typer.Argument(help="A bundled suite, or a path ending in .toml.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SUITE",
+            help="A bundled suite, or a path ending in .toml.",
+            autocompletion=suite_names,
+        ),
+    ] = None,
     device: DeviceOption = None,
     as_json: Json = False,
 ) -> None:
     """List the bundled suites, or the cases of one."""
-    from lightning_bench.cli.shared.device import resolve_device
+    from lightning_bench.cli.shared.device import parse_device, resolve_device
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.suite import Overrides, bundled_suites, expand, load_suite
 
     sink = Sink(as_json=as_json)
-    chosen = resolve_device(device)
+    chosen = resolve_device(None) if device is None else parse_device(device)[0]
     if name is None:
         loaded = [load_suite(bundled) for bundled in bundled_suites()]
         rows = [

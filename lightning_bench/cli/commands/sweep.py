@@ -20,6 +20,7 @@ from lightning_bench.cli.shared.common_options import (
     Running,
     known,
 )
+from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import ExitCode, UsageError
 
@@ -47,11 +48,18 @@ class KernelOptions:
         list[str] | None,
         typer.Option(
             "--against",
-            metavar="PROVIDER",
+            metavar="PROVIDERS",
+            autocompletion=list_of(provider_names),
             help="Providers to measure beside --kernel, in turns, at the same shapes.",
             rich_help_panel=KERNEL_PANEL,
         ),
     ] = None
+
+
+def _tools() -> tuple[str, ...]:
+    from lightning_bench.run.sanitizer import TOOLS
+
+    return TOOLS
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class SweepOptions:
         str | None,
         typer.Option(
             "--protocol",
+            metavar="PROTOCOL",
+            autocompletion=one_of(get_args(ProtocolName)),
             help="lbench (trusted) or paper (what the papers' scripts measured).",
             rich_help_panel=RUNNING_PANEL,
         ),
@@ -77,6 +87,7 @@ class SweepOptions:
         typer.Option(
             "--sanitizer",
             metavar="TOOL",
+            autocompletion=one_of(_tools),
             help="Run each worker under NVIDIA's compute-sanitizer: memcheck, racecheck, initcheck or "
             "synccheck (check only).",
             rich_help_panel=RUNNING_PANEL,
@@ -109,6 +120,7 @@ class SweepOptions:
         int | None,
         typer.Option(
             "--processes",
+            metavar="N",
             min=1,
             max=30,
             help="Processes that time each case, one after the other. Default: the suite's, "
@@ -122,7 +134,11 @@ class SweepOptions:
     ] = False
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the plan and run nothing.", rich_help_panel=RUNNING_PANEL),
+        typer.Option(
+            "--dry-run",
+            help="Show the plan and what it will take; run nothing. Needs no GPU.",
+            rich_help_panel=RUNNING_PANEL,
+        ),
     ] = False
 
 
@@ -130,10 +146,11 @@ class SweepOptions:
 def sweep(
     *,
     context: typer.Context,
-    suites: Annotated[
+    suite: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="SUITE",
+            autocompletion=suites,
             help="Names from `lbench suites`, or paths ending in .toml. "
             "Default: paper on a GPU, quick on a CPU, and with --kernel one of its family.",
         ),
@@ -145,12 +162,15 @@ def sweep(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="CSV to append to. Default: results/DEVICE/SUITE-METRIC.csv.", rich_help_panel=OUTPUT_PANEL
+            metavar="FILE",
+            help="CSV to append to. Default: results/DEVICE/SUITE-METRIC.csv.",
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None,
     output: Output,
 ) -> None:
     """Measure every case of the suites, one row each."""
+    from lightning_bench.cli.commands.sweep_plan import show_plans
     from lightning_bench.cli.shared.busy import warn_if_busy
     from lightning_bench.run.planner import Planner, measuring_limits
 
@@ -161,18 +181,18 @@ def sweep(
         raise UsageError("--processes and --quick go only with `lbench speed`")
     protocol = None if how.protocol is None else known("--protocol", how.protocol, get_args(ProtocolName))
     settings = replace(
-        running.settings(),
+        running.settings(elsewhere=how.dry_run),
         protocol=protocol,
         graph=how.graph,
         sanitizer=_sanitizer(how, metric),
         limits=measuring_limits(quick=how.quick, processes=how.processes),
     )
     planner = Planner(metric, axes.overrides(split(own.kernel), split(own.against)), settings)
-    loaded = [planner.load(name) for name in suites or (None,)]
+    loaded = [planner.load(name) for name in suite or (None,)]
     plans = [planner.plan(suite) for suite in loaded]
     sink = output.sink()
     if how.dry_run:
-        _show_plans(sink, plans)
+        show_plans(sink, plans)
         return
     if metric == "speed":
         warn_if_busy(sink, plans[0].device)
@@ -242,10 +262,13 @@ def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Sum
 
 def _shares(summary: Summary) -> str:
     """Return the phases' shares of the time in per cent, largest first, without those of at most 1 %."""
+    from lightning_bench.measure.job import USEFUL_PHASES
+
     shares = {phase: round(100 * part / summary.seconds) for phase, part in summary.phases.items()}
     largest = sorted(shares.items(), key=lambda item: -item[1])
+    words = ", ".join(sorted(USEFUL_PHASES))
     parts = [f"{phase} {share} %" for phase, share in largest if share > 1]
-    return ", ".join(parts) + f"; overhead {summary.overhead_percent:.0f} %"
+    return ", ".join(parts) + f"; {summary.overhead_percent:.0f} % of it is overhead: all but {words}"
 
 
 def _as_data(plan: Plan, path: Path, summary: Summary) -> dict[str, object]:
@@ -262,32 +285,3 @@ def _as_data(plan: Plan, path: Path, summary: Summary) -> dict[str, object]:
         "counts": dict(summary.counts),
         "records": [asdict(record) for record in summary.records],
     }
-
-
-def _show_plans(sink: Sink, plans: list[Plan]) -> None:
-    from lightning_bench.families.work import Work
-
-    rows = [
-        {
-            "suite": plan.suite,
-            "case_id": plan.case_id(case),
-            "needs_mib": Work.of(
-                plan.providers[case.provider].provider.family, case.shape, case.direction
-            ).plan_bytes
-            / 2**20,
-            "here": plan.providers[case.provider].unavailable
-            or plan.providers[case.provider].broken
-            or "yes",
-        }
-        for plan in plans
-        for case in plan.cases
-    ]
-    if sink.as_json:
-        sink.data(rows)
-        return
-    sink.grid(
-        ["suite", "case", "MiB", "here"],
-        [[str(r["suite"]), str(r["case_id"]), f"{r['needs_mib']:.1f}", str(r["here"])] for r in rows],
-    )
-    most = max(float(cast(float, r["needs_mib"])) for r in rows)
-    sink.say(f"{len(rows)} cases; the largest needs at least {most:.1f} MiB for its inputs and outputs")

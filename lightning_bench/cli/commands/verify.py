@@ -23,22 +23,28 @@ if TYPE_CHECKING:
 def verify(
     *,
     results: Results = None,
-    sample: Annotated[int, typer.Option(min=1, help="How many rows to measure again.")] = 20,
+    sample: Annotated[int, typer.Option(metavar="N", min=1, help="How many rows to measure again.")] = 20,
     at_least: Annotated[
         str | None,
         typer.Option(
             metavar="SHARE", help="Exit with 1 if fewer new times are in the stated intervals: 95%."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="What the sample is drawn from.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="What the sample is drawn from.")
+    ] = None,
     provider: Annotated[
         list[str] | None,
-        typer.Option(help="file.py:NAME or hub:... of rows whose provider has no other name."),
+        typer.Option(
+            metavar="NAMES", help="file.py:NAME or hub:... of rows whose provider has no other name."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="CSV to keep the new rows in; an existing file is set aside.", rich_help_panel=OUTPUT_PANEL
+            metavar="FILE",
+            help="CSV to keep the new rows in; an existing file is set aside.",
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None,
     output: Output,

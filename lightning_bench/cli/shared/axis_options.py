@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from lightning_bench.case import DIRECTIONS, DTYPES
+from lightning_bench.case import DIRECTIONS, DTYPES, FAMILIES, Layout
 from lightning_bench.cli.shared.common_options import AXES_PANEL, KERNEL_PANEL
+from lightning_bench.cli.shared.completion import joining_list_of, list_of, one_of, provider_names
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.suite import Overrides
 
-_LENGTHS = "a list like 512,4096 or a doubling range like 512..32768"
+_LENGTHS = "512,4k; 512..32k doubles; 1k..4k:512 goes by steps"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Axes:
         list[str] | None,
         typer.Option(
             "--provider",
+            metavar="NAMES",
+            autocompletion=joining_list_of(provider_names),
             help="Names from `lbench providers`, file.py:NAME or hub:ORG/NAME@REVISION:FUNCTION. "
             "With + before each, they join the suite's.",
             rich_help_panel=AXES_PANEL,
@@ -36,6 +39,7 @@ class Axes:
         typer.Option(
             "--family",
             metavar="FAMILY",
+            autocompletion=one_of(FAMILIES),
             help="What a plain function of a file or the Hub computes, as softmax; or file.py:NAME@FAMILY.",
             rich_help_panel=KERNEL_PANEL,
         ),
@@ -45,26 +49,46 @@ class Axes:
         typer.Option(
             "--layout",
             metavar="LAYOUT",
+            autocompletion=one_of(get_args(Layout)),
             help="Axes of what a plain function takes: bhnd (batch, heads, seq_len, dim; default) or bnhd.",
             rich_help_panel=KERNEL_PANEL,
         ),
     ] = None
     seq_len: Annotated[
-        str | None, typer.Option(help=f"Sequence lengths: {_LENGTHS}.", rich_help_panel=AXES_PANEL)
+        str | None,
+        typer.Option(metavar="LENGTHS", help=f"Sequence lengths: {_LENGTHS}.", rich_help_panel=AXES_PANEL),
     ] = None
-    head_dim: Annotated[str | None, typer.Option(help="Columns of q and k.", rich_help_panel=AXES_PANEL)] = (
-        None
-    )
-    value_dim: Annotated[str | None, typer.Option(help="Columns of v and o.", rich_help_panel=AXES_PANEL)] = (
-        None
-    )
+    head_dim: Annotated[
+        str | None, typer.Option(metavar="LENGTHS", help="Columns of q and k.", rich_help_panel=AXES_PANEL)
+    ] = None
+    value_dim: Annotated[
+        str | None, typer.Option(metavar="LENGTHS", help="Columns of v and o.", rich_help_panel=AXES_PANEL)
+    ] = None
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="fp32,fp16,bf16.", rich_help_panel=AXES_PANEL)
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="DTYPES",
+            help="fp32,fp16,bf16.",
+            autocompletion=list_of(DTYPES),
+            rich_help_panel=AXES_PANEL,
+        ),
     ] = None
-    batch: Annotated[str | None, typer.Option(help="Batch sizes.", rich_help_panel=AXES_PANEL)] = None
-    heads: Annotated[str | None, typer.Option(help="Numbers of heads.", rich_help_panel=AXES_PANEL)] = None
+    batch: Annotated[
+        str | None, typer.Option(metavar="SIZES", help="Batch sizes.", rich_help_panel=AXES_PANEL)
+    ] = None
+    heads: Annotated[
+        str | None, typer.Option(metavar="SIZES", help="Numbers of heads.", rich_help_panel=AXES_PANEL)
+    ] = None
     direction: Annotated[
-        str | None, typer.Option("--direction", help="fwd,bwd,fwd_bwd.", rich_help_panel=AXES_PANEL)
+        str | None,
+        typer.Option(
+            "--direction",
+            metavar="DIRECTIONS",
+            help="fwd,bwd,fwd_bwd.",
+            autocompletion=list_of(DIRECTIONS),
+            rich_help_panel=AXES_PANEL,
+        ),
     ] = None
 
     @property

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from lightning_bench.case import DEVICES
+from lightning_bench.cli.shared.completion import devices, one_of
 from lightning_bench.errors import UsageError
+from lightning_bench.words import any_of, nearest_words
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
@@ -23,13 +24,16 @@ KERNEL_PANEL = "Your own kernel"
 RUNNING_PANEL = "Running"
 OUTPUT_PANEL = "Output"
 
+_MOST_LISTED = 8  # of more words, an error names only the nearest
+
 Results = Annotated[
     list[Path] | None,
     typer.Argument(metavar="RESULTS", help="CSVs of lbench, or folders of them. Default: results."),
 ]
+DEVICE_HELP = "cuda, cuda:N (GPU N of several) or cpu. Default: cuda if it works."
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="cuda or cpu. Default: cuda if it works.", rich_help_panel=AXES_PANEL),
+    typer.Option("--device", metavar="DEVICE", help=DEVICE_HELP, autocompletion=one_of(devices)),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.", rich_help_panel=OUTPUT_PANEL)]
 Quiet = Annotated[
@@ -41,20 +45,38 @@ Quiet = Annotated[
 class Running:
     """Where cases run and how long each may take; None leaves both to the suite."""
 
-    device: DeviceOption = None
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="DEVICE",
+            help="cuda, cuda:N (GPU N of several) or cpu. Default: the suite's, else cuda if it works.",
+            autocompletion=one_of(devices),
+            rich_help_panel=RUNNING_PANEL,
+        ),
+    ] = None
     time_limit: Annotated[
         float | None,
         typer.Option(
-            min=0.1, help="Seconds that one case may take before it is killed.", rich_help_panel=RUNNING_PANEL
+            metavar="SECONDS",
+            min=0.1,
+            help="Seconds that one case may take before it is killed.",
+            rich_help_panel=RUNNING_PANEL,
         ),
     ] = None
 
-    def settings(self) -> Settings:
-        """Return what a plan needs of it; UsageError for an unknown device."""
+    def settings(self, *, elsewhere: bool = False) -> Settings:
+        """Return what a plan needs of it. UsageError for an unknown device, or a GPU that is not here.
+
+        With `elsewhere` it need not be here: the plan is only shown.
+        """
+        from lightning_bench.cli.shared.device import parse_device, resolve_device
         from lightning_bench.run.planner import Settings
 
-        device = None if self.device is None else known("--device", self.device, DEVICES)
-        return Settings(device=device, time_limit_s=self.time_limit)
+        device = None
+        if self.device is not None:
+            device = parse_device(self.device)[0] if elsewhere else resolve_device(self.device)
+        return Settings(device=device, time_limit_s=self.time_limit, elsewhere=elsewhere)
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,9 @@ def known(option: str, value: str, allowed: Sequence[Word]) -> Word:
     for word in allowed:
         if value == word:
             return word
+    near = nearest_words(value, allowed)
+    if near and len(allowed) > _MOST_LISTED:
+        raise UsageError(f"{option} {value!r} is not known; did you mean {any_of(near)}?")
     raise UsageError(f"{option} {value!r} is not known; allowed: {', '.join(allowed)}")
 
 

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 
 def run_side_by_side(
-    sink: Sink, plans: Sequence[Plan], import_paths: Sequence[Path | None], paths: Sequence[Path], pairs: int
+    sink: Sink,
+    plans: Sequence[Plan],
+    import_paths: Sequence[Path | None],
+    paths: Sequence[Path],
+    names: Sequence[str],
+    pairs: int,
 ) -> None:
     """Measure two plans in `pairs` passes into two new files; an earlier file is set aside.
 
-    Each plan has a folder that goes first on its workers' import path, or None, and a CSV.
+    Each plan has a folder that goes first on its workers' import path, or None, a CSV and a name.
     """
     from lightning_bench.cli.shared.busy import warn_if_busy
     from lightning_bench.record import ResultFile
@@ -28,13 +33,13 @@ def run_side_by_side(
         warn_if_busy(sink, plans[0].device)
     with ExitStack() as stack:
         trees = []
-        for plan, folder, path in zip(plans, import_paths, paths, strict=True):
+        for plan, folder, path, name in zip(plans, import_paths, paths, names, strict=True):
             file = stack.enter_context(ResultFile(path, fresh=True))
             if file.moved:
                 sink.say(f"the earlier results are now {file.moved}")
-            trees.append(Tree(plan, folder, file))
-        name = f"{plans[0].suite} {plans[0].metric}"
-        watcher = stack.enter_context(make_watcher(sink.err, name, quiet=sink.quiet))
+            trees.append(Tree(plan, folder, file, name))
+        title = f"{plans[0].suite} {plans[0].metric}"
+        watcher = stack.enter_context(make_watcher(sink.err, title, quiet=sink.quiet))
         run_pairs(trees[0], trees[1], pairs, watcher)
         for tree in trees:
             tree.out.check_unchanged()

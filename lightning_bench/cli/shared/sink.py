@@ -10,13 +10,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from textwrap import TextWrapper
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Table as RichTable
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -137,17 +136,29 @@ class Sink:
         print(plain(text).replace("##[", f"##{_UNSEEN}["), file=sys.stderr)
 
     def grid(
-        self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrapped: int = 1
+        self,
+        headers: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        title: str = "",
+        wrapped: int = 1,
+        right: Container[int] = (),
+        styles: Sequence[str] = (),
     ) -> None:
-        """Print a listing on stdout; the last `wrapped` columns wrap, the others do not."""
-        table = RichTable(
-            title=plain_text(title) if title else None, box=None, title_justify="left", pad_edge=False
-        )
-        for index, header in enumerate(headers):
-            table.add_column(plain_text(header), no_wrap=index < len(headers) - wrapped, overflow="fold")
-        for row in rows:
-            table.add_row(*map(plain_text, row))
-        self.out.print(table)
+        """Print a listing on stdout: no text of it is cut, and no word broken.
+
+        The last `wrapped` columns wrap, those in `right` are aligned so; `styles` are of the first cells.
+        """
+        from lightning_bench.cli.shared.listing_lines import listing_lines
+
+        if title:
+            self.out.print(plain_text(title, style="italic"), soft_wrap=True)
+        cells = [list(headers), *([plain(cell) for cell in row] for row in rows)]
+        for number, lines in enumerate(listing_lines(cells, self.out.width, wrapped, right)):
+            text = Text("\n".join(lines), style="" if number else "bold")
+            if number and styles:
+                text.stylize(styles[number - 1], 0, len(cells[number][0]))
+            self.out.print(text, soft_wrap=True)
 
     def paper_table(self, grid: Grid) -> None:
         """Print a table in the published shape, cut into as many parts as the width needs."""

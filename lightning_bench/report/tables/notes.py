@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_bench.record import Record
@@ -34,16 +35,19 @@ def absent_note(name: str, first: Record) -> str:
 
 
 def status_notes(name: str, records: Mapping[int, Record]) -> list[str]:
-    """Return one line per status that is not ok: at which lengths, and the reason at the shortest."""
+    """Return one line per status that is not ok: at which lengths, and the reason of the worst row."""
     lengths: dict[str, list[int]] = {}
     for n, record in sorted(records.items()):
         if record.status != "ok":
             lengths.setdefault(record.status, []).append(n)
-    return [
-        f"{name}: {'* ' if status == 'unstable' else ''}{status} at n = {', '.join(map(str, where))}: "
-        f"{_short(records[where[0]].reason)}"
-        for status, where in lengths.items()
-    ]
+    lines = []
+    for status, where in lengths.items():
+        worst = max(where, key=lambda n: _severity(records[n]))
+        star = "* " if status == "unstable" else ""
+        of = f"worst at {worst}: " if len(where) > 1 and _severity(records[worst]) else ""
+        reason = _short(records[worst].reason)
+        lines.append(f"{name}: {star}{status} at n = {', '.join(map(str, where))}: {of}{reason}")
+    return lines
 
 
 def lacking_note(name: str, lengths: Sequence[int]) -> str:
@@ -63,5 +67,21 @@ def mechanism_notes(columns: Sequence[tuple[str, str]], baseline: str) -> list[s
     ]
 
 
+def _severity(record: Record) -> float:
+    """Return how far a row is from ok: its error over the budget, or the width of its interval.
+
+    0 for other statuses: of them the shortest length says most.
+    """
+    if record.status == "wrong":
+        errors = (record.error_o, record.error_dq, record.error_dk, record.error_dv, record.error_dgate)
+        return max((error for error in errors if error), default=0.0) / (record.error_budget or 1.0)
+    if record.status == "unstable" and record.median_ms and record.ci_low_ms and record.ci_high_ms:
+        return (record.ci_high_ms - record.ci_low_ms) / record.median_ms
+    return 0.0
+
+
 def _short(reason: str) -> str:
-    return reason if len(reason) <= _REASON_WIDTH else reason[: _REASON_WIDTH - 1].rstrip() + "…"
+    """Return the reason, cut where it is long, but not before its first figure and that figure's unit."""
+    figure = re.search(r"[0-9][^ ]*( [^ ]+)?", reason)
+    width = max(_REASON_WIDTH, figure.end() + 1 if figure else 0)
+    return reason if len(reason) <= width else reason[: width - 1].rstrip() + "…"

@@ -40,7 +40,10 @@ def test_exit_code_by_status(new_workspace: Any, lbench: Lbench, status: str) ->
             ["check", "quick", "--direction", "up"],
             '--direction: "up" is not known; allowed: fwd, bwd, fwd_bwd',
         ),
-        (["check", "quick", "--device", "tpu"], "--device 'tpu' is not known; allowed: cuda, cpu"),
+        (
+            ["check", "quick", "--device", "tpu"],
+            "--device 'tpu' is not known; allowed: cuda, cuda:N for GPU N, cpu",
+        ),
         (["check", "quick", "--provider", "lightning3"], "no provider is named 'lightning3'. Did you mean"),
         (["check", "quick", "--provider", "no.py:One"], "no.py does not exist; give path/to/file.py:NAME"),
         (["check", "quick", "--protocol", "best"], "--protocol 'best' is not known; allowed: lbench, paper"),

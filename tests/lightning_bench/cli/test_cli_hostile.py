@@ -166,4 +166,4 @@ def test_a_calibration_without_a_folder_is_refused_before_it_measures(
     out = new_workspace.folder / "file" / "x-calibration.csv"
     ran = lbench("calibrate", new_workspace.suite(["Good"]), "--out", out)
     assert ran.code == 2
-    assert "cannot make the folder" in ran.err
+    assert "file is a file: give the name of a folder" in ran.err

@@ -89,7 +89,7 @@ def test_speed_of_a_function_against_a_provider(lbench: Lbench, mine: Path, tmp_
 def plan(lbench: Lbench, *arguments: object) -> list[str]:
     ran = lbench("speed", *arguments, "--device", "cpu", "--dry-run", "--json")
     assert ran.code == 0, ran.err
-    return [entry["case_id"] for entry in json.loads(ran.out)]
+    return [entry["case_id"] for entry in json.loads(ran.out)["cases"]]
 
 
 def test_plus_joins_the_providers_of_the_suite(lbench: Lbench, mine: Path) -> None:

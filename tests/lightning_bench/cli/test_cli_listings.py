@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import lightning_bench
+from lightning_bench.cli.app import app
 from lightning_bench.providers import provider_names
 from lightning_bench.providers.registry import packages
 from lightning_bench.suite import bundled_suites
@@ -98,16 +99,18 @@ AXES = [
 def test_each_axis_replaces_the_suites(
     lbench: Lbench, option: str, value: str, pattern: str, expected: list[str]
 ) -> None:
-    rows = json.loads(lbench(*PLAN, option, value, "--json").out)
+    rows = json.loads(lbench(*PLAN, option, value, "--json").out)["cases"]
     found = [re.findall(pattern, row["case_id"]) for row in rows]
     assert list(dict.fromkeys(each for (each,) in found)) == expected
-    before = json.loads(lbench(*PLAN, "--json").out)
+    before = json.loads(lbench(*PLAN, "--json").out)["cases"]
     old = {each for row in before for each in re.findall(pattern, row["case_id"])}
     assert len(rows) == len(before) // len(old) * len(expected)
 
 
 def test_provider_may_be_given_twice(lbench: Lbench) -> None:
-    rows = json.loads(lbench(*PLAN, "--provider", "sdpa-math", "--provider", "lightning2", "--json").out)
+    rows = json.loads(lbench(*PLAN, "--provider", "sdpa-math", "--provider", "lightning2", "--json").out)[
+        "cases"
+    ]
     assert {row["case_id"].split("/")[0] for row in rows} == {"sdpa-math", "lightning2"}
 
 
@@ -119,16 +122,46 @@ def test_dry_run_runs_nothing_and_writes_nothing(
     assert ran.code == 0
     assert list(tmp_path.iterdir()) == []
     header, *lines = ran.out.splitlines()
-    assert header.split() == ["suite", "case", "MiB", "here"]
+    assert header.split() == ["suite", "MiB", "peak", "case", "why", "not", "here"]
     assert [line.split()[:3] for line in lines if line.startswith("quick")][:2] == [
-        ["quick", "lightning2/fwd/b1-h4-n256-d64-e64-fp32-cpu", "1.0"],
-        ["quick", "lightning2-torch/fwd/b1-h4-n256-d64-e64-fp32-cpu", "1.0"],
+        ["quick", "1.0", "lightning2/fwd/b1-h4-n256-d64-e64-fp32-cpu"],
+        ["quick", "1.0", "lightning2-torch/fwd/b1-h4-n256-d64-e64-fp32-cpu"],
     ]
-    assert ran.err == "8 cases; the largest needs at least 2.0 MiB for its inputs and outputs\n"
+    time, memory = ran.err.splitlines()
+    assert time.startswith("quick speed: 8 cases, 1 × each, of which 6 can run: about ")
+    assert time.endswith(" (if each sampling takes as long as sample_limit_s lets it; no earlier row tells)")
+    assert memory.startswith("inputs and outputs take at least 2.0 MiB (")
+
+
+def test_dry_run_needs_no_gpu(lbench: Lbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("lightning_bench.machine.gpu.why_no_gpu", lambda: "no NVIDIA driver answers here")
+    monkeypatch.setattr(
+        "lightning_bench.machine.describe.why_no_gpu", lambda: "no NVIDIA driver answers here"
+    )
+    ran = lbench("speed", "paper", "--device", "cuda:3", "--dry-run", "--seq-len", "4k")
+    assert ran.code == 0
+    assert "paper cannot run here: no NVIDIA driver answers here\n" in ran.err
+    assert re.search(r"^paper speed: 28 cases, 3 × each: about \d+ (s|min) \(by 19\d earlier rows", ran.err)
+    data = json.loads(lbench("speed", "paper", "--dry-run", "--seq-len", "4k", "--json").out)
+    peaks = {row["case_id"]: row["recorded_peak_mib"] for row in data["cases"]}
+    assert peaks["lightning2/fwd/b4-h32-n4096-d128-e128-bf16-cuda"] > 512
+    assert data["estimates"][0]["seconds"] > 28
+
+
+def test_providers_of_one_family_that_can_run_here(lbench: Lbench) -> None:
+    quick = ["providers", "--device", "cpu", "--no-load", "--json"]
+    rows = json.loads(lbench(*quick, "--family", "softmax").out)
+    assert {row["family"] for row in rows} == {"softmax"}
+    here = json.loads(lbench(*quick, "--family", "softmax", "--here").out)
+    assert here == [row for row in rows if not row["reason"]]
+    assert 0 < len(here) < len(rows)
+    assert "did you mean softmax" in lbench("providers", "--family", "sofmax").err
 
 
 def test_dry_run_says_what_cannot_run_here(new_workspace: Any, lbench: Lbench) -> None:
-    rows = json.loads(lbench("memory", new_workspace.suite(["Good", "NeedsGpu"]), "--dry-run", "--json").out)
+    ran = lbench("memory", new_workspace.suite(["Good", "NeedsGpu"]), "--dry-run", "--json")
+    rows = json.loads(ran.out)["cases"]
     assert [(row["case_id"].split("/")[0], row["here"]) for row in rows] == [
         ("good", "yes"),
         ("needs-gpu", "needs a CUDA device"),
@@ -141,6 +174,18 @@ def test_help_names_every_option(lbench: Lbench) -> None:
         assert ran.code == 0
         for option in [axis[0] for axis in AXES] + ["--out", "--fresh", "--retry", "--time-limit", "--json"]:
             assert option in ran.out
+
+
+@pytest.mark.parametrize("command", sorted(command.name or "" for command in app.registered_commands))
+def test_every_help_has_examples_and_no_types_of_python(lbench: Lbench, command: str) -> None:
+    shown = lbench(command, "--help").out
+    examples = shown.partition("Examples:")[2].split("\n")[1:-1]
+    assert examples
+    assert all(
+        line.startswith(f"   lbench {command} ") or line == f"   lbench {command}" for line in examples
+    )
+    for noise in ("<bool>", "<str>", "<path>", "<list", "<int", "<float", "BOOLEAN", "TEXT"):
+        assert noise not in shown
 
 
 def test_version(lbench: Lbench) -> None:

@@ -16,6 +16,7 @@ from lightning_bench.run.progress import (
     QuietWatcher,
     make_watcher,
     record_line,
+    record_lines,
 )
 
 
@@ -68,14 +69,26 @@ def plain(raw: str) -> list[str]:
 def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     lines = plain(shown(width, ROWS, len(ROWS)))
     assert max(map(len, lines)) <= width
-    for row in ROWS:  # one line per row, cut where it is too long
+    for row in ROWS:  # what does not fit continues below
         assert len([line for line in lines if line.startswith(f"{row.status} ")]) == 1
 
 
-def test_a_cut_line_ends_in_an_ellipsis() -> None:
-    lines = plain(shown(80, ROWS, len(ROWS)))
-    (crashed,) = [line for line in lines if line.startswith("crashed ")]
-    assert crashed.endswith("…")
+def test_what_does_not_fit_continues_below_in_whole_words() -> None:
+    lines = [line.plain for line in record_lines(ROWS[3], 80)]
+    assert lines == [f"wrong       {ROWS[3].case_id}", f"            {ROWS[3].reason}"]
+    assert set(lines) <= {line.rstrip() for line in plain(shown(80, ROWS, len(ROWS)))}
+
+
+def test_a_case_longer_than_the_line_is_broken_at_a_hyphen() -> None:
+    lines = [line.plain for line in record_lines(ROWS[1], 40)]
+    assert lines[0] == "ok          lightning2-torch/fwd_bwd/b4-"
+    assert "".join(line[12:] for line in lines) == f"{ROWS[1].case_id}  12.3457 ms"
+
+
+def test_a_very_long_reason_is_cut() -> None:
+    lines = [line.plain for line in record_lines(ROWS[2], 80)]
+    assert len(lines) == 5
+    assert lines[-1].endswith(" …")
 
 
 def test_time_left_is_not_estimated_from_rows_that_took_no_time() -> None:
@@ -104,3 +117,25 @@ def test_the_watcher_depends_on_the_stream() -> None:
     assert type(make_watcher(pipe, "x", quiet=False)) is PlainWatcher
     assert type(make_watcher(terminal, "x", quiet=False)) is LiveWatcher
     assert type(make_watcher(terminal, "x", quiet=True)) is QuietWatcher
+
+
+def test_lines_say_which_tree_is_measured() -> None:
+    pipe = Console(file=io.StringIO(), width=200, _environ={})
+    watcher = PlainWatcher(pipe, "quick speed")
+    watcher.started(2, [])
+    for side, row in (("base 1a2b3c", ROWS[1]), ("head 4d5e6f", ROWS[0])):
+        watcher.measuring(side)
+        watcher.recorded(row)
+    assert isinstance(pipe.file, io.StringIO)
+    _, base, head = pipe.file.getvalue().splitlines()
+    assert base.startswith("[1/2] base 1a2b3c: ok ")
+    assert head.startswith("[2/2] head 4d5e6f: unavailable ")
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, _environ={})
+    with LiveWatcher(console, "quick speed") as live:
+        live.started(2, [])
+        live.measuring("base 1a2b3c")
+        live.recorded(ROWS[3])
+    assert isinstance(console.file, io.StringIO)
+    lines = plain(console.file.getvalue())
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("base 1a2b3c: wrong ") for line in lines)

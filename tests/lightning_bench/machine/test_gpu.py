@@ -1,6 +1,7 @@
 """The GPU that CUDA calls 0, on machines played by a fake NVML: rows and clocks are of the same one."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,8 @@ import pytest
 
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import describe_machine, detect_device
-from lightning_bench.machine.gpu import cuda_gpu
+from lightning_bench.machine.gpu import cuda_gpu, use_gpu, visible_gpus
+from lightning_bench.machine.identity import identity
 from lightning_bench.measure.device.clocks import NoClocks, NvmlClocks, make_clocks
 from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, NvmlError, fake_torch
 
@@ -18,7 +20,8 @@ from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, NvmlError, fake_
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Play a machine with these GPUs, whose torch is a CUDA build unless told otherwise."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "restored at the end, whoever sets it")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     monkeypatch.setitem(sys.modules, "torch", fake_torch(None))
 
@@ -76,6 +79,32 @@ class TestGpus:
         monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         assert detect_device() == "cuda"
         assert describe_machine("cuda").device_name == name
+
+    @pytest.mark.parametrize(
+        ("visible", "number", "left"),
+        [(None, 1, "1"), ("1,0", 1, "0"), ("GPU-1aaa,GPU-0aaa", 0, "GPU-1aaa"), ("1", 0, "1")],
+    )
+    def test_one_of_several_is_chosen(self, gpus: Any, visible: str | None, number: int, left: str) -> None:
+        gpus(H200, H200, visible=visible)
+        use_gpu(number)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+        assert visible_gpus() == 1
+        assert describe_machine("cuda").gpu_uuid == identity(f"GPU-{left[-4:].removesuffix('aaa')[-1]}aaa")
+
+    @pytest.mark.parametrize(("visible", "count"), [(None, 2), ("1", 1)])
+    def test_a_gpu_that_is_not_here(self, gpus: Any, visible: str | None, count: int) -> None:
+        gpus(H200, H200, visible=visible)
+        with pytest.raises(
+            UsageError, match=rf"cuda:{count} is not here; allowed: cuda:0 to cuda:{count - 1}"
+        ):
+            use_gpu(count)
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+    def test_no_gpu_to_choose_from(self, gpus: Any) -> None:
+        gpus()
+        with pytest.raises(UsageError, match="the NVIDIA driver sees no GPU"):
+            use_gpu(0)
+        assert visible_gpus() == 0
 
     @pytest.mark.parametrize("visible", ["", "-1", "2", "NoDevFiles", "GPU-9", "-1,0"])
     def test_all_hidden(self, gpus: Any, visible: str) -> None:

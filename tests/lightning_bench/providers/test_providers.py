@@ -95,7 +95,7 @@ def test_unknown_name_suggests() -> None:
 
 
 def test_unknown_name_without_likeness_says_what_lists_them() -> None:
-    with pytest.raises(UsageError, match="'qqq'. `lbench providers` lists all") as info:
+    with pytest.raises(UsageError, match=r"'qqq'\. `lbench providers` lists all") as info:
         get_provider("qqq")
     assert "Did you mean" not in str(info.value)
 

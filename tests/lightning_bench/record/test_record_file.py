@@ -226,7 +226,7 @@ class TestPlaces:
 
     def test_a_parent_that_is_a_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(UsageError, match="cannot make the folder"):
+        with pytest.raises(UsageError, match="is a file: give the name of a folder"):
             ResultFile(tmp_path / "file" / "speed.csv")
 
     def test_a_place_that_cannot_be_written(self) -> None:

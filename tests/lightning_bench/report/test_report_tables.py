@@ -85,6 +85,28 @@ def test_notes_join_the_lengths_of_one_status() -> None:
     ]
 
 
+def test_notes_quote_the_worst_row() -> None:
+    wide = {"median_ms": 1.0, "ci_low_ms": 0.5}
+    table = only(
+        [
+            row("a", 512, status="unstable", reason="±5 %", **wide, ci_high_ms=1.1),
+            row("a", 1024, status="unstable", reason="±80 %", **wide, ci_high_ms=1.9),
+            row("a", 2048, status="wrong", reason="by 2", error_o=2e-2, error_budget=1e-2),
+            row("a", 4096, status="wrong", reason="by 7", error_o=1e-2, error_dv=7e-2, error_budget=1e-2),
+        ]
+    )
+    assert table.notes == [
+        "a: * unstable at n = 512, 1024: worst at 1024: ±80 %",
+        "a: wrong at n = 2048, 4096: worst at 4096: by 7",
+    ]
+
+
+def test_a_cut_reason_keeps_its_first_figure() -> None:
+    reason = f"{'so ' * 40}12.5 % and more of it"
+    (note,) = only([row("a", 512, 1.0), row("a", 1024, status="crashed", reason=reason)]).notes
+    assert note == f"a: crashed at n = 1024: {'so ' * 40}12.5 %…"
+
+
 def test_long_reasons_are_cut_in_notes() -> None:
     (note,) = only([row("a", 512, 1.0), row("a", 1024, status="crashed", reason="x" * 101)]).notes
     assert note == f"a: crashed at n = 1024: {'x' * 99}…"

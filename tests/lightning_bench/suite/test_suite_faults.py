@@ -20,8 +20,8 @@ GROUP = {
     "head_dim": "64",
 }
 LENGTHS = (
-    'allowed: an integer from 1 to 2147483647, "4k" for 4096, a list of them, or a range: "512..32768" doubles, '
-    '"1k..4k:512" goes by steps of 512'
+    'allowed: an integer from 1 to 2147483647, "4k" for 4096, a list of them, or a range: "512..32768" '
+    'doubles, "1k..4k:512" goes by steps of 512'
 )
 BOUNDS = (
     'allowed: an integer from 1 to 2147483647, a list of them (any of), or a comparison such as "> 65536"'

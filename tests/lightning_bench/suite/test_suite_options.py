@@ -74,8 +74,8 @@ def test_a_range_by_steps_has_both_ends(start: int, step: int, steps: int) -> No
         ("4kk", f'--seq-len: "4kk" is no length; {ALLOWED}'),
         ("4m..8g", '--seq-len: "4m..8g" is no range; allowed: '),
         ("4096m", f'--seq-len: "4096m" is no length; {ALLOWED}'),
-        ("1..9:3", '--seq-len: the range "1..9:3" does not reach its end by steps of 3; allowed: an end such as '
-         '"1..7:3" or "1..10:3"'),
+        ("1..9:3", '--seq-len: the range "1..9:3" does not reach its end by steps of 3; allowed: an end '
+         'such as "1..7:3" or "1..10:3"'),
         ("1..9:0", '--seq-len: "0" is no length; allowed: '),
         ("1..9:", '--seq-len: "1..9:" is no range; allowed: '),
         ("1..64k:1", '--seq-len: the range "1..64k:1" has more than 1000 lengths; allowed: a larger step'),

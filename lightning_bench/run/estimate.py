@@ -1,0 +1,85 @@
+"""How long a plan will take and how much memory it needs, by the rows of earlier runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+from lightning_bench.case import Case
+from lightning_bench.families.work import Work
+from lightning_bench.record import Record
+from lightning_bench.run.plan import Plan
+from lightning_bench.words import counted
+
+# Rows further apart are of two runs: no shape takes as long.
+_LONGEST_GAP_S = 600.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that a plan will take, None where nothing tells, and what that goes by."""
+
+    seconds: float | None
+    basis: str
+
+
+def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimate:
+    """Estimate the time of `count` cases of the plan, started workers included.
+
+    It goes by the times at which earlier rows were written: those of this metric, protocol and kind of
+    device, and of them those of the same device and of the same suite if there are any. Without such rows a
+    sweep of speed is taken to sample as long as its limits let it.
+    """
+    rows = [
+        row
+        for row in earlier
+        if (row.metric, row.protocol, row.device) == (plan.metric, plan.protocol, plan.device)
+        and row.time_utc
+        and row.worked
+    ]
+    rows = _those([row.device_name == plan.machine.device_name for row in rows], rows)
+    rows = _those([row.suite == plan.suite for row in rows], rows)
+    pace = _seconds_per_case(rows)
+    if pace is not None:
+        names = sorted({row.device_name for row in rows})
+        suites = sorted({row.suite for row in rows})
+        basis = f"by {counted(len(rows), 'earlier row')} of {', '.join(suites)} on {', '.join(names)}"
+        return Estimate(pace * count * plan.processes, basis)
+    if plan.metric == "speed":
+        return Estimate(
+            count * plan.processes * plan.limits.sample_limit_s,
+            "if each sampling takes as long as sample_limit_s lets it; no earlier row tells",
+        )
+    return Estimate(None, f"no earlier row of {plan.metric} tells")
+
+
+def needed_mib(plan: Plan, case: Case) -> float:
+    """Return what the inputs, the output and, backward, the gradients of a case take at least, MiB."""
+    family = plan.providers[case.provider].provider.family
+    return Work.of(family, case.shape, case.direction).plan_bytes / 2**20
+
+
+def recorded_peaks_mib(plan: Plan, earlier: Iterable[Record]) -> dict[str, tuple[float, str]]:
+    """Return the largest peak of memory that earlier rows have of each case, MiB, and its device."""
+    wanted = {plan.case_id(case) for case in plan.cases}
+    peaks: dict[str, tuple[float, str]] = {}
+    for row in earlier:
+        if row.case_id in wanted and row.peak_mib is not None:
+            peaks[row.case_id] = max(peaks.get(row.case_id, (0.0, "")), (row.peak_mib, row.device_name))
+    return peaks
+
+
+def _those(wanted: Sequence[bool], rows: list[Record]) -> list[Record]:
+    """Return the rows that are wanted, or all if none is."""
+    return [row for row, is_wanted in zip(rows, wanted, strict=True) if is_wanted] or rows
+
+
+def _seconds_per_case(rows: list[Record]) -> float | None:
+    """Return the mean seconds per case and process between rows, which a shape's cases write together."""
+    times = sorted((datetime.fromisoformat(row.time_utc), row.processes or 1) for row in rows)
+    spans = [((after - before).total_seconds(), many) for (before, _), (after, many) in pairwise(times)]
+    spans = [(gap, many) for gap, many in spans if gap <= _LONGEST_GAP_S]
+    seconds = sum(gap for gap, _ in spans)
+    return seconds / sum(many for _, many in spans) if seconds else None

@@ -1,0 +1,82 @@
+"""How long a plan takes, by the rows of earlier runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from lightning_bench.machine import describe_machine
+from lightning_bench.record import Record, read_rows
+from lightning_bench.run.estimate import estimated_time, recorded_peaks_mib
+from lightning_bench.run.plan import Plan
+from lightning_bench.suite import load_suite
+from tests.support.paths import ROOT
+from tests.support.report_rows import STORY
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return Plan.of(load_suite("quick"), "speed", describe_machine("cpu"))
+
+
+def rows(*after_s: float, **changes: object) -> list[Record]:
+    """Return rows that were written so many seconds after a moment."""
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        replace(STORY, median_ms=1.0, time_utc=(begin + timedelta(seconds=s)).isoformat(), **changes)
+        for s in after_s
+    ]
+
+
+def test_time_goes_by_the_pace_of_earlier_rows(plan: Plan) -> None:
+    found = estimated_time(plan, 10, rows(0, 0, 6, 6, 12, device_name="x"))
+    assert found.seconds == pytest.approx(10 * 12 / 4)
+    assert found.basis == "by 5 earlier rows of story on x"
+
+
+def test_the_same_device_and_the_same_suite_go_first(plan: Plan) -> None:
+    name = plan.machine.device_name
+    own = rows(0, 2, suite="quick", device_name=name)
+    others = rows(0, 9, suite="other", device_name=name) + rows(0, 99, suite="quick", device_name="x")
+    assert estimated_time(plan, 1, own + others).seconds == pytest.approx(2)
+    assert estimated_time(plan, 1, others).seconds == pytest.approx(9)
+
+
+def test_processes_count(plan: Plan) -> None:
+    several = replace(plan, limits=plan.limits.model_copy(update={"processes": 3}))
+    assert estimated_time(several, 1, rows(0, 2)).seconds == pytest.approx(6)
+    assert estimated_time(several, 1, rows(0, 2, processes=2)).seconds == pytest.approx(3)
+
+
+def test_a_pause_between_two_runs_is_no_measuring(plan: Plan) -> None:
+    assert estimated_time(plan, 1, rows(0, 2, 90_000, 90_002)).seconds == pytest.approx(2)
+
+
+def test_without_rows_the_limits_tell_and_else_nothing(plan: Plan) -> None:
+    assert estimated_time(plan, 3, []).seconds == pytest.approx(3 * plan.limits.sample_limit_s)
+    other = [*rows(0, 2, protocol="paper"), *rows(0, 2, device="cuda"), *rows(0, 2, status="crashed")]
+    assert estimated_time(plan, 3, other).seconds == pytest.approx(3 * plan.limits.sample_limit_s)
+    unknown = estimated_time(replace(plan, metric="memory"), 3, rows(0, 2))
+    assert (unknown.seconds, unknown.basis) == (None, "no earlier row of memory tells")
+
+
+def test_the_committed_paper_sweep_takes_as_long_as_its_rows_say() -> None:
+    paper = Plan.of(load_suite("paper"), "speed", describe_machine("cuda", elsewhere=True))
+    earlier = [row.record for row in read_rows([ROOT / "results" / "h200"]).rows]
+    one = replace(paper, limits=paper.limits.model_copy(update={"processes": 1}))
+    seconds = estimated_time(one, len(one.cases), earlier).seconds
+    assert seconds is not None
+    assert 4 * 60 < seconds < 10 * 60, "5 to 7 minutes, as the suite says"
+
+
+def test_the_largest_recorded_peak_counts(plan: Plan) -> None:
+    case_id = plan.case_id(plan.cases[0])
+    earlier = [
+        replace(STORY, case_id=case_id, peak_mib=peak, device_name=name)
+        for peak, name in ((3.0, "x"), (5.0, "y"), (None, "z"))
+    ]
+    assert recorded_peaks_mib(plan, [*earlier, replace(STORY, case_id="other", peak_mib=9.0)]) == {
+        case_id: (5.0, "y")
+    }
