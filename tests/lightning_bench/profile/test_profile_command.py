@@ -156,7 +156,10 @@ def rows(path: Path) -> list[dict[str, str]]:
         (["sdpa-math", "flash2", "lightning2"], "profile takes one provider, or two side by side, not 3"),
         (["sdpa-math", "--direction", "up"], "--direction 'up' is not known; allowed: fwd, bwd, fwd_bwd"),
         (["sdpa-math", "--dtype", "fp8"], "--dtype 'fp8' is not known; allowed: fp32, fp16, bf16"),
-        (["sdpa-math", "--device", "tpu"], "--device 'tpu' is not known; allowed: cuda, cuda:N for GPU N, cpu"),
+        (
+            ["sdpa-math", "--device", "tpu"],
+            "--device 'tpu' is not known; allowed: cuda, cuda:N for GPU N, cpu",
+        ),
         (["sdpa-math", "--trace", "t.txt"], "--trace t.txt ends with neither .json nor .json.gz"),
         (["sdpa-math", "lightning2-torch", "--trace", "t.json"], "--trace is of one provider"),
         (["sdpa-math", "--seq-len", "0"], "Invalid value for '--seq-len'"),
