@@ -9,7 +9,7 @@ function rankedOn(section, line, kind) {
   const found = section.columns.flatMap((column, at) => {
     const index = indexOf(section, line, at);
     if (!(value[index] > 0) || !shownColumn(section, at) || !ofRun(section.cases[index])) return [];
-    return [{ name: columnName(column[1].includes(",") ? [column[0]] : column), family: column[2], value: value[index], text: text[index], at: section.cases[index], cell: cellName(section, line, at), line, n: 1 }];
+    return [{ name: columnName(column), family: column[2], value: value[index], text: text[index], at: section.cases[index], cell: cellName(section, line, at), line, n: 1 }];
   });
   const up = ["tflops", "gbps", "speedup", "tokens"].includes(kind) ? -1 : 1;
   const best = new Map();

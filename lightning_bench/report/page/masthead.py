@@ -59,9 +59,9 @@ def sentences(
     leaders = [
         s
         for s in standings
-        if s.what.startswith("time") and 2 * s.won > s.cells and s.sweep.endswith("protocol lbench")
+        if s.what.startswith("time") and 2 * s.won > s.cells and "protocol lbench" in s.sweep
     ]
-    leaders.sort(key=lambda s: (s.sweep != sweep, -s.cells))
+    leaders.sort(key=lambda s: (not s.sweep.startswith(sweep), -s.cells))
     return [*map(_led, leaders[: most - len(crossed)]), *crossed]
 
 
@@ -82,7 +82,7 @@ def _crossed(c: Crossing) -> str:
 
 
 def _place(sweep: str, direction: str) -> str:
-    return f"Suite {sweep.removesuffix(', protocol lbench')}, {direction}"
+    return f"Suite {sweep.replace(', protocol lbench', '')}, {direction}"
 
 
 def _distinct(records: Sequence[Record], column: str) -> str:

@@ -44,7 +44,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class View:
-    """One table with its plots. `axes` are the fields that lines differ in; `cases` index the page's rows."""
+    """One table with its plots. `axes` are the fields that lines differ in; `cases` index the page's rows.
+
+    `column_notes` say what is below a provider's name: its family, and its dims where these differ.
+    """
 
     name: str
     suite: str
@@ -54,6 +57,7 @@ class View:
     axes: list[str]
     lines: list[Line]
     columns: list[GridColumn]
+    column_notes: list[str]
     kinds: dict[str, Kind]
     cases: list[list[int]]
     origin: list[str]
@@ -118,9 +122,10 @@ def shape_words(shape: LineShape, fields: Sequence[str]) -> str:
     found = []
     if "batch" in fields:
         found.append(f"batch {shape['batch']}")
-    if "heads" in fields:
+    shaped = bool(shape.get("heads", 1))  # a published figure of a whole model has no heads
+    if "heads" in fields and shaped:
         found.append(counted(int(shape["heads"]), "head"))
-    if "head_dim" in fields or "value_dim" in fields:
+    if shaped and ("head_dim" in fields or "value_dim" in fields):
         found.append(f"head dim {dims_text(shape)}")
     found += [str(shape[name]) for name in ("dtype", "device") if name in fields]
     return ", ".join(found)
@@ -185,7 +190,8 @@ def _view(parts: Sequence[_Part], number: Callable[[Row | None], int], *, severa
         words=_words(parts, records),
         axes=axes,
         lines=[Line(_key(line.shape, axes), line.shape) for line in lines.values()],
-        columns=[_with_dims(c, folded) for c in columns],
+        columns=columns,
+        column_notes=[", ".join(filter(None, [c.over or c.family, folded.get(c, "")])) for c in columns],
         kinds=kinds,
         cases=[[number(cell.row) for cell in line] for line in kinds[names[0]].cells],
         origin=list(dict.fromkeys(line for part in parts for line in part.grids[0].origin)),
@@ -207,12 +213,6 @@ def _folded(parts: Sequence[_Part], columns: Sequence[GridColumn]) -> dict[GridC
         shape: LineShape = dict(zip(_DIMS, dims, strict=True))
         words[column] = "" if dims == usual else shape_words(shape, _DIMS)
     return words
-
-
-def _with_dims(column: GridColumn, folded: dict[GridColumn, str]) -> GridColumn:
-    if not folded.get(column):
-        return column
-    return GridColumn(column.provider, column.family, f"{column.over or column.family}, {folded[column]}")
 
 
 def _kind(name: str, parts: Sequence[_Part], cells: list[list[GridCell]]) -> Kind:

@@ -93,6 +93,13 @@ def test_a_pager_that_does_not_exist_is_done_without(results: Path) -> None:
     assert "2.0000" in on_a_terminal(["report"], 5, {**os.environ, "PAGER": "no-such-pager"})
 
 
+def test_a_terminal_sees_how_far_the_drawing_is(results: Path) -> None:
+    save(Path("two.csv"), *(replace(BASE, seq_len=n, case_id=f"{BASE.case_id}-{n}") for n in (64, 128)))
+    shown = on_a_terminal(["report", "two.csv", "--out", "made", "--format", "svg"], 24, dict(os.environ))
+    assert "drawing up to" in shown
+    assert "wrote 3 plots in made/plots" in " ".join(shown.split())
+
+
 def on_a_terminal(arguments: list[str], rows: int, environment: dict[str, str]) -> str:
     """Return what `lbench` shows on a terminal of this many rows and 80 columns."""
     parent, child = pty.openpty()

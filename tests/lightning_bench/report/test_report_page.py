@@ -16,6 +16,7 @@ from lightning_bench.record import ResultFile, Row
 from lightning_bench.record.samples import samples_of
 from lightning_bench.report.document import FORMATS, make_comparison, make_report
 from lightning_bench.report.page import page
+from lightning_bench.report.page.masthead import masthead, sentences
 from lightning_bench.report.page.summary import Standing, crossings, standings
 from lightning_bench.report.tables.grid import grids
 from lightning_bench.report.tables.groups import group
@@ -117,6 +118,34 @@ def test_families_meet_as_mechanisms_at_the_shortest_and_the_longest() -> None:
     (crossing,) = crossings(rows)
     assert crossing.names == "l against s and m against s"
     assert (crossing.shortest, crossing.longest) == ("n = 64: 0.50×", "n = 128: 2.67×")
+
+
+def test_the_first_sentences_are_on_the_suite_of_the_plot_whatever_the_machines() -> None:
+    rows = [row("a", 1.0), row("b", 1.5), row("a", 1.0, suite="other"), row("b", 2.0, suite="other")]
+    rows += [row("a", 3.0, machine_id="m2"), row("b", 2.0, machine_id="m2")]
+    rows = [Row(replace(each.record, device_name="GPU"), each.source) for each in rows]
+    told = sentences(standings(rows), crossings(rows), "other, protocol lbench", most=9)
+    assert told == [
+        "Suite other, GPU m1, forward: a leads softmax in the only cell, 2.00× faster than b.",
+        "Suite story, GPU m1, forward: a leads softmax in the only cell, 1.50× faster than b.",
+        "Suite story, GPU m2, forward: b leads softmax in the only cell, 1.50× faster than a.",
+    ]
+    assert len(sentences(standings(rows), crossings(rows), "story, protocol lbench", most=2)) == 2
+
+
+def test_the_masthead_has_device_days_versions_and_the_newest_commits() -> None:
+    days = ("2026-01-02T10:00:00+00:00", "2026-01-05T10:00:00+00:00", "2026-01-03T10:00:00+00:00")
+    records = [
+        replace(
+            BASE, device_name="GPU", torch="2.9", harness_version="1", harness_commit=commit, time_utc=day
+        )
+        for commit, day in zip("abc", days, strict=True)
+    ]
+    found = masthead(records, "Results", compared=False)
+    assert (found.title, found.days) == ("GPU", "2026-01-02 to 2026-01-05")
+    assert found.versions == "torch 2.9, lightning-bench 1 at b, c and 1 more"
+    assert masthead(records, "Compared", compared=True).title == "Compared"
+    assert masthead([BASE], "Results", compared=False).title == "Results"
 
 
 def data_of(text: str) -> Any:

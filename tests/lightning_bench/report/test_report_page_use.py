@@ -227,6 +227,20 @@ def test_tables_of_one_row_are_merged(opened: Open) -> None:
     ]
 
 
+def test_dims_that_each_provider_has_alone_are_below_its_name(opened: Open) -> None:
+    others = [
+        replace(r, provider="rival", head_dim=64, value_dim=64, case_id=f"r{r.seq_len}") for r in STORY[:1]
+    ]
+    page = opened(*STORY, *others)
+    assert [line[0] for line in body(page)] == ["512", "1024", "2048"]
+    assert texts(page, "#story-speed-fwd thead small") == [
+        "linear_decay",
+        "softmax",
+        "linear_decay, 32 heads, head dim 64",
+    ]
+    assert "rival" in texts(page, "#story-speed-fwd .name")
+
+
 def test_many_providers_at_one_length_are_rows_and_bars(opened: Open) -> None:
     page = opened(*SYSTEMS)
     assert [line[0].split()[0] for line in body(page)][:3] == ["linear-fast", "linear-slow", "linear-torch"]
