@@ -11,6 +11,7 @@ from lightning_bench.cli.commands.calibrate import calibrate
 from lightning_bench.cli.commands.ceilings import ceilings
 from lightning_bench.cli.commands.compare import compare
 from lightning_bench.cli.commands.env import env
+from lightning_bench.cli.commands.export import export
 from lightning_bench.cli.commands.history import history
 from lightning_bench.cli.commands.profile import profile
 from lightning_bench.cli.commands.providers import providers
@@ -85,10 +86,18 @@ _add(
     "lbench report results/h200 --out report --format html,csv,png",
 )
 _add(
+    "export",
+    export,
+    "Write rows as JSON, Parquet, or for PyTorch's and Bencher's databases.",
+    "lbench export results/h200 --to json --out rows.json",
+    "lbench export results/h200 --to bencher --metric speed",
+)
+_add(
     "compare",
     compare,
     "Say whether anything is slower, larger or broken, for CI.",
     "lbench compare base.csv head.csv",
+    "lbench compare nvbench-old.json nvbench-new.json",
     "lbench compare --ref main quick --provider lightning2-torch",
     "lbench compare results/h200/paper-speed.csv --provider lightning2 --against fla-chunk",
 )

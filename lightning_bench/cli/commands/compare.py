@@ -87,7 +87,8 @@ def compare(
         typer.Argument(
             metavar="[BASE HEAD | SUITE]",
             autocompletion=suites,
-            help="Two CSVs of lbench, or folders of CSVs, each of which is one run. With --against: one. "
+            help="Two CSVs of lbench, folders of CSVs, each of which is one run, or two files of nvbench, "
+            "pytest-benchmark (JSON) or triton's perf_report (CSV). With --against: one CSV of lbench. "
             "With --ref: a suite; default: paper on a GPU, quick on a CPU.",
         ),
     ] = None,
@@ -170,7 +171,7 @@ def _measured_sides(
 def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Side, Side]:
     """Return two runs, or two providers of one; UsageError for wrong files or a missing provider."""
     from lightning_bench.comparison.judge import two_providers
-    from lightning_bench.comparison.sides import read_side
+    from lightning_bench.exchange.imports import read_any_side
 
     if against is not None:
         if len(names) != 1 or len(paths) != 1:
@@ -184,7 +185,7 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
             f"{len(paths)} inputs; give two CSVs (lbench compare base.csv head.csv), "
             "or a commit to measure (lbench compare --ref main)"
         )
-    base, head = read_side(paths[0]), read_side(paths[1])
+    base, head = read_any_side(paths[0]), read_any_side(paths[1])
     if names:
         present = sorted({run.record.provider for side in (base, head) for run in side.runs})
         if lacking := [name for name in names if name not in present]:

@@ -184,7 +184,7 @@ def test_every_help_has_examples_and_no_types_of_python(lbench: Lbench, command:
     assert all(
         line.startswith(f"   lbench {command} ") or line == f"   lbench {command}" for line in examples
     )
-    for noise in ("<bool>", "<str>", "<path>", "<list", "<int", "<float", "BOOLEAN", "TEXT"):
+    for noise in ("<bool>", "<str>", "<path>", "<list", "<int", "<float", "BOOLEAN"):
         assert noise not in shown
 
 
