@@ -90,10 +90,12 @@ def resume(descriptor: int, device: Device, memory_limit_gib: float | None) -> N
 def _work(connection: Connection, device: Device, memory_limit_gib: float | None) -> None:
     """Measure jobs until the parent hangs up or one spoils the process."""
     from lightning_bench.measure.bench import run_job
+    from lightning_bench.measure.guard import witness
     from lightning_bench.measure.session import PoisonedError, Session
 
     be_subreaper()  # so that a case's daemons are seen
     _limit_memory(device, memory_limit_gib)
+    replaced = witness()
     session = Session(device)
     connection.send(("ready",))
     while True:
@@ -107,7 +109,15 @@ def _work(connection: Connection, device: Device, memory_limit_gib: float | None
         def enter(case_id: str, phase: str) -> None:
             connection.send(("enter", case_id, phase))
 
+        blind = ""
+
         def emit(outcome: Outcome) -> None:
+            nonlocal blind
+            # What the judge itself sees, it has put back: this is what it was kept from seeing.
+            blind = blind or replaced() or ""
+            if blind and outcome.status in ("ok", "unstable"):
+                reason = f"{blind}, or another case of its worker does, and keeps the judge from seeing it"
+                outcome = Outcome(outcome.case, "wrong", reason)
             connection.send(("outcome", outcome))
 
         try:
@@ -115,7 +125,7 @@ def _work(connection: Connection, device: Device, memory_limit_gib: float | None
         except PoisonedError as error:
             connection.send(("poisoned", str(error)))
             return
-        connection.send(("done", reusable))
+        connection.send(("done", reusable and not blind))
 
 
 def _limit_memory(device: Device, limit_gib: float | None) -> None:
