@@ -16,6 +16,8 @@ from lightning_bench.comparison.result import ComparedCell
 from lightning_bench.comparison.rule import Floats
 from lightning_bench.words import counted
 
+_MORE_RUNS = "take more runs (--pairs with --ref, more CSVs in each folder without)"
+
 
 def noise_remarks(
     cells: Sequence[ComparedCell], estimated: Estimated, resolution: Floats, threshold: float
@@ -27,8 +29,8 @@ def noise_remarks(
         found.append(_assumed(kinds["assumed"], estimated))
     if kinds["calibrated on other cases"]:
         found.append(
-            f"{kinds['calibrated on other cases']} cells are not calibrated: the noise of this machine's "
-            "noisiest calibrated case stands in"
+            f"not calibrated: {counted(kinds['calibrated on other cases'], 'cell')}; the noise of this "
+            "machine's noisiest calibrated case is used"
         )
     if estimated.tuning.any():
         names = sorted({cell.provider for cell, tunes in zip(cells, estimated.tuning, strict=True) if tunes})
@@ -39,7 +41,7 @@ def noise_remarks(
     if few := _few(cells, estimated, threshold):
         found.append(
             f"{counted(few, 'cell')} changed in every process, but among so many cells so few processes may "
-            "each have started in another of two configurations by chance: take more --pairs, or "
+            f"each have started in another of two configurations by chance: {_MORE_RUNS}, or use "
             "`lbench calibrate`"
         )
     limit = math.log1p(threshold)
@@ -48,8 +50,8 @@ def noise_remarks(
         finest = "100 %" if usual > math.log(2) else f"{100 * math.expm1(usual):.1f} %"
         found.append(
             f"the threshold of {100 * threshold:g} % is finer than {coarse} of {len(cells)} cells "
-            f"can resolve: half of these find nothing below {finest} in 95 % of runs; "
-            "take more --pairs, a quieter machine or a wider --threshold"
+            f"can resolve: in half of these a change below {finest} would be found in fewer than 95 % of "
+            f"comparisons; {_MORE_RUNS}, a quieter machine or a wider --threshold"
         )
     return found
 
@@ -79,8 +81,8 @@ def _assumed(count: int, estimated: Estimated) -> str:
     most = float(estimated.scale.max())
     more = f", up to {most:.1f} times as much by today's spread over the cells" if most > 1 else ""
     return (
-        f"{count} cells have one process on a side, and the noise between processes is assumed "
-        f"({stated}{more}): `lbench calibrate` measures it, and `lbench compare --ref` takes many"
+        f"one run on a side in {counted(count, 'cell')}: the noise between runs is assumed ({stated}{more}). "
+        "`lbench calibrate` measures it; folders of CSVs, one run each, and `lbench compare --ref` have many"
     )
 
 

@@ -113,7 +113,7 @@ def _runs_of(file: Path, remarks: list[str]) -> list[Run]:
     if lacking:
         remarks.append(
             f"{file}: {lacking} of {len(records)} rows lack their samples in {samples_path.name}: "
-            "their intervals stand in for them"
+            "their intervals are used"
         )
     return runs
 

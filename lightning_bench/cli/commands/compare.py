@@ -217,8 +217,9 @@ def _why_undecided(comparison: Comparison) -> str:
         )
     if counts["AMBIGUOUS"]:
         return (
-            "nothing is decided: every change is within the noise, and the noise beyond the threshold; "
-            "`lbench compare --ref` takes several processes, `lbench calibrate` measures the noise"
+            "nothing is decided: every change is within the noise, and the noise beyond the threshold (--all "
+            "shows the estimates). Compare folders of several CSVs, one run each, or commits with --ref; "
+            "`lbench calibrate` measures the noise"
         )
     return (
         "nothing was compared: the inputs have no case in common, or none that works on either side; "

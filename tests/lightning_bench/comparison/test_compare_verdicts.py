@@ -65,7 +65,7 @@ def test_one_run_per_side_is_judged_by_an_assumed_noise_which_the_cell_names(
     assert [cells[case]["verdict"] for case in (FWD, BWD)] == ["AMBIGUOUS", "SLOWER"]
     assert {cell["noise"] for cell in cells.values()} == {"assumed"}
     ran = lbench("compare", *files)
-    assert "assumed (1 % on cuda): `lbench calibrate` measures it" in ran.err
+    assert "assumed (1 % on cuda). `lbench calibrate` measures it" in ran.err
     assert "the threshold of 3 % is finer than 2 of 2 cells can resolve" in ran.err
 
 
@@ -260,7 +260,7 @@ def test_samples_are_used_and_not_only_the_medians(sides: Any, files: tuple[Path
     assert second.variance > 20 * first.variance
     files[0].with_suffix(".samples.jsonl").unlink()
     assert read_side(files[0]).remarks == [
-        f"{files[0]}: 2 of 2 rows lack their samples in base.samples.jsonl: their intervals stand in for them"
+        f"{files[0]}: 2 of 2 rows lack their samples in base.samples.jsonl: their intervals are used"
     ]
 
 
