@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_MOST_LISTED = 8
+
 DIRECTION_WORDS: dict[str, str] = {
     "fwd": "forward",
     "bwd": "backward",
@@ -37,6 +39,13 @@ def nearest_words(word: str, allowed: Iterable[str], most: int = 3) -> list[str]
     plain = {each.lower().replace("-", "_"): each for each in allowed}
     near = difflib.get_close_matches(word.lower().replace("-", "_"), plain, n=most)
     return [plain[each] for each in near]
+
+
+def choice(word: str, allowed: Sequence[str]) -> str:
+    """Return what to give instead of `word`: the words allowed or, of many, only the nearest."""
+    if len(allowed) > _MOST_LISTED and (near := nearest_words(word, allowed)):
+        return f"did you mean {any_of(near)}?"
+    return f"allowed: {', '.join(allowed) or 'none'}"
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str | None:

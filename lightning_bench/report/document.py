@@ -18,7 +18,7 @@ from lightning_bench.report.newest import newest
 from lightning_bench.report.tables.grid import Grid, grids
 from lightning_bench.report.tables.groups import group
 from lightning_bench.report.tables.kinds import FIGURE_KINDS, TableKind, chosen_kinds, page_kinds
-from lightning_bench.words import counted
+from lightning_bench.words import choice, counted
 
 if TYPE_CHECKING:
     from lightning_bench.report.published.prose import Finding
@@ -158,7 +158,7 @@ def _of_metrics(collected: Collected, kinds: Sequence[TableKind] | None) -> list
 def _check_baseline(rows: Sequence[Row], baseline: str) -> None:
     names = list(dict.fromkeys(row.record.provider for row in rows if row.record.metric == "speed"))
     if baseline not in names:
-        allowed = f"allowed: {', '.join(names)}" if names else "no row here is of speed"
+        allowed = choice(baseline, names) if names else "no row here is of speed"
         raise UsageError(f"--baseline {baseline!r} is in no row of speed here; {allowed}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_bench.words import any_of, counted, nearest, nearest_words
+from lightning_bench.words import any_of, choice, counted, nearest, nearest_words
 
 
 def test_a_noun_is_counted() -> None:
@@ -27,3 +27,11 @@ def test_near_words_come_best_first_and_not_all() -> None:
 
 def test_alternatives_are_joined() -> None:
     assert [any_of(list(words)) for words in ("a", "ab", "abc")] == ["a", "a or b", "a, b or c"]
+
+
+def test_of_many_words_only_the_nearest_are_named() -> None:
+    many = [f"kernel-{number}" for number in range(57)]
+    assert choice("kernle-5", many).startswith("did you mean kernel-5")
+    assert len(choice("kernle-5", many)) < 60
+    assert choice("up", ["fwd", "bwd"]) == "allowed: fwd, bwd"
+    assert choice("up", []) == "allowed: none"

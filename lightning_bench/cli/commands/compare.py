@@ -15,6 +15,7 @@ from lightning_bench.cli.shared.common_options import Output, Running, parse_sha
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import ExitCode, UsageError
+from lightning_bench.words import choice
 
 if TYPE_CHECKING:
     from lightning_bench.cli.commands.compare_ref import Measured
@@ -189,7 +190,7 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
     if names:
         present = sorted({run.record.provider for side in (base, head) for run in side.runs})
         if lacking := [name for name in names if name not in present]:
-            raise UsageError(f"no rows of {', '.join(lacking)}; there are {', '.join(present) or 'none'}")
+            raise UsageError(f"no rows of {', '.join(lacking)}; {choice(lacking[0], present)}")
         base, head = (
             replace(side, runs=[run for run in side.runs if run.record.provider in names])
             for side in (base, head)

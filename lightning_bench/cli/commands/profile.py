@@ -145,11 +145,11 @@ def profile(
     direction = known("--direction", case.direction, DIRECTIONS)
     dtype = None if case.dtype is None else known("--dtype", case.dtype, DTYPES)
     _check_trace(trace, specs)
+    machine = describe_machine(resolve_device(case.device))
     if trace is not None:
         refuse_file(trace)
     if out is not None:
         refuse_folder(out)
-    machine = describe_machine(resolve_device(case.device))
     default = _DEFAULTS[machine.device]
     head_dim = case.head_dim or default.head_dim
     requests = [

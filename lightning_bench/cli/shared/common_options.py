@@ -11,7 +11,7 @@ import typer
 
 from lightning_bench.cli.shared.completion import devices, one_of
 from lightning_bench.errors import UsageError
-from lightning_bench.words import any_of, nearest_words
+from lightning_bench.words import choice
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
@@ -23,8 +23,6 @@ AXES_PANEL = "Axes (each replaces the suite's)"
 KERNEL_PANEL = "Your own kernel"
 RUNNING_PANEL = "Running"
 OUTPUT_PANEL = "Output"
-
-_MOST_LISTED = 8  # of more words, an error names only the nearest
 
 Results = Annotated[
     list[Path] | None,
@@ -98,10 +96,7 @@ def known(option: str, value: str, allowed: Sequence[Word]) -> Word:
     for word in allowed:
         if value == word:
             return word
-    near = nearest_words(value, allowed)
-    if near and len(allowed) > _MOST_LISTED:
-        raise UsageError(f"{option} {value!r} is not known; did you mean {any_of(near)}?")
-    raise UsageError(f"{option} {value!r} is not known; allowed: {', '.join(allowed)}")
+    raise UsageError(f"{option} {value!r} is not known; {choice(value, allowed)}")
 
 
 def parse_share(option: str, text: str) -> float:

@@ -178,6 +178,30 @@ def test_bad_usage(
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--out", "file", "file is a file: give the name of a folder"),
+        ("--out", "file/deeper", "cannot make the folder file/deeper"),
+        ("--trace", "file/t.json", "file is a file: give the name of a folder"),
+        ("--trace", "folder.json", "folder.json is a folder: give the name of a file"),
+    ],
+)
+def test_what_cannot_be_written_is_found_before_a_profiler_starts(
+    lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: str, said: str
+) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("a profiler was started")
+
+    monkeypatch.setattr("lightning_bench.profile.parent.profilers.profile_case", never)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.json").mkdir()
+    ran = lbench("profile", "sdpa-math", "--device", "cpu", option, value)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+
+
+@pytest.mark.parametrize(
     ("provider", "limit", "message"),
     [
         ("Bad", 60, "RuntimeError: this kernel has no bottom"),

@@ -13,6 +13,7 @@ import pytest
 
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.record import COLUMNS, Record, ResultFile, read_records
+from lightning_bench.record.lock import refuse_target
 from tests.support.patience import PATIENCE_S
 
 PRELUDE = """
@@ -223,6 +224,13 @@ class TestPlaces:
         with pytest.raises(UsageError, match=r"does not end with \.csv"):
             ResultFile(tmp_path / name)
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_folder_that_is_read_only_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+        with pytest.raises(UsageError, match=r"cannot write in the folder .*: it is read-only"):
+            refuse_target(tmp_path / "x.csv")
 
     def test_a_parent_that_is_a_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
