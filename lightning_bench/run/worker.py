@@ -21,6 +21,7 @@ from pathlib import Path
 from lightning_bench.case import Device
 from lightning_bench.machine.guardian import be_subreaper, flush, guarded
 from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.record import WORKED
 from lightning_bench.run.sanitizer import ENVIRONMENT
 
 _SPARE_FRACTION = 0.9
@@ -115,7 +116,7 @@ def _work(connection: Connection, device: Device, memory_limit_gib: float | None
             nonlocal blind
             # What the judge itself sees, it has put back: this is what it was kept from seeing.
             blind = blind or replaced() or ""
-            if blind and outcome.status in ("ok", "unstable"):
+            if blind and outcome.status in WORKED:
                 reason = f"{blind}, or another case of its worker does, and keeps the judge from seeing it"
                 outcome = Outcome(outcome.case, "wrong", reason)
             connection.send(("outcome", outcome))
