@@ -50,7 +50,7 @@ def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimat
     if plan.metric == "speed":
         return Estimate(
             count * plan.processes * plan.limits.sample_limit_s,
-            "if each sampling takes as long as sample_limit_s lets it; no earlier row tells",
+            "sampling at its longest, without starting, checking and warming up: no earlier row tells",
         )
     return Estimate(None, f"no earlier row of {plan.metric} tells")
 

@@ -129,7 +129,7 @@ def test_dry_run_runs_nothing_and_writes_nothing(
     ]
     time, memory = ran.err.splitlines()
     assert time.startswith("quick speed: 8 cases, 1 × each, of which 6 can run: about ")
-    assert time.endswith(" (if each sampling takes as long as sample_limit_s lets it; no earlier row tells)")
+    assert time.endswith("checking and warming up: no earlier row tells)")
     assert memory.startswith("inputs and outputs take at least 2.0 MiB (")
 
 
