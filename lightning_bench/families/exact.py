@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_bench.families.definition import Problem
 
-_BLOCK = 256
+_BLOCK = 128
 _SCORE_ELEMENTS = 2**26  # fp64 scores that the softmax oracle holds at once: 512 MiB
 
 
