@@ -30,6 +30,7 @@ OPTIONAL = {
     "IPython",
     "kernels",
     "huggingface_hub",
+    "pyarrow",
 }
 
 
