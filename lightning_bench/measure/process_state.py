@@ -288,11 +288,10 @@ def _settings() -> Iterator[Setting | None]:
         lambda: dict(os.environ),
         os.environ.update,
         "named",
-        slow=True,
         same=lambda before, now: not _lost(before, now),
         told=lambda before, now: f" ({_short(', '.join(_lost(before, now)))})",
     )
-    yield Setting("signal handlers", _handlers, _set_handlers, "named", told=_told_handlers, slow=True)
+    yield Setting("signal handlers", _handlers, _set_handlers, "named", told=_told_handlers)
     yield Setting(
         "sys.path",
         lambda: list(sys.path),

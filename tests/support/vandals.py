@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -121,6 +122,16 @@ class Waits(Innocent):
     def load(self) -> None:
         HELD.append(threading.Event())
         threading.Thread(target=HELD[-1].wait, name="waiter", daemon=True).start()
+
+
+class HandlesAlarms(Innocent):
+    """Changes a signal handler and the environment in every call."""
+
+    name = "handles-alarms"
+
+    def harm(self, inputs: Inputs) -> None:
+        signal.signal(signal.SIGALRM, lambda *args: None)
+        os.environ.pop("HOME", None)
 
 
 class LeavesAChild(Innocent):

@@ -41,6 +41,15 @@ def test_innocent_rows_are_right_after_all_kinds_of_harm(new_workspace: Any) -> 
         assert row.reason.startswith(reason)
 
 
+def test_who_changes_handlers_and_environment_in_a_turn_is_named(new_workspace: Any) -> None:
+    specs = [f"{SPECS}:{name}" for name in ("HandlesAlarms", "Innocent")]
+    records = new_workspace.sweep(new_workspace.suite(specs), "speed").records
+    rows = {record.provider: record for record in records if record.direction == "fwd"}
+    for changed in ("signal handlers of SIGALRM", "os.environ (HOME)"):
+        assert f"it changed {changed}" in rows["handles-alarms"].reason
+    assert "it changed" not in rows["innocent"].reason
+
+
 def test_threads_and_children_end_with_their_case(
     new_workspace: Any,
     wait_gone: Callable[[int], None],
