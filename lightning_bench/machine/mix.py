@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-# Two mixes nearer than this share of the traffic differ by less in bandwidth than two measurements of one.
+# More arrays would tell mixes apart whose bandwidths differ by less than two measurements of one.
 _MOST_ARRAYS = 12
 
 COPY = "copy"

@@ -15,7 +15,7 @@ import yaml
 from tests.support.patience import PATIENCE_S
 
 Used = Callable[[Mapping[str, str]], Mapping[str, str]]
-"""What stands in for a step that uses another action: from its `with` to its outputs."""
+"""The replacement of a step that uses another action: from its `with` to its outputs."""
 
 
 @dataclass
