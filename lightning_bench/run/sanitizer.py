@@ -39,7 +39,7 @@ _VERSION = re.compile(r"^Version (\d+)\.(\d+)", re.MULTILINE)
 _VERSION_SECONDS = 20.0
 # The release notes of 2025.4 to 2026.3 mend false races with mbarriers and warp groups. On an H200, 2025.3
 # found 33 in lightning2, where 2026.4 finds none (results/h200/logs/racecheck.log).
-_RACECHECK_SOUND = (2026, 3)
+RACECHECK_SOUND = (2026, 3)
 _SUMMARY = re.compile(r"^ERROR SUMMARY: ([\d,]+) errors?\b(?! were not printed)")
 _RACE_SUMMARY = re.compile(
     r"^RACECHECK SUMMARY: [\d,]+ hazards? displayed \(([\d,]+) errors?, ([\d,]+) warnings?\)"
@@ -121,9 +121,9 @@ class Sanitizer:
 
     def _doubt(self) -> str:
         """Return that errors of this version may be none."""
-        if self.tool != "racecheck" or self.version is None or self.version >= _RACECHECK_SOUND:
+        if self.tool != "racecheck" or self.version is None or self.version >= RACECHECK_SOUND:
             return ""
-        sound = "{}.{}".format(*_RACECHECK_SOUND)
+        sound = "{}.{}".format(*RACECHECK_SOUND)
         return (
             f" (before {sound} it reports races that are none in kernels with mbarriers: confirm them with a "
             "newer one, pip install nvidia-cuda-sanitizer-api)"

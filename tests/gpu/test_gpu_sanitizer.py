@@ -13,7 +13,7 @@ from lightning_bench.machine import describe_machine
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.run.plan import Plan, with_providers
 from lightning_bench.run.progress import QuietWatcher
-from lightning_bench.run.sanitizer import Sanitizer, find_sanitizer
+from lightning_bench.run.sanitizer import RACECHECK_SOUND, Sanitizer, find_sanitizer
 from lightning_bench.run.sweep import run_sweep
 from lightning_bench.suite import Limits
 from tests.support.paths import ROOT
@@ -75,7 +75,7 @@ def test_the_bundled_kernel_has_no_race(tmp_path: Path) -> None:
         racecheck = find_sanitizer("racecheck", None)
     except UsageError as error:
         pytest.skip(str(error))
-    if racecheck.version is None or racecheck.version < (2026, 3):
+    if racecheck.version is None or racecheck.version < RACECHECK_SOUND:
         pytest.skip(f"{racecheck.name} reports races that are none")
     row = checked(tmp_path, ["lightning2"], racecheck)["lightning2"]
     assert (row.status, row.reason) == ("ok", "")
