@@ -81,7 +81,8 @@ def lightning_attn2_torch(
 
     Returns:
         o [b, hq, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is
-        contiguous; with return_state (o, state), the state in fp32, or in fp64 for fp64 inputs.
+        contiguous, or as q is where several heads share one kv head; with return_state (o, state), the state
+        in fp32, or in fp64 for fp64 inputs.
 
     Raises:
         ValueError: if shapes, dtypes or devices do not fit together, or block_size is less than 1.

@@ -160,6 +160,20 @@ def test_layouts_are_views_of_one_another(attention):
     assert torch.equal(got["state"], expected["state"])
 
 
+@both
+@pytest.mark.parametrize("fused", [False, True])
+def test_one_kv_head_leaves_the_layout_to_q(attention, fused):
+    """The strides of a single head say nothing: those of [b, n, 1, dim] and [b, 1, n, dim] are equal."""
+    x = torch.randn(2, 9, 4 + 2, 16, device=DEVICE)
+    q, k, v = (part if fused else part.contiguous() for part in x.split((4, 1, 1), dim=2))
+    o = attention(q, k, v, layout="bnhd")
+    assert o.view(2, 9, 64).shape == (2, 9, 64)
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    other = attention(q, k, v)
+    assert other.is_contiguous()
+    assert torch.equal(o.transpose(1, 2), other)
+
+
 @pytest.mark.slow
 @both
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
