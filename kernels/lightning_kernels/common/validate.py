@@ -160,6 +160,20 @@ def check_kernel_call(call: Call, name: str) -> None:
     check_dims(q.shape[3], v.shape[3], name)
     if not (q.is_cuda or q.is_cpu or q.is_meta):
         raise ValueError(f"{name} needs tensors on a GPU, got {q.device}: use lightning_attn2_torch there")
+    check_nvidia(q.device, name, "lightning_attn2_torch")
+
+
+def check_nvidia(device: torch.device, name: str, instead: str) -> None:
+    """Check that a GPU, which torch calls "cuda" on AMD too, is not one of AMD.
+
+    Raises:
+        ValueError: naming the function to use there, `instead`.
+    """
+    if torch.version.hip is not None and device.type == "cuda":
+        raise ValueError(
+            f"{name} takes NVIDIA GPUs, got {device} of PyTorch for AMD (ROCm {torch.version.hip}): "
+            f"use {instead} there"
+        )
 
 
 def check_dims(head_dim: int, value_dim: int, name: str) -> None:
