@@ -56,14 +56,15 @@ def lightning_attn2(
         k: keys [b, hk, n, head_dim], hq a multiple of hk: query head i reads kv head i // (hq // hk). With
             hk < hq, the gradients of k and v are computed per query head and then summed.
         v: values [b, hk, n, value_dim], value_dim from 1 to 256.
-        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0 (not checked on a GPU); None means no decay.
+        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0 (not checked on a GPU, where NaN makes all of its head
+            NaN); None means no decay, and inf that a token sees only itself.
         scale: what o is multiplied by; the state does not see it.
         initial_state: X before the first token [b, hq, head_dim, value_dim], any floating dtype and strides;
             None means zeros. It gets a gradient.
         return_state: whether to return X after the last token too; a loss may depend on it.
         cu_seqlens: int32 [num_seqs + 1], where sequence i is tokens cu_seqlens[i] to cu_seqlens[i+1] − 1 of
-            a batch of 1: from 0, never decreasing, to n (not checked on a GPU). States are then
-            [num_seqs, hq, head_dim, value_dim].
+            a batch of 1: from 0, never decreasing, to at most n (not checked on a GPU). Rows beyond are zeros
+            in o and in gradients. States are then [num_seqs, hq, head_dim, value_dim].
         layout: "bhnd", or "bnhd" for q, k, v and o as [b, n, heads, dim].
 
     Returns:

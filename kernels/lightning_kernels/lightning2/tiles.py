@@ -260,6 +260,8 @@ def _hopper_tiles(
     )
 
 
+STEEPEST = 1e30
+"""The slope that counts for all above, also for inf: λ is 0 just as well, but λ⁰ is 1 and not NaN."""
 WINDOW = 20.8
 """A token that is T tokens old counts for λ^T = e^(−sT). From T = WINDOW/s on that is less than 2⁻³⁰
 (30·ln 2 = 20.79), and a segment leaves it out: it walks over the last ⌈WINDOW/s⌉ tokens before it."""

@@ -87,10 +87,11 @@ def test_heads_and_batches(attention):
 @FULL
 def test_values_on_the_cpu(attention):
     x = zeros(1, 2, 5, 16)
-    with pytest.raises(ValueError, match="at least 0"):
-        attention(x, x, x, torch.tensor([0.1, -0.1]))
-    for bounds in ([1, 5], [0, 4], [0, 3, 2, 5]):
-        with pytest.raises(ValueError, match="must start at 0, never decrease and end at seq_len 5"):
+    for slope in (-0.1, float("-inf"), float("nan")):
+        with pytest.raises(ValueError, match="a number of at least 0"):
+            attention(x, x, x, torch.tensor([0.1, slope]))
+    for bounds in ([1, 5], [0, 6], [0, 3, 2, 5]):
+        with pytest.raises(ValueError, match="must start at 0, never decrease and end at most at seq_len 5"):
             attention(x, x, x, cu_seqlens=torch.tensor(bounds, dtype=torch.int32))
 
 
