@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 _MOST_LISTED = 8
+_LEAST_BEGINNING = 3  # letters from which the beginning of a word says which is meant
 
 DIRECTION_WORDS: dict[str, str] = {
     "fwd": "forward",
@@ -35,10 +36,17 @@ def any_of(words: Sequence[str]) -> str:
 
 
 def nearest_words(word: str, allowed: Iterable[str], most: int = 3) -> list[str]:
-    """Return the allowed words that are most like `word`, best first; case, `-` and `_` are not compared."""
+    """Return the allowed words that are most like `word`, best first; case, `-` and `_` are not compared.
+
+    Words of which a part begins with `word` (`sdpa-math` and `vq-sdpa` with `sdpa`) come first, in the order
+    of `allowed`, then those that are spelled alike.
+    """
     plain = {each.lower().replace("-", "_"): each for each in allowed}
-    near = difflib.get_close_matches(word.lower().replace("-", "_"), plain, n=most)
-    return [plain[each] for each in near]
+    given = word.lower().replace("-", "_")
+    whole = len(given) >= _LEAST_BEGINNING
+    begun = [each for each in plain if whole and f"_{given}" in f"_{each}"]
+    alike = difflib.get_close_matches(given, plain, n=most)
+    return [plain[each] for each in dict.fromkeys([*begun, *alike])][:most]
 
 
 def choice(word: str, allowed: Sequence[str]) -> str:

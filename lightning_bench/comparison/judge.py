@@ -22,6 +22,7 @@ from lightning_bench.comparison.sides import Run, Side, read_side
 from lightning_bench.comparison.spread import todays_scale
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.built_in import tunes_itself
+from lightning_bench.providers.nicknames import plain_name
 from lightning_bench.record.identities import unlike
 from lightning_bench.words import choice
 
@@ -85,7 +86,9 @@ def two_providers(path: Path, provider: str, against: str) -> tuple[Side, Side]:
     side = read_side(path)
     present = sorted({run.record.provider for run in side.runs})
     if lacking := [name for name in (provider, against) if name not in present]:
-        raise UsageError(f"{path} has no rows of {', '.join(lacking)}; {choice(lacking[0], present)}")
+        raise UsageError(
+            f"{path} has no rows of {', '.join(lacking)}; {choice(plain_name(lacking[0]), present)}"
+        )
     name = f"{provider} against {against}"
     return one_provider(side, against, name), one_provider(side, provider, name)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_bench.case import Device
+from lightning_bench.case import Device, Family
 from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
 from lightning_bench.providers.lookup import name_clash, provider_names
+from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.packages import HARNESS, load_error
 from lightning_bench.providers.registry.plugins import Plugin, plugins
 from lightning_bench.providers.registry.probe import DeclaredProvider, declared_plugin
@@ -33,23 +34,35 @@ class ProviderInfo:
     summary: str = ""
 
 
-def describe(device: Device, deep: bool) -> list[ProviderInfo]:
+def describe(device: Device, deep: bool, family: Family | None = None) -> list[ProviderInfo]:
     """Return what each registered provider is, and why it is unavailable on `device` if it is.
 
-    With `deep` the libraries of the available providers are imported too, to find those that are installed
-    but do not load. Nothing is raised: every fault becomes a reason. Entry points are asked in processes of
-    their own.
+    With `family`, only its providers are asked. With `deep` the libraries of the available providers are
+    imported too, to find those that are installed but do not load. Nothing is raised: every fault becomes a
+    reason. Entry points are asked in processes of their own.
     """
     claims: dict[str, list[Plugin]] = {}
     for plugin in plugins():
         claims.setdefault(plugin.name, []).append(plugin)
-    return [_info(name, claims.get(name, []), device, deep) for name in provider_names()]
+    infos = []
+    for name in provider_names():
+        claimed = claims.get(name, [])
+        provider = _declared(name, claimed, deep, family)
+        known = not isinstance(provider, DeclaredProvider) or provider.is_loaded
+        if family is None or (known and provider.family == family):
+            infos.append(_info(name, provider, known, name_clash(name, claimed), device, deep))
+    return infos
 
 
-def _info(name: str, claims: list[Plugin], device: Device, deep: bool) -> ProviderInfo:
-    provider = built_in_provider(name) if name in BUILT_IN else declared_plugin(claims[0], load=deep)
-    reason = name_clash(name, claims)
-    known = not isinstance(provider, DeclaredProvider) or provider.is_loaded
+def _declared(name: str, claims: list[Plugin], deep: bool, family: Family | None) -> Provider:
+    return (
+        built_in_provider(name) if name in BUILT_IN else declared_plugin(claims[0], load=deep, family=family)
+    )
+
+
+def _info(
+    name: str, provider: Provider, known: bool, reason: str | None, device: Device, deep: bool
+) -> ProviderInfo:
     version = ""
     try:
         version = provider.version()

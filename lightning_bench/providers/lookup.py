@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
 from lightning_bench.providers.bundled import source_digest
+from lightning_bench.providers.nicknames import plain_name
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.files import canonical_file_spec, file_provider
 from lightning_bench.providers.registry.hub import hub_provider
@@ -17,6 +18,8 @@ from lightning_bench.providers.registry.probe import (
 )
 from lightning_bench.providers.registry.specs import is_file_spec, is_hub_spec
 from lightning_bench.words import any_of, nearest_words
+
+_MOST_SUGGESTED = 4
 
 _declared: dict[Plugin, Provider] = {}
 
@@ -89,7 +92,7 @@ def name_clash(name: str, claims: list[Plugin]) -> str | None:
 
 
 def _unknown(spec: str) -> str:
-    near = nearest_words(spec, provider_names())
+    near = nearest_words(plain_name(spec), provider_names(), most=_MOST_SUGGESTED)
     hint = f" Did you mean {any_of(near)}?" if near else ""
     return (
         f"no provider is named {spec!r}.{hint} `lbench providers` lists all; code of your own is "

@@ -21,8 +21,15 @@ def test_the_nearest_word_is_found(word: str, expected: str | None) -> None:
 
 def test_near_words_come_best_first_and_not_all() -> None:
     names = ["paper", "paper-long", "papers", "papered", "quick"]
-    assert nearest_words("paper", names) == ["paper", "papers", "papered"]
+    assert nearest_words("pappers", names) == ["papers", "paper", "papered"]
     assert nearest_words("zebra", names) == []
+
+
+def test_words_that_begin_with_it_or_have_a_part_that_does_come_first() -> None:
+    names = ["fla-chunk", "lightning2", "sdpa-math", "vq-sdpa", "spda"]
+    assert nearest_words("SDPA", names) == ["sdpa-math", "vq-sdpa", "spda"]
+    assert nearest_words("lightning", names) == ["lightning2"]
+    assert nearest_words("sd", ["sdpa-math"]) == []
 
 
 def test_alternatives_are_joined() -> None:

@@ -173,6 +173,7 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
     """Return two runs, or two providers of one; UsageError for wrong files or a missing provider."""
     from lightning_bench.comparison.judge import two_providers
     from lightning_bench.exchange.imports import read_any_side
+    from lightning_bench.providers.nicknames import plain_name
 
     if against is not None:
         if len(names) != 1 or len(paths) != 1:
@@ -190,7 +191,7 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
     if names:
         present = sorted({run.record.provider for side in (base, head) for run in side.runs})
         if lacking := [name for name in names if name not in present]:
-            raise UsageError(f"no rows of {', '.join(lacking)}; {choice(lacking[0], present)}")
+            raise UsageError(f"no rows of {', '.join(lacking)}; {choice(plain_name(lacking[0]), present)}")
         base, head = (
             replace(side, runs=[run for run in side.runs if run.record.provider in names])
             for side in (base, head)
@@ -218,9 +219,9 @@ def _why_undecided(comparison: Comparison) -> str:
         )
     if counts["AMBIGUOUS"]:
         return (
-            "nothing is decided: every change is within the noise, and the noise beyond the threshold (--all "
-            "shows the estimates). Compare folders of several CSVs, one run each, or commits with --ref; "
-            "`lbench calibrate` measures the noise"
+            "nothing is decided: every change is within the noise, and the noise beyond the threshold. "
+            "Compare folders of several CSVs, one run each, or commits with --ref; `lbench calibrate` "
+            "measures the noise"
         )
     return (
         "nothing was compared: the inputs have no case in common, or none that works on either side; "

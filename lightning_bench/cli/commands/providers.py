@@ -33,11 +33,7 @@ def providers(
 
     machine = describe_machine(resolve_device(device))  # an unavailable device is an error
     wanted = None if family is None else known("--family", family, FAMILIES)
-    infos = [
-        info
-        for info in describe(machine.device, deep=load)
-        if wanted in (None, info.family) and not (here and info.reason)
-    ]
+    infos = [info for info in describe(machine.device, load, wanted) if not (here and info.reason)]
     sink = Sink(as_json=as_json)
     if as_json:
         sink.data([asdict(info) for info in infos])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_bench.case import DEVICES, Device
+from lightning_bench.case import DEVICES, Device, Family
 from lightning_bench.errors import Unavailable, UsageError
 from lightning_bench.machine.guardian import flush, guarded, tail
 from lightning_bench.machine.scratch import scratch_folder
@@ -144,9 +144,12 @@ def forget_code() -> None:
     _answers.clear()
 
 
-def declared_plugin(plugin: Plugin, *, load: bool = False) -> DeclaredProvider:
-    """Return what the provider of an entry point declares; with `load` its library is imported, too."""
-    request = {"plugin": [plugin.value, plugin.dist], "load": load}
+def declared_plugin(plugin: Plugin, *, load: bool = False, family: Family | None = None) -> DeclaredProvider:
+    """Return what the provider of an entry point declares.
+
+    With `load` its library is imported, too; with `family` only if the provider is of that family.
+    """
+    request = {"plugin": [plugin.value, plugin.dist], "load": load, "family": family}
     found = _ask(request, plugin.name, f"entry point {plugin.name} of {plugin.dist}")
     return DeclaredProvider(plugin.name, plugin.dist, found[plugin.name])
 
@@ -195,6 +198,7 @@ def answer(
     hub: str = "",
     plugin: tuple[str, str] = ("", ""),
     load: bool = False,
+    family: Family | None = None,
 ) -> None:
     """Print a line of JSON per provider, that of `name` first; the work of the child process."""
     out = os.dup(1)  # what the import prints goes to the log
@@ -204,7 +208,7 @@ def answer(
     elif hub:
         described = iter([(name, _described(hub_provider, f"hub:{hub}:{name}"))])
     else:
-        described = _of_plugin(name, *plugin, load=load)
+        described = _of_plugin(name, *plugin, load, family)
     with os.fdopen(out, "w") as answers:
         for key, said in described:
             answers.write(json.dumps({key: said}) + "\n")
@@ -229,13 +233,15 @@ def _described(found: Callable[[str], Provider], spec: str) -> Said:
         return {"usage": str(error)}
 
 
-def _of_plugin(name: str, value: str, dist: str, *, load: bool) -> Iterator[tuple[str, Said]]:
+def _of_plugin(
+    name: str, value: str, dist: str, load: bool, family: Family | None
+) -> Iterator[tuple[str, Said]]:
     for plugin in plugins():
         if (plugin.name, plugin.value, plugin.dist) == (name, value, dist):
-            yield name, _describe_plugin(plugin, load=load)
+            yield name, _describe_plugin(plugin, load, family)
 
 
-def _describe_plugin(plugin: Plugin, *, load: bool) -> Said:
+def _describe_plugin(plugin: Plugin, load: bool, family: Family | None) -> Said:
     """Return what a plug-in says; as in workers, a library that is missing is no crash."""
     try:
         provider = plugin.load()
@@ -244,7 +250,7 @@ def _describe_plugin(plugin: Plugin, *, load: bool) -> Said:
     except (Exception, SystemExit) as error:
         return {"broken": BrokenPlugin(plugin, error).reason}
     said = _describe(provider)
-    if load:
+    if load and family in (None, provider.family):
         try:
             provider.load()
         except (Exception, SystemExit) as error:

@@ -94,6 +94,29 @@ def test_unknown_name_suggests() -> None:
     assert "sdpa-math" not in str(info.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "suggested"),
+    [
+        ("flashattention", "flash2, flash4, sdpa-flash or flash2-full"),
+        ("Flash-Attention", "flash2, flash4, sdpa-flash or flash2-full"),
+        ("flash_attn", "flash2, flash4, sdpa-flash or flash2-full"),
+        ("FA", "flash2, flash4, sdpa-flash or flash2-full"),
+        ("fa2", "flash2, flash2-full"),
+        ("flash-attn-v2", "flash2, flash2-full"),
+        ("fa3", "flash4, flash2"),
+        ("fa4", "flash4"),
+        ("sdpa", "sdpa-flash, sdpa-cudnn, sdpa-efficient or sdpa-math"),
+        ("xformer", "xformers or xformers-auto"),
+        ("cudnn", "sdpa-cudnn"),
+        ("mamba", "fla-mamba2-chunk or mamba2-torch"),
+        ("lightning", "lightning2, lightning2-torch, lightning1 or lightning-official"),
+    ],
+)
+def test_names_that_people_use_suggest_their_providers(given: str, suggested: str) -> None:
+    with pytest.raises(UsageError, match=rf"Did you mean {suggested}"):
+        get_provider(given)
+
+
 def test_unknown_name_without_likeness_says_what_lists_them() -> None:
     with pytest.raises(UsageError, match=r"'qqq'\. `lbench providers` lists all") as info:
         get_provider("qqq")
@@ -132,6 +155,18 @@ def test_describe_deep_loads_other_libraries(monkeypatch: pytest.MonkeyPatch) ->
     assert shallow["fla-chunk"] == ""
     assert deep["fla-chunk"] == "libcudart.so.12: cannot open shared object file"
     assert deep["sdpa-math"] == ""  # torch itself is not imported to list it
+
+
+def test_of_one_family_no_other_library_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    fla = import_module("lightning_bench.providers.fla")
+    flash2 = import_module("lightning_bench.providers.flash2")
+    loaded = []
+    for provider in (fla.FlaChunk, flash2.Flash2):
+        monkeypatch.setattr(provider, "unavailable", lambda self, device: None)
+        monkeypatch.setattr(provider, "load", lambda self: loaded.append(self.name))
+    names = [info.name for info in describe("cpu", deep=True, family="softmax")]
+    assert names == [name for name in BUILT_IN if get_provider(name).family == "softmax"]
+    assert loaded == ["flash2"]
 
 
 def test_installed_version_of_nothing() -> None:

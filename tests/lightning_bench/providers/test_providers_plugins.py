@@ -70,6 +70,18 @@ def test_a_library_is_loaded_only_for_a_deep_look(site: Path) -> None:
     assert describe("cpu", deep=True)[-1].reason == "No module named 'no_such_library'"
 
 
+def test_a_library_is_not_loaded_to_list_another_family(site: Path) -> None:
+    mark = site / "loaded"
+    source = (
+        MODULE.format(name="theirs", dist="good-dist") + f"    def load(self): open({str(mark)!r}, 'w')\n"
+    )
+    plugin(site, "good-dist", "theirs", "good_plugin:Kernel", source)
+    assert [info.name for info in describe("cpu", True, "softmax_full")] == ["flash2-full", "sdpa-math-full"]
+    assert not mark.exists()
+    assert describe("cpu", True, "linear")[-1].name == "theirs"
+    assert mark.exists()
+
+
 @pytest.mark.parametrize(
     ("module", "source", "said"),
     [
