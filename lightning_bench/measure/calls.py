@@ -10,10 +10,15 @@ from torch import Tensor
 
 from lightning_bench.case import Direction
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.job import CaseEnded
 from lightning_bench.providers.registry.base import Provider
 
 # Taken before any provider is imported, which could replace it.
 _grad = torch.autograd.grad
+_NO_GRAPH = (
+    "autograd cannot differentiate {}: its output requires no gradient; measure --direction fwd only, or "
+    "give it a backward pass (torch.autograd.Function; no torch.no_grad() and no detach() on the way)"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
     """Build the call of a direction.
 
     `fwd` runs under no_grad. `bwd` is autograd.grad on a graph that is built here; gradients are never
-    accumulated. `fwd_bwd` builds and uses up a graph in each call.
+    accumulated. `fwd_bwd` builds and uses up a graph in each call. Raise CaseEnded, here or in a call, if the
+    gradients of an output are asked for that has no graph.
     """
     inputs = inputs.of(provider.family)
     shared = inputs.inputs(provider.layout)
@@ -67,6 +73,12 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
             raise TypeError(f"the call of {provider.name} returned {output!r:.80}, not a tensor")
         return output
 
+    def with_graph() -> Tensor:
+        output = forward()
+        if not output.requires_grad:
+            raise CaseEnded("unsupported", _NO_GRAPH.format(provider.name))
+        return output
+
     def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
         grads = _grad(output, list(leaves.values()), do, retain_graph=retain)
         return {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
@@ -76,14 +88,14 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
             return {"o": forward()}
 
     def fwd_bwd() -> dict[str, Tensor]:
-        output = forward()
+        output = with_graph()
         return {"o": output.detach(), **gradients(output, retain=False)}
 
     if direction == "fwd":
         return DirectionCall(fwd, dict, _nothing)
     if direction == "fwd_bwd":
         return DirectionCall(fwd_bwd, dict, _nothing)
-    graph = _Graph(forward)
+    graph = _Graph(with_graph)
     return DirectionCall(
         lambda: gradients(graph.output, retain=True), lambda: {"o": graph.output.detach()}, graph.renew
     )

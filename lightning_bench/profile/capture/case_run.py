@@ -25,6 +25,7 @@ from lightning_bench.measure.device.memory import MIB, make_meter
 from lightning_bench.measure.device.peaks import measure_ceilings
 from lightning_bench.measure.device.timer import make_timer
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.job import CaseEnded
 from lightning_bench.measure.memory_row import call_memory
 from lightning_bench.measure.rounds import Task, take_turn, warm_up
 from lightning_bench.measure.sampling import StopRule
@@ -61,8 +62,11 @@ class CaseRun:
 
     def _timed_call(self) -> tuple[DirectionCall, float]:
         begin = time.perf_counter()
-        call = direction_call(self.provider, self.inputs, self.request.direction)
-        call.fn()
+        try:
+            call = direction_call(self.provider, self.inputs, self.request.direction)
+            call.fn()
+        except CaseEnded as ended:
+            raise LbenchError(f"{self.provider.name} does not support this case: {ended.reason}") from ended
         self.wait()
         return call, time.perf_counter() - begin
 

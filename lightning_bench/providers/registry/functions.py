@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,24 +44,10 @@ class FunctionProvider(Provider):
         self._arguments = bind(function, name, family)
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """Return the call of the function with `inputs`; it raises TypeError where no graph is behind `o`."""
-        import torch
-
-        function, name = self._function, self.name
+        """Return the call of the function with `inputs`."""
         positional = [_input(inputs, each) for each in self._arguments.by_position]
         keyword = {parameter: _input(inputs, each) for parameter, each in self._arguments.by_keyword.items()}
-
-        @wraps(function)
-        def call() -> Tensor:
-            o = function(*positional, **keyword)
-            if torch.is_grad_enabled() and isinstance(o, torch.Tensor) and not o.requires_grad:
-                raise TypeError(
-                    f"autograd cannot differentiate {name}: its output requires no gradient; "
-                    "measure direction fwd only"
-                )
-            return o
-
-        return call
+        return partial(self._function, *positional, **keyword)
 
 
 def is_function(found: object) -> bool:

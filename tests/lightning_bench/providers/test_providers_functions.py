@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from lightning_bench.case import FAMILIES, Shape
 from lightning_bench.errors import UsageError
 from lightning_bench.families import definition_of
+from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.job import CaseEnded
 from lightning_bench.providers import canonical_spec, declared_provider, get_provider
 from lightning_bench.providers.registry.checked import Unfit
 from lightning_bench.providers.registry.functions import bind, function_provider
@@ -106,12 +108,16 @@ def test_the_call_computes_and_autograd_differentiates_it(path: Path) -> None:
 
 
 def test_one_without_a_graph_runs_forward_only() -> None:
-    inputs = InputSet(Shape(1, 2, 8, 4, 4, "fp32", "cpu"), seed=1).inputs("bhnd")
-    call = function_provider(lambda q, k, v: v.detach() + 1, "mine", "softmax", "").build(inputs)
-    with torch.no_grad():
-        assert torch.equal(call(), inputs.v + 1)
-    with pytest.raises(TypeError, match=r"cannot differentiate mine: .* measure direction fwd only"):
-        call()
+    inputs = InputSet(Shape(1, 2, 8, 4, 4, "fp32", "cpu"), seed=1)
+    mine = function_provider(lambda q, k, v: v.detach() + 1, "mine", "softmax", "")
+    assert torch.equal(direction_call(mine, inputs, "fwd").fn()["o"], inputs.v + 1)
+    says = r"cannot differentiate mine: .*; measure --direction fwd only, or give it a backward pass"
+    with pytest.raises(CaseEnded, match=says) as ended:
+        direction_call(mine, inputs, "bwd")
+    assert ended.value.status == "unsupported"
+    both = direction_call(mine, inputs, "fwd_bwd")
+    with pytest.raises(CaseEnded, match=says):
+        both.fn()
 
 
 @pytest.mark.parametrize(
