@@ -36,7 +36,8 @@ class Shown:
     """Which cells are shown, and in which formats besides the terminal's table."""
 
     everything: Annotated[
-        bool, typer.Option("--all", help="Show SAME and AMBIGUOUS cells too.", rich_help_panel=OUTPUT_PANEL)
+        bool,
+        typer.Option("--all", help="Show all SAME and AMBIGUOUS cells too.", rich_help_panel=OUTPUT_PANEL),
     ] = False
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown for a pull request.", rich_help_panel=OUTPUT_PANEL)
@@ -96,7 +97,10 @@ def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
     worse = comparison.exit_code == ExitCode.FOUND
     style = "bold green" if comparison.clean else "bold red" if worse else "bold yellow"
     hidden = len(comparison.cells) - len(cells)
-    more = f" ({hidden} not shown: --all)" if hidden else ""
+    chosen = ""
+    if "AMBIGUOUS" not in comparison.fail_on and any(cell.verdict == "AMBIGUOUS" for cell in cells):
+        chosen = "; shown are those that may have changed most"
+    more = f" ({hidden} not shown: --all{chosen})" if hidden else ""
     counts = plain_text(text.counts_text(comparison) + more)
     out.print(plain_text(f"{comparison.headline}.", style), counts, soft_wrap=True)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from lightning_bench.comparison.result import (
     UNCHANGED,
+    UNSURE,
     VERDICTS,
     ComparedCell,
     Comparison,
@@ -14,6 +15,7 @@ from lightning_bench.comparison.result import (
 )
 from lightning_bench.words import counted
 
+_MOST_AMBIGUOUS = 5
 HEADERS = ("verdict", "change", "99 % interval", "base", "head", "case")
 
 
@@ -59,9 +61,23 @@ def row(cell: ComparedCell) -> tuple[str, ...]:
 
 
 def shown(comparison: Comparison, *, everything: bool) -> list[ComparedCell]:
-    """Return the cells that changed or cannot be compared, or with `everything` all of them."""
+    """Return the cells that changed or cannot be compared, or with `everything` all of them.
+
+    If none of them is decided, the AMBIGUOUS cells that may have changed most follow, at most five.
+    """
     hidden = frozenset() if everything else UNCHANGED - comparison.fail_on
-    return [cell for cell in comparison.cells if cell.verdict not in hidden]
+    cells = [cell for cell in comparison.cells if cell.verdict not in hidden]
+    if "AMBIGUOUS" not in hidden or any(cell.verdict not in UNSURE for cell in cells):
+        return cells
+    ambiguous = [cell for cell in comparison.cells if cell.verdict == "AMBIGUOUS"]
+    return cells + sorted(ambiguous, key=_possible_change, reverse=True)[:_MOST_AMBIGUOUS]
+
+
+def _possible_change(cell: ComparedCell) -> tuple[bool, float]:
+    """Return whether the interval has bounds, and the larger factor that it allows, either way."""
+    if interval_text(cell) and cell.low and cell.high:
+        return True, max(cell.high, 1 / cell.low)
+    return False, max(cell.ratio, 1 / cell.ratio) if cell.ratio else 0.0
 
 
 def counts_text(comparison: Comparison) -> str:

@@ -189,6 +189,31 @@ def test_the_table_shows_what_changed_and_with_all_everything(
     assert "SAME " in whole.out.split("Worse")[0]
 
 
+def test_if_nothing_is_decided_the_cells_that_may_have_changed_most_are_shown(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    cases = {f"lightning2/fwd/b{n}": 1.0 for n in range(8)}
+    # One process on each side, whose noise is assumed: none of these changes can be decided.
+    changed = {case: 1.0 + 0.004 * n for n, case in enumerate(cases)}
+    paper = {"lightning2/bwd/b0": sides.row("lightning2/bwd/b0", protocol="paper", mean_ms=1.0)}
+    base = sides.write(tmp_path / "base.csv", cases | {"lightning2/bwd/b0": 1.0}, noise=0.0)
+    head = sides.write(tmp_path / "head.csv", changed | paper, noise=0.0, seed=1)
+    short, whole = lbench("compare", base, head), lbench("compare", base, head, "--all")
+    assert (short.code, whole.code) == (3, 3)
+    assert "INCOMPARABLE" in short.out
+    assert [n for n in range(8) if f"fwd/b{n}" in short.out] == [3, 4, 5, 6, 7]
+    assert short.out.index("fwd/b7") < short.out.index("fwd/b3")
+    assert "(3 not shown: --all; shown are those that may have changed most)" in short.out.replace("\n", " ")
+    assert all(case in whole.out for case in cases)
+    assert "not shown" not in whole.out
+    every = lbench("compare", base, head, "--fail-on", "AMBIGUOUS")
+    assert all(case in every.out for case in cases)
+    same = lbench("compare", base, base)
+    assert "may have changed most" not in same.out
+
+
 def test_many_cells_are_compared_without_torch_and_pandas(sides: Any, tmp_path: Path) -> None:
     """benchmarks/reading_speed.py times 20,000 of them."""
     rows = 2_000
