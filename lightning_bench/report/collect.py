@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.record import Row, latest_by, read_rows, suite_case_key
 from lightning_bench.record.frame import to_frame
 from lightning_bench.report.restated import restated
+from lightning_bench.words import counted
 
 ORIGIN = ("suite", "protocol", "machine_id")
 """Columns that say who measured a row and how: what a mixed table lets differ."""
@@ -19,15 +21,21 @@ DIMS = ("head_dim", "value_dim")
 SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS)
 """Columns that the rows of every table agree in."""
 
+_MOST_PAIRS = 3
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The latest row of every case; a sentence for each CSV of a folder that cannot be read."""
+    """The latest row of every case.
+
+    `skipped` has a sentence for each CSV of a folder that cannot be read, `replaced` one for each two files
+    that have rows of the same cases, of which only the later ones are in `rows`.
+    """
 
     rows: list[Row]
     skipped: list[str]
+    replaced: list[str]
 
 
 def collect(paths: Sequence[str | Path]) -> Collected:
@@ -46,7 +54,23 @@ def collect(paths: Sequence[str | Path]) -> Collected:
         left_out = [*found.skipped, *(f"{path} is not a result file of lbench" for path in found.other)]
         why = f" ({'; '.join(left_out)})" if left_out else ""
         raise UsageError(f"no rows of lbench in {names}{why}; run `lbench speed` first, or name its CSV")
-    return Collected(latest_rows(found.rows), found.skipped)
+    return Collected(latest_rows(found.rows), found.skipped, _replaced(found.rows))
+
+
+def _replaced(rows: Iterable[Row]) -> list[str]:
+    """Return which files have rows that a later row of another file replaces."""
+    rows = list(rows)
+    shown = {key: row.source for key, row in latest_by(rows, suite_case_key).items()}
+    own = dict.fromkeys((suite_case_key(row.record), row.source) for row in rows)
+    pairs = Counter((source, shown[key]) for key, source in own if source != shown[key])
+    sentences = [
+        f"{counted(count, 'case')} of one suite and machine: in {before} and in {later}. Shown is the later "
+        f"row, of {later}. `lbench compare {before} {later}` compares both."
+        for (before, later), count in pairs.items()
+    ]
+    if len(sentences) > _MOST_PAIRS:
+        sentences[_MOST_PAIRS:] = [f"The same holds for {len(sentences) - _MOST_PAIRS} more pairs of files."]
+    return sentences
 
 
 def published_folder() -> Path:

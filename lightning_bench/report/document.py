@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightning_bench.errors import UsageError
+from lightning_bench.providers.nicknames import plain_name
 from lightning_bench.record import Row
 from lightning_bench.report.collect import Collected, collect, published_folder
 from lightning_bench.report.formats.export import table_csv
@@ -95,7 +96,9 @@ def make_report(
     def page_grids() -> list[Grid]:
         return [grid for each in groups for grid in grids([each], page_kinds(each.rows[0].record), baseline)]
 
-    return Report("Results", [*_remarks(rows), _LEGEND], tables, messages, rows, page_grids)
+    replaced = collected.replaced if newest_of is None else []
+    remarks = [*_remarks(rows), *replaced, _LEGEND]
+    return Report("Results", remarks, tables, messages, rows, page_grids)
 
 
 def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ()) -> Report:
@@ -128,7 +131,13 @@ def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ())
         )
     found = findings(published, judged, faults_in(paths))
     return Report(
-        "Published and measured here", remarks, tables, collected.skipped, [], lambda: tables, found
+        "Published and measured here",
+        [*remarks, *collected.replaced],
+        tables,
+        collected.skipped,
+        [],
+        lambda: tables,
+        found,
     )
 
 
@@ -158,7 +167,7 @@ def _of_metrics(collected: Collected, kinds: Sequence[TableKind] | None) -> list
 def _check_baseline(rows: Sequence[Row], baseline: str) -> None:
     names = list(dict.fromkeys(row.record.provider for row in rows if row.record.metric == "speed"))
     if baseline not in names:
-        allowed = choice(baseline, names) if names else "no row here is of speed"
+        allowed = choice(plain_name(baseline), names) if names else "no row here is of speed"
         raise UsageError(f"--baseline {baseline!r} is in no row of speed here; {allowed}")
 
 

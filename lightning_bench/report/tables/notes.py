@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from lightning_bench.record import Record
 from lightning_bench.record.identities import unlike
 
-_REASON_WIDTH = 100  # a longer reason is cut under a table; the CSV has the whole of it
+_REASON_WIDTH = 100  # a longer reason is shortened under a table; the CSV has the whole of it
+_PROCESSES = re.compile(r" \((?:[^();]* \(pid [^)]*\))+[^();]*\)")  # " (python (pid 7) 0.9, …)"
+_KEPT = (re.compile(r"[0-9][^ ]*( [^ ]+)?"), re.compile("±[^;,]*%"))
 
 MIXED = (
     "Columns of different suites, machines or protocols stand side by side, as --mix asked: "
@@ -81,7 +83,15 @@ def _severity(record: Record) -> float:
 
 
 def _short(reason: str) -> str:
-    """Return the reason, cut where it is long, but not before its first figure and that figure's unit."""
-    figure = re.search(r"[0-9][^ ]*( [^ ]+)?", reason)
-    width = max(_REASON_WIDTH, figure.end() + 1 if figure else 0)
+    """Return the reason, of a long one without the names of processes.
+
+    What is still long is cut, but not before its first figure, nor before the interval of the median, and not
+    before the units of these.
+    """
+    width = _REASON_WIDTH
+    if len(reason) > width:
+        reason = _PROCESSES.sub("", reason)
+    for wanted in _KEPT:
+        if figure := wanted.search(reason):
+            width = max(width, figure.end() + 1)
     return reason if len(reason) <= width else reason[: width - 1].rstrip() + "…"

@@ -38,6 +38,27 @@ def test_a_folder_gives_its_files_in_order_with_all_below(tmp_path: Path) -> Non
     assert sources([tmp_path], tmp_path) == ["a/z.csv", "b.csv"]
 
 
+def test_two_files_with_rows_of_the_same_case_are_named(tmp_path: Path) -> None:
+    old = save(tmp_path / "old.csv", BASE, replace(BASE, case_id="a/fwd/b2"))
+    later = replace(BASE, time_utc="2099-01-01T00:00:00+00:00")
+    new = save(tmp_path / "new.csv", later, replace(later, case_id="a/fwd/b3"))
+    for paths in ([old, new], [new, old], [tmp_path]):
+        found = collect(paths)
+        assert sorted(row.record.case_id for row in found.rows) == ["a/fwd/b1", "a/fwd/b2", "a/fwd/b3"]
+        assert [row.source for row in found.rows if row.record.case_id == "a/fwd/b1"] == [new.as_posix()]
+        before, after = old.as_posix(), new.as_posix()
+        assert found.replaced == [
+            f"1 case of one suite and machine: in {before} and in {after}. Shown is the later row, "
+            f"of {after}. `lbench compare {before} {after}` compares both."
+        ]
+    assert collect([old]).replaced == []
+    # A case that one file has twice, as after its kernel was edited, and other machines are no news.
+    elsewhere = save(tmp_path / "elsewhere.csv", later, BASE, replace(later, machine_id="other"))
+    assert collect([elsewhere]).replaced == []
+    many = [save(tmp_path / f"{n}.csv", BASE) for n in range(6)]
+    assert collect(many).replaced[3:] == ["The same holds for 2 more pairs of files."]
+
+
 def test_a_folder_leaves_out_what_fresh_set_aside_and_what_scripts_wrote(tmp_path: Path) -> None:
     path = save(tmp_path / "mine.csv", replace(BASE, case_id="old"))
     with ResultFile(path, fresh=True) as file:

@@ -77,6 +77,17 @@ def test_the_newest_run_of_this_machine_comes_before_newer_ones_of_others(
     assert lbench("report", "--metric", "floor").out.count("× floor") == 1
 
 
+def test_a_row_that_another_file_replaces_is_not_left_out_silently(results: Path, lbench: Lbench) -> None:
+    later = replace(BASE, time_utc="2099-01-01T00:00:00+00:00", median_ms=3.0)
+    save(Path("later.csv"), later)
+    says = "1 case of one suite and machine: in results/here.csv and in later.csv. Shown is the later row"
+    ran = lbench("report", "results/here.csv", "later.csv")
+    assert says in ran.err
+    assert "3.0000   2.0000" in ran.out
+    assert lbench("report", "results/here.csv", "later.csv", "--out", "made", "--format", "md").code == 0
+    assert says in Path("made/tables.md").read_text()
+
+
 @pytest.mark.parametrize(("rows", "is_paged"), [(5, True), (60, False)])
 def test_what_a_terminal_cannot_hold_goes_through_the_pager(results: Path, rows: int, is_paged: bool) -> None:
     pager = Path("pager.sh").resolve()

@@ -81,6 +81,24 @@ def test_unstable_is_marked() -> None:
     assert "a: * unstable at n = 512: wide" in grid_of(*records, kind="ms").notes
 
 
+@pytest.mark.parametrize("names", ["pytest (pid 7) 0.9", ", ".join(["a-long-name (pid 12345) 0.3"] * 9)])
+def test_the_names_of_processes_do_not_hide_the_interval(names: str) -> None:
+    load = f"other processes used 1.01 of 2 processors beside its samples ({names}), and of the GPU, too"
+    reason = f"{load}; the median is known only to ±5.0 % after 60 samples; and so on"
+    (note,) = grid_of(row("a", 512, 1.0, status="unstable", reason=reason), kind="ms").notes
+    assert note == (
+        "a: * unstable at n = 512: other processes used 1.01 of 2 processors beside its samples, and of the "
+        "GPU, too; the median is known only to ±5.0 %…"
+    )
+
+
+def test_a_short_reason_keeps_its_parentheses() -> None:
+    reason = "other processes used 1.01 of 2 processors beside its samples (pytest (pid 7) 0.9)"
+    assert grid_of(row("a", 512, status="unstable", median_ms=1.0, reason=reason), kind="ms").notes == [
+        f"a: * unstable at n = 512: {reason}"
+    ]
+
+
 def test_speedup_is_the_baseline_over_the_provider() -> None:
     records = (row("flash2", 512, 3.0), row("a", 512, 1.5), row("flash2", 1024, status="oom"))
     grid = grid_of(*records, row("a", 1024, 2.0), kind="speedup")
