@@ -75,10 +75,10 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
 
 
 def replaced(text: str, name: str, table: str) -> str:
-    """Return `text` with `table` between the marks of `name`; ValueError if they are not there once."""
+    """Return `text` with `table` between the marks of `name`; ValueError unless each mark occurs once."""
     begin, end = f"<!-- {name}: made by scripts/docs_tables.py -->\n", f"<!-- end of {name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"the marks of the table {name!r} are not there once: {begin.strip()} and {end}")
+        raise ValueError(f"the table {name!r} needs each mark exactly once: {begin.strip()} and {end}")
     before, _, rest = text.partition(begin)
     return f"{before}{begin}{table}{end}{rest.partition(end)[2]}"
 

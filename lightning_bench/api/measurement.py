@@ -86,7 +86,7 @@ class Measurement:
             figure = draw([row.record for row in table.rows])
             if figure is not None:
                 return _shown_in_notebooks(figure)
-        raise UsageError("nothing to draw: a line needs figures at two lengths; table() says what there is")
+        raise UsageError("nothing to draw: a line needs figures at two lengths; table() shows all figures")
 
     def _where(self, where: dict[str, Any]) -> list[Row]:
         rows = self._rows

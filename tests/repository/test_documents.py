@@ -124,5 +124,5 @@ def test_generated_tables_are_current(name: str) -> None:
 
 
 def test_a_table_whose_marks_are_missing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'columns' are not there once"):
+    with pytest.raises(ValueError, match="'columns' needs each mark exactly once"):
         docs_tables.replaced("<!-- columns: made by scripts/docs_tables.py -->\n", "columns", "")
