@@ -120,6 +120,7 @@ _add(
     history,
     "Show one cell's figure over commits or dates and mark changes.",
     "lbench history --case 'lightning2/fwd/b4-h32-n8192-*'",
+    "lbench history results/h200 --committed --case 'lightning2/fwd/b4-h32-n8192-*'",
     "lbench history results --figure peak_mib --by day --plot history.svg",
 )
 _add(

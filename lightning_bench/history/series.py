@@ -19,6 +19,7 @@ from lightning_bench.comparison.noise import Noises, assumed
 from lightning_bench.comparison.rule import Floats
 from lightning_bench.errors import UsageError
 from lightning_bench.history.changes import change_points
+from lightning_bench.history.committed import with_committed
 from lightning_bench.record import COLUMNS
 from lightning_bench.record.frame import load
 from lightning_bench.words import counted
@@ -61,12 +62,15 @@ class History:
     least_percent: float
 
 
-def read_history(paths: Sequence[Path]) -> pd.DataFrame:
+def read_history(paths: Sequence[Path], *, committed: bool = False) -> pd.DataFrame:
     """Return every row of the CSVs and folders by time, each once, with those that `--fresh` set aside.
 
-    Raises UsageError if a path does not exist and if there are no rows.
+    With `committed` also the rows that earlier commits have of them. Raises UsageError if a path does not
+    exist, if there are no rows, and with `committed` if a path is in no git repository.
     """
     rows = load(paths, set_aside=True)
+    if committed:
+        rows = with_committed(rows, paths)
     rows = rows[rows["time_utc"] != ""].drop_duplicates(list(COLUMNS)).sort_values("time_utc", kind="stable")
     if rows.empty:
         raise UsageError(f"no rows of lbench in {', '.join(map(str, paths))}; run `lbench speed` first")

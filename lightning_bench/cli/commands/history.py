@@ -54,6 +54,10 @@ def history(
             help="lbench or paper, whose figures do not mix in one history.",
         ),
     ] = "lbench",
+    committed: Annotated[
+        bool,
+        typer.Option("--committed", help="Also the rows that earlier git commits have of these CSVs."),
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw it: .png, .svg or .pdf.")
     ] = None,
@@ -73,6 +77,7 @@ def history(
     from lightning_bench.comparison.noise import Noises, find_calibrations, read_calibration
     from lightning_bench.history import series as figures
     from lightning_bench.history.changes import FEWEST
+    from lightning_bench.history.committed import is_shallow
 
     unit: figures.By = known("--by", by, get_args(figures.By))
     known("--protocol", protocol, get_args(ProtocolName))
@@ -80,12 +85,14 @@ def history(
         raise UsageError(f"--plot {plot} does not end with .png, .svg or .pdf")
     smallest = None if least is None else parse_share("--least", least)
     paths = results or [Path("results")]
-    rows = figures.read_history(paths)
+    rows = figures.read_history(paths, committed=committed)
     rows = rows[rows["protocol"] == protocol]
     chosen = figures.choose_case(rows, figure, case, machine)
     noises = Noises(row for file in find_calibrations(paths) for row in read_calibration(file))
     series = figures.trace_figure(rows, chosen, figure, unit, smallest, noises)
     sink = output.sink()
+    if committed and is_shallow(paths):
+        sink.say("this clone lacks earlier commits: `git fetch --unshallow` brings them")
     if sink.as_json:
         sink.data(asdict(series))
     else:
