@@ -1,4 +1,4 @@
-"""How long `lbench` takes to read result files: a comparison of 2 × 20,000 cells, a report, the help.
+"""How long `lbench` takes to read result files: a comparison of 2 × 20,000 cells, reports, the help.
 
 Run in the repository root, on any machine:
 
@@ -30,6 +30,7 @@ from lightning_bench.record import Record, ResultFile
 CELLS = 20_000
 SAMPLES = 30
 REPORTED = Path("results/h200/paper-speed.csv").resolve()
+DRAWN = REPORTED.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 BASE = made_up_record(
     label="Lightning Attention-2",
@@ -93,6 +94,10 @@ def main() -> None:
             "import pandas": ([given.python, "-c", "import pandas"], None),
             f"compare 2 x {CELLS} cells": ([*lbench, "compare", *map(str, sides)], 5.0),
             f"report {REPORTED.name}": ([*lbench, "report", str(REPORTED)], 1.2),
+            f"report results/{DRAWN.name} --out DIR": (
+                [*lbench, "report", str(DRAWN), "--out", str(Path(folder) / "report")],
+                15.0,
+            ),
             "--help": ([*lbench, "--help"], 0.4),
         }
         taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}

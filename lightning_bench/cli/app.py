@@ -119,8 +119,8 @@ _add(
     "history",
     history,
     "Show one cell's figure over commits or dates and mark changes.",
-    "lbench history --case 'lightning2/fwd/b4-h32-n8192-*'",
-    "lbench history results/h200 --committed --case 'lightning2/fwd/b4-h32-n8192-*'",
+    "lbench history --case 'lightning2/fwd/b4-h32-n8192-d128-*'",
+    "lbench history results/h200 --committed --case 'lightning2/fwd/b4-h32-n8192-d128-*'",
     "lbench history results --figure peak_mib --by day --plot history.svg",
 )
 _add(
