@@ -1,7 +1,7 @@
 """The attention layer of TransNormerLLM: the layer around `lightning_attn2` in its model."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ class TransNormerAttention(nn.Module):
 
     φ is SiLU, LA is Lightning Attention-2 with the slopes of this layer of the model, and the norm goes over
     all heads together. LRPE, which the published models have only in their first layer, is left out.
+
+    `slopes` [heads, 1, 1] is a plain attribute, neither a parameter nor a buffer: it is fp32 whatever the
+    dtype of the weights, has its values even where the weights are on the meta device, and goes where x is.
 
     Args:
         dim: width of the model, a multiple of `heads`.
@@ -66,8 +69,8 @@ class TransNormerAttention(nn.Module):
         self.heads, self.eps, self.form = heads, eps, form
         self.qkvu_proj = nn.Linear(dim, 4 * dim, bias=False, device=device, dtype=dtype)
         self.out_proj = nn.Linear(dim, dim, bias=False, device=device, dtype=dtype)
-        slopes = layer_slopes(heads, layer, layers).to(device or "cpu")
-        self.register_buffer("slopes", slopes, persistent=False)
+        self.slopes = layer_slopes(heads, layer, layers)
+        self._move_slopes(self.out_proj.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [batch, seq_len, dim] to [batch, seq_len, dim], in the dtype of the weights.
@@ -80,9 +83,23 @@ class TransNormerAttention(nn.Module):
         attend, norm = _FORMS[self.form]
         q, k, v, u = self.qkvu_proj(x).chunk(4, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (silu(q), silu(k), v))
-        o = attend(q, k, v, self.slopes, layout="bnhd")  # [batch, seq_len, heads, dim / heads]
+        # [batch, seq_len, heads, dim / heads]
+        o = attend(q, k, v, self._move_slopes(x), layout="bnhd")
         out: Tensor = self.out_proj(norm(o.flatten(2), self.eps) * u)
         return out
+
+    def _move_slopes(self, where: Tensor) -> Tensor:
+        """Return the slopes on the device of `where`, and keep them there if they have values there."""
+        slopes = self.slopes.to(where.device)
+        if type(slopes) is type(self.slopes) and not slopes.is_meta:  # a fake tensor is of another type
+            self.slopes = slopes
+        return slopes
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Do to the weights what `to`, `half` or `to_empty` does; the slopes only change the device."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._move_slopes(self.out_proj.weight)
+        return self
 
     def extra_repr(self) -> str:
         """Return the settings that `print` cannot read off the weights."""

@@ -23,7 +23,8 @@ def build_slope_tensor(heads: int) -> Tensor:
     """
     if heads < 1:
         raise ValueError(f"heads must be at least 1, got {heads}")
-    return torch.tensor(_slopes(heads), dtype=torch.float32).reshape(heads, 1, 1)
+    # Not on the default device, which may be "meta".
+    return torch.tensor(_slopes(heads), dtype=torch.float32, device="cpu").reshape(heads, 1, 1)
 
 
 def layer_slopes(slopes_or_heads: Tensor | int, layer: int, layers: int) -> Tensor:

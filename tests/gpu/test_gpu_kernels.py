@@ -125,6 +125,38 @@ def test_states_groups_and_packing(dtype, d, e, n, bounds, heads, kv_heads):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@dtypes
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("bounds", [[0, 5], [0, 700, 700, 900], [0, 0]])
+@pytest.mark.parametrize("kv_heads", [2, 4])
+@pytest.mark.usefixtures("poison")
+def test_rows_of_no_sequence_are_zeros(dtype, bounds, kv_heads):
+    """Without waiting for the GPU, which alone knows where the last sequence ends."""
+    case = make_case(1, 4, kv_heads, 1213, 64, 128, dtype, bounds=bounds, size=0.3, device="cuda")
+    check_case(lk.lightning_attn2, case, BUDGET[dtype])
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        got = case.run(lk.lightning_attn2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for name in ("o", "dq", "dk", "dv"):
+        assert not got[name][:, :, bounds[-1] :].any(), name
+
+
+@dtypes
+@pytest.mark.parametrize("n", [70, 1213])
+@pytest.mark.parametrize(("d", "e"), [(64, 64), (128, 128), (256, 256)])
+def test_slopes_that_are_infinite_or_not_numbers(dtype, n, d, e):
+    """A token of infinite slope sees only itself; NaN reaches all of its head, and no other."""
+    q, k, v, do = make_inputs(1, 3, n, d, e, dtype, scale=d**-0.25, device="cuda")
+    s = torch.tensor([math.inf, math.nan, 0.1], device="cuda")
+    got = run(lk.lightning_attn2, q, k, v, do, s)
+    finite = torch.tensor([1e4, 0.0, 0.1], device="cuda")
+    for a, b in zip(got, oracle(q, k, v, do, finite), strict=True):
+        assert relative_l2(a[:, ::2], b[:, ::2]) <= BUDGET[dtype]
+        assert a[:, 1].isnan().all()
+
+
 @pytest.mark.parametrize("d", [64, 128])
 def test_a_sequence_in_pieces(d):
     case = make_case(1, 4, 4, 1000, d, d, torch.bfloat16, slope=0.1, size=0.3, device="cuda")

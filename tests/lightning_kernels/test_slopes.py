@@ -20,6 +20,12 @@ def test_slopes_in_between():
         lk.build_slope_tensor(0)
 
 
+def test_slopes_do_not_follow_the_default_device():
+    with torch.device("meta"):
+        assert torch.equal(lk.layer_slopes(8, 1, 12), lk.layer_slopes(lk.build_slope_tensor(8), 1, 12))
+        assert lk.build_slope_tensor(8).device.type == "cpu"
+
+
 def test_slopes_of_a_layer():
     s = lk.build_slope_tensor(8)
     torch.testing.assert_close(lk.layer_slopes(8, 0, 12), s * (1 + 1e-5), rtol=1e-7, atol=0)

@@ -18,13 +18,14 @@ def empty_like(tensor: Tensor) -> Tensor:
 
 
 def empty_output(call: Call) -> Tensor:
-    """Allocate o [b, heads, n, value_dim], laid out in memory as v is."""
+    """Allocate o [b, heads, n, value_dim], laid out in memory as v is; with one kv head, as q is."""
     v = call.v
     b, kv_heads, n, e = v.shape
     heads = call.q.shape[1]
     if heads == kv_heads:
         return empty_like(v)
-    if v.stride(1) < v.stride(2):
+    like = call.q if kv_heads == 1 else v  # the strides of one head say nothing about its layout
+    if 0 < like.stride(1) < like.stride(2):
         return v.new_empty(b, n, heads, e).transpose(1, 2)
     return v.new_empty(b, heads, n, e)
 

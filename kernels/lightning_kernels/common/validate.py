@@ -125,26 +125,27 @@ def check_values(call: Call) -> None:
     """Check the values of slopes and `cu_seqlens` on the CPU; elsewhere reading them would synchronise.
 
     Raises:
-        ValueError: if a slope is negative, or the bounds of sequences do not go from 0 to n in order.
+        ValueError: if a slope is negative or not a number, or bounds of sequences do not start at 0, decrease
+            or end above n.
     """
     check_slope_values(call.slopes)
     bounds, n = call.cu_seqlens, call.q.shape[2]
     if bounds is not None and bounds.is_cpu:
         given: list[int] = bounds.tolist()
-        if given[0] != 0 or given[-1] != n or sorted(given) != given:
+        if given[0] != 0 or given[-1] > n or sorted(given) != given:
             raise ValueError(
-                f"cu_seqlens must start at 0, never decrease and end at seq_len {n}, got {given}"
+                f"cu_seqlens must start at 0, never decrease and end at most at seq_len {n}, got {given}"
             )
 
 
 def check_slope_values(s: Tensor | None) -> None:
-    """Check that slopes on the CPU are not negative.
+    """Check that slopes on the CPU are not negative and not NaN.
 
     Raises:
         ValueError: if one is.
     """
-    if s is not None and s.is_cpu and bool((s < 0).any()):
-        raise ValueError("every slope in s must be at least 0: the decay is exp(-s)")
+    if s is not None and s.is_cpu and not bool((s >= 0).all()):
+        raise ValueError("every slope in s must be a number of at least 0: the decay is exp(-s)")
 
 
 def check_kernel_call(call: Call, name: str) -> None:
@@ -160,6 +161,20 @@ def check_kernel_call(call: Call, name: str) -> None:
     check_dims(q.shape[3], v.shape[3], name)
     if not (q.is_cuda or q.is_cpu or q.is_meta):
         raise ValueError(f"{name} needs tensors on a GPU, got {q.device}: use lightning_attn2_torch there")
+    check_nvidia(q.device, name, "lightning_attn2_torch")
+
+
+def check_nvidia(device: torch.device, name: str, instead: str) -> None:
+    """Check that a GPU, which torch calls "cuda" on AMD too, is not one of AMD.
+
+    Raises:
+        ValueError: naming the function to use there, `instead`.
+    """
+    if torch.version.hip is not None and device.type == "cuda":
+        raise ValueError(
+            f"{name} takes NVIDIA GPUs, got {device} of PyTorch for AMD (ROCm {torch.version.hip}): "
+            f"use {instead} there"
+        )
 
 
 def check_dims(head_dim: int, value_dim: int, name: str) -> None:

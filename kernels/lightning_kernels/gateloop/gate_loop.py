@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..common.private_torch import load_associative_scan
-from ..common.validate import KERNEL_DTYPES
+from ..common.validate import KERNEL_DTYPES, check_nvidia
 
 Five = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -45,6 +45,7 @@ def gate_loop(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, phase: Tensor 
     for x in (q, k, v, log_decay, phase):
         if x is not None and x.dtype not in KERNEL_DTYPES:
             raise ValueError(f"gate_loop takes float32, float16 or bfloat16, got {x.dtype}")
+    check_nvidia(q.device, "gate_loop", "gate_loop_torch")
     _kernels().check_runnable(q)
     o: Tensor = _GateLoop.apply(q, k, v, log_decay, phase)  # type: ignore[no-untyped-call]
     return o

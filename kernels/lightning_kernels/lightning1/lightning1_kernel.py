@@ -13,9 +13,11 @@ from torch import Tensor
 from ..common.allocate import unit_last_stride
 from ..common.call import Call
 from ..common.launch import check_device, on_device
-from ..lightning2.tiles import lightning1_tiles
+from ..lightning2.tiles import STEEPEST, lightning1_tiles
 
 __all__ = ["check_runnable", "quadratic_attention"]
+
+_STEEPEST = tl.constexpr(STEEPEST)
 
 
 @triton.jit(do_not_specialize=["heads", "seq_len"])  # type: ignore[untyped-decorator]
@@ -58,6 +60,7 @@ def quadratic_attention_kernel(  # type: ignore[no-untyped-def]
     slope = 0.0
     if HAS_DECAY:
         slope = tl.load(slope_ptr + head)
+        slope = tl.where(slope > _STEEPEST, _STEEPEST, slope)
 
     total = tl.zeros([BLOCK, BLOCK_E], dtype=tl.float32)
     for visit in range(rank + 1):

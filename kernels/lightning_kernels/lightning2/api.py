@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..common.call import Call
-from ..common.validate import KERNEL_DTYPES, check_dims, heads_first
+from ..common.validate import KERNEL_DTYPES, check_dims, check_nvidia, heads_first
 from .operator import attend
 from .tiles import (
     hopper_launch,
@@ -56,22 +56,25 @@ def lightning_attn2(
         k: keys [b, hk, n, head_dim], hq a multiple of hk: query head i reads kv head i // (hq // hk). With
             hk < hq, the gradients of k and v are computed per query head and then summed.
         v: values [b, hk, n, value_dim], value_dim from 1 to 256.
-        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0 (not checked on a GPU); None means no decay.
+        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0 (not checked on a GPU, where NaN makes all of its head
+            NaN); None means no decay, and inf that a token sees only itself.
         scale: what o is multiplied by; the state does not see it.
         initial_state: X before the first token [b, hq, head_dim, value_dim], any floating dtype and strides;
             None means zeros. It gets a gradient.
         return_state: whether to return X after the last token too; a loss may depend on it.
         cu_seqlens: int32 [num_seqs + 1], where sequence i is tokens cu_seqlens[i] to cu_seqlens[i+1] − 1 of
-            a batch of 1: from 0, never decreasing, to n (not checked on a GPU). States are then
-            [num_seqs, hq, head_dim, value_dim].
+            a batch of 1: from 0, never decreasing, to at most n (not checked on a GPU). Rows beyond are zeros
+            in o and in gradients. States are then [num_seqs, hq, head_dim, value_dim].
         layout: "bhnd", or "bnhd" for q, k, v and o as [b, n, heads, dim].
 
     Returns:
         o [b, hq, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is
-        contiguous; with return_state (o, state), the state in fp32.
+        contiguous, or as q is where several heads share one kv head; with return_state (o, state), the state
+        in fp32.
 
     Raises:
-        ValueError: if shapes, dtypes, dims or devices are not as above, or the tensors are not on a GPU.
+        ValueError: if shapes, dtypes, dims or devices are not as above, or the tensors are not on a GPU of
+            NVIDIA.
         NotImplementedError: if s requires a gradient.
         ModuleNotFoundError: if triton is not installed.
 
@@ -109,12 +112,14 @@ def lightning2_config(
         brings the tiles, and into how many segments a sequence is cut.
 
     Raises:
-        ValueError: if `lightning_attn2` does not take these dims or this dtype.
+        ValueError: if `lightning_attn2` does not take these dims, this dtype, or the current GPU, of AMD.
     """
     if dtype not in KERNEL_DTYPES:
         raise ValueError(f"lightning_attn2 takes float32, float16 or bfloat16, got {dtype}")
     check_dims(head_dim, value_dim, "lightning_attn2")
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1
+    if device >= 0 and (capability is None or shared_bytes is None):
+        check_nvidia(torch.device("cuda", device), "lightning_attn2", "lightning_attn2_torch")
     if capability is None:
         capability = torch.cuda.get_device_capability(device) if device >= 0 else (9, 0)
     if capability == (9, 0) and hopper_takes(dtype, head_dim, value_dim):

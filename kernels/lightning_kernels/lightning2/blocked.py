@@ -24,6 +24,7 @@ from torch import Tensor
 from ..common.autograd import attend_by_core
 from ..common.call import Call
 from ..common.validate import autocast_dtype, check_call, check_values, heads_first
+from .tiles import STEEPEST
 
 _SEGMENT_ELEMENTS = {"cpu": 1 << 17}
 """Upper bound in elements of each intermediate of a segment: on a CPU it stays in cache."""
@@ -67,21 +68,23 @@ def lightning_attn2_torch(
         q: queries [b, hq, n, head_dim], any floating dtype, strides and device.
         k: keys [b, hk, n, head_dim], hq a multiple of hk: query head i reads kv head i // (hq // hk).
         v: values [b, hk, n, value_dim].
-        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0 (checked on the CPU); None means no decay.
+        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0 (checked on the CPU); None means no decay, and inf that
+            a token sees only itself.
         scale: what o is multiplied by; the state does not see it.
         initial_state: X before the first token [b, hq, head_dim, value_dim], any floating dtype and strides;
             None means zeros. It gets a gradient.
         return_state: whether to return X after the last token too; a loss may depend on it.
         cu_seqlens: int32 [num_seqs + 1], where sequence i is tokens cu_seqlens[i] to cu_seqlens[i+1] − 1 of
-            a batch of 1: from 0, never decreasing, to n (checked on the CPU). States are then
-            [num_seqs, hq, head_dim, value_dim]. On a GPU, reading it synchronises, which `lightning_attn2`
-            avoids.
+            a batch of 1: from 0, never decreasing, to at most n (checked on the CPU). Rows beyond are zeros
+            in o and in gradients. States are then [num_seqs, hq, head_dim, value_dim]. On a GPU, reading it
+            synchronises, which `lightning_attn2` avoids.
         layout: "bhnd", or "bnhd" for q, k, v and o as [b, n, heads, dim].
         block_size: tokens per block, at least 1; it changes only speed and rounding.
 
     Returns:
         o [b, hq, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is
-        contiguous; with return_state (o, state), the state in fp32, or in fp64 for fp64 inputs.
+        contiguous, or as q is where several heads share one kv head; with return_state (o, state), the state
+        in fp32, or in fp64 for fp64 inputs.
 
     Raises:
         ValueError: if shapes, dtypes or devices do not fit together, or block_size is less than 1.
@@ -118,7 +121,7 @@ class _Decay:
 
 
 def _decay(slopes: Tensor, block: int, blocks: int, dtype: torch.dtype, reverse: bool) -> _Decay:
-    rate = slopes.to(torch.float64)[:, None]  # [h, 1]
+    rate = slopes.to(torch.float64).clamp_max(STEEPEST)[:, None]  # [h, 1]
 
     def power(steps: Tensor) -> Tensor:
         return torch.exp(-rate * steps.reshape(-1)).to(dtype).reshape(-1, *steps.shape)
@@ -169,6 +172,7 @@ def _linear_attention(
             leaving = _sequence(sequence, out[rows], reverse, block_size)
             if final is not None:
                 final[states] = 0.0 if leaving is None else leaving
+        out[:, :, ends[-1] :] = 0.0
 
 
 def _sequence(call: Call, out: Tensor, reverse: bool, block_size: int) -> Tensor | None:

@@ -85,12 +85,18 @@ def unobserved(q: Tensor) -> bool:
 
 def _run_backward(upstream: Upstream, call: Call) -> Gradients:
     """Compute the gradients by the operator, or directly where nothing watches the operators."""
+    if torch.compiler.is_compiling():  # by compiled autograd, which cannot trace `below_autograd`
+        with torch.no_grad():
+            return _call_backward(upstream, call)
     with below_autograd():
         plan = backward_plan(upstream, call) if unobserved(call.q) else None
-        if plan is not None:
-            return plan.backward(upstream, call)
-        grad_o, grad_state, needs = upstream
-        grads = _linear_attention_backward(grad_o, grad_state, *call[:-1], needs)
+        return _call_backward(upstream, call) if plan is None else plan.backward(upstream, call)
+
+
+def _call_backward(upstream: Upstream, call: Call) -> Gradients:
+    """Compute the gradients by the operator."""
+    grad_o, grad_state, needs = upstream
+    grads = _linear_attention_backward(grad_o, grad_state, *call[:-1], needs)
     return Gradients(*(grad if need else None for grad, need in zip(grads, needs, strict=True)))
 
 

@@ -29,9 +29,11 @@ from ..common.allocate import unit_last_stride
 from ..common.call import Call, Gradients, Upstream
 from ..common.core import core_backward, core_forward
 from ..common.launch import check_device, on_device
-from .tiles import lightning2_tiles, shared_limit
+from .tiles import STEEPEST, lightning2_tiles, shared_limit
 
 __all__ = ["backward", "check_runnable", "forward", "linear_attention"]
+
+_STEEPEST = tl.constexpr(STEEPEST)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -112,29 +114,39 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
     head = (pid // tiles_e) % heads
+    head64 = tl.cast(head, tl.int64)
+    row = tl.arange(0, BLOCK)
+    row64 = tl.cast(row, tl.int64)
+    col_e = first_e + tl.arange(0, BLOCK_E)
+    e_ok = col_e < E
     sequence = tl.cast(pid // tiles_e // heads, tl.int64)
     batch = sequence
     first = tl.zeros([], dtype=tl.int64)
     if PACKED:
         batch = tl.zeros([], dtype=tl.int64)
+        # The rows of no sequence: each sequence clears as many blocks of them as another.
+        sequences = tl.num_programs(0) // (tiles_e * heads)
+        end = tl.load(offsets_ptr + sequences)
+        for block in range(tl.cast(sequence, tl.int32), tl.cdiv(seq_len - end, BLOCK), sequences):
+            beyond = tl.cast(end, tl.int64) + tl.cast(block, tl.int64) * BLOCK + row64  # [BLOCK]
+            tl.store(
+                o_ptr + head64 * o_stride_h + col_e[:, None] + beyond[None, :] * o_stride_n,
+                tl.zeros([BLOCK_E, BLOCK], dtype=o_ptr.dtype.element_ty),
+                mask=(beyond < seq_len)[None, :] & e_ok[:, None],
+            )
         first = tl.cast(tl.load(offsets_ptr + sequence), tl.int64)
         seq_len = tl.cast(tl.load(offsets_ptr + sequence + 1) - first, tl.int32)
     q_step, k_step, v_step, o_step = q_stride_n, k_stride_n, v_stride_n, o_stride_n
     if REVERSE:
         q_step, k_step, v_step, o_step = -q_stride_n, -k_stride_n, -v_stride_n, -o_stride_n
         first += seq_len - 1
-    head64 = tl.cast(head, tl.int64)
     q_ptr += batch * q_stride_b + tl.cast(head // q_group, tl.int64) * q_stride_h + first * q_stride_n
     k_ptr += batch * k_stride_b + tl.cast(head // k_group, tl.int64) * k_stride_h + first * k_stride_n
     v_ptr += batch * v_stride_b + tl.cast(head // v_group, tl.int64) * v_stride_h + first * v_stride_n
     o_ptr += batch * o_stride_b + head64 * o_stride_h + first * o_stride_n
 
-    row = tl.arange(0, BLOCK)
-    row64 = tl.cast(row, tl.int64)
     col_d = tl.arange(0, BLOCK_D)
-    col_e = first_e + tl.arange(0, BLOCK_E)
     d_ok = col_d < D
-    e_ok = col_e < E
     state_ok = e_ok[:, None] & d_ok[None, :]
     q_tile = col_d[:, None] + row64[None, :] * q_step  # [BLOCK_D, BLOCK]
     k_tile = row64[:, None] * k_step + col_d[None, :]  # [BLOCK, BLOCK_D]
@@ -146,6 +158,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     rest_decay = 0.0
     if HAS_DECAY:
         slope = tl.load(slope_ptr + head)
+        slope = tl.where(slope > _STEEPEST, _STEEPEST, slope)
         # Its error grows with the number of blocks: fp64 once, and for fp32 inputs what rounding left over.
         exact_decay = tl.exp(tl.cast(slope, tl.float64) * -BLOCK)
         block_decay = tl.cast(exact_decay, tl.float32)

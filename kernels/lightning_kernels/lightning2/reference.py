@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..common.call import Call
 from ..common.validate import check_call, check_values, heads_first
+from .tiles import STEEPEST
 
 _OneSequence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -38,12 +39,13 @@ def reference_attention(
         q: queries [b, hq, n, head_dim], any floating dtype and device.
         k: keys [b, hk, n, head_dim], hq a multiple of hk.
         v: values [b, hk, n, value_dim].
-        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0; None means no decay.
+        s: slopes per token [hq, 1, 1] or [hq], s ≥ 0, also inf; None means no decay.
         scale: what o is multiplied by.
         initial_state: [b, hq, head_dim, value_dim], any floating dtype; None means zeros.
         return_state: whether to return the state after the last token too.
-        cu_seqlens: int32 [num_seqs + 1]: bounds of sequences packed along n in a batch of 1. States are then
-            [num_seqs, hq, head_dim, value_dim]. Reading them synchronises with a GPU.
+        cu_seqlens: int32 [num_seqs + 1]: bounds of sequences packed along n in a batch of 1; rows of o beyond
+            the last are zeros. States are then [num_seqs, hq, head_dim, value_dim]. Reading them synchronises
+            with a GPU.
         layout: "bhnd", or "bnhd" for q, k, v and o as [b, n, heads, dim].
 
     Returns:
@@ -89,7 +91,7 @@ def _evaluate(one_sequence: _OneSequence, call: Call, layout: str) -> tuple[Tens
     group = heads // k.shape[1]
     q = q.double() * scale
     k, v = (x.double().repeat_interleave(group, dim=1) for x in (k, v))
-    rate = q.new_zeros(heads) if s is None else s.double().reshape(heads)  # [h]
+    rate = q.new_zeros(heads) if s is None else s.double().reshape(heads).clamp_max(STEEPEST)  # [h]
     count = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     state = q.new_zeros(count, heads, q.shape[3], v.shape[3])
     if initial_state is not None:
@@ -102,7 +104,9 @@ def _evaluate(one_sequence: _OneSequence, call: Call, layout: str) -> tuple[Tens
             one_sequence(q[:, :, i:j], k[:, :, i:j], v[:, :, i:j], rate, state[index : index + 1])
             for index, (i, j) in enumerate(pairwise(bounds))
         ]
-        o, state = (torch.cat(x, dim) for x, dim in zip(zip(*parts, strict=True), (2, 0), strict=True))
+        beyond = q.new_zeros(1, heads, q.shape[2] - bounds[-1], v.shape[3])
+        o = torch.cat([*(part for part, _ in parts), beyond], dim=2)
+        state = torch.cat([leaving for _, leaving in parts])
     return (o if layout == "bhnd" else o.transpose(1, 2)), state
 
 

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -82,8 +82,15 @@ def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:
 
 @cache
 def _triton_has_gluon() -> bool:
-    """Say whether triton is 3.6 or later: before, Gluon lacked what the kernel needs."""
-    major, minor = version("triton").split(".")[:2]
+    """Say whether triton is 3.6 or later: before, Gluon lacked what the kernel needs.
+
+    Asked of the module: its distribution has other names, too, such as pytorch-triton and triton-windows.
+    """
+    if find_spec("triton") is None:
+        return False
+    from triton import __version__
+
+    major, minor = __version__.split(".")[:2]
     return (int(major), int(minor)) >= (3, 6)
 
 
@@ -253,6 +260,8 @@ def _hopper_tiles(
     )
 
 
+STEEPEST = 1e30
+"""The slope that counts for all above, also for inf: λ is 0 just as well, but λ⁰ is 1 and not NaN."""
 WINDOW = 20.8
 """A token that is T tokens old counts for λ^T = e^(−sT). From T = WINDOW/s on that is less than 2⁻³⁰
 (30·ln 2 = 20.79), and a segment leaves it out: it walks over the last ⌈WINDOW/s⌉ tokens before it."""

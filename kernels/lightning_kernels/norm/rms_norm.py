@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from .._ops import add_op_namespace_prefix, ops
 from ..common.private_torch import below_autograd, has_forward_mode
-from ..common.validate import KERNEL_DTYPES
+from ..common.validate import KERNEL_DTYPES, check_nvidia
 
 _MAX_DIM = 32768
 """More elements do not fit in the registers of one program."""
@@ -48,6 +48,7 @@ def simple_rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
         raise ValueError(
             f"simple_rms_norm needs a tensor on a GPU, got {x.device}: use simple_rms_norm_torch"
         )
+    check_nvidia(x.device, "simple_rms_norm", "simple_rms_norm_torch")
     if x.shape[:-1].numel() >= 2**31:
         raise NotImplementedError(
             f"simple_rms_norm takes fewer than 2**31 rows, got {x.shape[:-1].numel()}: call it on parts"

@@ -10,6 +10,7 @@ from .._ops import add_op_namespace_prefix, ops
 from ..common.validate import (
     KERNEL_DTYPES,
     check_dims,
+    check_nvidia,
     check_slope_values,
     check_slopes,
 )
@@ -48,6 +49,7 @@ def lightning_attn2_step(
     if q.dtype not in KERNEL_DTYPES:
         raise ValueError(f"lightning_attn2_step takes float32, float16 or bfloat16, got {q.dtype}")
     check_dims(q.shape[2], v.shape[2], "lightning_attn2_step")
+    check_nvidia(q.device, "lightning_attn2_step", "lightning_attn2_step_torch")
     if state.dtype != torch.float32:
         raise ValueError(f"state must be float32, got {state.dtype}")
     strides = state.stride()

@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 from functools import partial
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import lightning_kernels as lk
+from lightning_kernels.lightning2 import tiles
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FULL = pytest.mark.parametrize(
@@ -83,10 +87,11 @@ def test_heads_and_batches(attention):
 @FULL
 def test_values_on_the_cpu(attention):
     x = zeros(1, 2, 5, 16)
-    with pytest.raises(ValueError, match="at least 0"):
-        attention(x, x, x, torch.tensor([0.1, -0.1]))
-    for bounds in ([1, 5], [0, 4], [0, 3, 2, 5]):
-        with pytest.raises(ValueError, match="must start at 0, never decrease and end at seq_len 5"):
+    for slope in (-0.1, float("-inf"), float("nan")):
+        with pytest.raises(ValueError, match="a number of at least 0"):
+            attention(x, x, x, torch.tensor([0.1, slope]))
+    for bounds in ([1, 5], [0, 6], [0, 3, 2, 5]):
+        with pytest.raises(ValueError, match="must start at 0, never decrease and end at most at seq_len 5"):
             attention(x, x, x, cu_seqlens=torch.tensor(bounds, dtype=torch.int32))
 
 
@@ -173,6 +178,50 @@ def test_config_of_the_hopper_kernel(monkeypatch):
     assert describe(128, 24, torch.float16).startswith("path=portable")
     monkeypatch.setenv("LIGHTNING_KERNELS_HOPPER", "0")
     assert describe(128, 128, torch.bfloat16).startswith("path=portable")
+
+
+@pytest.mark.parametrize(
+    ("release", "has_gluon"), [("3.5.1", False), ("3.6.0+git1234", True), ("3.10.0.post1", True)]
+)
+def test_triton_of_another_distribution(monkeypatch, release, has_gluon):
+    """pytorch-triton and triton-windows have no metadata under the name of triton."""
+
+    def unknown(name):
+        raise PackageNotFoundError(name)
+
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(metadata, "version", unknown)
+    monkeypatch.setattr(triton, "__version__", release)
+    tiles._triton_has_gluon.cache_clear()
+    try:
+        config = lk.lightning2_config(128, 128, torch.bfloat16, capability=(9, 0), shared_bytes=232448)
+    finally:
+        tiles._triton_has_gluon.cache_clear()
+    assert config.startswith("path=hopper" if has_gluon else "path=portable")
+
+
+NAMES = ("lightning_attn1", "lightning_attn2", "lightning_attn2_step", "simple_rms_norm", "gate_loop")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gpus_of_amd_are_refused(monkeypatch, name):
+    """To torch they are "cuda", and an MI200 has the capability of Hopper."""
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    with FakeTensorMode() as mode:
+        x, token, state = (
+            FakeTensor(mode, torch.empty(shape, dtype=dtype, device="meta"), torch.device("cuda:0"))
+            for shape, dtype in (
+                ((1, 2, 5, 16), torch.bfloat16), ((1, 2, 16), torch.bfloat16), ((1, 2, 16, 16), torch.float32)
+            )
+        )  # fmt: skip
+        calls = {
+            "lightning_attn2_step": lambda: lk.lightning_attn2_step(token, token, token, state=state),
+            "simple_rms_norm": lambda: lk.simple_rms_norm(x),
+            "gate_loop": lambda: lk.gate_loop(x, x, x, x),
+        }
+        call = calls.get(name, lambda: getattr(lk, name)(x, x, x))
+        with pytest.raises(ValueError, match=rf"{name} takes NVIDIA GPUs, got cuda.*ROCm 6\.4.*_torch there"):
+            call()
 
 
 def run_python(code):

@@ -23,6 +23,7 @@ WIDE = Trial(n=200, head_dim=256, value_dim=192, slopes=(0.3, 50.0), wide=True, 
 RAGGED = Trial(n=70, head_dim=80, value_dim=48, final=True, initial=True)
 GROUPED = Trial(n=70, heads=4, slopes=(0.3, 0.2, 0.1, 0.0), layouts=("bhnd", "sliced", "bnhd", "strided"))
 PACKED = Trial(n=300, bounds=(0, 65, 65, 300), initial=True, final=True)
+PADDED = Trial(n=500, bounds=(0, 65, 100))
 WINDOW = Trial(n=2048, heads=1, kv_heads=1, slopes=(0.02,), outlier=255, backward=False)
 MEMORY = replace(PAIRS, slopes=(0.005, 0.0), outlier=0, backward=False)
 SLOW = replace(AHEAD, slopes=(0.001,))
@@ -31,7 +32,7 @@ SHALLOW = Trial(n=1024, head_dim=256, value_dim=64, heads=1, kv_heads=1, slopes=
 
 TRIALS = {
     "pairs": PAIRS, "boxes": BOXES, "ahead": AHEAD, "deep": DEEP, "wide": WIDE, "ragged": RAGGED,
-    "grouped": GROUPED, "memory": MEMORY, "slow": SLOW, "packed": PACKED, "window": WINDOW,
+    "grouped": GROUPED, "memory": MEMORY, "slow": SLOW, "packed": PACKED, "padded": PADDED, "window": WINDOW,
     "one block": ONE_BLOCK, "shallow": SHALLOW, "steep": replace(WIDE, slopes=(1e30, 0.3)),
 }  # fmt: skip
 
@@ -213,8 +214,19 @@ ROLES = (
            ("kernel", "steps = gl.load(offset_ptr + sequence + 1) - begin",
                       "steps = gl.load(offset_ptr + sequence + 1)")),
 )  # fmt: skip
+UNUSED_ROWS = (
+    mutant("rows of no sequence are left as they are", "padded",
+           ("output", "range(share, gl.cdiv(rows, BLOCK), shares)", "range(0)")),
+    mutant("one block of such rows is left", "padded",
+           ("kernel", "seq_len - end, share", "seq_len - end - BLOCK, share")),
+    mutant("every sequence clears all of them", "padded", ("kernel", "share = sequence * segments + segment",
+                                                         "share = segment")),
+    mutant("they begin after the first sequence", "padded",
+           ("kernel", "end = gl.load(offset_ptr + sequences)", "end = gl.load(offset_ptr + 1)")),
+)  # fmt: skip
 MUTANTS = (
     *WAITS, *FENCES, *EARLY_RELEASES, *DECAYS, *SEGMENTS, *PARITIES, *COUNTS, *MASKS, *OWNERS, *ROLES,
+    *UNUSED_ROWS,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Seeds are fixed, but for a few random trials that change every day, whose seeds 
 docs/kernels.md for more of these.
 """
 
+import math
 from dataclasses import replace
 from datetime import date
 
@@ -34,7 +35,7 @@ LAYOUTS = [
 ]  # fmt: skip
 PACKED = [
     Trial(n=n, bounds=bounds, initial=initial, final=True, processors=processors)
-    for n, bounds in ((200, (0, 64, 64, 65, 200)), (130, (0, 0, 130)), (0, (0, 0)))
+    for n, bounds in ((200, (0, 64, 64, 65, 200)), (130, (0, 0, 130)), (0, (0, 0)), (300, (0, 70, 70)))
     for initial in (False, True)
     for processors in (1, 132)
 ]  # fmt: skip
@@ -44,12 +45,12 @@ STATES = [
 ]  # fmt: skip
 SLOPES = [
     Trial(slopes=slopes, processors=processors, initial=True, final=True, dtype=dtype)
-    for slopes in (None, (0.0, 1e-8), (2.0**-8, 0.5), (8.0, 50.0), (1e4, 1e30))
+    for slopes in (None, (0.0, 1e-8), (2.0**-8, 0.5), (8.0, 50.0), (1e4, 1e30), (math.inf, 0.3))
     for processors, dtype in ((1, torch.bfloat16), (132, torch.float16))
 ]  # fmt: skip
 STEEP = [
     Trial(n=70, head_dim=256, value_dim=96, wide=True, processors=1, slopes=slopes, backward=False)
-    for slopes in (None, (50.0, 1e30))
+    for slopes in (None, (50.0, 1e30), (math.inf, 0.3))
 ]  # fmt: skip
 SEGMENTS = [
     replace(FULL, n=1024),
@@ -57,6 +58,8 @@ SEGMENTS = [
     replace(FULL, n=960, slopes=(0.0,), boxes=True),
     replace(FULL, n=1024, slopes=(0.1,), head_dim=256, value_dim=64, backward=False),
     replace(FULL, n=1700, slopes=(0.1,), bounds=(0, 600, 1700)),
+    replace(FULL, n=1700, slopes=(0.1,), bounds=(0, 300, 800)),
+    replace(FULL, n=1024, slopes=(math.inf,)),
     replace(FULL, n=1024, slopes=None, initial=False, final=False),
 ]  # fmt: skip
 OUTLIERS = [

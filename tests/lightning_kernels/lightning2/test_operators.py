@@ -1,7 +1,10 @@
 """The operators of `lightning_attn2` under opcheck, torch.compile, autocast and torch.func."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -55,6 +58,22 @@ def test_compile_without_a_break(bounds, dynamic):
         assert torch.equal(x, expected[name]), name
         strides = zip(x.shape, x.stride(), expected[name].stride(), strict=True)
         assert all(count == 1 or here == there for count, here, there in strides), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compile_forward", [False, True])
+def test_compiled_autograd_without_a_break(compile_forward):
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, bounds=[0, 3, 20], device=DEVICE)
+    expected = case.run(lk.lightning_attn2)
+    whole = partial(torch.compile, fullgraph=True, backend="aot_eager")
+    torch._dynamo.reset()
+    inputs = case.inputs()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        o, state = case.call(whole(lk.lightning_attn2) if compile_forward else lk.lightning_attn2, inputs)
+    with compiled_autograd._enable(whole):
+        (o * case.do).sum().add((state * case.d_state).sum()).backward()
+    for name, x in zip(("dq", "dk", "dv", "d_initial"), inputs, strict=True):
+        assert torch.equal(x.grad, expected[name]), name
 
 
 @pytest.mark.parametrize("attention", [lk.lightning_attn2, lk.lightning_attn2_torch])

@@ -129,6 +129,35 @@ def test_an_empty_sequence_without_a_state_leaves_zeros(attention):
 
 @pytest.mark.slow
 @both
+@pytest.mark.parametrize("bounds", [[0, 5], [0, 20, 20, 41], [0, 0, 0], [0, 70]])
+@pytest.mark.parametrize("kv_heads", [2, 4])
+@pytest.mark.usefixtures("poison")
+def test_rows_of_no_sequence_are_zeros(attention, bounds, kv_heads):
+    """Such as those that pad a batch of packed sequences to a fixed size."""
+    case = make_case(1, 4, kv_heads, 70, 24, 40, torch.float32, bounds=bounds, scale=0.5, device=DEVICE)
+    expected = case.run(lk.reference_attention, torch.float64)
+    for name, x in case.run(attention).items():
+        torch.testing.assert_close(x.double(), expected[name], rtol=1e-5, atol=1e-5, msg=name)
+        if name in ("o", "dq", "dk", "dv"):
+            assert not x[:, :, bounds[-1] :].any(), name
+
+
+@pytest.mark.parametrize(
+    "attention", [KERNEL, TORCH, lk.lightning_attn1, lk.reference_attention, lk.reference_recurrent]
+)
+def test_an_infinite_slope_forgets_all_but_the_token(attention):
+    case = make_case(1, 2, 2, 70, 16, 32, torch.float32, state=False, device=DEVICE)
+    q, k, v = (x.requires_grad_() for x in (case.q, case.k, case.v))
+    o = attention(q, k, v, torch.tensor([float("inf"), 0.1], device=DEVICE))
+    got = o[:, 0], *torch.autograd.grad(o[:, 0], (q, k, v), case.do[:, 0].to(o.dtype))
+    own = (q * k).sum(-1, keepdim=True).double() * v
+    expected = own[:, 0], *torch.autograd.grad(own[:, 0], (q, k, v), case.do[:, 0].double())
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a.double(), b.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@both
 @pytest.mark.usefixtures("poison")
 def test_every_element_is_written(attention):
     for bounds in (None, [0, 0, 20, 70, 70]):
@@ -158,6 +187,20 @@ def test_layouts_are_views_of_one_another(attention):
         assert got[name].is_contiguous()
         assert expected[name].transpose(1, 2).is_contiguous()
     assert torch.equal(got["state"], expected["state"])
+
+
+@both
+@pytest.mark.parametrize("fused", [False, True])
+def test_one_kv_head_leaves_the_layout_to_q(attention, fused):
+    """The strides of a single head say nothing: those of [b, n, 1, dim] and [b, 1, n, dim] are equal."""
+    x = torch.randn(2, 9, 4 + 2, 16, device=DEVICE)
+    q, k, v = (part if fused else part.contiguous() for part in x.split((4, 1, 1), dim=2))
+    o = attention(q, k, v, layout="bnhd")
+    assert o.view(2, 9, 64).shape == (2, 9, 64)
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    other = attention(q, k, v)
+    assert other.is_contiguous()
+    assert torch.equal(o.transpose(1, 2), other)
 
 
 @pytest.mark.slow

@@ -183,6 +183,7 @@ def modules(machine) -> SimpleNamespace:
         expand_dims=lambda x, axis: Tile(np.expand_dims(x.data, axis), x.dtype, x.reads),
         convert_layout=lambda x, layout: x, inline_asm_elementwise=inline_asm_elementwise,
         load=memory.load, store=memory.store, program_id=lambda axis: integer(machine.program.number, 32),
+        num_programs=lambda axis: integer(machine.grid[axis], 32),
         num_warps=lambda: machine.program.current.warps, barrier=barrier,
         allocate_shared_memory=allocate_shared_memory, warp_specialize=warp_specialize,
         NVMMASharedLayout=Layout, SharedLinearLayout=Layout, SwizzledSharedLayout=Layout,

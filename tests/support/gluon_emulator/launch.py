@@ -21,6 +21,7 @@ class Machine:
     def __init__(self, seed: int = 0) -> None:
         self.rng = random.Random(seed)
         self.program: Program = Program(0, 4, self.rng)
+        self.grid: tuple[int, ...] = (1, 1, 1)
         self.launches: list[dict[str, object]] = []
         """The arguments of every launch by their names, without tensors."""
         self.shared_bytes = 0
@@ -38,6 +39,7 @@ class Machine:
         self.launches.append({k: v for k, v in bound.items() if not isinstance(v, torch.Tensor)})
         values = self._arguments(kernel, bound)
         regions = [value.region for value in values if isinstance(value, Pointer)]
+        self.grid = grid
         programs = list(range(int(np.prod(grid))))
         self.rng.shuffle(programs)
         with np.errstate(all="ignore"):

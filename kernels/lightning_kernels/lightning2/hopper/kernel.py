@@ -17,7 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from ..tiles import SEGMENT_ALIGNED, WINDOW
 from .loader import LOADER_WARPS, load
-from .output import write_output
+from .output import clear_rows, write_output
 from .rings import (
     BLOCK,
     Bounds,
@@ -192,6 +192,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         elif grad_state_ptr is not None:
             initial = grad_state_ptr + state_at
             has_initial = has_initial & (role != 2)
+        result = gl.where(is_dq, out, gl.where(is_dv, dv, dk))
         a_step = gl.where(is_dq, g_stride_n, gl.where(is_dv, k_stride_n, v_stride_n))
         b_step = gl.where(is_dq, v_stride_n, gl.where(is_dv, q_stride_n, g_stride_n))
         c_step = gl.where(is_dq, k_stride_n, gl.where(is_dv, g_stride_n, q_stride_n))
@@ -203,7 +204,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
             gl.where(is_dq, v, gl.where(is_dv, q, g)) + start * b_step,
             gl.where(is_dq, k, gl.where(is_dv, g, q)) + start * c_step,
             a_step * turn, b_step * turn, c_step * turn,
-            gl.where(is_dq, out, gl.where(is_dv, dv, dk)) + start * out_step, out_step * turn,
+            result + start * out_step, out_step * turn,
         )  # fmt: skip
         scale_read = gl.where(is_dq, scale, 1.0)
         scale_write = gl.where(is_dq, 1.0, scale)
@@ -215,6 +216,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
             D == E and TILES.block_d == D, D == E and TILES.tiles_e * TILES.columns == E,
         )  # fmt: skip
     else:
+        result = out
         q_step = gl.where(known, q_stride_n, 16)
         k_step = gl.where(known, k_stride_n, 16)
         v_step = gl.where(known, v_stride_n, 16)
@@ -231,6 +233,13 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         decay = Decay(slope_ptr, scale_read, 1.0, scale_read * 1.0, gl.where(known, 1, 0))
         ends = Ends(initial, final, E, 1, has_initial, has_final)
         bounds = Bounds(D, E, first_e, TILES.block_d == D, TILES.tiles_e * TILES.columns == E)
+    if offset_ptr is not None:
+        # The rows of no sequence: each segment of each sequence clears as many blocks of them as another.
+        sequences = gl.num_programs(0) // (heads * segments * TILES.tiles_e * roles)
+        end = gl.load(offset_ptr + sequences)
+        share = sequence * segments + segment
+        beyond = result + end.to(gl.int64) * out_step
+        clear_rows(beyond, out_step, seq_len - end, share, sequences * segments, bounds, TILES)
     boxes = Boxes(q_box, k_box, v_box, sequence, head, kv_head)
     walk = Walk(first, main, last, steps)
     _run(boxes, rows, ends, decay, walk, bounds, TILES)

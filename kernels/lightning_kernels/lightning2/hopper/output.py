@@ -43,6 +43,20 @@ def rows_inside(row, col, left, bounds):  # type: ignore[no-untyped-def]
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
+def clear_rows(out_ptr, out_step, rows, share, shares, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Store zeros in `rows` rows from `out_ptr` on: in every `shares`-th block of them, from `share` on."""
+    COLUMNS: gl.constexpr = TILES.columns
+    threads: gl.constexpr = gl.BlockedLayout([1, 8], [8, 4], [gl.num_warps(), 1], [1, 0])
+    row = gl.arange(0, BLOCK, gl.SliceLayout(1, threads))
+    col = bounds.first_e + gl.arange(0, COLUMNS, gl.SliceLayout(0, threads))
+    zero = gl.zeros([BLOCK, COLUMNS], out_ptr.dtype.element_ty, threads)
+    for block in range(share, gl.cdiv(rows, BLOCK), shares):
+        inside = rows_inside(row, col, rows - block * BLOCK, bounds)
+        at = out_ptr + out_step.to(gl.int64) * BLOCK * block
+        gl.store(at + ((row * out_step)[:, None] + col[None, :]), zero, mask=inside)
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
 def _first_products(ring, states, turn, copy, wanted, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
     """Start Q Kᵀ and Q·KV of block `turn` of the walk when the state before it, number `copy`, is ready.
 

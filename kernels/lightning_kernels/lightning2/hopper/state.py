@@ -16,7 +16,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ..tiles import STEEPEST
 from .rings import BLOCK
+
+_STEEPEST = gl.constexpr(STEEPEST)
 
 
 @gluon.jit
@@ -32,7 +35,8 @@ def load_slope(slope_ptr, steps):  # type: ignore[no-untyped-def]
     """Load s·log₂e, here and not for all warps at once, so that the loader need not wait for it."""
     slope = (steps * 0).to(gl.float32)
     if slope_ptr is not None:
-        slope = gl.load(slope_ptr).to(gl.float32) * 1.4426950408889634
+        slope = gl.load(slope_ptr).to(gl.float32)
+        slope = gl.where(slope > _STEEPEST, _STEEPEST, slope) * 1.4426950408889634
     return slope
 
 
