@@ -1,7 +1,7 @@
 """One call of linear attention with decay as a value, and what its backward pass is given and returns."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -75,3 +75,13 @@ class Gradients(NamedTuple):
     dv: Tensor | None = None
     d_initial: Tensor | None = None
     """Gradient of the initial state."""
+
+
+class Implementation(Protocol):
+    """What computes calls of one kind, as users gave them; `plans.check` of lightning2 has passed them."""
+
+    def forward(self, call: Call, /) -> tuple[Tensor, Tensor | None]:
+        """Compute o and, where `call.return_state`, the final state."""
+
+    def backward(self, upstream: Upstream, call: Call, /) -> Gradients:
+        """Compute the gradients in `upstream.needs`."""

@@ -4,31 +4,22 @@ Calls are of one kind where their tensors agree in everything but values and add
 dtypes, devices and alignments. A call of a known kind is neither checked nor decided upon again.
 """
 
-from collections.abc import Hashable
-from functools import cache
+from collections.abc import Callable, Hashable
+from functools import cache, partial
 from types import ModuleType
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..common.call import Call, Gradients, Upstream
+from ..common.call import Call, Implementation, Upstream
+from ..common.switches import hopper_is_on, invariant
 from ..common.validate import check_call, check_kernel_call
+from .adapted import Copying, Rescaling
 from .tiles import hopper_takes
 
 MOST_PLANS = 4096
 """More would be kept for ever by calls that each have a sequence length of their own."""
 _PLAIN = (Tensor, torch.nn.Parameter)
-
-
-class Implementation(Protocol):
-    """What computes calls of one kind, as users gave them; `check` has passed them."""
-
-    def forward(self, call: Call, /) -> tuple[Tensor, Tensor | None]:
-        """Compute o and, where `call.return_state`, the final state."""
-
-    def backward(self, upstream: Upstream, call: Call, /) -> Gradients:
-        """Compute the gradients in `upstream.needs`."""
 
 
 _plans: dict[Hashable, Implementation] = {}
@@ -45,7 +36,7 @@ def forward_plan(call: Call) -> Implementation | None:
         return None
     slopes = call.slopes
     learned = slopes is not None and slopes.requires_grad and torch.is_grad_enabled()  # is refused
-    key = call.return_state, learned, kind
+    key = call.return_state, learned, hopper_is_on(), invariant(), kind
     plan = _plans.get(key)
     if plan is None:
         check(call)
@@ -58,7 +49,7 @@ def backward_plan(upstream: Upstream, call: Call) -> Implementation | None:
     kind = kind_of((upstream.grad_o, upstream.grad_state, *call[:6]))
     if kind is None:
         return None
-    key = upstream.needs, kind
+    key = upstream.needs, hopper_is_on(), invariant(), kind
     plan = _plans.get(key)
     if plan is None:
         plan = _keep(key, choose(call.q, call.k, call.v, upstream.grad_o))
@@ -76,16 +67,18 @@ def check(call: Call) -> None:
     check_kernel_call(call, "lightning_attn2")
 
 
-def choose(*tensors: Tensor | None) -> Implementation:
+def choose(q: Tensor, k: Tensor, v: Tensor, grad_o: Tensor | None = None) -> Implementation:
     """Choose what computes a call with q, k, v, and backward the gradient of o.
 
-    It is the Hopper kernel where the GPU has it and it takes these tensors as they are.
+    It is the Hopper kernel where the GPU has it and it takes these dims and this dtype. Tensors that it
+    cannot read as they are, because of their strides or their address, are copied.
     """
-    special = None if tensors[0] is None else hopper(tensors[0].get_device())
-    if special is not None and special.takes(*tensors):
-        attention: Implementation = special.HopperAttention()
-        return attention
-    return portable()
+    special = hopper(q.get_device()) if hopper_takes(q.dtype, q.shape[3], v.shape[3]) else None
+    make: Callable[[], Implementation] = portable
+    if special is not None:
+        copied = [not special.takes(x) for x in (q, k, v, grad_o)]
+        make = partial(Copying, special.HopperAttention, copied) if any(copied) else special.HopperAttention
+    return Rescaling(make) if q.dtype == torch.float16 else make()
 
 
 @cache
@@ -103,7 +96,7 @@ def portable() -> ModuleType:
 @cache
 def hopper(device: int) -> ModuleType | None:
     """Return the implementation for compute capability 9.0 if this CUDA device has it, else None."""
-    if device < 0 or torch.cuda.get_device_capability(device) != (9, 0) or not hopper_takes(torch.float16):
+    if device < 0 or torch.cuda.get_device_capability(device) != (9, 0):
         return None
     from .hopper import host
 

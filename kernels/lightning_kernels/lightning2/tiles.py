@@ -1,13 +1,14 @@
 """Tile sizes, warps and stages of the kernels: plain functions of dims and dtype, no autotuning."""
 
 import math
-import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
+
+from ..common.switches import hopper_is_on, invariant
 
 HOPPER_BLOCK = 64
 """Tokens of a block of the Hopper kernel."""
@@ -68,12 +69,12 @@ def lightning2_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_l
 
 
 def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:
-    """Say whether the Hopper kernel takes this dtype and these dims; `hopper.host.takes` judges strides.
+    """Say whether the Hopper kernel may be used for this dtype and these dims.
 
-    LIGHTNING_KERNELS_HOPPER=0 in the environment turns the kernel off.
+    `hopper.host.takes` says which tensors it reads without a copy.
     """
     return (
-        os.environ.get("LIGHTNING_KERNELS_HOPPER") != "0"
+        hopper_is_on()
         and dtype in (torch.float16, torch.bfloat16)
         and all(dim % 16 == 0 for dim in dims)
         and _triton_has_gluon()
@@ -205,8 +206,12 @@ def hopper_launch(
 ) -> tuple[HopperTiles, int, int]:
     """Choose how a launch of the Hopper kernel is cut up: tiles, programs per segment, and segments.
 
-    `programs` are sequences times heads, `elements` as for `hopper_tiles`.
+    `programs` are sequences times heads, `elements` as for `hopper_tiles`. Where results are to be
+    `invariant`, nothing depends on `programs` and `seq_len`: one segment, of the tiles for many heads.
     """
+    if invariant():
+        tiles = hopper_tiles(head_dim, value_dim, backward, programs=processors, processors=processors)
+        return tiles, programs * tiles.tiles_e * (3 if backward else 1), 1
     tiles = hopper_tiles(head_dim, value_dim, backward, programs, processors, elements)
     walks = programs * tiles.tiles_e * (3 if backward else 1)
     segments = hopper_segments(walks, seq_len, processors, tiles.wide)
@@ -274,7 +279,7 @@ SEGMENT_ALIGNED = 4
 """A segment computes rows from a multiple of this many blocks on; a multiple of each `group`."""
 
 
-@cache
+@lru_cache(maxsize=4096)  # there are as many lengths as users have
 def hopper_segments(programs: int, seq_len: int, processors: int, wide: bool) -> int:
     """Choose into how many segments a sequence is cut, so that `programs` times as many fill the device.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..common.allocate import unit_last_stride
 from ..common.launch import interpreted, on_device
+from ..common.switches import invariant
 
 __all__ = ["attention_step", "step_block_e"]
 
@@ -79,10 +80,11 @@ def step_block_e(states: int, head_dim: int, value_dim: int) -> int:
 
     A row of 32 fp32 columns is a whole cache line of 128 bytes, and 128 rows of it are 16 KiB in flight per
     program in 32 registers per thread. Where `states` = batch · heads are too few for two programs per
-    multiprocessor, half of that, down to 16 columns.
+    multiprocessor, half of that, down to 16 columns; not where results are to be `invariant`, since the order
+    in which a program sums depends on it.
     """
     block_e = min(64 if head_dim <= 64 else 32, _padded(value_dim))
-    while block_e > 16 and states * -(-value_dim // block_e) < _ENOUGH_PROGRAMS:
+    while not invariant() and block_e > 16 and states * -(-value_dim // block_e) < _ENOUGH_PROGRAMS:
         block_e //= 2
     return block_e
 
