@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lightning_bench.variant import PLAIN, Variant
+
 Direction = Literal["fwd", "bwd", "fwd_bwd"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 Device = Literal["cuda", "cpu"]
@@ -45,7 +47,8 @@ DTYPE_BYTES: dict[Dtype, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 class Shape:
     """What the inputs look like: q and k are [batch, heads, seq_len, head_dim], v is [..., value_dim].
 
-    Cases of one shape share their inputs, their oracle and the rounds in which they are timed.
+    Cases of one shape share their inputs, their oracle and the rounds in which they are timed. With fewer
+    `kv_heads` than heads these are the heads of k and v.
     """
 
     batch: int
@@ -55,31 +58,43 @@ class Shape:
     value_dim: int
     dtype: Dtype
     device: Device
+    variant: Variant = PLAIN
 
     @property
-    def qk_elements(self) -> int:
-        """Elements of q (and of k)."""
+    def kv_heads(self) -> int:
+        """Heads of k and v."""
+        return self.variant.kv_heads or self.heads
+
+    @property
+    def group(self) -> int:
+        """How many heads of q share one of k and v: query head i reads kv head i // group."""
+        return self.heads // self.kv_heads
+
+    @property
+    def q_elements(self) -> int:
+        """Elements of q."""
         return self.batch * self.heads * self.seq_len * self.head_dim
 
     @property
-    def v_elements(self) -> int:
-        """Elements of v (and of the output)."""
+    def o_elements(self) -> int:
+        """Elements of the output."""
         return self.batch * self.heads * self.seq_len * self.value_dim
 
     @property
     def input_bytes(self) -> int:
         """Bytes of q, k and v together."""
-        return (2 * self.qk_elements + self.v_elements) * DTYPE_BYTES[self.dtype]
+        kv = (self.q_elements + self.o_elements) // self.group
+        return (self.q_elements + kv) * DTYPE_BYTES[self.dtype]
 
     @property
     def output_bytes(self) -> int:
         """Bytes of the output."""
-        return self.v_elements * DTYPE_BYTES[self.dtype]
+        return self.o_elements * DTYPE_BYTES[self.dtype]
 
     def __str__(self) -> str:
         return (
             f"b{self.batch}-h{self.heads}-n{self.seq_len}-d{self.head_dim}-e{self.value_dim}"
-            f"-{self.dtype}-{self.device}"
+            f"-{self.dtype}-{self.device}{self.variant}"
         )
 
 

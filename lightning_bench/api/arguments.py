@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from lightning_bench.case import DEVICES, DIRECTIONS, DTYPES, Device, Direction, Dtype, ProtocolName
 from lightning_bench.errors import UsageError
@@ -19,7 +19,8 @@ Lengths = int | str | Sequence[int]
 class MeasureOptions(TypedDict, total=False):
     """Options that `speed`, `memory` and `check` share; what is left out is as the suite has it.
 
-    `head_dim` is that of q and k, `value_dim` that of v and o. `provider` replaces the suite's providers, or
+    `head_dim` is that of q and k, `value_dim` that of v and o; `layer`, `rank` and `packing` are texts as in
+    a suite, such as "79 of 80" and "96k + 31 x 1k". `provider` replaces the suite's providers, or
     joins them with `+` before each name. `layout` is that of plain functions, `bhnd` if left out. A case may
     take `time_limit_s` seconds. `fresh` sets an existing `out` aside, `retry` measures again what failed
     there. `progress=False` prints nothing.
@@ -33,6 +34,10 @@ class MeasureOptions(TypedDict, total=False):
     heads: Lengths
     dtype: Dtype | Sequence[Dtype]
     direction: Direction | Sequence[Direction]
+    kv_heads: Lengths
+    layer: str | Sequence[str]
+    rank: str | Sequence[str]
+    packing: str | Sequence[str]
     layout: str
     device: Device
     time_limit_s: float
@@ -60,13 +65,15 @@ def check_names(given: Mapping[str, Any], allowed: Collection[str], what: str) -
 def overrides_of(options: SpeedOptions, providers: Overrides) -> Overrides:
     """Return `providers` with the axes that replace the suite's. UsageError names a wrong option."""
     axes: dict[str, Any] = {}
-    for name in ("seq_len", "head_dim", "value_dim", "batch", "heads"):
+    for name in ("seq_len", "head_dim", "value_dim", "batch", "heads", "kv_heads"):
         if name in options:
             axes[name] = _lengths(options[name], name)
     if "dtype" in options:
         axes["dtype"] = parse_words(_text(options["dtype"]), DTYPES, "dtype")
     if "direction" in options:
         axes["direction"] = parse_words(_text(options["direction"]), DIRECTIONS, "direction")
+    texts: tuple[Literal["layer", "rank", "packing"], ...] = ("layer", "rank", "packing")
+    axes |= {name: tuple(listed(options[name])) for name in texts if name in options}
     return replace(providers, **axes)
 
 
@@ -83,7 +90,7 @@ def settings_of(options: SpeedOptions) -> Settings:
         device=device and parse_words(device, DEVICES, "device")[0],
         time_limit_s=seconds,
         protocol=protocol and parse_words(protocol, get_args(ProtocolName), "protocol")[0],
-        graph=options.get("graph", False),
+        graph=options.get("graph"),
         limits=measuring_limits(quick=options.get("quick", False), processes=processes),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench.case import DTYPE_BYTES, Shape
 from lightning_bench.families.spec import QKV, Spec
@@ -24,7 +24,8 @@ class Problem:
     """Inputs of an oracle in fp64, for P pairs of (batch, head).
 
     q, k [P, n, d]; v, do [P, n, e]; decay [P], the slopes s. `more` holds the family's other inputs. In each
-    the axes b and h are replaced by P in front: `bhn` is [P, n], `hd` is [P, d].
+    the axes b and h are replaced by P in front: `bhn` is [P, n], `hd` is [P, d]. `documents` are the lengths
+    of packed sequences, each of which starts anew; none if the n tokens are one.
     """
 
     q: Tensor
@@ -33,6 +34,7 @@ class Problem:
     do: Tensor
     decay: Tensor
     more: Mapping[str, Tensor] = field(default_factory=dict)
+    documents: tuple[int, ...] = ()
 
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self.more[name] if name in self.more else getattr(self, name)
@@ -40,14 +42,22 @@ class Problem:
 
     def replaced(self, tensors: Mapping[str, Tensor]) -> Problem:
         """Return the same problem with other tensors under these names."""
-        own = {name: x for name, x in tensors.items() if name not in self.more}
+        own: dict[str, Any] = {name: x for name, x in tensors.items() if name not in self.more}
         more = {name: tensors.get(name, x) for name, x in self.more.items()}
         return replace(self, **own, more=more)
 
     def part(self, pairs: slice) -> Problem:
         """Return the problem of some of the pairs."""
-        names = ("q", "k", "v", "do", "decay", *self.more)
-        return self.replaced({name: self[name][pairs] for name in names})
+        return self.replaced({name: self[name][pairs] for name in self.names})
+
+    def unpacked(self) -> Problem:
+        """Return the same problem of one sequence."""
+        return replace(self, documents=())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all tensors."""
+        return "q", "k", "v", "do", "decay", *self.more
 
 
 class Definition:

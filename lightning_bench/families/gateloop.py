@@ -35,4 +35,4 @@ class GateLoop(Definition):
 
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count five per element: exp, k·v, a multiply-add, the product with q; backward 2.5 times that."""
-        return 5.0 * shape.qk_elements, 12.5 * shape.qk_elements
+        return 5.0 * shape.q_elements, 12.5 * shape.q_elements

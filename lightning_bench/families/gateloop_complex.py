@@ -36,4 +36,4 @@ class GateLoopComplex(GateLoop):
 
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count twice the operations of real gates, and twice the work of the gate."""
-        return 12.0 * shape.qk_elements, 30.0 * shape.qk_elements
+        return 12.0 * shape.q_elements, 30.0 * shape.q_elements

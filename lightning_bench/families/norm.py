@@ -34,4 +34,4 @@ class Norm(Definition):
 
     def flops(self, shape: Shape) -> tuple[float, float]:
         """Count square, sum and scale; backward, two sums and their combination."""
-        return 3.0 * shape.v_elements, 8.0 * shape.v_elements
+        return 3.0 * shape.o_elements, 8.0 * shape.o_elements

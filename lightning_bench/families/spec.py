@@ -15,18 +15,19 @@ class Spec:
 
     Axes are `b` batch, `h` heads, `n` seq_len, `d` head_dim, `e` value_dim and those of the family's `sizes`.
     `h` must be among them. Layout bnhd exchanges h and n where a tensor has both. `dtype` is None for the
-    dtype of the case.
+    dtype of the case. `of_kv` says that the heads are those of k and v, which may be fewer.
     """
 
     axes: str
     dtype: Literal["fp32", "int64"] | None = None
     gradient: bool = True
+    of_kv: bool = False
 
     def shape(self, shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the tensor's sizes in layout bhnd; `sizes` has the lengths of the family's own axes."""
         lengths = {
             "b": shape.batch,
-            "h": shape.heads,
+            "h": shape.kv_heads if self.of_kv else shape.heads,
             "n": shape.seq_len,
             "d": shape.head_dim,
             "e": shape.value_dim,
@@ -40,4 +41,8 @@ class Spec:
         return "h" in self.axes and "n" in self.axes
 
 
-QKV: dict[str, Spec] = {"q": Spec("bhnd"), "k": Spec("bhnd"), "v": Spec("bhne")}
+QKV: dict[str, Spec] = {
+    "q": Spec("bhnd"),
+    "k": Spec("bhnd", of_kv=True),
+    "v": Spec("bhne", of_kv=True),
+}

@@ -6,7 +6,8 @@ written once, and the arithmetic of the family's cheapest exact form. docs/roofl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from lightning_bench.case import Direction, Shape
@@ -57,7 +58,7 @@ class Work:
         """Bytes that must cross device memory.
 
         Without inputs beyond q, k and v these are 4 U forward and 7 U backward, where U is one
-        batch·heads·seq_len·head_dim tensor in the case's dtype and value_dim = head_dim.
+        batch·heads·seq_len·head_dim tensor in the case's dtype, value_dim = head_dim and kv_heads = heads.
         """
         return self.read_bytes + self.write_bytes
 
@@ -68,8 +69,17 @@ class Work:
 
     @property
     def min_flops(self) -> float:
-        """Floating-point operations of the cheapest exact form; a multiply-add counts as two."""
-        return self._in_direction(*self.definition.flops(self.shape))
+        """Floating-point operations of the cheapest exact form; a multiply-add counts as two.
+
+        Those of packed documents are the sum of what each takes by itself.
+        """
+        if not self.shape.variant.documents:
+            return self._in_direction(*self.definition.flops(self.shape))
+        alone = replace(self.shape, variant=replace(self.shape.variant, documents=()))
+        counts = Counter(self.shape.variant.documents).items()
+        each = [(many, self.definition.flops(replace(alone, seq_len=n))) for n, many in counts]
+        fwd, bwd = (sum(many * flops[at] for many, flops in each) for at in (0, 1))
+        return self._in_direction(fwd, bwd)
 
     @property
     def plan_bytes(self) -> int:

@@ -188,11 +188,13 @@ def _sketches(reference: Reference, name: str, got: Tensor) -> list[Deviation]:
 
 
 def _by_sketches(reference: Reference, name: str, got: Tensor) -> list[tuple[Deviation, tuple[int, int]]]:
-    """Return the deviations by sketches, each in the pair (batch, head) with the largest for its budget."""
+    """Return the deviations by sketches, each in the pair (batch, head) with the largest for its budget.
+
+    The head is one of q: of those that share a head of k and v, the first.
+    """
     spec, exact, budget = reference.spec(name), reference.sketches[name], reference.budgets[name]
     difference = got - exact.values
-    batched, along_n = "b" in spec.axes, "n" in spec.axes
-    known = reference.known if batched else reference.known.amax(0, keepdim=True)  # [b or 1, h]
+    along_n, known = "n" in spec.axes, reference.known_of(name)
     rows = excess(difference, reference.row_scale(name, exact.norms)).reshape(*known.shape, -1)
     kinds: list[tuple[Measure, Tensor, float]] = [("sketch", rows, SKETCH_FACTOR)]
     if rows.shape[-1] > 1:
@@ -203,11 +205,12 @@ def _by_sketches(reference: Reference, name: str, got: Tensor) -> list[tuple[Dev
     for measure, sizes, factor in kinds:
         b, h = divmod(int((sizes.amax(-1) / known).argmax()), known.shape[1])
         at = int(sizes[b, h].argmax())
-        words = f"batch {b}, head {h}" if batched else f"head {h}"
+        words = reference.words_of(name, b, h)
         place = f"in {words}, row {at}" if along_n else f"in {words}"
         where = place if measure == "sketch" else f"{_rows_of_tile(at)} of {words}"
         allowed = float(known[b, h]) * factor * reference.slack.rows * budget
-        found.append((Deviation(name, measure, float(sizes[b, h, at]) * budget, allowed, where), (b, h)))
+        first = h * reference.shape.group if spec.of_kv else h
+        found.append((Deviation(name, measure, float(sizes[b, h, at]) * budget, allowed, where), (b, first)))
     return found
 
 

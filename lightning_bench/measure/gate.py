@@ -102,7 +102,7 @@ def poisoned(inputs: InputSet, *, gradients: bool) -> Iterator[None]:
             torch.set_deterministic_debug_mode(mode)
         return
     given = inputs.inputs("bhnd")
-    like = [given.v, *([given[name] for name in inputs.gradients] if gradients else [])]
+    like = [inputs.do, *([given[name] for name in inputs.gradients] if gradients else [])]
     junk = [torch.full_like(x, math.nan, requires_grad=False) for x in like]
     del junk
     yield

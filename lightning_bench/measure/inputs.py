@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from lightning_bench.families.draw import Draw
 from lightning_bench.measure.signs import SignedTensor
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Inputs
+from lightning_bench.variant import WHOLE
 
 
 def decay_slopes(heads: int) -> Tensor:
@@ -29,6 +31,17 @@ def decay_slopes(heads: int) -> Tensor:
     lower = 2 ** (heads.bit_length() - 1)
     slopes = powers(lower) + powers(2 * lower)[0::2][: heads - lower]
     return torch.tensor(slopes, dtype=torch.float32)
+
+
+def slopes_of(shape: Shape) -> Tensor:
+    """Return the slopes that a shape's heads have: fp32, [heads], on the CPU.
+
+    They are those of its rank among all heads, times 1 − layer/(layers − 1) + 1e-5 for a layer of several
+    (TransNormerLLM, arXiv 2307.14995): the last layers hardly decay.
+    """
+    layer, rank = shape.variant.layer, shape.variant.rank
+    slopes = decay_slopes(shape.heads * rank.count)[shape.heads * rank.index :][: shape.heads]
+    return slopes if layer == WHOLE else slopes * (1 - layer.index / (layer.count - 1) + 1e-5)
 
 
 _HASHED_AT_ONCE = 2**24
@@ -48,14 +61,15 @@ class InputSet:
         generator = torch.Generator(device=shape.device).manual_seed(seed)
         dtype = torch_dtype(shape.dtype)
 
-        def normal(dim: int) -> Tensor:
-            size = (shape.batch, shape.heads, shape.seq_len, dim)
+        def normal(dim: int, heads: int) -> Tensor:
+            size = (shape.batch, heads, shape.seq_len, dim)
             x = torch.randn(size, generator=generator, device=shape.device, dtype=dtype)
             return _distributed(x, distribution, generator)
 
-        self.q, self.k = normal(shape.head_dim), normal(shape.head_dim)
-        self.v, self.do = normal(shape.value_dim), normal(shape.value_dim)
-        self.decay = decay_slopes(shape.heads).to(shape.device)
+        self.q, self.k = normal(shape.head_dim, shape.heads), normal(shape.head_dim, shape.kv_heads)
+        self.v, self.do = normal(shape.value_dim, shape.kv_heads), normal(shape.value_dim, shape.heads)
+        self.decay = slopes_of(shape).to(shape.device)
+        self.cu_seqlens = _cu_seqlens(shape)
         self.more: dict[str, Tensor] = {}
         self.gradients: tuple[str, ...] = ("q", "k", "v")
         self._seed = seed
@@ -139,6 +153,8 @@ class InputSet:
     def _named(self, layout: Layout) -> dict[str, Tensor]:
         given, do = self.in_layout(layout)
         named = {"q": given.q, "k": given.k, "v": given.v, **given.more, "the slopes": given.decay}
+        if given.cu_seqlens is not None:
+            named["cu_seqlens"] = given.cu_seqlens
         return {name: x.detach() for name, x in {**named, "the gradient of o": do}.items()}
 
     @property
@@ -157,7 +173,13 @@ class InputSet:
         """Return the leaves and the gradient of the output, made at the first call for a layout."""
         if layout not in self._layouts:
             q, k, v, do = (_turned(x, QKV["q"], layout) for x in (self.q, self.k, self.v, self.do))
-            leaves = Inputs(q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), self.decay)
+            leaves = Inputs(
+                q.requires_grad_(),
+                k.requires_grad_(),
+                v.requires_grad_(),
+                self.decay,
+                cu_seqlens=self.cu_seqlens,
+            )
             self._layouts[layout] = (leaves, do)
             turned = layout == "bnhd"
             self._signed[layout] = SignedTensor(v, turned=turned), SignedTensor(do, turned=turned)
@@ -181,6 +203,7 @@ class _FamilyInputs(InputSet):
         self.shape, self.distribution, self.do = shape, common.distribution, common.do
         self.q, self.k, self.v = (self._made.get(name, getattr(common, name)) for name in ("q", "k", "v"))
         self.decay = drawn["decay"].float() if "decay" in drawn else common.decay
+        self.cu_seqlens = common.cu_seqlens
         self.more = {name: self._made[name] for name in inputs if name not in QKV}
         self.gradients = self._definition.gradients
         self._seed = seed
@@ -209,12 +232,22 @@ class _FamilyInputs(InputSet):
                 leaf = _turned(x, self._definition.inputs[name], layout)
                 tensors[name] = leaf.requires_grad_(name in self.gradients)
             more = {name: tensors[name] for name in self.more}
-            leaves = Inputs(tensors["q"], tensors["k"], tensors["v"], self.decay, more)
+            leaves = Inputs(
+                tensors["q"], tensors["k"], tensors["v"], self.decay, more, cu_seqlens=self.cu_seqlens
+            )
             self._layouts[layout] = (leaves, do)
             v, common_do = self._common.signed(layout)
             own_v = SignedTensor(tensors["v"], turned=layout == "bnhd") if "v" in self._made else v
             self._signed[layout] = own_v, common_do
         return self._layouts[layout]
+
+
+def _cu_seqlens(shape: Shape) -> Tensor | None:
+    """Return the starts and the end of packed documents, int32 [documents + 1]; None if there are none."""
+    if not shape.variant.documents:
+        return None
+    ends = accumulate(shape.variant.documents, initial=0)
+    return torch.tensor(list(ends), dtype=torch.int32, device=shape.device)
 
 
 def _distributed(x: Tensor, distribution: Distribution, generator: torch.Generator) -> Tensor:

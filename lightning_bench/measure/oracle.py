@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lightning_bench.case import Distribution, Dtype, Family, Layout, Shape
-from lightning_bench.families import Problem, Spec, definition_of
+from lightning_bench.families import QKV, Problem, Spec, definition_of
 from lightning_bench.families.definition import Definition
+from lightning_bench.families.packed import solve_packed
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.sketch import Sketch, Sketcher, row_scale
 from lightning_bench.providers.dtypes import torch_dtype
@@ -70,7 +71,7 @@ def solve(
     inputs to fp32), and so is the o that the softmax gradients start from.
     """
     defined = definition_of(family)
-    tensors = defined.solve(problem, gradients=gradients, output_dtype=output_dtype)
+    tensors = solve_packed(defined, problem, gradients=gradients, output_dtype=output_dtype)
 
     def rounded(name: str, x: Tensor) -> Tensor:
         fp32 = name != "o" and defined.inputs[name.removeprefix("d")].dtype == "fp32"
@@ -83,19 +84,20 @@ def solve(
 def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int]]:
     """Return the (batch, head) pairs to check in full: always the first and the last, both ends of the decay.
 
-    If a gradient sums over the batch, they are all sequences of the first and the last head.
+    If a gradient sums over the batch, they are all sequences of the first and the last head. Heads that share
+    one of k and v are all there or none, since its gradients sum over them.
     """
     defined = definition_of(family)
     if defined.whole_heads:
         heads = dict.fromkeys((0, shape.heads - 1))
         return [(b, h) for h in heads for b in range(shape.batch)]
-    everything = [(b, h) for b in range(shape.batch) for h in range(shape.heads)]
+    everything = [(b, h) for b in range(shape.batch) for h in range(0, shape.heads, shape.group)]
     count = int(_ORACLE_WORK[shape.device] // pair_work(shape, defined))
-    count = max(2, min(count, _MAX_PAIRS))
-    if len(everything) <= count:
-        return everything
-    middle = random.Random(seed).sample(everything[1:-1], count - 2)
-    return [everything[0], *sorted(middle), everything[-1]]
+    count = max(2, min(count, _MAX_PAIRS) // shape.group)
+    if len(everything) > count:
+        middle = random.Random(seed).sample(everything[1:-1], count - 2)
+        everything = [everything[0], *sorted(middle), everything[-1]]
+    return [(b, h + i) for b, h in everything for i in range(shape.group)]
 
 
 class Reference:
@@ -126,7 +128,7 @@ class Reference:
         self.grad_norm = problem.do.norm(dim=(1, 2))
         self.slack = _SLACK[inputs.distribution]
         self.budgets = self._budgets(family, problem, solved, seed)
-        self.tensors = {name: self._over_batch(name, x) for name, x in solved.items()}
+        self.tensors = {name: self._summed(name, x) for name, x in solved.items()}
         self.least = {name: self._least(name, x) for name, x in self.tensors.items()}
         self.sketches: dict[str, Sketch] = {}
         self.known = torch.ones(shape.batch, shape.heads, device=shape.device)
@@ -151,16 +153,19 @@ class Reference:
 
     def _problem(self, pairs: Sequence[tuple[int, int]], *, exact: bool = True) -> Problem:
         """Return the inputs of these pairs, in fp64 if `exact`, else in their own dtypes."""
-        inputs, specs, common = self._inputs, self._defined.inputs, Spec("bhnd")
+        inputs, specs, group = self._inputs, self._defined.inputs, self.shape.group
         given = inputs.inputs("bhnd")
+        of_kv = [(b, h // group) for b, h in pairs]
 
         def pick(x: Tensor, spec: Spec) -> Tensor:
-            picked = _pick(x, spec, "bhnd", pairs)
+            picked = _pick(x, spec, "bhnd", of_kv if spec.of_kv else pairs)
             return picked.double() if exact and picked.is_floating_point() else picked
 
-        q, k, v, do = (pick(x, common) for x in (given.q, given.k, given.v, inputs.do))
+        q, k, v = (pick(given[name], spec) for name, spec in QKV.items())
+        do = pick(inputs.do, QKV["q"])
         decay = torch.stack([inputs.decay[h] for _, h in pairs]).double()
-        return Problem(q, k, v, do, decay, {name: pick(x, specs[name]) for name, x in given.more.items()})
+        more = {name: pick(x, specs[name]) for name, x in given.more.items()}
+        return Problem(q, k, v, do, decay, more, self.shape.variant.documents)
 
     def _least(self, name: str, x: Tensor) -> float:
         """Return a thousandth of the root mean square over all rows; of a tensor of zeros, that of do.
@@ -181,12 +186,12 @@ class Reference:
     def _exactly(self, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
         """Return the rows of fp64 results of these pairs."""
         solved = solve(self._family, self._problem(pairs), gradients=len(self.tensors) > 1)
-        return {name: self._over_batch(name, x) for name, x in solved.items()}
+        return {name: self._summed(name, x) for name, x in solved.items()}
 
     def by_second(self, solver: Solver, pairs: list[tuple[int, int]]) -> dict[str, Tensor]:
         """Return the rows of what a second implementation gives for these pairs, in fp32."""
         solved = solver(self._problem(pairs, exact=False))
-        return {name: self._over_batch(name, x.float()) for name, x in solved.items()}
+        return {name: self._summed(name, x.float()) for name, x in solved.items()}
 
     def fill_by_second(self, solver: Solver) -> None:
         """Sketch every pair outside of the sample by a second implementation."""
@@ -201,7 +206,10 @@ class Reference:
 
     def settle(self, b: int, h: int) -> None:
         """Have fp64 say what is right for a pair that a second implementation has judged."""
-        pairs = [(every, h) for every in range(self.shape.batch)] if self._defined.whole_heads else [(b, h)]
+        first = h - h % self.shape.group
+        pairs = [(b, first + i) for i in range(self.shape.group)]
+        if self._defined.whole_heads:
+            pairs = [(every, h) for every in range(self.shape.batch)]
         for name, x in self._exactly(pairs).items():
             self._place(name, x, pairs)
         for at in pairs:
@@ -211,9 +219,11 @@ class Reference:
         """Sketch the results of every pair, a few at a time; those of the sample are there already."""
         for name, x in self.tensors.items():
             self._place(name, x, self.pairs)
-        batches, sample = range(self.shape.batch), set(self.pairs)
-        left = [(b, h) for h in range(self.shape.heads) for b in batches if (b, h) not in sample]
-        step = len(batches) * max(1, _SOLVED_AT_ONCE // len(batches))  # whole heads: gradients sum over b
+        shape, sample = self.shape, set(self.pairs)
+        firsts = [(b, h) for h in range(0, shape.heads, shape.group) for b in range(shape.batch)]
+        left = [(b, h + i) for b, h in firsts if (b, h) not in sample for i in range(shape.group)]
+        whole = shape.batch * shape.group  # what a gradient sums over
+        step = whole * max(1, _SOLVED_AT_ONCE // whole)
         for start in range(0, len(left), step):
             pairs = left[start : start + step]
             for name, x in rows_of(pairs).items():
@@ -227,12 +237,12 @@ class Reference:
         if "n" not in spec.axes:
             values, norms = values.squeeze(1), norms.squeeze(1)
         if name not in self.sketches:
-            lead = (shape.batch, shape.heads) if batched else (shape.heads,)
+            heads = shape.kv_heads if spec.of_kv else shape.heads
+            lead = (shape.batch, heads) if batched else (heads,)
             empty = torch.empty(*lead, *values.shape[1:], dtype=torch.float32, device=rows.device)
             self.sketches[name] = Sketch(empty, empty[..., 0].clone())
         sketch = self.sketches[name]
-        where = pairs if batched else pairs[:: shape.batch]
-        for index, (b, h) in enumerate(where):
+        for index, (b, h) in enumerate(self._places(name, pairs)):
             at = (b, h) if batched else (h,)
             sketch.values[at], sketch.norms[at] = values[index].float(), norms[index].float()
 
@@ -243,7 +253,7 @@ class Reference:
 
         It is taken over one pair, because pairs hardly differ, except on short sequences, where they do.
         """
-        count = len(self.pairs) if self.shape.seq_len <= 1024 else 1
+        count = len(self.pairs) if self.shape.seq_len <= 1024 else self.shape.group
         generator = torch.Generator(device=problem.q.device).manual_seed(seed + 1)
         unit = _ROUNDING[self.shape.dtype]
 
@@ -262,8 +272,9 @@ class Reference:
         answers = solve(family, first.replaced(moved), gradients=len(solved) > 1, output_dtype=dtype)
 
         def budget(name: str, answer: Tensor) -> float:
-            exact = self._rows(name, solved[name][:count])
-            error = relative_error(self._rows(name, answer), exact, self.grad_norm[:count]).max().item()
+            exact = self._rows(name, self._over_group(name, solved[name][:count]))
+            got = self._rows(name, self._over_group(name, answer))
+            error = relative_error(got, exact, self.grad_norm[:count]).max().item()
             rounding = self.slack.rounding * BUDGET_FACTOR * max(unit, error)
             return rounding + self.slack.accumulation * ACCUMULATION
 
@@ -279,29 +290,51 @@ class Reference:
         spec = self.spec(name)
         if layout == "bnhd" and spec.turns:
             swapped = {"h": "n", "n": "h"}
-            spec = Spec("".join(swapped.get(axis, axis) for axis in spec.axes))
+            spec = replace(spec, axes="".join(swapped.get(axis, axis) for axis in spec.axes))
         return spec.shape(self.shape, self._defined.sizes)
 
     def picked(self, name: str, tensor: Tensor, layout: Layout) -> Tensor:
         """Return the rows of the checked pairs of a result, in fp64, as `tensors` has them."""
-        pairs = self.pairs if "b" in self.spec(name).axes else self.pairs[:: self.shape.batch]
-        return self._rows(name, _pick(tensor, self.spec(name), layout, pairs).double())
+        return self._rows(
+            name, _pick(tensor, self.spec(name), layout, self._places(name, self.pairs)).double()
+        )
 
     def named_pair(self, name: str, index: int) -> str:
         """Return in words which pair, or head, is at this place of `tensors`."""
-        if "b" not in self.spec(name).axes:
-            return f"head {self.pairs[:: self.shape.batch][index][1]}"
-        return "batch {}, head {}".format(*self.pairs[index])
+        return self.words_of(name, *self._places(name, self.pairs)[index])
+
+    def words_of(self, name: str, b: int, h: int) -> str:
+        """Return in words a pair of the heads that a result has, or the head if it sums over the batch."""
+        spec = self.spec(name)
+        head = f"{'kv head' if spec.of_kv and self.shape.group > 1 else 'head'} {h}"
+        return f"batch {b}, {head}" if "b" in spec.axes else head
+
+    def known_of(self, name: str) -> Tensor:
+        """Return `known` for the heads that a result has, [b, h], or [1, h] if it sums over the batch."""
+        spec = self.spec(name)
+        known = self.known if "b" in spec.axes else self.known.amax(0, keepdim=True)
+        return known.unflatten(1, (-1, self.shape.group)).amax(-1) if spec.of_kv else known
 
     def spec(self, name: str) -> Spec:
         """Return the axes of the output, or of the input whose gradient this is."""
         return self.sketcher.spec(name)
 
-    def _over_batch(self, name: str, x: Tensor) -> Tensor:
-        """Return rows; of a gradient that sums over the batch, [pairs, ...], one per head."""
+    def _places(self, name: str, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return the pairs of the heads that a result has, for pairs of q: one for those that it sums."""
+        spec, group = self.spec(name), self.shape.group
+        if "b" not in spec.axes:
+            pairs = pairs[:: self.shape.batch]
+        return [(b, h // group) for b, h in pairs[::group]] if spec.of_kv else list(pairs)
+
+    def _summed(self, name: str, x: Tensor) -> Tensor:
+        """Return rows; of a gradient that sums over the batch or over heads, one for those that it sums."""
         if "b" not in self.spec(name).axes:
             x = x.unflatten(0, (-1, self.shape.batch)).sum(1)
-        return self._rows(name, x)
+        return self._rows(name, self._over_group(name, x))
+
+    def _over_group(self, name: str, x: Tensor) -> Tensor:
+        """Return the sum over heads that share one of k and v, if it is of a gradient of these."""
+        return x.unflatten(0, (-1, self.shape.group)).sum(1) if self.spec(name).of_kv else x
 
     def _rows(self, name: str, x: Tensor) -> Tensor:
         """Return [pairs, seq_len, columns]; one row if the tensor has no seq_len."""

@@ -45,7 +45,7 @@ def consult_second(family: Family, reference: Reference) -> None:
     work = shape.batch * shape.heads * pair_work(shape, definition_of(family))
     if shape.device == "cuda" and shape.dtype == "fp32":
         work *= _FP32_ON_CUDA
-    if reference.sketches or work > _WORK[shape.device]:
+    if reference.sketches or work > _WORK[shape.device] or shape.variant.documents:
         return
 
     def solver(problem: Problem) -> dict[str, Tensor]:

@@ -2,13 +2,14 @@
 
 Each column of v is multiplied by c = ±1, drawn per (batch, head, column), and do by c·t with t = ±1 per head.
 Then o changes by c, dv by c·t and every other gradient by t, to the last bit, since a sign commutes with
-rounding. What an implementation has kept of an earlier call is then wrong in half of its columns.
+rounding. What an implementation has kept of an earlier call is then wrong in half of its columns. Heads that
+share one of k and v share their signs.
 """
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,16 +46,32 @@ class SignedTensor:
 
 @dataclass(frozen=True)
 class Signs:
-    """Signs of columns `columns` [b, h, 1, e] and of heads `heads` [1, h, 1, 1], or ones of one element."""
+    """Signs of columns `columns` [b, h, 1, e] and of heads `heads` [1, h, 1, 1], or ones of one element.
+
+    Their heads are those of k and v; `group` heads of q share each.
+    """
 
     columns: Tensor
     heads: Tensor
+    group: int = 1
+
+    @property
+    def of_do(self) -> Tensor:
+        """The signs of the gradient of o, [b or 1, h, 1, e or 1]."""
+        return self._spread(self.columns * self.heads)
 
     def of(self, name: str, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
         """Return the signs of columns [b, h, 1, e] and of heads [h] that a result has, or None."""
         columns = self.columns if name in ("o", "dv") and self.columns.numel() > 1 else None
         heads = self.heads if name != "o" and "h" in spec.axes else None
+        if not spec.of_kv:
+            columns, heads = (None if x is None else self._spread(x) for x in (columns, heads))
         return columns, None if heads is None else heads.flatten()
+
+    def _spread(self, signs: Tensor) -> Tensor:
+        """Return the signs of the heads of q."""
+        each_head = self.group > 1 and signs.shape[1] > 1
+        return signs.repeat_interleave(self.group, 1) if each_head else signs
 
 
 def no_signs(like: Tensor) -> Signs:
@@ -68,8 +85,9 @@ class SignSource:
 
     def __init__(self, shape: Shape, dtype: torch.dtype, *, columns: bool) -> None:
         self._generator = torch.Generator(shape.device).manual_seed(secrets.randbits(63))
-        self._columns = (shape.batch, shape.heads, 1, shape.value_dim) if columns else None
-        self._heads = (1, shape.heads, 1, 1)
+        self._columns = (shape.batch, shape.kv_heads, 1, shape.value_dim) if columns else None
+        self._heads = (1, shape.kv_heads, 1, 1)
+        self._group = shape.group
         self._one = torch.ones(1, 1, 1, 1, dtype=dtype, device=shape.device)
 
     def draw(self, *, columns: bool, heads: bool) -> Signs:
@@ -77,6 +95,7 @@ class SignSource:
         return Signs(
             self._draw(self._columns) if columns and self._columns else self._one,
             self._draw(self._heads) if heads else self._one,
+            self._group,
         )
 
     def _draw(self, size: tuple[int, ...]) -> Tensor:
@@ -116,10 +135,10 @@ class InputSigns:
     def change(self) -> Signs:
         """Change the signs of what the call reads and return them."""
         if self._direction == "bwd":
-            signs = Signs(self._graph_columns, self._source.draw(columns=False, heads=True).heads)
+            signs = replace(self._source.draw(columns=False, heads=True), columns=self._graph_columns)
         else:
             signs = self._source.draw(columns=True, heads=self._direction != "fwd")
             self._v.to(signs.columns)
         if self._direction != "fwd":
-            self._do.to(signs.columns * signs.heads)
+            self._do.to(signs.of_do)
         return signs

@@ -13,6 +13,7 @@ BUILT_IN: dict[str, str] = {
     "lightning-official": "lightning_attn:LightningOfficial",
     "fla-chunk": "fla:FlaChunk",
     "fla-fused-chunk": "fla:FlaFusedChunk",
+    "fla-recurrent": "fla:FlaRecurrent",
     "lightning2-no-decay": "bundled_lightning2:Lightning2NoDecay",
     "lightning2-no-decay-torch": "bundled_lightning2:Lightning2TorchNoDecay",
     "lightning1-no-decay": "bundled_lightning1:Lightning1NoDecay",

@@ -70,11 +70,15 @@ class BundledProvider(Provider):
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
         """Return a call that computes the output [b, h, n, value_dim]."""
-        return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay)
+        return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, **self._packed(inputs))
 
     def _function(self) -> Callable[..., Tensor]:
         function: Callable[..., Tensor] = kernels_attribute(self.function)
         return function
+
+    def _packed(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return what the function is told of packed documents: nothing if there are none."""
+        return {} if inputs.cu_seqlens is None else {"cu_seqlens": inputs.cu_seqlens}
 
 
 class NoDecay(BundledProvider):
@@ -84,7 +88,7 @@ class NoDecay(BundledProvider):
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
         """Return a call that computes the output [b, h, n, value_dim]."""
-        return partial(self._function(), inputs.q, inputs.k, inputs.v)
+        return partial(self._function(), inputs.q, inputs.k, inputs.v, **self._packed(inputs))
 
 
 def kernels_attribute(name: str) -> Any:

@@ -26,16 +26,19 @@ class Lightning2(BundledProvider):
     function = "lightning_attn2"
     dims = (16, 256)
     needs = ("triton",)
+    packs = True
+    grouped_heads = True
 
     def config(self, shape: Shape, direction: Direction) -> str:
         """Return the kernel and the tiles chosen for this case; for fwd_bwd, those of the backward pass."""
         describe = kernels_attribute("lightning2_config")
+        sequences = len(shape.variant.documents) or shape.batch
         chosen = describe(
             shape.head_dim,
             shape.value_dim,
             torch_dtype(shape.dtype),
-            programs=shape.batch * shape.heads,
-            seq_len=shape.seq_len,
+            programs=sequences * shape.heads,
+            seq_len=-(-shape.batch * shape.seq_len // sequences),
             backward=direction != "fwd",
         )
         return str(chosen)
@@ -60,7 +63,8 @@ class Lightning2Retention(Lightning2):
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
         """Return a call that computes the output [b, h, n, value_dim]."""
         scale = 1.0 / math.sqrt(inputs.q.shape[-1])
-        return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, scale=scale)
+        given = {"scale": scale, **self._packed(inputs)}
+        return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, **given)
 
 
 class Lightning2Torch(BundledProvider):
@@ -71,6 +75,8 @@ class Lightning2Torch(BundledProvider):
     summary = "bundled block algorithm in torch operations; runs on the CPU too"
     function = "lightning_attn2_torch"
     devices = ("cuda", "cpu")
+    packs = True
+    grouped_heads = True
 
 
 class Lightning2TorchNoDecay(NoDecay, Lightning2Torch):

@@ -64,6 +64,8 @@ class FlaFunction(Provider):
         given: dict[str, Any] = {name: inputs[of] for name, of in self.parameters().items()}
         if self.scale is not None:
             given["scale"] = self.scale
+        if inputs.cu_seqlens is not None:
+            given["cu_seqlens"] = inputs.cu_seqlens
 
         def forward() -> Tensor:
             result = attend(**given)
@@ -87,10 +89,18 @@ class _SimpleGla(FlaFunction):
     module = "simple_gla"
     scale = 1.0
     renamed = (("g_gamma", "decay"),)
+    packs = True
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
-        """Return a call that computes the output [b, n, h, value_dim]; log decays are computed once, here."""
-        return super().build(inputs.replaced({"decay": -inputs.decay}))
+        """Return a call that computes the output [b, n, h, value_dim].
+
+        Log decays, and the starts of packed documents in the int64 that the library documents, are computed
+        once, here.
+        """
+        inputs = inputs.replaced({"decay": -inputs.decay})
+        if inputs.cu_seqlens is not None:
+            inputs = inputs.replaced({"cu_seqlens": inputs.cu_seqlens.long()})
+        return super().build(inputs)
 
 
 class FlaChunk(_SimpleGla):
@@ -117,3 +127,13 @@ class FlaFusedChunk(_SimpleGla):
     label = "FLA simple GLA (fused chunk)"
     summary = "flash-linear-attention, one fused pass"
     function = "fused_chunk_simple_gla"
+
+
+class FlaRecurrent(_SimpleGla):
+    """`fused_recurrent_simple_gla`: token by token, one program per slice of the state."""
+
+    name = "fla-recurrent"
+    label = "FLA simple GLA (fused recurrent)"
+    summary = "flash-linear-attention, token by token"
+    function = "fused_recurrent_simple_gla"
+    tf32 = False

@@ -45,7 +45,7 @@ class LightningOfficial(Provider):
         reason = super().unsupported(shape, direction)
         if reason:
             return reason
-        if max(shape.qk_elements, shape.v_elements) > MAX_ELEMENTS:
+        if max(shape.q_elements, shape.o_elements) > MAX_ELEMENTS:
             return f"{self.name} addresses with 32-bit offsets: 2^31 elements a tensor at most"
         if shape.head_dim <= SPLIT_ABOVE:
             if not (_is_tile(shape.head_dim) and _is_tile(shape.value_dim)):

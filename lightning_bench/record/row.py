@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from lightning_bench.case import Device, Direction, Dtype, Metric, ProtocolName, Shape
 from lightning_bench.record.codec import LARGEST, Schema
+from lightning_bench.variant import PLAIN, Variant, packing_text, part_text, read_packing, read_part
 
 Status = Literal["ok", "unavailable", "unsupported", "oom", "timeout", "crashed", "wrong", "unstable"]
 
@@ -21,6 +22,9 @@ FAILED: frozenset[Status] = frozenset({"crashed", "timeout", "wrong"})
 
 KEY = ("metric", "protocol", "case_id", "provider_version", "machine_id")
 """Columns that identify a finished case: a sweep that resumes and the samples of a row go by them."""
+
+VARIANT = tuple(PLAIN.columns)
+"""Columns that say what a case changes about the usual inputs; a blank is the default."""
 
 AUTOTUNED = "autotuned: "
 """Stands in `provider_config` before what an autotuner chose."""
@@ -57,6 +61,14 @@ class Record:
     head_dim: Annotated[int, "columns of q and k"]
     value_dim: Annotated[int, "columns of v and of the output"]
     device: Annotated[Device, "cuda or cpu"]
+    kv_heads: Annotated[int | None, "heads of k and v; blank for as many as heads"] = None
+    layer: Annotated[str, "layer of a model whose slopes the heads have, as 40 of 80, from 0; or blank"] = ""
+    rank: Annotated[
+        str, "rank of a tensor-parallel group whose heads these are, as 7 of 8, from 0; or blank"
+    ] = ""
+    packing: Annotated[
+        str, "lengths of the documents that are packed into seq_len, as 96k+31x1k; or blank"
+    ] = ""
     median_ms: Annotated[Figure, "median time, ms"] = None
     p20_ms: Annotated[Figure, "20th percentile of the time, ms"] = None
     p80_ms: Annotated[Figure, "80th percentile of the time, ms"] = None
@@ -178,8 +190,16 @@ class Record:
     @property
     def shape(self) -> Shape:
         """The shape, dtype and device of the inputs."""
+        variant = Variant.of_columns(**{name: getattr(self, name) for name in VARIANT})
         return Shape(
-            self.batch, self.heads, self.seq_len, self.head_dim, self.value_dim, self.dtype, self.device
+            self.batch,
+            self.heads,
+            self.seq_len,
+            self.head_dim,
+            self.value_dim,
+            self.dtype,
+            self.device,
+            variant,
         )
 
 
@@ -229,6 +249,14 @@ def _unstated_size(value: Any) -> int:
     return _within(0, value, 2**31 - 1)
 
 
+def _part(value: str) -> str:
+    return part_text(read_part(value))
+
+
+def _packing(value: str) -> str:
+    return packing_text(read_packing(value))
+
+
 def _within(least: int, value: Any, most: int) -> int:
     number = operator.index(value)
     if not least <= number <= most:
@@ -248,6 +276,7 @@ def _tidy_by_column() -> dict[str, Callable[[Any], Any]]:
     by_type = {Figure: _figure, int: _size, int | None: _count}
     tidy = {name: by_type.get(hint, one_line) for name, hint in get_type_hints(Record).items()}
     tidy |= dict.fromkeys(("heads", "head_dim", "value_dim"), _unstated_size)
+    tidy |= {"layer": _part, "rank": _part, "packing": _packing}
     return tidy | {name: _time for name in tidy if name.endswith("_ms")}
 
 

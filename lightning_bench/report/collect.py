@@ -12,13 +12,14 @@ import pandas as pd
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Row, latest_by, read_rows, suite_case_key
 from lightning_bench.record.frame import to_frame
+from lightning_bench.record.row import VARIANT
 from lightning_bench.report.restated import restated
 from lightning_bench.words import counted
 
 ORIGIN = ("suite", "protocol", "machine_id")
 """Columns that say who measured a row and how: what a mixed table lets differ."""
 DIMS = ("head_dim", "value_dim")
-SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS)
+SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS, *VARIANT)
 """Columns that the rows of every table agree in."""
 
 _MOST_PAIRS = 3
@@ -101,5 +102,5 @@ def rows_in(frame: pd.DataFrame) -> list[Row]:
 
 def rows_by(frame: pd.DataFrame, columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
     """Return the rows by what they agree in, in order of appearance."""
-    groups = frame.groupby(list(columns), sort=False)["row"]
+    groups = frame.groupby(list(columns), sort=False, dropna=False)["row"]
     return {key: members.tolist() for key, members in groups}

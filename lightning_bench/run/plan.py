@@ -72,6 +72,7 @@ class Plan:
             device=machine.device,
             cases=tuple(expand(suite, overrides or Overrides(), machine.device)),
             inputs=suite.inputs,
+            graph=suite.graph,
         )
         return with_providers(plan)
 

@@ -28,7 +28,7 @@ class Settings:
     device: Device | None = None
     time_limit_s: float | None = None
     protocol: ProtocolName | None = None
-    graph: bool = False
+    graph: bool | None = None
     sanitizer: Sanitizer | None = None
     elsewhere: bool = False
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -94,11 +94,12 @@ class Planner:
             limits = limits.model_copy(update=update)
         elif sanitizer is not None:
             limits = limits.model_copy(update={"time_limit_s": SLOWDOWN * limits.time_limit_s})
+        plan = Plan.of(suite, self.metric, self._machines[device], self.overrides)
         return replace(
-            Plan.of(suite, self.metric, self._machines[device], self.overrides),
+            plan,
             protocol=settings.protocol or suite.protocol,
             limits=limits,
-            graph=settings.graph,
+            graph=plan.graph if settings.graph is None else settings.graph,
             seed=secrets.randbits(31),
             sanitizer=sanitizer,
         )

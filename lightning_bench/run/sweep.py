@@ -263,6 +263,7 @@ class Sweep:
             head_dim=shape.head_dim,
             value_dim=shape.value_dim,
             device=shape.device,
+            **shape.variant.columns,
             device_name=machine.device_name,
             capability=machine.capability,
             driver=machine.driver,

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
+from lightning_bench import variant
 from lightning_bench.case import Family
 from lightning_bench.errors import UsageError
 from lightning_bench.providers import canonical_spec, declared_provider
 from lightning_bench.providers.registry.specs import is_file_spec
+from lightning_bench.variant import packing_text, read_packing, read_part
 from lightning_bench.words import nearest
 
 Item = TypeVar("Item")
@@ -33,6 +35,9 @@ PROVIDERS_ALLOWED = (
     "a list of provider names (see `lbench providers`), path/to/file.py:NAME or "
     "hub:ORG/NAME@REVISION:FUNCTION, with @FAMILY behind a function"
 )
+
+PARTS_ALLOWED = f"{variant.PARTS_ALLOWED}, or a list of them"
+PACKINGS_ALLOWED = f"{variant.PACKING_ALLOWED}, or a list of them"
 
 _MOST_FAULTS = 20
 _UNITS = {"k": 2**10, "m": 2**20}
@@ -171,6 +176,18 @@ def read_words(value: object, allowed: Sequence[Word]) -> tuple[Word, ...]:
     return _collect(value, read, choice)
 
 
+def read_parts(value: object) -> tuple[str, ...]:
+    """Return the parts of an axis such as `layer`, as rows have them: "79 of 80". Raises Faults."""
+    return _collect(value, _texts(lambda text: str(read_part(text)), PARTS_ALLOWED), PARTS_ALLOWED)
+
+
+def read_packings(value: object) -> tuple[str, ...]:
+    """Return the documents of each packing, as rows have them: "96k+31x1k". Raises Faults."""
+    return _collect(
+        value, _texts(lambda text: packing_text(read_packing(text)), PACKINGS_ALLOWED), PACKINGS_ALLOWED
+    )
+
+
 def read_providers(value: object, folder: Path) -> tuple[str, ...]:
     """Return canonical specs of providers; relative paths start at `folder`. Raises Faults."""
 
@@ -215,6 +232,20 @@ def _collect(value: object, read: Callable[[object], tuple[Item, ...]], allowed:
         more = len(shown) - _MOST_FAULTS
         raise Faults(*shown[:_MOST_FAULTS], *([f"and {more} more faults"] if more > 0 else []))
     return tuple(found)
+
+
+def _texts(tidy: Callable[[str], str], allowed: str) -> Callable[[object], tuple[str]]:
+    """Return what reads an item that `tidy` takes, or raises ValueError for."""
+
+    def read(item: object) -> tuple[str]:
+        if not isinstance(item, str) or not item:
+            raise Faults(f"{show(item)} is not allowed; allowed: {allowed}")
+        try:
+            return (tidy(item),)
+        except ValueError as error:
+            raise Faults(str(error)) from None
+
+    return read
 
 
 def _length(value: object, allowed: str) -> int:

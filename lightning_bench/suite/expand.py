@@ -17,15 +17,31 @@ from lightning_bench.suite.axes import (
     distinct,
     family_of,
     read_lengths,
+    read_packings,
+    read_parts,
     read_providers,
     read_words,
 )
 from lightning_bench.suite.model import Group, Suite
+from lightning_bench.variant import Variant, read_packing
 
 MOST_CELLS = 100_000
 """Cells of a suite, those that are excluded too: more are a mistake, and would fill the memory."""
 
-_AXES = ("providers", "direction", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim")
+_AXES = (
+    "providers",
+    "direction",
+    "dtype",
+    "batch",
+    "heads",
+    "seq_len",
+    "head_dim",
+    "value_dim",
+    "kv_heads",
+    "layer",
+    "rank",
+    "packing",
+)
 
 _SPECS = {"providers": "--provider", "added": "--provider", "kernels": "--kernel"}
 """The fields of `Overrides` that name providers, and the options that set them."""
@@ -38,7 +54,7 @@ class Overrides:
     A provider that groups of the suite name runs only in these groups, any other provider in every group.
     Those `added` join the providers of the groups that have one of their family. `kernels` run together with
     `providers` in every group that has a provider of a kernel's family. In a suite without that family both
-    run in every group.
+    run in every group. `packing` replaces `seq_len` too.
     """
 
     providers: tuple[str, ...] | None = None
@@ -51,6 +67,10 @@ class Overrides:
     batch: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     direction: tuple[Direction, ...] | None = None
+    kv_heads: tuple[int, ...] | None = None
+    layer: tuple[str, ...] | None = None
+    rank: tuple[str, ...] | None = None
+    packing: tuple[str, ...] | None = None
 
 
 def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
@@ -68,6 +88,8 @@ def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
         axes = _Axes.of(group, overrides, chosen[index])
         if not axes.providers:
             continue
+        if fault := axes.fault:
+            raise UsageError(f"suite {suite.name}: group[{index}]: {fault}")
         families = {provider: family_of(provider) for provider in axes.providers}
         cells += axes.size
         if cells > MOST_CELLS:
@@ -108,14 +130,20 @@ class _Axes:
     dtype: tuple[Dtype, ...]
     batch: tuple[int, ...]
     heads: tuple[int, ...]
-    seq_len: tuple[int, ...]
+    seq_len: tuple[int, ...] | None
     head_dim: tuple[int, ...]
     value_dim: tuple[int, ...] | None
+    kv_heads: tuple[int, ...] | None
+    layer: tuple[str, ...] | None
+    rank: tuple[str, ...] | None
+    packing: tuple[str, ...] | None
 
     @classmethod
     def of(cls, group: Group, overrides: Overrides, providers: tuple[str, ...]) -> _Axes:
         own = {axis: getattr(group, axis) for axis in _AXES}
         given = {axis: getattr(overrides, axis) for axis in _AXES} | {"providers": providers}
+        if overrides.packing is not None:
+            own["seq_len"] = None
         return cls(**{axis: own[axis] if given[axis] is None else given[axis] for axis in _AXES})
 
     @property
@@ -123,17 +151,44 @@ class _Axes:
         """The number of cells, those that are excluded too."""
         return math.prod(len(getattr(self, axis) or (0,)) for axis in _AXES)
 
+    @property
+    def fault(self) -> str | None:
+        """What in the axes does not go together, in words, or None."""
+        if self.packing and self.seq_len:
+            return (
+                f"seq_len {', '.join(map(str, self.seq_len))} does not go with packing "
+                f"{', '.join(self.packing)}, whose documents say how long it is; allowed: one of the two"
+            )
+        if self.packing and self.batch != (1,):
+            return (
+                f"batch {', '.join(map(str, self.batch))} with packing; allowed: 1, which has all documents"
+            )
+        uneven = [(h, kv) for h, kv in product(self.heads, self.kv_heads or ()) if h % kv]
+        if uneven:
+            return "heads {} in groups of kv_heads {}; allowed: a divisor of heads".format(*uneven[0])
+        return None
+
     def cases(self, device: Device) -> Iterator[Case]:
         for shape in self._shapes(device):
             for direction, provider in product(self.direction, self.providers):
                 yield Case(shape, provider, direction)
 
     def _shapes(self, device: Device) -> Iterator[Shape]:
+        packings = {text: sum(read_packing(text)) for text in self.packing or ()}
+        lengths = [(n, text) for text, n in packings.items()] or [(n, "") for n in self.seq_len or ()]
         for dtype, head_dim in product(self.dtype, self.head_dim):
-            for value_dim, heads, batch, seq_len in product(
-                self.value_dim or (head_dim,), self.heads, self.batch, self.seq_len
+            for value_dim, heads, kv_heads, batch, rank, layer, (seq_len, packing) in product(
+                self.value_dim or (head_dim,),
+                self.heads,
+                self.kv_heads or (None,),
+                self.batch,
+                self.rank or ("",),
+                self.layer or ("",),
+                lengths,
             ):
-                yield Shape(batch, heads, seq_len, head_dim, value_dim, dtype, device)
+                kv_heads = None if kv_heads == heads else kv_heads
+                variant = Variant.of_columns(kv_heads, layer, rank, packing)
+                yield Shape(batch, heads, seq_len, head_dim, value_dim, dtype, device, variant)
 
     def __str__(self) -> str:
         return "; ".join(
@@ -212,4 +267,6 @@ def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ..
         return read_words(once, DIRECTIONS)
     if axis == "dtype":
         return read_words(once, DTYPES)
-    return read_lengths(once)
+    if axis in ("layer", "rank"):
+        return read_parts(once)
+    return read_packings(once) if axis == "packing" else read_lengths(once)

@@ -43,6 +43,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
         protocol=content.protocol,
         device=content.device,
         inputs=content.inputs,
+        graph=content.graph,
         limits=content.limits,
         groups=content.group,
     )

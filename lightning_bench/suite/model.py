@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -32,14 +32,19 @@ from lightning_bench.case import (
 from lightning_bench.suite.axes import (
     BOUNDS_ALLOWED,
     LENGTHS_ALLOWED,
+    PACKINGS_ALLOWED,
+    PARTS_ALLOWED,
     PROVIDERS_ALLOWED,
     Faults,
     LengthBound,
     read_bounds,
     read_lengths,
+    read_packings,
+    read_parts,
     read_providers,
     read_words,
 )
+from lightning_bench.variant import packing_text
 
 EXCLUDE_ALLOWED = 'a list of entries such as [{family = "softmax", seq_len = "> 65536"}]'
 GROUPS_ALLOWED = "one or more tables headed [[group]]"
@@ -83,6 +88,8 @@ _Distributions = Annotated[
     Field(description=", ".join(DISTRIBUTIONS)),
 ]
 _Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
+_Parts = Annotated[tuple[str, ...], BeforeValidator(read_parts), Field(description=PARTS_ALLOWED)]
+_Packings = Annotated[tuple[str, ...], BeforeValidator(read_packings), Field(description=PACKINGS_ALLOWED)]
 _Bounds = Annotated[tuple[LengthBound, ...], BeforeValidator(read_bounds), Field(description=BOUNDS_ALLOWED)]
 _Text = Annotated[str, Field(min_length=1, description=TEXT_ALLOWED)]
 _Count = Annotated[int, Field(ge=1, description="an integer from 1")]
@@ -135,6 +142,10 @@ class Exclude(_Table):
     seq_len: _Bounds | None = None
     head_dim: _Bounds | None = None
     value_dim: _Bounds | None = None
+    kv_heads: _Bounds | None = None
+    layer: _Parts | None = None
+    rank: _Parts | None = None
+    packing: _Packings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +162,9 @@ class Exclude(_Table):
             (self.family, family),
             (self.direction, case.direction),
             (self.dtype, shape.dtype),
+            (self.layer, str(shape.variant.layer)),
+            (self.rank, str(shape.variant.rank)),
+            (self.packing, packing_text(shape.variant.documents)),
         ]
         lengths = [
             (self.batch, shape.batch),
@@ -158,6 +172,7 @@ class Exclude(_Table):
             (self.seq_len, shape.seq_len),
             (self.head_dim, shape.head_dim),
             (self.value_dim, shape.value_dim),
+            (self.kv_heads, shape.kv_heads),
         ]
         return all(wanted is None or word in wanted for wanted, word in words) and all(
             bounds is None or any(bound.holds(length) for bound in bounds) for bounds, length in lengths
@@ -173,29 +188,47 @@ class Exclude(_Table):
 
 
 class Group(_Table):
-    """Axes; every combination of their values is a cell. Without `value_dim` it equals `head_dim`."""
+    """Axes; every combination of their values is a cell.
+
+    Without `value_dim` it equals `head_dim`, without `kv_heads` `heads`. `packing` takes the place of
+    `seq_len`, which is then the sum of its documents.
+    """
 
     providers: _Providers
     direction: _Directions
     dtype: _Dtypes
     batch: _Lengths
     heads: _Lengths
-    seq_len: _Lengths
+    seq_len: _Lengths | None = None
     head_dim: _Lengths
     value_dim: _Lengths | None = None
+    kv_heads: _Lengths | None = None
+    layer: _Parts | None = None
+    rank: _Parts | None = None
+    packing: _Packings | None = None
     exclude: Annotated[tuple[Exclude, ...], BeforeValidator(_list_to_tuple)] = Field(
         default=(), description=EXCLUDE_ALLOWED
     )
 
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if (self.seq_len is None) == (self.packing is None):
+            raise Faults(
+                f"has {'neither' if self.packing is None else 'both'} of seq_len and packing; "
+                f"allowed: seq_len, which is {LENGTHS_ALLOWED}; or packing, {PACKINGS_ALLOWED}"
+            )
+        return self
+
 
 class SuiteFile(_Table):
-    """A whole suite file: title, description, protocol, device, inputs, limits and groups."""
+    """A whole suite file: title, description, protocol, device, inputs, graph, limits and groups."""
 
     title: _Text
     description: _Text
     protocol: ProtocolName = Field(default="lbench", description='"lbench" or "paper"')
     device: Device | None = Field(default=None, description='"cuda" or "cpu"')
     inputs: _Distributions = Field(default=("normal", "outliers"), description=", ".join(DISTRIBUTIONS))
+    graph: bool = Field(default=False, description="true or false")
     limits: Limits = Field(default=Limits(), description="a table headed [limits]")
     group: Annotated[tuple[Group, ...], BeforeValidator(_groups)] = Field(description=GROUPS_ALLOWED)
 
@@ -204,7 +237,8 @@ class SuiteFile(_Table):
 class Suite:
     """What to measure, and for how long. `device` is None if the machine decides.
 
-    Results are judged on every distribution of `inputs`, and timed on the first.
+    Results are judged on every distribution of `inputs`, and timed on the first. With `graph` the replays of
+    a CUDA graph are timed too.
     """
 
     name: str
@@ -216,6 +250,7 @@ class Suite:
     limits: Limits
     groups: tuple[Group, ...]
     inputs: tuple[Distribution, ...] = ("normal", "outliers")
+    graph: bool = False
 
 
 def table_fields(keys: tuple[str, ...]) -> dict[str, Any]:

@@ -77,11 +77,13 @@ class SweepOptions:
         ),
     ] = None
     graph: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--graph", help="Also time CUDA-graph replay (speed only).", rich_help_panel=RUNNING_PANEL
+            "--graph/--no-graph",
+            help="Also time CUDA-graph replay (speed only). Default: as the suite has it.",
+            rich_help_panel=RUNNING_PANEL,
         ),
-    ] = False
+    ] = None
     sanitizer: Annotated[
         str | None,
         typer.Option(
@@ -175,7 +177,7 @@ def sweep(
     from lightning_bench.run.planner import Planner, measuring_limits
 
     metric = cast(Metric, context.info_name)
-    if how.graph and metric != "speed":
+    if how.graph is not None and metric != "speed":
         raise UsageError("--graph goes only with `lbench speed`")
     if metric != "speed" and (how.quick or how.processes is not None):
         raise UsageError("--processes and --quick go only with `lbench speed`")

@@ -91,6 +91,34 @@ class Axes:
         ),
     ] = None
 
+    kv_heads: Annotated[
+        str | None, typer.Option(metavar="SIZES", help="Heads of k and v.", rich_help_panel=AXES_PANEL)
+    ] = None
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PARTS",
+            help="Layers whose slopes are taken, from 0: '0 of 80, 79 of 80'.",
+            rich_help_panel=AXES_PANEL,
+        ),
+    ] = None
+    rank: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PARTS",
+            help="Tensor-parallel ranks whose heads are taken, from 0: '7 of 8'.",
+            rich_help_panel=AXES_PANEL,
+        ),
+    ] = None
+    packing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LENGTHS",
+            help="Documents packed into one sequence, in place of --seq-len: '96k + 31 x 1k, 8 x 16k'.",
+            rich_help_panel=AXES_PANEL,
+        ),
+    ] = None
+
     @property
     def provider_names(self) -> list[str]:
         """The providers as typed, one per entry, not looked up."""
@@ -128,6 +156,10 @@ class Axes:
             value_dim=lengths(self.value_dim, "--value-dim"),
             batch=lengths(self.batch, "--batch"),
             heads=lengths(self.heads, "--heads"),
+            kv_heads=lengths(self.kv_heads, "--kv-heads"),
+            layer=_texts(self.layer),
+            rank=_texts(self.rank),
+            packing=_texts(self.packing),
             dtype=None if self.dtype is None else parse_words(self.dtype, DTYPES, "--dtype"),
             direction=None
             if self.direction is None
@@ -140,6 +172,10 @@ class Axes:
         if not names:
             return None
         return parse_providers(",".join(names), option, family=self.family, layout=self.layout)
+
+
+def _texts(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(split([text]))
 
 
 def split(texts: Sequence[str] | None) -> list[str]:

@@ -62,10 +62,14 @@ def _shared(record: Record) -> dict[str, object]:
             name: {
                 "dtype": record.dtype,
                 "extra_info": _texts(
-                    batch=record.batch, heads=record.heads, seq_len=record.seq_len, columns=columns
+                    batch=record.batch, heads=heads, seq_len=record.seq_len, columns=columns
                 ),
             }
-            for name, columns in (("q", record.head_dim), ("k", record.head_dim), ("v", record.value_dim))
+            for name, heads, columns in (
+                ("q", record.heads, record.head_dim),
+                ("k", record.kv_heads or record.heads, record.head_dim),
+                ("v", record.kv_heads or record.heads, record.value_dim),
+            )
         },
         "dependencies": {
             name: {"repo": repository, "version": version}

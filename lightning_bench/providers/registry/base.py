@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Device, Direction, Dtype, Family, Layout, Shape
+from lightning_bench.families import definition_of
+from lightning_bench.variant import WHOLE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,8 +19,10 @@ class Inputs:
     """Tensors in the provider's layout; `decay` holds the slopes s ≥ 0, fp32, [heads].
 
     In layout `bhnd`: q, k [batch, heads, seq_len, head_dim]; v [batch, heads, seq_len, value_dim].
-    In layout `bnhd` heads and seq_len are exchanged. `more` holds the other inputs of the family, such as
-    gates, by the names and axes of its definition in `lightning_bench.families`; `inputs["g"]` reads one.
+    In layout `bnhd` heads and seq_len are exchanged. k and v may have fewer heads than q (`grouped_heads`).
+    `more` holds the other inputs of the family, such as gates, by the names and axes of its definition in
+    `lightning_bench.families`; `inputs["g"]` reads one. Of packed documents (`packs`) `cu_seqlens`, int32
+    [documents + 1] on the device, has the starts and the end; else it is None.
     """
 
     q: Tensor
@@ -26,6 +30,7 @@ class Inputs:
     v: Tensor
     decay: Tensor
     more: Mapping[str, Tensor] = field(default_factory=dict)
+    cu_seqlens: Tensor | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self.more[name] if name in self.more else getattr(self, name)
@@ -57,6 +62,10 @@ class Provider:
     """Whether it computes fp32 inputs in TF32, whose relative error is 1.5e-3 (measured on an H200)."""
     self_tuning: ClassVar[bool] = False
     """Whether each process may run another configuration, since an autotuner times several and takes one."""
+    packs: ClassVar[bool] = False
+    """Whether it takes packed documents: `Inputs.cu_seqlens`."""
+    grouped_heads: ClassVar[bool] = False
+    """Whether k and v may have fewer heads than q: query head i reads kv head i // (heads // kv_heads)."""
 
     def version(self) -> str:
         """Return the installed version of the wrapped package, or "" without it. Imports nothing heavy."""
@@ -81,6 +90,18 @@ class Provider:
             return f"{self.name} computes fp32 in TF32, which is off by 1.5e-3: not an fp32 kernel"
         if direction not in self.directions:
             return f"{self.name} has no {direction} direction"
+        return self._unsupported_variant(shape)
+
+    def _unsupported_variant(self, shape: Shape) -> str | None:
+        variant = shape.variant
+        if variant.documents and not self.packs:
+            return f"{self.name} takes no packed documents (cu_seqlens)"
+        if shape.group > 1 and not self.grouped_heads:
+            return (
+                f"{self.name} takes as many heads of k and v as of q, not {shape.kv_heads} for {shape.heads}"
+            )
+        if (variant.layer, variant.rank) != (WHOLE, WHOLE) and not definition_of(self.family).takes_slopes:
+            return f"{self.name} takes no slopes: layer and rank change nothing"
         return None
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:

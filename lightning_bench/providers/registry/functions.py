@@ -15,6 +15,9 @@ from lightning_bench.providers.registry.checked import LAYOUTS, Unfit
 if TYPE_CHECKING:
     from torch import Tensor
 
+PACKED = "cu_seqlens"
+"""The parameter by which a function takes packed documents."""
+
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _PLACED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -29,19 +32,22 @@ class Arguments(NamedTuple):
 class FunctionProvider(Provider):
     """A plain function, called with the inputs of its family and differentiated by autograd.
 
-    It may take any dtype and run on any device: what it cannot do, it says by raising. The tensors have the
-    layout that was given with its family.
+    It may take any dtype and run on any device, and heads of k and v that are fewer than those of q: what it
+    cannot do, it says by raising. It takes packed documents if it has a parameter `cu_seqlens`, which else
+    gets None. The tensors have the layout that was given with its family.
     """
 
     package = "torch"
     devices = DEVICES
     dtypes = DTYPES
+    grouped_heads = True
 
     def __init__(self, function: Callable[..., Tensor], name: str, family: Family, layout: Layout) -> None:
         self.name = self.label = name  # type: ignore[misc]
         self.family, self.layout = family, layout  # type: ignore[misc]
         self._function = function
         self._arguments = bind(function, name, family)
+        self.packs = PACKED in self._arguments.by_position or PACKED in self._arguments.by_keyword  # type: ignore[misc]
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
         """Return the call of the function with `inputs`."""
@@ -78,7 +84,8 @@ def function_provider(
 def bind(function: Callable[..., Any], name: str, family: str) -> Arguments:
     """Return which inputs of `family` go to which parameters of `function`.
 
-    An input goes to the parameter of its name, slopes also to `s`. The others go, in the order of
+    An input goes to the parameter of its name, slopes also to `s`, and `cu_seqlens` to a parameter of that
+    name if there is one. The others go, in the order of
     `Definition.arguments`, to the parameters that have neither such a name nor a default. A function without
     a signature, such as one that is written in C++, gets all by position. Raise Unfit if an input or a
     parameter is left.
@@ -122,6 +129,8 @@ def _named(parameters: Sequence[Parameter], inputs: Sequence[str]) -> dict[str, 
     """Return the inputs of the parameters that have their names."""
     names = {each.name for each in parameters if each.kind in _NAMED}
     named = {each: each for each in inputs if each in names}
+    if PACKED in names:
+        named[PACKED] = PACKED
     if "slopes" in inputs and "slopes" not in names and "s" in names:
         named["s"] = "slopes"
     return named
@@ -145,5 +154,7 @@ def _misfit(name: str, family: str, inputs: Sequence[str], left: list[str], miss
     )
 
 
-def _input(inputs: Inputs, name: str) -> Tensor:
+def _input(inputs: Inputs, name: str) -> Tensor | None:
+    if name == PACKED:
+        return inputs.cu_seqlens
     return inputs.decay if name == "slopes" else inputs[name]

@@ -23,6 +23,10 @@ AXIS_NAMES = {
     "heads": "heads",
     "head_dim": "head dim",
     "value_dim": "value dim",
+    "kv_heads": "kv heads",
+    "layer": "layer",
+    "rank": "rank",
+    "packing": "documents",
     "seq_len": "n",
 }
 """What the first columns of a table are called."""

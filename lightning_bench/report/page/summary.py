@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lightning_bench.record import Record, Row
+from lightning_bench.record.row import VARIANT
 from lightning_bench.report.collect import ORIGIN, SHAPE, frame_of, rows_by, rows_in
 from lightning_bench.report.tables.figures import figure, figure_text
 from lightning_bench.words import DIRECTION_WORDS
 
-_CELL = ("device", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim")
+_CELL = ("device", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim", *VARIANT)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def _sweep_name(r: Record) -> str:
 
 def _shape(r: Record) -> str:
     dims = str(r.head_dim) if r.head_dim == r.value_dim else f"{r.head_dim}/{r.value_dim}"
-    return f"batch {r.batch}, {r.heads} heads, head_dim {dims}, {r.dtype}"
+    words = [f"batch {r.batch}", f"{r.heads} heads", f"head_dim {dims}", r.dtype, r.shape.variant.words]
+    return ", ".join(filter(None, words))
 
 
 def _value(r: Record) -> float | None:

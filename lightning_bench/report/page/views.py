@@ -11,6 +11,7 @@ import pandas as pd
 
 from lightning_bench.record import Record, Row
 from lightning_bench.record.discover import file_name
+from lightning_bench.record.row import VARIANT
 from lightning_bench.report.collect import frame_of
 from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn
 from lightning_bench.report.tables.origin import distinct
@@ -18,7 +19,7 @@ from lightning_bench.words import DIRECTION_WORDS, counted
 
 _METRICS = {"speed": "Time", "memory": "Memory", "check": "Error"}
 _DIMS = ("heads", "head_dim", "value_dim")
-_FIELDS = ("device", "dtype", "batch", *_DIMS, "seq_len")
+_FIELDS = ("device", "dtype", "batch", *_DIMS, *VARIANT, "seq_len")
 _EMPTY = GridCell("")
 _MANY = 8  # columns from which a table of few lines is turned on its side
 
@@ -90,7 +91,8 @@ class _Part:
     key: tuple[str, ...]
 
     def shape(self, n: int) -> LineShape:
-        return {name: getattr(self.record, name) for name in _FIELDS} | {"seq_len": n}
+        found = {name: getattr(self.record, name) for name in _FIELDS}
+        return found | {"seq_len": n, "kv_heads": self.record.kv_heads or self.record.heads}
 
 
 def views_of(grids: Iterable[Grid]) -> tuple[list[View], pd.DataFrame]:
@@ -127,6 +129,10 @@ def shape_words(shape: LineShape, fields: Sequence[str]) -> str:
         found.append(counted(int(shape["heads"]), "head"))
     if shaped and ("head_dim" in fields or "value_dim" in fields):
         found.append(f"head dim {dims_text(shape)}")
+    if "kv_heads" in fields and shape["kv_heads"] != shape["heads"]:
+        found.append(f"{shape['kv_heads']} kv heads")
+    words = {"layer": "layer", "rank": "rank", "packing": "documents"}
+    found += [f"{word} {shape[name]}" for name, word in words.items() if name in fields and shape[name]]
     found += [str(shape[name]) for name in ("dtype", "device") if name in fields]
     return ", ".join(found)
 
@@ -162,6 +168,8 @@ def _view(parts: Sequence[_Part], number: Callable[[Row | None], int], *, severa
             at[place, row] = key
     axes = [name for name in kept if len({line.shape[name] for line in lines.values()}) > 1]
     axes = [name for name in axes if name != "value_dim" or "head_dim" not in axes]
+    if all(line.shape["kv_heads"] == line.shape["heads"] for line in lines.values()):
+        axes = [name for name in axes if name != "kv_heads"]
     axes = [*(name for name in axes if name != "seq_len"), "seq_len"]
     places = {key: index for index, key in enumerate(lines)}
 
@@ -221,7 +229,9 @@ def _kind(name: str, parts: Sequence[_Part], cells: list[list[GridCell]]) -> Kin
     notes: dict[str, list[str]] = {}
     for part, grid in grids:
         for note in grid.notes:
-            notes.setdefault(note, []).append(shape_words(part.shape(0), ("batch", *_DIMS, "dtype")))
+            notes.setdefault(note, []).append(
+                shape_words(part.shape(0), ("batch", *_DIMS, *VARIANT, "dtype"))
+            )
     shown = [
         note if len(where) == len(grids) or len(grids) == 1 else f"{note} ({'; '.join(dict.fromkeys(where))})"
         for note, where in notes.items()
@@ -230,8 +240,18 @@ def _kind(name: str, parts: Sequence[_Part], cells: list[list[GridCell]]) -> Kin
 
 
 def _key(shape: LineShape, axes: Sequence[str]) -> str:
-    letters = {"batch": "b", "heads": "h", "head_dim": "d", "value_dim": "e", "seq_len": "n"}
-    return "-".join(f"{letters.get(name, '')}{shape[name]}" for name in axes)
+    letters = {
+        "batch": "b",
+        "heads": "h",
+        "head_dim": "d",
+        "value_dim": "e",
+        "kv_heads": "kv",
+        "layer": "layer",
+        "rank": "rank",
+        "packing": "docs",
+        "seq_len": "n",
+    }
+    return "-".join(f"{letters.get(name, '')}{shape[name]}".replace(" ", "") for name in axes)
 
 
 def _name(part: _Part, *, several: bool) -> str:
@@ -252,7 +272,9 @@ def _title(part: _Part) -> str:
     r = part.record
     words = f"{_METRICS[r.metric]}, {DIRECTION_WORDS[r.direction]}"
     return (
-        words if len(part.key) > 1 else f"{words}: {shape_words(part.shape(0), ('batch', *_DIMS, 'dtype'))}"
+        words
+        if len(part.key) > 1
+        else f"{words}: {shape_words(part.shape(0), ('batch', *_DIMS, *VARIANT, 'dtype'))}"
     )
 
 

@@ -144,6 +144,8 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
         parts.append(
             f"head dim {r.head_dim}" if r.head_dim == r.value_dim else f"head dim {r.head_dim}/{r.value_dim}"
         )
+    if len(found := {each.shape.variant for each in records}) == 1:
+        parts += filter(None, [found.pop().words])
     return ", ".join([*parts, r.dtype])
 
 

@@ -48,7 +48,7 @@ def against(measured: Iterable[Row], published: Iterable[Row]) -> list[Grid]:
 
 def _key(r: Record, provider: str) -> Key:
     head_dim = _FEATURE_DIMS.get(provider, r.head_dim)
-    shape = (r.device, r.dtype, r.batch, r.heads, r.seq_len, head_dim, r.value_dim)
+    shape = (r.device, r.dtype, r.batch, r.heads, r.seq_len, head_dim, r.value_dim, r.shape.variant)
     return (r.metric, r.direction, shape, provider)
 
 

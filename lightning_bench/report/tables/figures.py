@@ -21,7 +21,8 @@ def title(record: Record) -> str:
     name = f"{record.suite}-{record.metric}_{record.direction}-batch{record.batch}"
     if not record.heads:  # a published figure of a whole model, whose shape was not stated
         return name
-    return f"{name}-head{record.heads}-qk_dim{record.head_dim}-v_dim{record.value_dim}-dtype_{record.dtype}"
+    dims = f"qk_dim{record.head_dim}-v_dim{record.value_dim}"
+    return f"{name}-head{record.heads}-{dims}-dtype_{record.dtype}{record.shape.variant}"
 
 
 def figure(record: Record) -> float | None:

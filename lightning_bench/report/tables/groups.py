@@ -81,5 +81,5 @@ def group(rows: Iterable[Row], *, mix: bool = False) -> list[RowGroup]:
     With `mix`, suites, machines and protocols of one shape share a table.
     """
     keys = [*SHAPE] if mix else [*ORIGIN, *SHAPE]
-    groups = frame_of(rows)[_COLUMNS].groupby(keys, sort=False)
+    groups = frame_of(rows)[_COLUMNS].groupby(keys, sort=False, dropna=False)
     return [RowGroup(frame, mixed=mix and len(frame.drop_duplicates(ORIGIN)) > 1) for _, frame in groups]

@@ -23,6 +23,7 @@ from lightning_bench.providers.registry.checked import Unfit
 from lightning_bench.providers.registry.functions import bind, function_provider
 from lightning_bench.providers.registry.packages import installed_version
 from lightning_bench.providers.registry.specs import with_family
+from lightning_bench.variant import Variant
 
 SOURCE = """\
 import torch
@@ -229,3 +230,16 @@ def test_a_family_is_given_to_files_without_one() -> None:
         *["b/c.py:g@gla@bnhd"] * 2,
     ]
     assert [with_family(spec, None) for spec in specs] == specs
+
+
+def test_a_function_with_cu_seqlens_takes_packed_documents() -> None:
+    packed = Shape(1, 2, 8, 4, 4, "fp32", "cpu", Variant(documents=(5, 3)))
+    plain = Shape(1, 2, 8, 4, 4, "fp32", "cpu")
+    takes = function_provider(lambda q, k, v, s, cu_seqlens=None: (v, cu_seqlens), "mine", "linear_decay", "")
+    assert takes.unsupported(packed, "fwd") is None
+    with torch.no_grad():
+        assert takes.build(InputSet(packed, seed=1).inputs("bhnd"))()[1].tolist() == [0, 5, 8]
+        assert takes.build(InputSet(plain, seed=1).inputs("bhnd"))()[1] is None
+    lacks = function_provider(lambda q, k, v, s: v, "mine", "linear_decay", "")
+    assert lacks.unsupported(packed, "fwd") == "mine takes no packed documents (cu_seqlens)"
+    assert lacks.unsupported(plain, "fwd") is None

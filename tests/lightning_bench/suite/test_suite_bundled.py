@@ -21,10 +21,13 @@ from lightning_bench.suite import (
 NAMES = [
     "dims",
     "fla-readme",
+    "layers",
     "long",
+    "packed",
     "paper",
     "parallelism",
     "quick",
+    "short",
     "srmsnorm",
     "systems",
     "systems-quick",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lightning_bench.case import DIRECTIONS, DTYPES, FAMILIES, Case
 from lightning_bench.errors import UsageError
 from lightning_bench.suite import Exclude, Group, Limits, Overrides, Suite, axes, expand
+from lightning_bench.variant import packing_text
 
 FAMILY = {"alpha": "linear_decay", "beta": "linear_decay", "gamma": "linear", "omega": "softmax"}
 LENGTHS = [1, 2, 3, 64, 100, 128]
@@ -48,11 +49,14 @@ def bound() -> st.SearchStrategy[int | str]:
     return length | st.builds("{} {}".format, st.sampled_from(["<=", ">", ">="]), length)
 
 
+PARTS = ["0 of 1", "0 of 2", "1 of 2", "7 of 8"]
 words = {
     "provider": some(FAMILY),
     "family": some(FAMILIES),
     "direction": some(DIRECTIONS),
     "dtype": some(DTYPES),
+    "layer": some(PARTS),
+    "rank": some(PARTS),
 }
 bounds = {axis: bound() | st.lists(bound(), min_size=1, max_size=2, unique=True) for axis in SHAPE_AXES}
 excludes = st.fixed_dictionaries({}, optional={**words, **bounds}).filter(bool).map(Exclude.model_validate)
@@ -61,11 +65,14 @@ axis_values = {
     "direction": some(DIRECTIONS),
     "dtype": some(DTYPES),
     **{axis: some(LENGTHS) for axis in SHAPE_AXES},
+    "layer": some(PARTS),
+    "rank": some(PARTS),
 }
-required = {axis: values for axis, values in axis_values.items() if axis != "value_dim"}
+OPTIONAL = ("value_dim", "layer", "rank")
+required = {axis: values for axis, values in axis_values.items() if axis not in OPTIONAL}
 groups = st.fixed_dictionaries(
     required,
-    optional={"value_dim": some(LENGTHS), "exclude": st.lists(excludes, max_size=2)},
+    optional={axis: axis_values[axis] for axis in OPTIONAL} | {"exclude": st.lists(excludes, max_size=2)},
 ).map(Group.model_validate)
 overrides = st.fixed_dictionaries({}, optional={axis: v.map(tuple) for axis, v in axis_values.items()})
 
@@ -88,6 +95,10 @@ def cases_of(suite: Suite, given_overrides: Overrides) -> list[Case]:
 def value_of(case: Case, axis: str) -> Any:
     if axis in ("providers", "provider"):
         return case.provider
+    if axis in ("layer", "rank"):
+        return str(getattr(case.shape.variant, axis))
+    if axis == "packing":
+        return packing_text(case.shape.variant.documents)
     return case.direction if axis == "direction" else getattr(case.shape, axis)
 
 
@@ -307,7 +318,8 @@ def test_a_wrong_override_names_its_option(wrong: dict[str, Any], message: str) 
 
 
 def test_overrides_have_an_axis_each() -> None:
-    assert {field.name for field in fields(Overrides)} == {*axis_values, "added", "kernels"}
+    others = {"added", "kernels", "kv_heads", "packing"}
+    assert {field.name for field in fields(Overrides)} == {*axis_values, *others}
 
 
 def test_an_override_given_twice_counts_once() -> None:

@@ -123,7 +123,8 @@ def test_a_suite_without_faults_loads(tmp_path: Path) -> None:
         ({"providers": '["alpha", "alpha"]'}, "group[0].providers: alpha is listed more than once"),
         ({"providers": "[]"}, "group[0].providers: is empty; allowed: a list of provider names"),
         ({"seq_lens": "512"}, "group[0].seq_lens: unknown key (did you mean `seq_len`?); allowed: providers, "
-         "direction, dtype, batch, heads, seq_len, head_dim, value_dim, exclude"),
+         "direction, dtype, batch, heads, seq_len, head_dim, value_dim, kv_heads, layer, rank, packing, "
+         "exclude"),
         ({'"a\\nb"': "1"}, 'group[0]."a\\nb": unknown key; allowed: providers'),
         ({"exclude": "3"},
          'group[0].exclude: 3 is not allowed; allowed: a list of entries such as [{family = "softmax"'),
@@ -184,7 +185,7 @@ def test_a_fault_in_a_group(faults: Load, changes: dict[str, str | None], expect
         ('protocol = "triton"', '4: protocol: "triton" is not allowed; allowed: "lbench" or "paper"'),
         ('device = "gpu"', '4: device: "gpu" is not allowed; allowed: "cuda" or "cpu"'),
         ('protocl = "lbench"', "4: protocl: unknown key (did you mean `protocol`?); "
-         "allowed: title, description, protocol, device, inputs, limits, group"),
+         "allowed: title, description, protocol, device, inputs, graph, limits, group"),
         ('name = "x"', "4: name: unknown key; allowed: title"),
     ],
 )  # fmt: skip
