@@ -4,11 +4,13 @@ The names are bound once on import, so that a call costs what it costs in torch.
 tests/lightning_kernels/common/test_private_torch.py tests what each of them answers in each state.
 """
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "dispatch_modes",
     "has_forward_mode",
     "has_functorch_transforms",
+    "is_dtensor",
     "load_associative_scan",
+    "register_sharding",
     "tracing_state",
 ]
 
@@ -58,3 +62,27 @@ def load_associative_scan() -> Callable[..., Any]:
     from torch._higher_order_ops.associative_scan import associative_scan
 
     return associative_scan
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Say whether a tensor is a `DTensor`, without importing what nobody has imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def register_sharding(operator: torch._ops.OpOverload, function: Callable[..., Any]) -> None:
+    """Tell DTensor by `function` which placements `operator` takes, as torch's `register_sharding` does.
+
+    That remembers an answer by the arguments that are tensors and those that are ints. Here it is remembered
+    by all of them: results depend on bools, and on which of the tensors are None.
+    """
+    from torch.distributed.tensor import DTensor, experimental
+    from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
+
+    experimental.register_sharding(operator)(function)
+    propagator = DTensor._op_dispatcher.sharding_propagator
+    propagator.register_op_strategy(
+        operator,
+        propagator.op_strategy_funcs[operator],
+        RuntimeSchemaInfo(static_argnum=0, needs_pytree=True),
+    )

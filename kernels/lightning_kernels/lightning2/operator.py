@@ -4,6 +4,7 @@ They are registered by the low-level API: `torch.library.custom_op` with `regist
 and costs a call several times as much on the host.
 """
 
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,12 +15,14 @@ from .._ops import add_op_namespace_prefix, ops
 from ..common.allocate import empty_like, empty_output, empty_state
 from ..common.autograd import differentiable
 from ..common.call import Call, Gradients, Upstream
+from ..common.flops import register_flops
 from ..common.private_torch import (
     below_autocast,
     below_autograd,
     dispatch_modes,
     has_forward_mode,
     has_functorch_transforms,
+    is_dtensor,
     tracing_state,
 )
 from ..common.validate import check_values
@@ -60,10 +63,18 @@ def attend(call: Call) -> tuple[Tensor, Tensor | None]:
     plan = forward_plan(call) if unobserved(call.q) else None
     if plan is None:
         check(call)
+        if not torch.compiler.is_compiling() and is_dtensor(call.q):
+            _register_shardings()
         return linear_attention(*call)
     if call.needs_grad():
         return differentiable(call, plan.forward, _run_backward)
     return plan.forward(call)
+
+
+def _register_shardings() -> None:
+    from .sharding import register
+
+    register()
 
 
 def unobserved(q: Tensor) -> bool:
@@ -185,3 +196,6 @@ torch.library.register_fake(
 torch.library.register_fake(
     add_op_namespace_prefix("linear_attention_backward"), _of_upstream(_backward_fake), lib=_LIBRARY
 )
+register_flops(ops.linear_attention, ops.linear_attention_backward)
+if "torch.distributed.tensor" in sys.modules:  # a compiler cannot register when a DTensor arrives
+    _register_shardings()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._ops import add_op_namespace_prefix, ops
+from ..common.flops import register_step_flops
 from ..common.validate import (
     KERNEL_DTYPES,
     check_dims,
@@ -166,3 +167,4 @@ _LIBRARY.impl("linear_attention_step", _run, "CUDA")
 _LIBRARY.impl("linear_attention_step", _run, "CPU")
 torch.library.register_fake(add_op_namespace_prefix("linear_attention_step"), _fake, lib=_LIBRARY)
 _step = ops.linear_attention_step.default
+register_step_flops(ops.linear_attention_step)

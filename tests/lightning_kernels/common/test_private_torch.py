@@ -125,3 +125,38 @@ def test_load_associative_scan(dtype):
         torch.autograd.grad(got, (a, x), weight), torch.autograd.grad(expected, (a, x), weight), strict=True
     ):
         torch.testing.assert_close(one, two)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+def test_sharding_of_dtensors(tmp_path):
+    """An operator whose results depend on a bool: what DTensor remembers of one is not for the other."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    library = torch.library.Library("private_torch_test", "DEF")
+    library.define("twice(Tensor x, bool whole) -> Tensor")
+    library.impl("twice", lambda x, whole: 2 * x if whole else x.new_empty(0), "CompositeExplicitAutograd")
+    asked = []
+
+    def placements(x, whole):
+        asked.append(whole)
+        return [
+            ([Replicate()], [Replicate(), None]),
+            ([Shard(0) if whole else Replicate()], [Shard(0), None]),
+        ]
+
+    twice = torch.ops.private_torch_test.twice.default
+    private_torch.register_sharding(twice, placements)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        x = distribute_tensor(torch.ones(3), init_device_mesh("cpu", (1,)), [Shard(0)])
+        assert private_torch.is_dtensor(x)
+        assert not private_torch.is_dtensor(torch.ones(3))
+        for whole in (False, True, False, True):
+            y = twice(x, whole)
+            assert y.shape == (3 if whole else 0,)
+            assert y.placements == (Shard(0) if whole else Replicate(),)
+        assert asked == [False, True]
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,29 @@
+"""What torch's `FlopCounterMode` counts for the operators: the recurrence, whatever a kernel does.
+
+A token and query head take 4·d·e FLOPs: k_tᵀ v_t is added to a state of d × e, which q_t multiplies. Backward
+it is 10·d·e: the state is computed again for dq, and a second one, of q_tᵀ do_t, gives dk and dv.
+"""
+
+from torch import Size
+from torch.utils.flop_counter import register_flop_formula
+
+
+def register_flops(forward: object, backward: object) -> None:
+    """Register the counts of the two operators of `lightning_attn2`."""
+    register_flop_formula(forward)(_forward)
+    register_flop_formula(backward)(_backward)
+
+
+def register_step_flops(step: object) -> None:
+    """Register the count of `lightning_attn2_step`, one token of each sequence."""
+    register_flop_formula(step)(_forward)
+
+
+def _forward(q: Size, k: Size, v: Size, *_: object, **__: object) -> int:
+    return 4 * q.numel() * v[-1]
+
+
+def _backward(
+    grad_o: Size | None, grad_state: Size | None, q: Size, k: Size, v: Size, *_: object, **__: object
+) -> int:
+    return 10 * q.numel() * v[-1]

@@ -1,0 +1,77 @@
+"""One rank of a call whose tensors are sharded: python -m tests.support.sharded_calls RANK RANKS FILE."""
+
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+from tests.support.kernel_cases import lk, make_case
+
+REPLICATED = Replicate()
+# The name of a result, and its place among the placements that are expected.
+NAMES = ("o", "state", "dq", "dk", "dv", "d_initial")
+
+
+def check(mesh, case, placements, expected_placements):
+    """Compare a call of sharded tensors with the call of whole ones, forward and backward."""
+    given = case.q, case.k, case.v, case.s, case.initial_state, case.cu_seqlens, case.do, case.d_state
+    q, k, v, s, initial, bounds, do, d_state = (
+        None if x is None else distribute_tensor(x.detach(), mesh, [placement])
+        for x, placement in zip(given, placements, strict=True)
+    )
+    inputs = [x.requires_grad_() for x in (q, k, v, initial)]
+    for return_state in (False, True, False):  # neither answer is remembered for the other
+        results = lk.lightning_attn2(
+            q, k, v, s, initial_state=initial, cu_seqlens=bounds, scale=0.5, return_state=return_state
+        )
+        results, upstream = (results, (do, d_state)) if return_state else ((results,), (do,))
+        grads = torch.autograd.grad(results, inputs, upstream)
+        case.d_state = case.d_state if return_state else None
+        whole = whole_results(case, return_state)
+        got = dict(zip(NAMES if return_state else ("o", *NAMES[2:]), (*results, *grads), strict=True))
+        for name, x in got.items():
+            assert isinstance(x, DTensor)
+            placement = expected_placements[NAMES.index(name)]
+            assert x.placements == (placement,), (name, x.placements, placement)
+            torch.testing.assert_close(x.full_tensor(), whole[name], rtol=1e-5, atol=1e-5, msg=name)
+        case.d_state = d_state.full_tensor()
+
+
+def whole_results(case, return_state):
+    """Return the results of the call of whole tensors by their names."""
+    inputs = case.inputs()
+    o, state = case.call(lk.lightning_attn2, inputs)
+    outputs, upstream = ((o, state), (case.do, case.d_state)) if return_state else ((o,), (case.do,))
+    grads = torch.autograd.grad(outputs, inputs, upstream)
+    return dict(zip(NAMES, (o.detach(), state.detach(), *grads), strict=True))
+
+
+def main(rank, ranks, file):
+    """Run every case on this rank."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks, timeout=timedelta(minutes=5)
+    )
+    mesh = init_device_mesh("cpu", (ranks,))
+    batch, heads = Shard(0), Shard(1)
+
+    case = make_case(4, 2, 1, 20, 16, 32, torch.float32, scale=0.5)
+    check(mesh, case, (batch, batch, batch, REPLICATED, batch, None, batch, batch), (batch,) * 6)
+    case = make_case(1, 4, 4, 20, 16, 32, torch.float32, scale=0.5, bounds=[0, 3, 18])
+    check(mesh, case, (heads, heads, heads, Shard(0), heads, REPLICATED, heads, heads), (heads,) * 6)
+    # Slopes of all heads on every rank, of which each takes its own; one kv head for all.
+    case = make_case(1, 4, 1, 20, 16, 32, torch.float32, scale=0.5)
+    check(
+        mesh, case, (heads, REPLICATED, REPLICATED, REPLICATED, heads, None, heads, heads),
+        (heads, heads, heads, Partial(), Partial(), heads),
+    )  # fmt: skip
+    # Heads that cannot be divided among the ranks are computed whole.
+    case = make_case(1, 6, 3, 20, 16, 32, torch.float32, scale=0.5)
+    check(mesh, case, (REPLICATED,) * 5 + (None,) + (REPLICATED,) * 2, (REPLICATED,) * 6)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
