@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.providers.built_in import tunes_itself
 from lightning_bench.providers.nicknames import plain_name
 from lightning_bench.record.identities import unlike
-from lightning_bench.words import choice
+from lightning_bench.words import choice, counted
 
 
 @collector_paused()
@@ -78,11 +78,14 @@ def one_provider(side: Side, provider: str, name: str | None = None) -> Side:
         )
 
     runs = [run for run in side.runs if run.record.provider == provider]
-    return Side(provider, runs if name is None else [renamed(run) for run in runs], side.remarks)
+    return Side(provider, runs if name is None else [renamed(run) for run in runs], [*side.remarks])
 
 
 def two_providers(path: Path, provider: str, against: str) -> tuple[Side, Side]:
-    """Return two providers of one run as sides, `against` first; UsageError if the run lacks one of them."""
+    """Return two providers of one run as sides, `against` first; UsageError if the run lacks one of them.
+
+    Cases that only one of them was measured in are left out, with a remark: nobody asked for the other.
+    """
     side = read_side(path)
     present = sorted({run.record.provider for run in side.runs})
     if lacking := [name for name in (provider, against) if name not in present]:
@@ -90,7 +93,18 @@ def two_providers(path: Path, provider: str, against: str) -> tuple[Side, Side]:
             f"{path} has no rows of {', '.join(lacking)}; {choice(plain_name(lacking[0]), present)}"
         )
     name = f"{provider} against {against}"
-    return one_provider(side, against, name), one_provider(side, provider, name)
+    base, head = one_provider(side, against, name), one_provider(side, provider, name)
+    of_base, of_head = ({run.record.case_id for run in each.runs} for each in (base, head))
+    for left, found in ((base, of_base - of_head), (head, of_head - of_base)):
+        if found:
+            head.remarks.append(
+                f"{counted(len(found), 'case')} left out, of which only {left.name} has a row"
+            )
+    return _only(base, of_head), _only(head, of_base)
+
+
+def _only(side: Side, case_ids: Set[str]) -> Side:
+    return replace(side, runs=[run for run in side.runs if run.record.case_id in case_ids])
 
 
 class _Judged:

@@ -91,7 +91,8 @@ def _short(reason: str) -> str:
     width = _REASON_WIDTH
     if len(reason) > width:
         reason = _PROCESSES.sub("", reason)
-    for wanted in _KEPT:
-        if figure := wanted.search(reason):
-            width = max(width, figure.end() + 1)
-    return reason if len(reason) <= width else reason[: width - 1].rstrip() + "…"
+    if len(reason) <= width:
+        return reason
+    kept = max((figure.end() for wanted in _KEPT if (figure := wanted.search(reason))), default=0)
+    end = reason.rfind(" ", kept, width) if kept < width else -1
+    return reason[: end if end > 0 else max(kept, width - 1)].rstrip(" ;,:") + "…"
