@@ -42,7 +42,7 @@ format: $(DEVELOPMENT)  ## Fix what ruff can fix
 
 # What is committed in reports/, from results/: the commands of reports/README.md, in their order.
 reports: $(RUNTIME)  ## Regenerate reports/ from results/
-	rm -rf reports/h200/plots
+	rm -rf reports/h200/plots reports/h200/eight
 	sed -n 's/.*`lbench \(report .*\)`.*/\1/p' reports/README.md | \
 	  while read -r command; do $(BIN)/lbench $$command --quiet || exit 1; done
 

@@ -82,7 +82,7 @@ _add(
     report,
     "Make the papers' tables, plots and a page from result CSVs.",
     "lbench report",
-    "lbench report results/h200 --metric ms --baseline lightning2",
+    "lbench report results/h200 --metric ms --provider lightning2,fla-chunk,flash2",
     "lbench report results/h200 --out report --format html,csv,png",
 )
 _add(

@@ -68,18 +68,20 @@ def make_report(
     paths: Sequence[str | Path],
     *,
     metrics: Sequence[str] = (),
+    providers: Sequence[str] = (),
     baseline: str | None = None,
     mix: bool = False,
     newest_of: str | None = None,
 ) -> Report:
-    """Return the tables of these files and folders. Raises UsageError if no row has what they show.
+    """Return the tables of these files and folders, of all `providers` if none is named.
 
+    Raises UsageError if no row has what they show, and for a provider without rows.
     With a host in `newest_of`, only the run that ended last on it is shown and, unless `metrics` asks for
     more, only its figure.
     """
     kinds = chosen_kinds(metrics)
     collected = collect(paths)
-    rows, messages = _of_metrics(collected, kinds), collected.skipped
+    rows, messages = _of_providers(_of_metrics(collected, kinds), providers), collected.skipped
     if newest_of is not None:
         shown = newest(rows, newest_of)
         rows, messages = shown.rows, [*messages, *shown.messages]
@@ -162,6 +164,14 @@ def _of_metrics(collected: Collected, kinds: Sequence[TableKind] | None) -> list
         have = ", ".join(dict.fromkeys(row.record.metric for row in collected.rows))
         raise UsageError(f"no row here is of --metric {', '.join(sorted(wanted))}; the rows are of: {have}")
     return rows
+
+
+def _of_providers(rows: list[Row], providers: Sequence[str]) -> list[Row]:
+    present = list(dict.fromkeys(row.record.provider for row in rows))
+    if lacking := [name for name in providers if name not in present]:
+        instead = choice(plain_name(lacking[0]), present)
+        raise UsageError(f"--provider {lacking[0]!r} has no row here; {instead}")
+    return [row for row in rows if not providers or row.record.provider in providers]
 
 
 def _check_baseline(rows: Sequence[Row], baseline: str) -> None:

@@ -61,6 +61,14 @@ def report(
             "tokens. Default: all. A page can always be switched among all of a metric.",
         ),
     ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            autocompletion=list_of(provider_names),
+            help="Only these providers, with commas between them. Default: all.",
+        ),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -116,15 +124,16 @@ def report(
         document = make_report(
             paths,
             metrics=metric or (),
+            providers=[name.strip() for name in (provider or "").split(",") if name.strip()],
             baseline=baseline,
             mix=mix,
             newest_of=host_identity() if short else None,
         )
     else:
         known("--against", against, ("published",))
-        if baseline is not None or mix:
+        if baseline is not None or mix or provider is not None:
             raise UsageError(
-                "--baseline and --mix do not go with --against: its ratios are to what was published"
+                "--baseline, --mix and --provider do not go with --against: its tables are the published ones"
             )
         document = make_comparison(paths, metrics=metric or ())
     sink = Sink(quiet=quiet)

@@ -77,6 +77,14 @@ def test_the_newest_run_of_this_machine_comes_before_newer_ones_of_others(
     assert lbench("report", "--metric", "floor").out.count("× floor") == 1
 
 
+def test_only_the_providers_that_are_named_are_shown(results: Path, lbench: Lbench) -> None:
+    one = lbench("report", "--provider", "b").out
+    assert "2.0000" in one
+    assert "1.0000" not in one
+    both = lbench("report", "results/here.csv", "--provider", "b, a").out
+    assert "1.0000   2.0000" in both
+
+
 def test_a_row_that_another_file_replaces_is_not_left_out_silently(results: Path, lbench: Lbench) -> None:
     later = replace(BASE, time_utc="2099-01-01T00:00:00+00:00", median_ms=3.0)
     save(Path("later.csv"), later)
@@ -254,7 +262,9 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
         (["script.csv", "--format", "html"], "script.csv is not a result file of lbench"),
         (["empty.csv", "--format", "html"], "empty.csv is empty"),
         (["--against", "mine"], "--against 'mine' is not known; allowed: published"),
-        (["--against", "published", "--mix"], "--baseline and --mix do not go with --against"),
+        (["--against", "published", "--mix"], "--baseline, --mix and --provider do not go with --against"),
+        (["--against", "published", "--provider", "a"], "--provider do not go with --against"),
+        (["--provider", "a,c"], "--provider 'c' has no row here; allowed: a, b"),
         (["--against", "published", "--metric", "check"], "allowed with --against: speed, memory"),
     ],
 )
