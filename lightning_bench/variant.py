@@ -6,7 +6,7 @@ Every fact has a default that changes nothing, a column of the result file, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -15,7 +15,7 @@ from typing import Any
 _MOST_PARTS = 2**20
 _MOST_DOCUMENTS = 2**16
 _LONGEST = 2**31 - 1
-_LONGEST_TEXT = 500
+_LONGEST_TEXT, _LONGEST_LABEL = 500, 16
 _PART = re.compile(r"\s*([0-9]{1,9})\s*of\s*([0-9]{1,9})\s*")
 _RUN = re.compile(r"\s*(?:([0-9]{1,9})\s*[x*]\s*)?([0-9]{1,10})(k?)\s*", re.IGNORECASE)
 
@@ -73,7 +73,8 @@ class Variant:
     def words(self) -> str:
         """What differs, for people: 2 kv heads, layer 79 of 80, rank 7 of 8, documents 96k+31x1k."""
         words = {"kv_heads": "{} kv heads", "layer": "layer {}", "rank": "rank {}", "packing": "documents {}"}
-        return ", ".join(words[name].format(value) for name, value in self.columns.items() if value)
+        columns = self.columns | {"packing": packing_label(self.documents)}
+        return ", ".join(words[name].format(value) for name, value in columns.items() if value)
 
     def __str__(self) -> str:
         parts = {name: str(value).replace(" ", "") for name, value in self.columns.items() if value}
@@ -127,6 +128,14 @@ def packing_text(documents: Iterable[int]) -> str:
     """Return lengths as a row has them: 96k+31x1k; equal neighbours are one run."""
     runs = ((length, len(list(same))) for length, same in groupby(documents))
     return "+".join(f"{count}x{_length(n)}" if count > 1 else _length(n) for n, count in runs)
+
+
+def packing_label(documents: Sequence[int]) -> str:
+    """Return a packing for a column of a table: 96k+31x1k, or where that is long, 16 of 300…32k."""
+    text = packing_text(documents)
+    if len(text) <= _LONGEST_LABEL:
+        return text
+    return f"{len(documents)} of {_length(min(documents))}…{_length(max(documents))}"
 
 
 def _length(n: int) -> str:

@@ -11,11 +11,11 @@ from lightning_bench.report.tables.grid import Grid
 
 
 def html_of_grid(grid: Grid) -> str:
-    """Return a table with a row per length and a column per provider; the best of a row is bold."""
-    head = ["n", *(f"{column.provider} ({column.over or column.family})" for column in grid.columns)]
+    """Return a table with a row per line and a column per provider; the best of a row is bold."""
+    head = [*grid.heads, *(f"{column.provider} ({column.over or column.family})" for column in grid.columns)]
     lines = [
-        [str(length), *(Markup("<b>{}</b>").format(c.text) if c.best else c.text for c in cells)]
-        for length, cells in zip(grid.lengths, grid.cells, strict=True)
+        [*texts, *(Markup("<b>{}</b>").format(c.text) if c.best else c.text for c in cells)]
+        for texts, cells in zip(grid.texts, grid.cells, strict=True)
     ]
     return html_table(grid_title(grid), head, lines, (*grid.notes, *grid.origin))
 

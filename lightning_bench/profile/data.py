@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lightning_bench.case import Case, Device, Direction, Dtype, Family, Shape
 from lightning_bench.families.work import Bound
 from lightning_bench.machine.ceilings import Ceilings
+from lightning_bench.variant import Variant
 
 KernelKind = Literal["kernel", "memcpy", "memset", "op"]
 Mode = Literal["profile", "ncu", "proton"]
@@ -20,7 +21,21 @@ class Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Request(Data):
+class Varied(Data):
+    """What a case changes about the usual inputs, as rows have it: see `lightning_bench.variant`."""
+
+    kv_heads: int | None = None
+    layer: str = ""
+    rank: str = ""
+    packing: str = ""
+
+    @property
+    def variant(self) -> Variant:
+        """The same as one value."""
+        return Variant.of_columns(self.kv_heads, self.layer, self.rank, self.packing)
+
+
+class Request(Varied):
     """What a child process is asked to run."""
 
     mode: Mode
@@ -44,7 +59,14 @@ class Request(Data):
     def shape(self) -> Shape:
         """The shape of the inputs."""
         return Shape(
-            self.batch, self.heads, self.seq_len, self.head_dim, self.value_dim, self.dtype, self.device
+            self.batch,
+            self.heads,
+            self.seq_len,
+            self.head_dim,
+            self.value_dim,
+            self.dtype,
+            self.device,
+            self.variant,
         )
 
     @property
@@ -242,7 +264,7 @@ class Reading(Data):
     text: str
 
 
-class Profile(Data):
+class Profile(Varied):
     """Everything that is known of one case."""
 
     case_id: str

@@ -11,9 +11,21 @@ from lightning_bench.errors import UsageError
 from lightning_bench.profile.data import Profile
 from lightning_bench.record.codec import csv_text, read_cells, replace_file
 from lightning_bench.record.discover import file_name
+from lightning_bench.record.row import VARIANT
 
 _KEY = ("case_id", "machine_id")
-_SHAPE = ("provider", "direction", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim", "device")
+_SHAPE = (
+    "provider",
+    "direction",
+    "dtype",
+    "batch",
+    "heads",
+    "seq_len",
+    "head_dim",
+    "value_dim",
+    "device",
+    *VARIANT,
+)
 _MACHINE = ("device_name", "driver", "torch", "triton", "python", "harness_commit")
 _COUNTERS = (
     "dram_read_bytes",

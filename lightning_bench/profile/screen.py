@@ -34,7 +34,8 @@ def show(profiles: Sequence[Profile]) -> RenderableType:
 
 
 def _title(p: Profile) -> RenderableType:
-    shape = f"b{p.batch} h{p.heads} n{p.seq_len} d{p.head_dim} e{p.value_dim} {p.dtype}"
+    words = f", {p.variant.words}" if p.variant.words else ""
+    shape = f"b{p.batch} h{p.heads} n{p.seq_len} d{p.head_dim} e{p.value_dim} {p.dtype}{words}"
     where = str(p.machine.get("device_name", p.device))
     threads = f", {counted(p.threads, 'thread')}" if p.device == "cpu" else ""
     title = Text(f"{p.provider} {p.direction}", style="bold").append(f"  {shape}  {where}{threads}", style="")

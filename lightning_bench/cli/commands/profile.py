@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from lightning_bench.cli.shared.common_options import DEVICE_HELP, Json, known
 from lightning_bench.cli.shared.completion import devices, one_of, provider_names
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import UsageError
+from lightning_bench.variant import Variant
 from lightning_bench.words import counted
 
 if TYPE_CHECKING:
@@ -64,6 +65,41 @@ class CaseOptions:
         int | None,
         typer.Option(metavar="N", min=1, help="Default: as head_dim.", rich_help_panel=_CASE_PANEL),
     ] = None
+    kv_heads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Default: as heads.", rich_help_panel=_CASE_PANEL),
+    ] = None
+    layer: Annotated[
+        str,
+        typer.Option(
+            metavar="PART", help="Layer whose slopes are taken: '79 of 80'.", rich_help_panel=_CASE_PANEL
+        ),
+    ] = ""
+    rank: Annotated[
+        str,
+        typer.Option(
+            metavar="PART", help="Rank whose heads are taken: '7 of 8'.", rich_help_panel=_CASE_PANEL
+        ),
+    ] = ""
+    packing: Annotated[
+        str,
+        typer.Option(
+            metavar="LENGTHS",
+            help="Documents, in place of --seq-len: '96k + 31 x 1k'.",
+            rich_help_panel=_CASE_PANEL,
+        ),
+    ] = ""
+
+    @property
+    def variant(self) -> Variant:
+        """What differs from the usual inputs. UsageError for a text that says nothing."""
+        if self.packing and self.seq_len:
+            raise UsageError("--seq-len and --packing do not go together: the documents say how long it is")
+        try:
+            return Variant.of_columns(self.kv_heads, self.layer, self.rank, self.packing)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
     device: Annotated[
         str | None,
         typer.Option(
@@ -152,18 +188,27 @@ def profile(
         refuse_folder(out)
     default = _DEFAULTS[machine.device]
     head_dim = case.head_dim or default.head_dim
+    variant = case.variant
+    batch, heads = case.batch or (1 if variant.documents else default.batch), case.heads or default.heads
+    if variant.documents and batch > 1:
+        raise UsageError(f"--batch {batch} with --packing; allowed: 1, which has all documents")
+    if variant.kv_heads and heads % variant.kv_heads:
+        raise UsageError(f"--kv-heads {variant.kv_heads} does not divide {heads} heads")
+    if variant.kv_heads == heads:
+        variant = replace(variant, kv_heads=0)
     requests = [
         Request(
             mode="profile",
             provider=spec,
             direction=direction,
             dtype=dtype or default.dtype,
-            batch=case.batch or default.batch,
-            heads=case.heads or default.heads,
-            seq_len=case.seq_len or default.seq_len,
+            batch=batch,
+            heads=heads,
+            seq_len=sum(variant.documents) or case.seq_len or default.seq_len,
             head_dim=head_dim,
             value_dim=case.value_dim or head_dim,
             device=machine.device,
+            **variant.columns,
             calls=calls,
             trace="" if trace is None else str(trace.absolute()),
         )

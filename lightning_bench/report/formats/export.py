@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn
+from lightning_bench.report.tables.grid_lines import LINE, GridLine
 
 _FORMULA = re.compile(r"\s*[=+\-@]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?( ?%)?")
@@ -25,6 +26,7 @@ HEADER = (
     "kind",
     "unit",
     "seq_len",
+    *LINE,
     "provider",
     "column",
     "family",
@@ -38,20 +40,21 @@ HEADER = (
 def table_csv(grids: Iterable[Grid]) -> str:
     """Return every cell of every table with what its row says of it. A blank `value` has a reason."""
     lines = [
-        _line(grid, n, column, cell)
+        _line(grid, line, column, cell)
         for grid in grids
-        for n, cells in zip(grid.lengths, grid.cells, strict=True)
+        for line, cells in zip(grid.lines, grid.cells, strict=True)
         for column, cell in zip(grid.columns, cells, strict=True)
     ]
     return pd.DataFrame(lines, columns=list(HEADER)).to_csv(index=False, lineterminator="\n")
 
 
-def _line(grid: Grid, n: int, column: GridColumn, cell: GridCell) -> dict[str, object]:
+def _line(grid: Grid, at: GridLine, column: GridColumn, cell: GridCell) -> dict[str, object]:
     line: dict[str, object] = {
         "title": grid.title,
         "kind": grid.kind,
         "unit": grid.unit,
-        "seq_len": n,
+        "seq_len": at.n,
+        **{name: at.variant.columns[name] for name in LINE},
         "provider": column.provider,
         "column": column.over,
         "family": column.family,

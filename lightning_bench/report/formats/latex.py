@@ -83,18 +83,19 @@ def table(grid: Grid, number: int) -> str:
 
 
 def _tabular(grid: Grid) -> list[str]:
-    wide = len(grid.columns) >= _WIDE
+    heads = ["$n$" if name == "n" else escape(name) for name in grid.heads]
+    wide = len(heads) + len(grid.columns) > _WIDE
     lines = [r"\resizebox{\linewidth}{!}{%"] if wide else []
     lines += [
-        rf"\begin{{tabular}}{{r{'r' * len(grid.columns)}}}",
+        rf"\begin{{tabular}}{{{'r' * (len(heads) + len(grid.columns))}}}",
         r"\toprule",
-        _line([r"$n$", *(rf"\texttt{{{escape(column.provider)}}}" for column in grid.columns)]),
-        _line(["", *(escape(_under(column)) for column in grid.columns)]),
+        _line([*heads, *(rf"\texttt{{{escape(column.provider)}}}" for column in grid.columns)]),
+        _line([*[""] * len(heads), *(escape(_under(column)) for column in grid.columns)]),
         r"\midrule",
     ]
-    for n, cells in zip(grid.lengths, grid.cells, strict=True):
+    for line, cells in zip(grid.texts, grid.cells, strict=True):
         texts = (rf"\textbf{{{escape(c.text)}}}" if c.best else escape(c.text) for c in cells)
-        lines.append(_line([str(n), *texts]))
+        lines.append(_line([*map(escape, line), *texts]))
     return [*lines, r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
 
 

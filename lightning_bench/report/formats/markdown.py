@@ -64,11 +64,14 @@ def _section(grid: Grid) -> list[str]:
 
 
 def _table(grid: Grid) -> str:
-    lines = [["n", *map(_head, grid.columns)], ["---:"] * (1 + len(grid.columns))]
-    for n, cells in zip(grid.lengths, grid.cells, strict=True):
+    lines = [[*grid.heads, *map(_head, grid.columns)], ["---:"] * (len(grid.heads) + len(grid.columns))]
+    for line, cells in zip(grid.texts, grid.cells, strict=True):
         texts = (escape(cell.text) for cell in cells)
         lines.append(
-            [str(n), *(f"**{text}**" if c.best else text for c, text in zip(cells, texts, strict=True))]
+            [
+                *map(escape, line),
+                *(f"**{text}**" if c.best else text for c, text in zip(cells, texts, strict=True)),
+            ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -15,23 +15,24 @@ def grid_title(grid: Grid) -> str:
 
 
 def grid_parts(grid: Grid, width: int) -> Iterator[list[str]]:
-    """Yield the parts of a table that fit `width` terminal cells, as lines: two of heads and one per length.
+    """Yield the parts of a table that fit `width` terminal cells, as lines: two of heads and one per line.
 
-    Each part has the column of lengths and at least one provider, though it be wider.
+    Each part has the columns that tell lines apart and at least one provider, though it be wider.
     """
-    columns = [["n", "", *map(str, grid.lengths)]]
+    fixed = len(grid.heads)
+    columns = [[head, "", *texts] for head, *texts in zip(grid.heads, *grid.texts, strict=True)]
     columns += (
         [column.provider, column.over or column.family, *(cells[index].text for cells in grid.cells)]
         for index, column in enumerate(grid.columns)
     )
     widths = [max(map(cell_len, column)) for column in columns]
-    start = 1
+    start, before = fixed, sum(widths[:fixed]) + 2 * fixed
     while start < len(columns):
-        end, used = start + 1, widths[0] + 2 + widths[start]
+        end, used = start + 1, before + widths[start]
         while end < len(columns) and used + 2 + widths[end] <= width:
             used += 2 + widths[end]
             end += 1
-        shown = [0, *range(start, end)]
+        shown = [*range(fixed), *range(start, end)]
         yield _aligned([columns[index] for index in shown], [widths[index] for index in shown])
         start = end
 

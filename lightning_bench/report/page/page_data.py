@@ -12,7 +12,7 @@ from lightning_bench.record import COLUMNS, Record, Row
 from lightning_bench.record.samples import Samples
 from lightning_bench.report.collect import rows_in
 from lightning_bench.report.page.plot_choices import hero, plot_choices
-from lightning_bench.report.page.views import Kind, Line, View, dims_text
+from lightning_bench.report.page.views import Kind, Line, View, field_text
 from lightning_bench.report.plots.strokes import strokes
 from lightning_bench.report.tables.origin import VERSIONS, distinct
 
@@ -62,7 +62,7 @@ def page_data(views: Sequence[View], shown: pd.DataFrame, samples: dict[Row, Sam
 
 def axis_texts(view: View, line: Line) -> list[str]:
     """Return what the table has of a line in its first columns, one text per axis."""
-    return [dims_text(line.shape) if axis == "head_dim" else str(line.shape[axis]) for axis in view.axes]
+    return [field_text(line.shape, axis) for axis in view.axes]
 
 
 def machines(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -14,7 +14,9 @@ from lightning_bench.record.discover import file_name
 from lightning_bench.record.row import VARIANT
 from lightning_bench.report.collect import frame_of
 from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn
+from lightning_bench.report.tables.grid_lines import LINE, GridLine, common
 from lightning_bench.report.tables.origin import distinct
+from lightning_bench.variant import packing_label, read_packing
 from lightning_bench.words import DIRECTION_WORDS, counted
 
 _METRICS = {"speed": "Time", "memory": "Memory", "check": "Error"}
@@ -90,9 +92,16 @@ class _Part:
     records: list[Record]
     key: tuple[str, ...]
 
-    def shape(self, n: int) -> LineShape:
+    def shape(self, line: GridLine) -> LineShape:
         found = {name: getattr(self.record, name) for name in _FIELDS}
-        return found | {"seq_len": n, "kv_heads": self.record.kv_heads or self.record.heads}
+        found |= {name: line.variant.columns[name] for name in LINE}
+        return found | {"seq_len": line.n, "kv_heads": self.record.kv_heads or ""}
+
+    @property
+    def shared(self) -> LineShape:
+        """The shape as far as its lines agree, without a length."""
+        lines = self.grids[0].lines
+        return self.shape(GridLine(common(lines), 0))
 
 
 def views_of(grids: Iterable[Grid]) -> tuple[list[View], pd.DataFrame]:
@@ -129,12 +138,23 @@ def shape_words(shape: LineShape, fields: Sequence[str]) -> str:
         found.append(counted(int(shape["heads"]), "head"))
     if shaped and ("head_dim" in fields or "value_dim" in fields):
         found.append(f"head dim {dims_text(shape)}")
-    if "kv_heads" in fields and shape["kv_heads"] != shape["heads"]:
+    if "kv_heads" in fields and shape["kv_heads"]:
         found.append(f"{shape['kv_heads']} kv heads")
     words = {"layer": "layer", "rank": "rank", "packing": "documents"}
-    found += [f"{word} {shape[name]}" for name, word in words.items() if name in fields and shape[name]]
+    found += [
+        f"{word} {field_text(shape, name)}" for name, word in words.items() if name in fields and shape[name]
+    ]
     found += [str(shape[name]) for name in ("dtype", "device") if name in fields]
     return ", ".join(found)
+
+
+def field_text(shape: LineShape, name: str) -> str:
+    """Return a field of a shape as a table has it, in few letters."""
+    if name == "head_dim":
+        return dims_text(shape)
+    if name == "kv_heads":
+        return str(shape["kv_heads"] or shape["heads"])
+    return packing_label(read_packing(str(shape[name]))) if name == "packing" else str(shape[name])
 
 
 def dims_text(shape: LineShape) -> str:
@@ -144,7 +164,7 @@ def dims_text(shape: LineShape) -> str:
 
 
 def _parts(grids: Iterable[Grid]) -> Iterable[_Part]:
-    for _, members in groupby(grids, lambda grid: (grid.title, grid.origin, grid.columns, grid.lengths)):
+    for _, members in groupby(grids, lambda grid: (grid.title, grid.origin, grid.columns, grid.lines)):
         kinds = list(members)
         records = [cell.row.record for line in kinds[0].cells for cell in line if cell.row]
         first = kinds[0].first
@@ -161,15 +181,13 @@ def _view(parts: Sequence[_Part], number: Callable[[Row | None], int], *, severa
     at: dict[tuple[int, int], tuple[object, ...]] = {}
     kept = [name for name in _FIELDS if not (folded and name in _DIMS)]
     for place, part in enumerate(parts):
-        for row, n in enumerate(part.grids[0].lengths):
-            shape = part.shape(n)
+        for row, line in enumerate(part.grids[0].lines):
+            shape = part.shape(line)
             key = tuple(shape[name] for name in kept)
             lines.setdefault(key, Line("", shape))
             at[place, row] = key
     axes = [name for name in kept if len({line.shape[name] for line in lines.values()}) > 1]
     axes = [name for name in axes if name != "value_dim" or "head_dim" not in axes]
-    if all(line.shape["kv_heads"] == line.shape["heads"] for line in lines.values()):
-        axes = [name for name in axes if name != "kv_heads"]
     axes = [*(name for name in axes if name != "seq_len"), "seq_len"]
     places = {key: index for index, key in enumerate(lines)}
 
@@ -177,7 +195,7 @@ def _view(parts: Sequence[_Part], number: Callable[[Row | None], int], *, severa
         table = [[_EMPTY] * len(columns) for _ in lines]
         for place, part in enumerate(parts):
             grid = next((grid for grid in part.grids if grid.kind == kind), None)
-            for row in range(len(part.grids[0].lengths)):
+            for row in range(len(part.grids[0].lines)):
                 line = table[places[at[place, row]]]
                 for column, of in enumerate(part.grids[0].columns):
                     base = part.grids[0].cells[row][column]
@@ -194,7 +212,7 @@ def _view(parts: Sequence[_Part], number: Callable[[Row | None], int], *, severa
         name=file_name(_name(parts[0], several=several)),
         suite=_suite(first, parts[0].grids[0].kind),
         title=_title(parts[0]),
-        under=_under(records, names[0], shape_words(parts[0].shape(0), fixed)),
+        under=_under(records, names[0], shape_words(parts[0].shared, fixed)),
         words=_words(parts, records),
         axes=axes,
         lines=[Line(_key(line.shape, axes), line.shape) for line in lines.values()],
@@ -229,9 +247,7 @@ def _kind(name: str, parts: Sequence[_Part], cells: list[list[GridCell]]) -> Kin
     notes: dict[str, list[str]] = {}
     for part, grid in grids:
         for note in grid.notes:
-            notes.setdefault(note, []).append(
-                shape_words(part.shape(0), ("batch", *_DIMS, *VARIANT, "dtype"))
-            )
+            notes.setdefault(note, []).append(shape_words(part.shared, ("batch", *_DIMS, *VARIANT, "dtype")))
     shown = [
         note if len(where) == len(grids) or len(grids) == 1 else f"{note} ({'; '.join(dict.fromkeys(where))})"
         for note, where in notes.items()
@@ -274,7 +290,7 @@ def _title(part: _Part) -> str:
     return (
         words
         if len(part.key) > 1
-        else f"{words}: {shape_words(part.shape(0), ('batch', *_DIMS, *VARIANT, 'dtype'))}"
+        else f"{words}: {shape_words(part.shared, ('batch', *_DIMS, *VARIANT, 'dtype'))}"
     )
 
 

@@ -14,12 +14,15 @@ from lightning_bench.report.plots.line_ends import LINE_IN
 from lightning_bench.report.plots.plot_rows import caption, check_same, heading, names_of, status_notes
 from lightning_bench.report.plots.style import COLUMN, TEXT_PT, Look, Sheet, house_style, value_axis
 from lightning_bench.report.tables.figures import floor_bandwidth, memory_mib, time_ms
+from lightning_bench.variant import packing_label, read_packing
 
-SAME = tuple(column for column in (*ORIGIN, *SHAPE) if column not in (*DIMS, "batch", "heads"))
+SAME = tuple(column for column in (*ORIGIN, *SHAPE) if column not in (*DIMS, "batch", "heads", "packing"))
 """Columns that the rows of a dot plot agree in."""
 
 MOST_SHAPES = 4
-"""Pairs of batch and seq_len that one dot plot can hold."""
+"""Shapes, of batch, seq_len and packing, that one dot plot can hold."""
+
+DotShape = tuple[int, int, str]
 
 _DOTS = (("o", "#0072B2"), ("s", "#D55E00"), ("^", "#009E73"), ("D", "#CC79A7"))
 _NARROW_IN = 5.0  # a figure of this width has no room for families
@@ -29,9 +32,9 @@ _GREY = "#777777"
 def dot_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None:
     """Draw the time in ms, or the memory in MiB, of every provider: families together, the fastest first.
 
-    The records are of one suite, machine, protocol, metric, direction and dtype, and of at most four pairs
-    of batch and seq_len, else ValueError; heads and head dims may differ. None with fewer than three
-    providers that have a figure.
+    The records are of one suite, machine, protocol, metric, direction, dtype, layer and rank, and of at most
+    four shapes of batch, seq_len and packing, else ValueError; heads and head dims may differ. None with
+    fewer than three providers that have a figure.
     """
     records = [r for r in records if r.heads]
     check_same(records, SAME)
@@ -40,7 +43,7 @@ def dot_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None
     shown = [r for r in records if value(r)]
     if len({r.provider for r in shown}) < 3:
         return None
-    shapes = sorted({(r.batch, r.seq_len) for r in shown}, key=lambda shape: (-shape[0], shape[1]))
+    shapes = sorted({dot_shape(r) for r in shown}, key=lambda shape: (-shape[0], shape[1:]))
     if len(shapes) > MOST_SHAPES:
         raise ValueError(f"one dot plot cannot hold {len(shapes)} shapes; allowed: up to {MOST_SHAPES}")
     names = names_of(records, labels=look.labels)
@@ -51,7 +54,7 @@ def dot_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None
         for line, provider in enumerate(order):
             own = [r for r in shown if r.provider == provider]
             for record in own:
-                marker, color = _DOTS[shapes.index((record.batch, record.seq_len))]
+                marker, color = _DOTS[shapes.index(dot_shape(record))]
                 at = value(record) or math.nan
                 axes.plot([at], [line], marker, color=color, markersize=4.2, gid=f"dot-{record.case_id}")
                 if least := _floor(record):
@@ -66,6 +69,11 @@ def dot_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None
         notes = [_explained(shapes, shown, speed=speed)]
         notes += status_notes(records, names, value)
         return sheet.finish(heading(records, dims=False), notes, caption(records))
+
+
+def dot_shape(record: Record) -> DotShape:
+    """Return what the marker of a record stands for: batch, seq_len and packing."""
+    return record.batch, record.seq_len, record.packing
 
 
 def _floor(record: Record) -> float | None:
@@ -104,9 +112,13 @@ def _part(axes: Axes, shown: Sequence[Record], order: Sequence[str], *, named: b
         )
 
 
-def _explained(shapes: Sequence[tuple[int, int]], shown: Sequence[Record], *, speed: bool) -> str:
+def _explained(shapes: Sequence[DotShape], shown: Sequence[Record], *, speed: bool) -> str:
     signs = {"o": "●", "s": "■", "^": "▲", "D": "◆"}
-    dots = ", ".join(f"{signs[_DOTS[at][0]]} batch {batch}, n = {n}" for at, (batch, n) in enumerate(shapes))
+    words = [
+        f"documents {packing_label(read_packing(packing))}" if packing else f"batch {batch}, n = {n}"
+        for batch, n, packing in shapes
+    ]
+    dots = ", ".join(f"{signs[_DOTS[at][0]]} {text}" for at, text in enumerate(words))
     bandwidth = floor_bandwidth(next((r for r in shown if r.ceiling_gbps), shown[0]))
     least = (
         f"the maximum of what the minimum bytes (at {bandwidth}) and operations take"

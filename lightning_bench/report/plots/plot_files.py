@@ -17,7 +17,7 @@ from lightning_bench.record import Record, Row
 from lightning_bench.record.discover import file_name
 from lightning_bench.report.collect import ORIGIN, SHAPE, frame_of, rows_by
 from lightning_bench.report.plots import PlotFormat
-from lightning_bench.report.plots.dot_plot import MOST_SHAPES, SAME, dot_plot
+from lightning_bench.report.plots.dot_plot import MOST_SHAPES, SAME, dot_plot, dot_shape
 from lightning_bench.report.plots.heat import heat_map
 from lightning_bench.report.plots.line_plots import (
     memory_plot,
@@ -29,7 +29,6 @@ from lightning_bench.report.plots.line_plots import (
 from lightning_bench.report.plots.plot_rows import SHARED, Over, check_same
 from lightning_bench.report.plots.style import COLUMN, WIDE, Look, house_style
 from lightning_bench.report.tables.figures import title
-from lightning_bench.report.tables.groups import group
 
 PlotName = Literal["time", "speedup", "per_token", "roofline", "memory", "heat_floor", "heat_ms", "dots"]
 
@@ -144,17 +143,19 @@ def _save(drawing: Drawing, formats: Sequence[PlotFormat]) -> list[Path]:
 def _drawings(rows: Sequence[Row], baseline: str | None) -> Iterator[Drawing]:
     """Yield plots of tables of several lengths, then of those of one length, then of all dims together."""
     single: list[Row] = []
-    for table in group(rows):
-        if len(table.lengths) > 1:
-            yield from _over(table.rows, "seq_len", baseline)
+    for members in rows_by(frame_of(rows), (*ORIGIN, *SHAPE)).values():
+        if len({row.record.seq_len for row in members}) > 1:
+            yield from _over(members, "seq_len", baseline)
         else:
-            single += table.rows
+            single += members
     for members in rows_by(frame_of(single), _NOT_BATCH).values():
         if len({row.record.batch for row in members}) >= _BATCHES:
             yield from _over(members, "batch", baseline)
             single = [row for row in single if row not in members]
     for members in rows_by(frame_of(single), SAME).values():
-        yield from _dots([row.record for row in members])
+        parts = _apart_in_heads([row.record for row in members])
+        for records in parts:
+            yield from _dots(records, apart=len(parts) > 1)
     for members in rows_by(frame_of(row for row in rows if row.record.metric == "speed"), SHARED).values():
         records = [row.record for row in members]
         name = _without(records[0], "qk_dim", "v_dim")
@@ -177,15 +178,24 @@ def _over(rows: Sequence[Row], over: Over, baseline: str | None) -> Iterator[Dra
             yield Drawing(f"{name}-roofline", "roofline", records, COLUMN)
 
 
-def _dots(records: Sequence[Record]) -> Iterator[Drawing]:
+def _dots(records: Sequence[Record], *, apart: bool) -> Iterator[Drawing]:
     if records[0].metric == "check":
         return
-    shapes = list(dict.fromkeys((r.batch, r.seq_len) for r in records))
-    name = _without(records[0], "batch", "head", "qk_dim", "v_dim")
+    shapes = list(dict.fromkeys(map(dot_shape, records)))
+    name = _without(records[0], "batch", *([] if apart else ["head"]), "qk_dim", "v_dim", "docs")
     for start in range(0, len(shapes), MOST_SHAPES):
-        kept = [r for r in records if (r.batch, r.seq_len) in shapes[start : start + MOST_SHAPES]]
+        kept = [r for r in records if dot_shape(r) in shapes[start : start + MOST_SHAPES]]
         number = f"-{start // MOST_SHAPES + 1}" if start else ""
         yield from _both(Drawing(f"{name}-dots{number}", "dots", kept, COLUMN))
+
+
+def _apart_in_heads(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records of each number of heads if a provider has several at one shape, else all."""
+    places = [(r.provider, *dot_shape(r), r.head_dim, r.value_dim) for r in records]
+    if len(set(places)) == len(places):
+        return [list(records)]
+    heads = dict.fromkeys(r.heads for r in records)
+    return [[r for r in records if r.heads == each] for each in heads]
 
 
 def _both(drawing: Drawing) -> Iterator[Drawing]:
@@ -195,4 +205,6 @@ def _both(drawing: Drawing) -> Iterator[Drawing]:
 
 def _without(record: Record, *parts: str) -> str:
     """Return the title of the record's table without these parts, in which the rows of a plot differ."""
-    return re.sub(rf"-(?:{'|'.join(parts)})\d+", "", title(record))
+    numbered = [part for part in parts if part != "docs"]
+    variant = replace(record.shape.variant, documents=()) if "docs" in parts else None
+    return re.sub(rf"-(?:{'|'.join(numbered)})\d+", "", title(record, variant))

@@ -42,6 +42,7 @@ _KNOWN = {
     "lightning-official": Stroke(_VERMILION, "D", _SOLID, False),
     "fla-chunk": Stroke(_ORANGE, "^", _SOLID, False),
     "fla-fused-chunk": Stroke(_PURPLE, "v", _DASH_DOT, False),
+    "fla-recurrent": Stroke(_BROWN, "8", _LONG_SHORT, False),
     "flash2": Stroke(_BLACK, "o", _DASH, True),
     "flash4": Stroke(_BLUE, "D", _DOT, True),
     "xformers": Stroke(_ORANGE, "s", _DASH, True),

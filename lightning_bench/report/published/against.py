@@ -60,26 +60,26 @@ def _value(record: Record) -> float | None:
 
 
 def _grid(table: RowGroup, here: Mapping[Key, Row]) -> Grid:
-    lengths, published = table.lengths, table.columns
+    lines, published = table.lines, table.columns
     columns: list[GridColumn] = []
-    cells: list[list[GridCell]] = [[] for _ in lengths]
+    cells: list[list[GridCell]] = [[] for _ in lines]
     used: list[Row] = []
     missing: list[str] = []
     for column in published:
         columns.append(GridColumn(column.first.provider, column.first.family, "published"))
-        for line, n in zip(cells, lengths, strict=True):
-            line.append(_cell(column.rows.get(n)))
+        for line, at in zip(cells, lines, strict=True):
+            line.append(_cell(column.rows.get(at)))
         for name in counterparts(column.first):
-            keys = {n: _key(record, name) for n, record in column.records.items()}
-            ours = {n: here[key] for n, key in keys.items() if key in here}
+            keys = {at: _key(record, name) for at, record in column.records.items()}
+            ours = {at: here[key] for at, key in keys.items() if key in here}
             if not ours:
                 missing.append(name)
                 continue
             used += ours.values()
             family = next(iter(ours.values())).record.family
             columns += [GridColumn(name, family, "here"), GridColumn(name, family, "ratio")]
-            for line, n in zip(cells, lengths, strict=True):
-                line += [_cell(ours.get(n)), _ratio(ours.get(n), column.rows.get(n))]
+            for line, at in zip(cells, lines, strict=True):
+                line += [_cell(ours.get(at)), _ratio(ours.get(at), column.rows.get(at))]
     first = published[0].first
     return Grid(
         first=first,
@@ -87,7 +87,7 @@ def _grid(table: RowGroup, here: Mapping[Key, Row]) -> Grid:
         kind="against",
         unit=_unit(first, used),
         columns=columns,
-        lengths=lengths,
+        lines=lines,
         cells=cells,
         notes=_notes(published, used, missing),
         origin=_origin(table, used),

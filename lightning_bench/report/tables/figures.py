@@ -6,6 +6,7 @@ from lightning_bench.case import Metric, ProtocolName
 from lightning_bench.families.work import Work
 from lightning_bench.machine.mix import COPY
 from lightning_bench.record import Record
+from lightning_bench.variant import Variant
 
 FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
     ("speed", "lbench"): ("median_ms", "ms, median of cold samples", 4),
@@ -16,13 +17,17 @@ FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
 """The column that is the figure of a metric under a protocol, what it is, and its decimals."""
 
 
-def title(record: Record) -> str:
-    """Return the title of the row's table: as the published ones, with the name of our suite in front."""
+def title(record: Record, variant: Variant | None = None) -> str:
+    """Return the title of the row's table: as the published ones, with the name of our suite in front.
+
+    `variant` is what all rows of the table share, that of the row if None.
+    """
+    variant = record.shape.variant if variant is None else variant
     name = f"{record.suite}-{record.metric}_{record.direction}-batch{record.batch}"
     if not record.heads:  # a published figure of a whole model, whose shape was not stated
         return name
     dims = f"qk_dim{record.head_dim}-v_dim{record.value_dim}"
-    return f"{name}-head{record.heads}-{dims}-dtype_{record.dtype}{record.shape.variant}"
+    return f"{name}-head{record.heads}-{dims}-dtype_{record.dtype}{variant}"
 
 
 def figure(record: Record) -> float | None:

@@ -1,4 +1,4 @@
-"""Grids: the table that the terminal and every format print, one row per length, one column per provider."""
+"""Grids: the table that the terminal and every format print, a row per line, a column per provider."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from lightning_bench.record import Record, Row, Status
 from lightning_bench.report.tables import notes
 from lightning_bench.report.tables.figures import title
+from lightning_bench.report.tables.grid_lines import GridLine, common, line_heads, line_texts
 from lightning_bench.report.tables.groups import ColumnRows, RowGroup, group
 from lightning_bench.report.tables.kinds import FIGURE_KINDS, TableKind, default_kinds
 
@@ -17,7 +18,7 @@ DEFAULT_BASELINE = "flash2"
 
 @dataclass(frozen=True)
 class GridCell:
-    """What is at one length and provider: `text`, which says why if there is no `value`."""
+    """What is at one line and provider: `text`, which says why if there is no `value`."""
 
     text: str
     value: float | None = None
@@ -38,7 +39,7 @@ class GridColumn:
 class Grid:
     """One table. `cells[row][column]`; `notes` explain cells, `origin` says where they are from.
 
-    `first` is the first record of its rows, which all agree in shape.
+    `first` is the first record of its rows, which agree in shape, apart from what `lines` say.
     """
 
     first: Record
@@ -46,10 +47,20 @@ class Grid:
     kind: str
     unit: str
     columns: list[GridColumn]
-    lengths: list[int]
+    lines: list[GridLine]
     cells: list[list[GridCell]]
     notes: list[str]
     origin: list[str]
+
+    @property
+    def heads(self) -> list[str]:
+        """The heads of the columns before the providers: `n`, and before it what differs too."""
+        return line_heads(self.lines)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """What each line has in the columns of `heads`."""
+        return [line_texts(line, self.heads) for line in self.lines]
 
 
 @dataclass(frozen=True)
@@ -88,13 +99,13 @@ def grids(
 
 
 def sweep_grids(records: Iterable[Record]) -> list[Grid]:
-    """Return the tables of a sweep's rows: one for all that differ in seq_len and provider only."""
+    """Return the tables of a sweep's rows: one for all that differ in line and provider only."""
     tables = [_GroupTable(rows, "", SWEEP) for rows in group(Row(record, "") for record in records)]
     return [grid for table in tables if (grid := table.grid(FIGURE_KINDS[table.first.metric])) is not None]
 
 
 class _GroupTable:
-    """The rows of a group as columns and lengths, of which tables of several kinds are made."""
+    """The rows of a group as columns and lines, of which tables of several kinds are made."""
 
     def __init__(self, rows: RowGroup, baseline: str, style: TableStyle) -> None:
         self.rows, self.baseline, self.style = rows, baseline, style
@@ -112,13 +123,14 @@ class _GroupTable:
             return None
         families = [column.family for column in columns]
         cells = [
-            with_best([self._cell(kind, m, n) for m in self.shown], kind.best, families)
-            for n in self.rows.lengths
+            with_best([self._cell(kind, m, line) for m in self.shown], kind.best, families)
+            for line in self.rows.lines
         ]
         optional = kind.name not in ("ms", "memory", "check")
         if optional and not any(cell.value for line in cells for cell in line):
             return None
-        name = title(self.first)
+        shared = replace(common(self.rows.lines), kv_heads=self.first.kv_heads or 0)
+        name = title(self.first, shared)
         if self.rows.mixed:
             name = f"mixed{name.removeprefix(self.first.suite)}"
         return Grid(
@@ -127,21 +139,21 @@ class _GroupTable:
             kind=kind.name,
             unit=self._unit(kind),
             columns=columns,
-            lengths=self.rows.lengths,
+            lines=self.rows.lines,
             cells=cells,
             notes=self._notes(kind),
             origin=self.rows.origin if self.style.sourced else [],
         )
 
-    def _cell(self, kind: TableKind, member: ColumnRows, n: int) -> GridCell:
-        row = member.rows.get(n)
+    def _cell(self, kind: TableKind, member: ColumnRows, line: GridLine) -> GridCell:
+        row = member.rows.get(line)
         value = kind.value(row.record) if row and row.record.worked else None
         if row is None or value is None:
             return cell_without_figure(row, self.style)
         record = row.record
         unstable = record.status == "unstable"
         if kind.name == "speedup":
-            base = self._baseline_at(member.origin, n)
+            base = self._baseline_at(member.origin, line)
             base_value = kind.value(base) if base and base.worked else None
             if base is None or base_value is None:
                 return GridCell("no baseline", row=row)
@@ -151,10 +163,10 @@ class _GroupTable:
             unstable = unstable or base.status == "unstable"
         return GridCell(kind.text(record, value) + ("*" if unstable else ""), value, row=row)
 
-    def _baseline_at(self, origin: tuple[str, str, str], n: int) -> Record | None:
+    def _baseline_at(self, origin: tuple[str, str, str], line: GridLine) -> Record | None:
         for member in self.shown:
-            if member.origin == origin and member.first.provider == self.baseline and n in member.rows:
-                return member.rows[n].record
+            if member.origin == origin and member.first.provider == self.baseline and line in member.rows:
+                return member.rows[line].record
         return None
 
     def _unit(self, kind: TableKind) -> str:
@@ -177,7 +189,7 @@ class _GroupTable:
                 lines.append(notes.absent_note(name, member.first))
                 continue
             lines += notes.status_notes(name, member.records)
-            bare = [n for n, r in member.records.items() if r.status == "ok" and kind.value(r) is None]
+            bare = [line for line, r in member.records.items() if r.status == "ok" and kind.value(r) is None]
             if bare and self.style.sourced:
                 lines.append(notes.lacking_note(name, bare))
         return lines

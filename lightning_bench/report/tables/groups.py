@@ -1,4 +1,4 @@
-"""Groups of rows that share a table, and their rows by length and column."""
+"""Groups of rows that share a table, and their rows by line and column."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from lightning_bench.record import Record, Row
 from lightning_bench.report.collect import ORIGIN, SHAPE, frame_of, rows_in
+from lightning_bench.report.tables.grid_lines import LINE, GridLine
 from lightning_bench.report.tables.origin import origin_lines
 
 # A frame of few columns is quick to take apart.
@@ -18,10 +19,10 @@ _COLUMNS = ["provider", "seq_len", "status", "reason", *ORIGIN, *SHAPE, "row"]
 
 @dataclass(frozen=True)
 class ColumnRows:
-    """The rows of a column, which is one provider from one origin, by length; `first` came first."""
+    """The rows of a column, which is one provider from one origin, by line; `first` came first."""
 
     first: Record
-    rows: dict[int, Row]
+    rows: dict[GridLine, Row]
 
     @property
     def origin(self) -> tuple[str, str, str]:
@@ -29,9 +30,9 @@ class ColumnRows:
         return self.first.suite, self.first.protocol, self.first.machine_id
 
     @property
-    def records(self) -> dict[int, Record]:
+    def records(self) -> dict[GridLine, Record]:
         """The records of `rows`."""
-        return {n: row.record for n, row in self.rows.items()}
+        return {line: row.record for line, row in self.rows.items()}
 
     @property
     def absent(self) -> bool:
@@ -41,7 +42,7 @@ class ColumnRows:
 
 @dataclass(frozen=True, eq=False)
 class RowGroup:
-    """The rows of one table: they differ in seq_len and provider, and if `mixed` in `ORIGIN` too."""
+    """The rows of one table: they differ in line and provider, and if `mixed` in `ORIGIN` too."""
 
     frame: pd.DataFrame
     mixed: bool = False
@@ -57,20 +58,22 @@ class RowGroup:
         return origin_lines(self.frame)
 
     @cached_property
-    def lengths(self) -> list[int]:
-        """The sequence lengths, ascending."""
-        return sorted(set(self.frame["seq_len"].tolist()))
+    def lines(self) -> list[GridLine]:
+        """The lines, ascending."""
+        return sorted(set(self.frame["line"].tolist()))
 
     @cached_property
     def columns(self) -> list[ColumnRows]:
         """The columns in order of appearance. Of rows of one cell the last counts."""
         names = ["provider", *ORIGIN]
-        last = self.frame.groupby([*names, "seq_len"], sort=False)["row"].last()
+        places = {line: at for at, line in enumerate(self.lines)}
+        placed = self.frame.assign(at=self.frame["line"].map(places))
+        last = placed.groupby([*names, "at"], sort=False)["row"].last()
         firsts = last.groupby(level=names, sort=False).first()
-        cells = last.unstack("seq_len").reindex(index=firsts.index, columns=self.lengths)
+        cells = last.unstack("at").reindex(index=firsts.index, columns=range(len(places)))
         columns = []
-        for first, line in zip(firsts, cells.to_numpy(), strict=True):
-            rows = {n: row for n, row in zip(self.lengths, line, strict=True) if isinstance(row, Row)}
+        for first, found in zip(firsts, cells.to_numpy(), strict=True):
+            rows = {line: row for line, row in zip(self.lines, found, strict=True) if isinstance(row, Row)}
             columns.append(ColumnRows(first.record, rows))
         return columns
 
@@ -80,6 +83,9 @@ def group(rows: Iterable[Row], *, mix: bool = False) -> list[RowGroup]:
 
     With `mix`, suites, machines and protocols of one shape share a table.
     """
-    keys = [*SHAPE] if mix else [*ORIGIN, *SHAPE]
-    groups = frame_of(rows)[_COLUMNS].groupby(keys, sort=False, dropna=False)
+    shape = [column for column in SHAPE if column not in LINE]
+    keys = shape if mix else [*ORIGIN, *shape]
+    rows = list(rows)
+    lines = pd.Series([GridLine.of(row.record) for row in rows], dtype=object)
+    groups = frame_of(rows)[_COLUMNS].assign(line=lines).groupby(keys, sort=False, dropna=False)
     return [RowGroup(frame, mixed=mix and len(frame.drop_duplicates(ORIGIN)) > 1) for _, frame in groups]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_bench.record import Record
 from lightning_bench.record.identities import unlike
+from lightning_bench.report.tables.grid_lines import GridLine
 
 _REASON_WIDTH = 100  # a longer reason is shortened under a table; the CSV has the whole of it
 _PROCESSES = re.compile(r" \((?:[^();]* \(pid [^)]*\))+[^();]*\)")  # " (python (pid 7) 0.9, …)"
@@ -36,15 +37,15 @@ def absent_note(name: str, first: Record) -> str:
     return f"{name}: {first.status}: {_short(first.reason)}"
 
 
-def status_notes(name: str, records: Mapping[int, Record]) -> list[str]:
-    """Return one line per status that is not ok: at which lengths, and the reason of the worst row."""
-    lengths: dict[str, list[int]] = {}
-    for n, record in sorted(records.items()):
+def status_notes(name: str, records: Mapping[GridLine, Record]) -> list[str]:
+    """Return one note per status that is not ok: at which lines, and the reason of the worst row."""
+    places: dict[str, list[GridLine]] = {}
+    for line, record in sorted(records.items()):
         if record.status != "ok":
-            lengths.setdefault(record.status, []).append(n)
+            places.setdefault(record.status, []).append(line)
     lines = []
-    for status, where in lengths.items():
-        worst = max(where, key=lambda n: _severity(records[n]))
+    for status, where in places.items():
+        worst = max(where, key=lambda line: _severity(records[line]))
         star = "* " if status == "unstable" else ""
         of = f"worst at {worst}: " if len(where) > 1 and _severity(records[worst]) else ""
         reason = _short(records[worst].reason)
@@ -52,9 +53,9 @@ def status_notes(name: str, records: Mapping[int, Record]) -> list[str]:
     return lines
 
 
-def lacking_note(name: str, lengths: Sequence[int]) -> str:
+def lacking_note(name: str, lines: Sequence[GridLine]) -> str:
     """Return the note on rows that are ok but lack the table's figure, as rows of an older version do."""
-    return f"{name}: ok at n = {', '.join(map(str, lengths))}, but its row lacks this figure"
+    return f"{name}: ok at n = {', '.join(map(str, lines))}, but its row lacks this figure"
 
 
 def mechanism_notes(columns: Sequence[tuple[str, str]], baseline: str) -> list[str]:

@@ -46,7 +46,7 @@ def texts(grid: Grid) -> list[list[str]]:
 def test_the_published_shape() -> None:
     grid = grid_of(row("b", 1024, 2.0), row("flash2", 512, 1.5), row("b", 512, 1.0), kind="ms")
     assert grid.title == "lightning2-speed_fwd-batch4-head32-qk_dim128-v_dim128-dtype_bf16"
-    assert (grid.lengths, [c.provider for c in grid.columns]) == ([512, 1024], ["b", "flash2"])
+    assert (grid.texts, [c.provider for c in grid.columns]) == ([["512"], ["1024"]], ["b", "flash2"])
     assert [c.family for c in grid.columns] == ["linear_decay", "softmax"]
     assert texts(grid) == [["1.0000", "1.5000"], ["2.0000", "not run"]]
     assert not any(cell.best for line in grid.cells for cell in line)
@@ -270,7 +270,7 @@ RECORDS = st.builds(
 @given(st.lists(RECORDS, min_size=1, max_size=12), st.booleans())
 def test_every_table_is_whole_and_of_one_origin_unless_mixed(records: list[Record], mix: bool) -> None:
     for grid in grids_of(*records, mix=mix):
-        assert [len(line) for line in grid.cells] == [len(grid.columns)] * len(grid.lengths)
+        assert [len(line) for line in grid.cells] == [len(grid.columns)] * len(grid.lines)
         assert len({(c.provider, c.over) for c in grid.columns}) == len(grid.columns)
         machines = {c.row.record.machine_id for line in grid.cells for c in line if c.row}
         assert len(machines) <= 1 or (mix and "side by side" in grid.notes[0])

@@ -41,7 +41,7 @@ def test_the_title_is_the_published_one() -> None:
 
 def test_rows_by_length_and_columns_by_appearance() -> None:
     table = only([row("b", 4096, 4.0), row("a", 512, 1.0), row("c", 1024, 2.0), row("b", 512, 3.0)])
-    assert table.lengths == [512, 1024, 4096]
+    assert [line.n for line in table.lines] == [512, 1024, 4096]
     assert names(table) == ["b", "a", "c"]
     assert texts(table) == [["3.0000", "1.0000", ""], ["", "", "2.0000"], ["4.0000", "", ""]]
     assert table.notes == []
@@ -131,7 +131,7 @@ def test_a_provider_that_takes_some_lengths_stays_a_column() -> None:
 
 def test_all_absent_leaves_a_table_of_notes() -> None:
     table = only([row("a", 512, status="unavailable", reason="no GPU")])
-    assert (table.lengths, names(table), texts(table)) == ([512], [], [[]])
+    assert (table.texts, names(table), texts(table)) == ([["512"]], [], [[]])
     assert table.notes == ["a: unavailable: no GPU"]
 
 
@@ -147,6 +147,7 @@ def test_all_absent_leaves_a_table_of_notes() -> None:
         {"heads": 16},
         {"head_dim": 64},
         {"value_dim": 64},
+        {"kv_heads": 4},
         {"suite": "other"},
         {"machine_id": "another"},
     ],
@@ -155,7 +156,7 @@ def test_all_absent_leaves_a_table_of_notes() -> None:
 def test_what_differs_never_shares_a_table(changed: dict[str, Any]) -> None:
     first = row("a", 512, 1.0, mean_ms=1.0, extra_mib=1.0, peak_mib=1.0)
     tables = sweep_grids([first, replace(first, **changed), replace(first, seq_len=1024)])
-    assert [table.lengths for table in tables] == [[512, 1024], [512]]
+    assert [[line.n for line in table.lines] for table in tables] == [[512, 1024], [512]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Lines of a table: a length, and what of the inputs else differs from line to line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from lightning_bench.record import Record
+from lightning_bench.variant import PLAIN, Variant, packing_label, part_text
+
+
+@dataclass(frozen=True, order=True)
+class GridLine:
+    """One line: the length, and the layer, rank and documents of its rows; kv heads are the table's."""
+
+    variant: Variant
+    n: int
+
+    @classmethod
+    def of(cls, record: Record) -> GridLine:
+        """Return the line that a row is in."""
+        return cls(replace(record.shape.variant, kv_heads=0), record.seq_len)
+
+    def __str__(self) -> str:
+        return f"{self.n} ({self.variant.words})" if self.variant != PLAIN else str(self.n)
+
+
+LINE = ("layer", "rank", "packing")
+"""Columns in which the lines of a table may differ, besides seq_len."""
+
+_HEADS: dict[str, Callable[[Variant], str]] = {
+    "layer": lambda variant: part_text(variant.layer),
+    "rank": lambda variant: part_text(variant.rank),
+    "documents": lambda variant: packing_label(variant.documents),
+}
+
+
+def line_heads(lines: Iterable[GridLine]) -> list[str]:
+    """Return the heads of the columns that tell lines apart: `n`, and before it what differs."""
+    variants = {line.variant for line in lines}
+    return [*(name for name, text in _HEADS.items() if len({text(each) for each in variants}) > 1), "n"]
+
+
+def line_texts(line: GridLine, heads: Iterable[str]) -> list[str]:
+    """Return the texts of a line in the columns of these heads."""
+    return [str(line.n) if name == "n" else _HEADS[name](line.variant) for name in heads]
+
+
+def common(lines: Iterable[GridLine]) -> Variant:
+    """Return what all lines share; the default for what differs."""
+    first, *others = {line.variant for line in lines}
+    kept = {name: getattr(first, name) for name in ("layer", "rank", "documents")}
+    same = {name: x for name, x in kept.items() if all(getattr(each, name) == x for each in others)}
+    return Variant(**same)
