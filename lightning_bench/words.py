@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _MOST_LISTED = 8
 _LEAST_BEGINNING = 3  # letters from which the beginning of a word says which is meant
+_PROCESSES = re.compile(r" \((?:[^();]* \(pid [^)]*\))+[^();]*\)")  # " (python (pid 7) 0.9, …)"
 
 DIRECTION_WORDS: dict[str, str] = {
     "fwd": "forward",
@@ -33,6 +35,11 @@ def duration(seconds: float) -> str:
 def any_of(words: Sequence[str]) -> str:
     """Return `a`, `a or b`, `a, b or c`."""
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def without_processes(reason: str) -> str:
+    """Return a reason without the names of processes, as ` (python (pid 7) 0.9, mypy (pid 8) 0.1)`."""
+    return _PROCESSES.sub("", reason)
 
 
 def nearest_words(word: str, allowed: Iterable[str], most: int = 3) -> list[str]:

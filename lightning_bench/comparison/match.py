@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from lightning_bench.comparison.result import SAME_ROW, ComparedCell, Verdict
 from lightning_bench.comparison.sides import Run
 from lightning_bench.record import FAILED, Record
+from lightning_bench.words import without_processes
 
 MEMORY_LIMIT = 1.005
 """Allocations are deterministic: growth beyond this ratio is a change."""
@@ -145,7 +146,7 @@ def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machin
 def _unstable(side: str, blocks: Sequence[Run]) -> str:
     found = [run.record.reason for run in blocks if run.record.status == "unstable"]
     often = f" in {len(found)} of {len(blocks)} blocks" if len(blocks) > 1 else ""
-    return f"{side} unstable{often}: {found[-1]}" if found else ""
+    return f"{side} unstable{often}: {without_processes(found[-1])}" if found else ""
 
 
 def _without_figure(record: Record, figure: str, *, in_base: bool) -> ComparedCell:

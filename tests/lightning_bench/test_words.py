@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_bench.words import any_of, choice, counted, nearest, nearest_words
+from lightning_bench.words import any_of, choice, counted, nearest, nearest_words, without_processes
 
 
 def test_a_noun_is_counted() -> None:
@@ -42,3 +42,16 @@ def test_of_many_words_only_the_nearest_are_named() -> None:
     assert len(choice("kernle-5", many)) < 60
     assert choice("up", ["fwd", "bwd"]) == "allowed: fwd, bwd"
     assert choice("up", []) == "allowed: none"
+
+
+@pytest.mark.parametrize(
+    ("reason", "left"),
+    [
+        ("used 1.0 of 2 (python (pid 7) 0.9, mypy (pid 8) 0.1); wide", "used 1.0 of 2; wide"),
+        ("used 1.0 of 2 (a b (pid 7) 0.9)", "used 1.0 of 2"),
+        ("out of memory (of 140 GiB)", "out of memory (of 140 GiB)"),
+        ("", ""),
+    ],
+)
+def test_names_of_processes_are_left_out(reason: str, left: str) -> None:
+    assert without_processes(reason) == left

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from lightning_bench.record import Record
 from lightning_bench.record.identities import unlike
 from lightning_bench.report.tables.grid_lines import GridLine
+from lightning_bench.words import without_processes
 
 _REASON_WIDTH = 100  # a longer reason is shortened under a table; the CSV has the whole of it
-_PROCESSES = re.compile(r" \((?:[^();]* \(pid [^)]*\))+[^();]*\)")  # " (python (pid 7) 0.9, …)"
 _KEPT = (re.compile(r"[0-9][^ ]*( [^ ]+)?"), re.compile("±[^;,]*%"))
 
 MIXED = (
@@ -91,7 +91,7 @@ def _short(reason: str) -> str:
     """
     width = _REASON_WIDTH
     if len(reason) > width:
-        reason = _PROCESSES.sub("", reason)
+        reason = without_processes(reason)
     if len(reason) <= width:
         return reason
     kept = max((figure.end() for wanted in _KEPT if (figure := wanted.search(reason))), default=0)

@@ -92,8 +92,8 @@ def test_the_example_of_the_docs_is_what_the_command_prints(
     text = (ROOT / "docs/compare.md").read_text()
     _, _, example = text.partition("```console\n$ lbench history ")
     command, *lines = example.partition("\n```")[0].splitlines()
-    ran = lbench("history", *command.split())
-    if "git fetch --unshallow" in ran.err:
+    if len(git(ROOT, "log", "--format=%h", "--", "results/h200/paper-speed.csv").split()) < len(lines) - 3:
         pytest.skip("this clone lacks the commits of the example")
+    ran = lbench("history", *command.split())
     assert (ran.out + ran.err).splitlines() == lines
     assert len(lines) > 4
