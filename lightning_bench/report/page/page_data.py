@@ -37,6 +37,7 @@ KIND_LABELS = {
     "tflops": "TFLOP/s",
     "gbps": "GB/s",
     "floor": "× floor",
+    "graph": "ms, CUDA graph",
     "per_token": "ns per token",
     "tokens": "tokens/s",
     "memory": "MiB",

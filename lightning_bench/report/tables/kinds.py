@@ -11,7 +11,9 @@ from lightning_bench.errors import UsageError
 from lightning_bench.record import Record
 from lightning_bench.report.tables.figures import figure, figure_text, floor_bandwidth, protocol_unit, unit
 
-KindName = Literal["ms", "speedup", "tflops", "gbps", "floor", "per_token", "tokens", "memory", "check"]
+KindName = Literal[
+    "ms", "speedup", "tflops", "gbps", "floor", "graph", "per_token", "tokens", "memory", "check"
+]
 
 KIND_NAMES: tuple[KindName, ...] = get_args(KindName)
 _SPEED: tuple[KindName, ...] = ("ms", "speedup", "tflops", "gbps", "floor")
@@ -95,6 +97,14 @@ KINDS: dict[KindName, TableKind] = {
         lambda r, x: f"{x:.2f} ({100 / x:.0f} %)",
         "low",
     ),
+    "graph": TableKind(
+        "graph",
+        "speed",
+        lambda r: "ms, median of CUDA-graph replays",
+        lambda r: r.graph_ms,
+        lambda r, x: f"{x:.4f}",
+        "low",
+    ),
     "per_token": TableKind(
         "per_token",
         "speed",
@@ -135,12 +145,12 @@ def chosen_kinds(names: Sequence[str]) -> tuple[TableKind, ...] | None:
 def default_kinds(record: Record) -> tuple[TableKind, ...]:
     """Return all kinds that rows like this one can fill; the training of a whole model is in tokens/s."""
     if record.metric == "speed":
-        return tuple(KINDS[name] for name in (_SPEED if record.heads else ("tokens", "ms")))
+        return tuple(KINDS[name] for name in ((*_SPEED, "graph") if record.heads else ("tokens", "ms")))
     return (KINDS[record.metric],)
 
 
 def page_kinds(record: Record) -> tuple[TableKind, ...]:
     """Return all kinds that a page can switch a table of such rows to."""
     if record.metric == "speed" and record.heads:
-        return tuple(KINDS[name] for name in (*_SPEED, "per_token"))
+        return tuple(KINDS[name] for name in (*_SPEED, "graph", "per_token"))
     return default_kinds(record)

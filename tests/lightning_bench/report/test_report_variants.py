@@ -181,3 +181,11 @@ def test_columns_with_heads_of_their_own_still_share_the_lines_of_the_page() -> 
     assert len(view.lines) == 1
     (with_16,) = [note for note in view.column_notes if "16 heads" in note]
     assert with_16.startswith("linear_decay, 16 heads")
+
+
+def test_replays_of_graphs_are_a_table_where_rows_have_them() -> None:
+    timed = [row("lightning2", 1.0, graph_ms=0.5), row("fla-chunk", 2.0)]
+    rows = [Row(record, "own.csv") for record in timed]
+    found = {grid.kind: [cell.text for cell in grid.cells[0]] for grid in grids(group(rows))}
+    assert found["graph"] == ["0.5000", "no figure"]
+    assert "graph" not in {grid.kind for grid in grids(group(rows[1:]))}
