@@ -130,6 +130,33 @@ def test_segments_that_walk_ahead(check, dtype, d, slope):
 
 
 @dtypes
+@pytest.mark.parametrize(("slope", "n"), [(0.01, 12000), (0.005, 16000)])
+@pytest.mark.parametrize("d", [64, 128])
+def test_an_early_token_of_ten_thousand_reaches_the_rows_that_it_should(launches, dtype, d, slope, n):
+    """Row by row: an error over a whole tensor does not show a window that is too short.
+
+    k and v of the token are 100 times as large, so that it outweighs others until λ^t is 10⁻⁴.
+    """
+    case = make_case(1, 1, 1, n, d, d, dtype, state=False, size=d**-0.25, device="cuda")
+    case.s = torch.full((1,), slope, device="cuda")
+    segments = int(lk.lightning2_config(d, d, dtype, programs=1, seq_len=n).rsplit("segments=", 1)[1])
+    assert segments > 2
+    for token in (0, *range(1, n, n // 32)):
+        k, v = case.k.clone(), case.v.clone()
+        k[:, :, token] *= 100
+        v[:, :, token] *= 100
+        o = lk.lightning_attn2(case.q, k, v, case.s)
+        q, k, v = case.q.double(), k.double(), v.double()
+        expected = lk.lightning_attn2_torch(q, k, v, case.s)
+        # The terms of a row have random signs: their squares add up to the square of its size.
+        energy = lk.lightning_attn2_torch(q**2, k**2, v**2, 2 * case.s)
+        size = torch.maximum(expected.norm(dim=-1), energy.sum(-1).sqrt())
+        error = (o.double() - expected).norm(dim=-1) / size
+        assert float(error.max()) <= 3 * BUDGET[dtype], (token, int(error.argmax()))
+    assert launches
+
+
+@dtypes
 def test_segments_of_packed_sequences(check, dtype):
     bounds = [0, 3000, 3000, 3001, 3100, 5000]
     check(1, 2, 1, 5000, 64, 128, dtype=dtype, bounds=bounds, size=0.3, layout="bnhd")

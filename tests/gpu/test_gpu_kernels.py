@@ -229,6 +229,47 @@ def test_autocast_to_bf16():
     assert torch.equal(got["o"], expected)
 
 
+LONG = {torch.float32: 1e-4, torch.float16: 6e-4, torch.bfloat16: 4e-3}
+"""Largest relative error after millions of tokens."""
+
+
+def scan(k, v, rate, initial):
+    """Return the states [heads, d, e] before the last 64 tokens and after all, in fp64, by chunks of 1024."""
+    state, n = initial.double(), k.shape[1]
+    for first in (*range(0, n - 1024, 1024), n - 1024, n - 64):
+        last = n if first == n - 64 else n - 64 if first == n - 1024 else first + 1024
+        age = torch.arange(last - first - 1, -1, -1, device=k.device, dtype=torch.float64)
+        weighed = k[:, first:last].double() * torch.exp(-rate[:, None] * age)[..., None]
+        before = state
+        state = state * torch.exp(-rate * (last - first))[:, None, None]
+        state += weighed.mT @ v[:, first:last].double()
+    return before, state
+
+
+@pytest.mark.parametrize("n", [2**20, 2**22])
+@pytest.mark.parametrize("slopes", [None, (1e-7,) * 4, (1e-5,) * 4, (0.0, 1e-7, 1e-6, 1e-5)])
+@dtypes
+def test_nothing_adds_up_over_millions_of_tokens(dtype, slopes, n):
+    """Final state and last rows: decays that are off to one side, and sums that are cut off, would show."""
+    heads, d = 4, 64
+    make = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (torch.randn(heads, n, d, device="cuda", generator=make).to(dtype) for _ in range(3))
+    # With a mean: sums grow with n, and the first tokens count as much as others.
+    k, v = k + 0.5, (v + 0.5) * 2.0**-7
+    initial = torch.randn(heads, d, d, device="cuda", generator=make)
+    s = None if slopes is None else torch.tensor(slopes, device="cuda")
+    rate = torch.zeros(heads, device="cuda", dtype=torch.float64) if s is None else s.double()
+    before, expected = scan(k, v, rate, initial)
+    part = [x[None, :, -64:].double() for x in (q, k, v)]
+    rows = lk.reference_attention(*part, None if s is None else s, initial_state=before[None], scale=2.0**-10)
+    o, state = lk.lightning_attn2(
+        q[None], k[None], v[None], s, initial_state=initial[None], return_state=True, scale=2.0**-10
+    )
+    for head in range(heads):
+        assert relative_l2(state[0, head], expected[head]) <= LONG[dtype], head
+        assert relative_l2(o[0, head, -64:], rows[0, head]) <= 1.5 * LONG[dtype], head
+
+
 def test_extents_beyond_32_bits():
     n = 2**31 // (64 * 64) + 70
     k = torch.randn(1, n, 1, 64, device="cuda", dtype=torch.bfloat16)

@@ -29,10 +29,11 @@ from ..common.allocate import unit_last_stride
 from ..common.call import Call, Gradients, Upstream
 from ..common.core import core_backward, core_forward
 from ..common.launch import check_device, on_device
-from .tiles import STEEPEST, lightning2_tiles, shared_limit
+from .tiles import CATCH_UP, STEEPEST, lightning2_tiles, shared_limit
 
 __all__ = ["backward", "check_runnable", "forward", "linear_attention"]
 
+_CATCH_UP = tl.constexpr(CATCH_UP)
 _STEEPEST = tl.constexpr(STEEPEST)
 
 
@@ -156,6 +157,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     slope = 0.0
     block_decay = 1.0
     rest_decay = 0.0
+    catch_up = 1.0
     if HAS_DECAY:
         slope = tl.load(slope_ptr + head)
         slope = tl.where(slope > _STEEPEST, _STEEPEST, slope)
@@ -163,6 +165,9 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         exact_decay = tl.exp(tl.cast(slope, tl.float64) * -BLOCK)
         block_decay = tl.cast(exact_decay, tl.float32)
         rest_decay = tl.cast(exact_decay - block_decay, tl.float32)
+        # For other inputs that would cost time: there the state catches up once in _CATCH_UP blocks.
+        if q_ptr.dtype.element_ty != tl.float32:
+            catch_up = tl.cast(exact_decay + (exact_decay - block_decay) * (_CATCH_UP - 1), tl.float32)
     distance = row[None, :] - row[:, None]
     weight = tl.where(distance >= 0, scale, 0.0)  # [BLOCK j, BLOCK i]
     weight *= tl.exp(tl.minimum(-slope * tl.cast(distance, tl.float32), 0.0))
@@ -182,12 +187,15 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     whole = seq_len // BLOCK
     for block in range(whole):
         start = tl.cast(block, tl.int64) * BLOCK
+        decay = block_decay
+        if HAS_DECAY and q_ptr.dtype.element_ty != tl.float32:
+            decay = tl.where(tl.cast(block, tl.int32) % _CATCH_UP == 0, catch_up, block_decay)
         state = visit_block(
             (
                 q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
                 v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
             ),
-            (row < BLOCK, d_ok, e_ok), (weight, read, write), (block_decay, rest_decay), state,
+            (row < BLOCK, d_ok, e_ok), (weight, read, write), (decay, rest_decay), state,
             weight_read, weight_write, HAS_DECAY, False, True, padded_d, padded_e, PRECISION,
         )  # fmt: skip
     left = seq_len - whole * BLOCK

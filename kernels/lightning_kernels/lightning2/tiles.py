@@ -265,6 +265,8 @@ def _hopper_tiles(
     )
 
 
+CATCH_UP = 64
+"""Once in so many blocks the state decays by what rounding has left of the decay of all of them."""
 STEEPEST = 1e30
 """The slope that counts for all above, also for inf: λ is 0 just as well, but λ⁰ is 1 and not NaN."""
 WINDOW = 20.8

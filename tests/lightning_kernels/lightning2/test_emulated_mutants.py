@@ -113,12 +113,13 @@ EARLY_RELEASES = (
                       "        ring.publish(stage)\n        _copy_tile(\n            ring.v.index(stage)")),
 )  # fmt: skip
 DECAYS = (
-    mutant("a group decays by one block", "ahead", ("state", "(GROUP * BLOCK)", "BLOCK")),
+    mutant("a group decays by one block", "ahead", ("state", "TILES.group * BLOCK)", "BLOCK)")),
     mutant("a block decays by one token too few", "memory",
-           ("state", "block_decay = exp2(-slope * BLOCK)", "block_decay = exp2(-slope * (BLOCK - 1))")),
+           ("state", "_decay_of(decay.slope_ptr, steps, BLOCK)",
+                     "_decay_of(decay.slope_ptr, steps, BLOCK - 1)")),
     mutant("the ragged last block decays as a whole one", "ragged",
            ("state", "last_decay = exp2(-slope * ((steps - 1) % BLOCK + 1).to(gl.float32))",
-                     "last_decay = block_decay")),
+                     "last_decay = decays[0]")),
     mutant("the state is read with the decay of a token too few", "ragged",
            ("output", "(i + decay.offset).to", "i.to")),
     mutant("slopes are taken for powers of two", "ragged", ("state", "* 1.4426950408889634", "* 1.0")),

@@ -30,6 +30,7 @@ INT1 = DType("int1", "b", 1)
 INT32 = DType("int32", "i", 32)
 INT64 = DType("int64", "i", 64)
 FLOAT32 = DType("float32", "f", 32)
+FLOAT64 = DType("float64", "f", 64)
 FLOAT16 = DType("float16", "f", 16)
 BFLOAT16 = DType("bfloat16", "f", 16)
 

@@ -10,7 +10,7 @@ from .errors import HazardError
 from .launch import JitFunction
 from .memory import Pointer
 from .products import Products
-from .scalars import Float, Int32, fp32, integer, runtime, truncated_div, width
+from .scalars import Double, Float, Int32, fp32, integer, runtime, truncated_div, width
 from .shared import Shared, allocate
 from .transfers import AsyncCopies, Barriers, Boxes
 
@@ -172,11 +172,13 @@ def modules(machine) -> SimpleNamespace:
     def barrier(*_):
         yield
 
-    dtypes = (arrays.INT1, arrays.INT32, arrays.INT64, FLOAT32, arrays.FLOAT16, arrays.BFLOAT16)
+    dtypes = (
+        arrays.INT1, arrays.INT32, arrays.INT64, FLOAT32, arrays.FLOAT64, arrays.FLOAT16, arrays.BFLOAT16,
+    )  # fmt: skip
     language = SimpleNamespace(
         **{dtype.name: dtype for dtype in dtypes},
         constexpr=Constexpr, tensor=Tile, shared_memory_descriptor=Shared, pointer_type=Pointer,
-        tuple=tuple, static_range=static_range, static_assert=static_assert,
+        exp=Double.exp, tuple=tuple, static_range=static_range, static_assert=static_assert,
         minimum=_extreme(np.fmin, min), maximum=_extreme(np.fmax, max), max=largest, where=where, cdiv=cdiv,
         arange=arange, full=full, zeros=lambda shape, dtype, layout=None: full(shape, 0, dtype),
         zeros_like=lambda x: full(x.shape, 0, x.dtype), broadcast=broadcast,

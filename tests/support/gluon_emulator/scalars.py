@@ -44,6 +44,29 @@ class Float(float):
         return Float(-float(self))
 
 
+class Double(float):
+    """An fp64 number, with what the kernel does to such."""
+
+    __slots__ = ()
+
+    def to(self, dtype):
+        """Convert to another dtype."""
+        return scalar(float(self), dtype)
+
+    def __add__(self, other):
+        return Double(float(self) + float(other)) if isinstance(other, Double) else NotImplemented
+
+    def __sub__(self, other):
+        return Double(float(self) - float(other)) if isinstance(other, Double) else NotImplemented
+
+    def __mul__(self, other):
+        return Double(float(self) * other) if isinstance(other, int) else NotImplemented
+
+    def exp(self) -> "Double":
+        """Return e to the power of this number."""
+        return Double(np.exp(float(self)))
+
+
 def fp32(value: float) -> Float:
     """Round to fp32."""
     return Float(np.float32(value))
@@ -68,7 +91,7 @@ def width(value: int) -> int:
 def scalar(value, dtype):
     """Return `value` as a scalar of `dtype`; floats become integers by truncation."""
     if dtype.kind == "f":
-        return fp32(value)
+        return Double(value) if dtype.bits == 64 else fp32(value)
     if isinstance(value, float):
         if value != value or abs(value) >= _BOUND[dtype.bits]:
             raise HazardError(f"float {value} does not fit int{dtype.bits}")

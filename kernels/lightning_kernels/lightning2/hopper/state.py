@@ -16,9 +16,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from ..tiles import STEEPEST
+from ..tiles import CATCH_UP, STEEPEST
 from .rings import BLOCK
 
+_CATCH_UP = gl.constexpr(CATCH_UP)
 _STEEPEST = gl.constexpr(STEEPEST)
 
 
@@ -38,6 +39,22 @@ def load_slope(slope_ptr, steps):  # type: ignore[no-untyped-def]
         slope = gl.load(slope_ptr).to(gl.float32)
         slope = gl.where(slope > _STEEPEST, _STEEPEST, slope) * 1.4426950408889634
     return slope
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _decay_of(slope_ptr, steps, TOKENS: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Return λ^TOKENS, and what the state is multiplied by instead once in _CATCH_UP times.
+
+    What is off in a rounded decay adds up, always to the same side: 2⁻²⁵ in each block. That of _CATCH_UP
+    times is as exact as one.
+    """
+    decay = (steps * 0 + 1).to(gl.float32)
+    catch_up = decay
+    if slope_ptr is not None:
+        exact = gl.exp(gl.load(slope_ptr).to(gl.float64) * -TOKENS)
+        decay = exact.to(gl.float32)
+        catch_up = (exact + (exact - decay.to(gl.float64)) * (_CATCH_UP - 1)).to(gl.float32)
+    return decay, catch_up
 
 
 @gluon.jit
@@ -87,7 +104,7 @@ def _read(left_s, weights_s, index, values: gl.constexpr):  # type: ignore[no-un
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_ahead(  # type: ignore[no-untyped-def]
-    ring, left_s, right_s, weights_s, walk, state, slope, values: gl.constexpr, GROUP: gl.constexpr
+    ring, left_s, right_s, weights_s, walk, state, decays, values: gl.constexpr, GROUP: gl.constexpr
 ):  # fmt: skip
     """Carry the state over blocks first…main−1 in groups of GROUP.
 
@@ -95,9 +112,9 @@ def _walk_ahead(  # type: ignore[no-untyped-def]
     for the output's warps, which do not read these blocks.
     """
     first = walk.first
-    group_decay = exp2(-slope * (GROUP * BLOCK))
+    group_decay, catch_up = decays
     for group in range(first // GROUP, walk.main // GROUP):
-        state = state * group_decay
+        state = state * gl.where(group % _CATCH_UP == 0, catch_up, group_decay)
         for i in gl.static_range(GROUP):
             turn = group * GROUP + i - first
             stage = ring.wait(turn)
@@ -116,7 +133,7 @@ def _walk_ahead(  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_blocks(  # type: ignore[no-untyped-def]
-    ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values: gl.constexpr,
+    ring, states, left_s, right_s, weights_s, walk, state, decays, last_decay, values: gl.constexpr,
     TILES: gl.constexpr,
 ):  # fmt: skip
     """Carry the state over blocks main…last−1, one per turn.
@@ -127,6 +144,7 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
     """
     dtype: gl.constexpr = right_s.dtype
     first, main, last = walk.first, walk.main, walk.last
+    block_decay, catch_up = decays
     stage = ring.wait(main - first, main < last)
     which = gl.where(walk.steps - main * BLOCK < BLOCK, TILES.group, 0)
     left, high, low = _read(left_s.index(stage), weights_s, which, values)
@@ -143,7 +161,8 @@ def _walk_blocks(  # type: ignore[no-untyped-def]
         place = states.acquire(block - main)
         states.tiles.index(place).store(state.to(dtype))
         states.publish(place)
-        decay = gl.where(size <= 0, last_decay, block_decay)
+        decay = gl.where(block % _CATCH_UP == 0, catch_up, block_decay)
+        decay = gl.where(size <= 0, last_decay, decay)
         state = warpgroup_mma(weighted, right_s.index(stage), state * decay, is_async=True)
         if TILES.wide:
             state = warpgroup_mma_wait(0, deps=[state])
@@ -178,7 +197,7 @@ def _read_pair(  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _walk_pairs(  # type: ignore[no-untyped-def]
-    ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values: gl.constexpr,
+    ring, states, left_s, right_s, weights_s, walk, state, decays, last_decay, values: gl.constexpr,
     TILES: gl.constexpr,
 ):  # fmt: skip
     """Carry the state over blocks main…last−1, two per turn.
@@ -188,6 +207,7 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
     The copy before block main + c is number c + 1, so that those of a turn share a `ready` barrier.
     """
     dtype: gl.constexpr = right_s.dtype
+    block_decay, catch_up = decays
     zero = gl.zeros_like(state)
     a, b = _read_pair(ring, left_s, weights_s, walk, walk.main, values, TILES.group)
     states.tiles.index(1).store(state.to(dtype))
@@ -197,7 +217,8 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
         turn = block - walk.first
         one, two = turn % ring.stages, (turn + 1) % ring.stages
         left = walk.steps - (block + 1) * BLOCK
-        decay = gl.where(left <= 0, last_decay, block_decay)
+        decay = gl.where(pair % (_CATCH_UP // 2) == 0, catch_up, block_decay)
+        decay = gl.where(left <= 0, last_decay, decay)
         state = warpgroup_mma(a, right_s.index(one), state * decay, is_async=True)
         gain = warpgroup_mma(b, right_s.index(two), zero, use_acc=False, is_async=True)
         a, b = _read_pair(ring, left_s, weights_s, walk, block + 2, values, TILES.group)
@@ -237,7 +258,7 @@ def carry_state(  # type: ignore[no-untyped-def]
     steps = walk.steps
     slope = load_slope(decay.slope_ptr, steps)
 
-    block_decay = exp2(-slope * BLOCK)
+    decays = _decay_of(decay.slope_ptr, steps, BLOCK)
     last_decay = exp2(-slope * ((steps - 1) % BLOCK + 1).to(gl.float32))
     row = gl.arange(0, ROWS, gl.SliceLayout(1, broad))
     col = gl.arange(0, COLS, gl.SliceLayout(0, broad))
@@ -266,14 +287,15 @@ def carry_state(  # type: ignore[no-untyped-def]
 
     _fill_weights(weights_s, slope, decay, steps, TILES.group)
     if TILES.ahead:
-        state = _walk_ahead(ring, left_s, right_s, weights_s, walk, state, slope, values, TILES.group)
+        of_group = _decay_of(decay.slope_ptr, steps, TILES.group * BLOCK)
+        state = _walk_ahead(ring, left_s, right_s, weights_s, walk, state, of_group, values, TILES.group)
     if TILES.pairs:
         state = _walk_pairs(
-            ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values, TILES
+            ring, states, left_s, right_s, weights_s, walk, state, decays, last_decay, values, TILES
         )
     else:
         state = _walk_blocks(
-            ring, states, left_s, right_s, weights_s, walk, state, block_decay, last_decay, values, TILES
+            ring, states, left_s, right_s, weights_s, walk, state, decays, last_decay, values, TILES
         )
 
     if ends.final_ptr is not None:
