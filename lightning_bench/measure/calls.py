@@ -20,6 +20,8 @@ _NO_GRAPH = (
     "give it a backward pass (torch.autograd.Function; no torch.no_grad() and no detach() on the way)"
 )
 
+_NO_WAY = "autograd finds no way from the output of {} to {}: no such gradient is computed"
+
 
 @dataclass(frozen=True)
 class DirectionCall:
@@ -55,7 +57,7 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
 
     `fwd` runs under no_grad. `bwd` is autograd.grad on a graph that is built here; gradients are never
     accumulated. `fwd_bwd` builds and uses up a graph in each call. Raise CaseEnded, here or in a call, if the
-    gradients of an output are asked for that has no graph.
+    gradients of an output are asked for that has no graph, or none to one of the inputs.
     """
     inputs = inputs.of(provider.family)
     shared = inputs.inputs(provider.layout)
@@ -80,7 +82,9 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
         return output
 
     def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
-        grads = _grad(output, list(leaves.values()), do, retain_graph=retain)
+        grads = _grad(output, list(leaves.values()), do, retain_graph=retain, allow_unused=True)
+        if unused := [name for name, grad in zip(leaves, grads, strict=True) if grad is None]:
+            raise CaseEnded("wrong", _NO_WAY.format(provider.name, ", ".join(unused)))
         return {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
 
     def fwd() -> dict[str, Tensor]:

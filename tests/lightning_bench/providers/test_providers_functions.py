@@ -121,6 +121,15 @@ def test_one_without_a_graph_runs_forward_only() -> None:
         both.fn()
 
 
+def test_one_that_computes_not_all_gradients_is_wrong() -> None:
+    inputs = InputSet(Shape(1, 2, 8, 4, 4, "fp32", "cpu"), seed=1)
+    mine = function_provider(lambda q, k, v: v + k.detach() * q, "mine", "softmax", "")
+    call = direction_call(mine, inputs, "bwd")
+    with pytest.raises(CaseEnded, match=r"no way from the output of mine to k: no such gradient") as ended:
+        call.fn()
+    assert ended.value.status == "wrong"
+
+
 @pytest.mark.parametrize(
     ("parameters", "family", "got"),
     [
