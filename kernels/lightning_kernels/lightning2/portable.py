@@ -121,20 +121,12 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     col_e = first_e + tl.arange(0, BLOCK_E)
     e_ok = col_e < E
     sequence = tl.cast(pid // tiles_e // heads, tl.int64)
+    tokens = seq_len
+    out_ptr = o_ptr + head64 * o_stride_h
     batch = sequence
     first = tl.zeros([], dtype=tl.int64)
     if PACKED:
         batch = tl.zeros([], dtype=tl.int64)
-        # The rows of no sequence: each sequence clears as many blocks of them as another.
-        sequences = tl.num_programs(0) // (tiles_e * heads)
-        end = tl.load(offsets_ptr + sequences)
-        for block in range(tl.cast(sequence, tl.int32), tl.cdiv(seq_len - end, BLOCK), sequences):
-            beyond = tl.cast(end, tl.int64) + tl.cast(block, tl.int64) * BLOCK + row64  # [BLOCK]
-            tl.store(
-                o_ptr + head64 * o_stride_h + col_e[:, None] + beyond[None, :] * o_stride_n,
-                tl.zeros([BLOCK_E, BLOCK], dtype=o_ptr.dtype.element_ty),
-                mask=(beyond < seq_len)[None, :] & e_ok[:, None],
-            )
         first = tl.cast(tl.load(offsets_ptr + sequence), tl.int64)
         seq_len = tl.cast(tl.load(offsets_ptr + sequence + 1) - first, tl.int32)
     q_step, k_step, v_step, o_step = q_stride_n, k_stride_n, v_stride_n, o_stride_n
@@ -218,6 +210,17 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         final_ptr += sequence * final_stride_b + head64 * final_stride_h
         final_tile = col_e[:, None] * final_stride_e + col_d[None, :] * final_stride_d
         tl.store(final_ptr + final_tile, state, mask=state_ok)
+    if PACKED:
+        # The rows of no sequence: each sequence clears as many blocks of them as another.
+        sequences = tl.num_programs(0) // (tiles_e * heads)
+        end = tl.load(offsets_ptr + sequences)
+        for block in range(tl.cast(sequence, tl.int32), tl.cdiv(tokens - end, BLOCK), sequences):
+            beyond = tl.cast(end, tl.int64) + tl.cast(block, tl.int64) * BLOCK + row64  # [BLOCK]
+            tl.store(
+                out_ptr + col_e[:, None] + beyond[None, :] * o_stride_n,
+                tl.zeros([BLOCK_E, BLOCK], dtype=o_ptr.dtype.element_ty),
+                mask=(beyond < tokens)[None, :] & e_ok[:, None],
+            )
 
 
 def check_runnable(tensor: Tensor) -> None:
