@@ -142,9 +142,11 @@ def hopper_variant(head_dim, value_dim, features):
     absent = {
         "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",
         "offset_ptr": "packed", "g_ptr": "reverse", "dk_ptr": "reverse", "dv_ptr": "reverse",
+        "sums_ptr": "ahead", "flags_ptr": "ahead",
     }  # fmt: skip
     constants |= {argument: None for argument, feature in absent.items() if feature not in features}
     types = {"offset_ptr": "*i32", "initial_ptr": "*fp32", "grad_state_ptr": "*fp32", "final_ptr": "*fp32"}
+    types |= {"sums_ptr": "*fp32", "flags_ptr": "*i32"}
     for box, width in (("q_box", tiles.block_d), ("k_box", tiles.block_d), ("v_box", tiles.columns)):
         if tiles.boxes:
             layout = NVMMASharedLayout(min(128, 2 * width), 16, 4)

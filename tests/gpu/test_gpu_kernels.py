@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import lightning_kernels as lk
+from lightning_kernels.lightning2.tiles import hopper_launch, processors
 from tests.support.kernel_cases import check_case, make_case, make_inputs, oracle, relative_l2, run, slack
 
 pytestmark = [
@@ -93,20 +94,26 @@ def requested(which):
 @dtypes
 @pytest.mark.parametrize("state", [False, True])
 @pytest.mark.parametrize("d", [64, 128, 256])
-def test_extra_memory_is_the_results(dtype, d, state):
+def test_extra_memory_is_the_results_and_the_workspace(dtype, d, state):
     case = make_case(1, 4, 4, 8192, d, d, dtype, state=state, device="cuda")
+    elements = 4 * 8192 * d
+    forward, backward = (
+        hopper_launch(d, d, reverse, 4, 8192, processors(0), elements).workspace_bytes
+        if torch.cuda.get_device_capability() == (9, 0) and dtype != torch.float32 else 0
+        for reverse in (False, True)
+    )  # fmt: skip
     inputs = case.inputs()
     torch.autograd.grad(case.call(lk.lightning_attn2, inputs), inputs, (case.do, case.d_state))
 
     torch.cuda.reset_peak_memory_stats()
     before = requested("current")
     results = case.call(lk.lightning_attn2, inputs)
-    assert requested("peak") - before <= 1.02 * sum(x.nbytes for x in results)
+    assert requested("peak") - before <= 1.02 * sum(x.nbytes for x in results) + forward
 
     torch.cuda.reset_peak_memory_stats()
     before = requested("current")
     grads = torch.autograd.grad(results, inputs, (case.do, case.d_state))
-    assert requested("peak") - before <= 1.02 * sum(x.nbytes for x in grads)
+    assert requested("peak") - before <= 1.02 * sum(x.nbytes for x in grads) + backward
 
 
 @dtypes

@@ -134,6 +134,7 @@ def test_what_is_asked():
 
 @pytest.mark.gpu
 @ON_A_GPU
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # torch's own, of its thread for gradients
 @pytest.mark.parametrize("dtype", list(BUDGETS), ids=["fp32", "fp16", "bf16"])
 def test_on_a_gpu(dtype):
     check(make(256, 4, "triton", dtype, layer=1, layers=4), torch.randn(2, 333, 256).to("cuda", dtype))

@@ -124,10 +124,8 @@ def lightning2_config(
         capability = torch.cuda.get_device_capability(device) if device >= 0 else (9, 0)
     if capability == (9, 0) and hopper_takes(dtype, head_dim, value_dim):
         elements = programs * seq_len * head_dim
-        tiles, _, segments = hopper_launch(
-            head_dim, value_dim, backward, programs, seq_len, processors(device), elements
-        )
-        return f"{tiles.config} segments={segments}"
+        cut = hopper_launch(head_dim, value_dim, backward, programs, seq_len, processors(device), elements)
+        return f"{cut.tiles.config} segments={cut.segments}"
     if shared_bytes is None:
         shared_bytes = shared_limit(device)
     return f"path=portable {lightning2_tiles(head_dim, value_dim, dtype, shared_bytes)}"

@@ -85,10 +85,10 @@ def visit_block(  # type: ignore[no-untyped-def]
         if WEIGHT_WRITE:
             v_t = tl.cast(v_t * write[None, :], low)
         if HAS_DECAY:
-            decayed = state * block_decay
-            if low == tl.float32:
-                decayed += state * rest_decay
-            state = decayed
+            if low == tl.float32:  # rounded once: what is left over is less than the last digit
+                state = tl.fma(state, block_decay, state * rest_decay)
+            else:
+                state = state * block_decay
         state = tl.dot(v_t, k, acc=state, input_precision=PRECISION)  # [BLOCK_E, BLOCK_D]
     return state
 

@@ -144,10 +144,27 @@ def test_every_tile_fits_shared_memory_and_registers():
 
 def test_a_launch_in_segments_takes_tiles_that_walk_ahead():
     for seq_len in (4096, 131072):
-        tiles, walks, segments = hopper_launch(128, 128, False, 16, seq_len, 132, 16 * seq_len * 128)
-        assert tiles.ahead == (segments > 1)
-        assert walks == 16 * tiles.tiles_e
-    assert segments > 1
+        cut = hopper_launch(128, 128, False, 16, seq_len, 132, 16 * seq_len * 128)
+        assert cut.tiles.ahead == (cut.segments > 1) == (cut.chunk > 0)
+        assert cut.walks == 16 * cut.tiles.tiles_e
+        assert cut.chunk % cut.tiles.group == 0
+    assert cut.segments > 1
+
+
+def test_packed_sequences_have_places_enough():
+    for tokens, sequences in ((130048, 32), (133022, 16), (8192, 3), (70000, 1)):
+        cut = hopper_launch(128, 128, False, sequences * 8, tokens // sequences, 132, 0, sequences)
+        assert cut.tiles.ahead
+        chunk = 64 * cut.chunk
+        for first in range(0, tokens, 977):  # one sequence from there to the end
+            others = -(-(tokens - first) // chunk) - 1
+            assert sequences + first // chunk + others <= cut.segments
+
+
+def test_workspace_is_that_of_the_states():
+    cut = hopper_launch(128, 128, False, 8, 8192, 132, 8 * 8192 * 128)
+    assert cut.workspace_bytes == cut.walks * cut.segments * (4 * 64 * 128 + 4) > 0
+    assert hopper_launch(128, 128, False, 128, 8192, 132, 2**27).workspace_bytes == 0
 
 
 def test_segments_assume_the_window_of_the_least_slope():

@@ -10,7 +10,7 @@ from tests.support.gluon_emulator.trials import Runner
 
 BLOCKS = 128
 SLOPES = (1e-7, 1e-6)
-EX2 = "decay = exp2(-load_slope(slope_ptr, steps) * TOKENS)"
+EX2 = "decay = exp2(-load_slope(slope_ptr, steps) * tokens)"
 BY_EX2 = Edit(
     "hopper/state.py",
     "        decay = exact.to(gl.float32)\n",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
+import torch
 
 from tests.support.gluon_emulator.errors import HazardError, StaleEditError
 from tests.support.gluon_emulator.source import Edit
@@ -17,22 +18,25 @@ SEEDS = (1, 2, 3)
 
 PAIRS = Trial(n=540, processors=1, initial=True, final=True)
 BOXES = Trial(n=580, boxes=True, initial=True, slopes=(0.02, 0.0))
-AHEAD = Trial(n=1024, heads=1, kv_heads=1, slopes=(0.05,), initial=True, final=True)
+AHEAD = Trial(n=1024, heads=1, kv_heads=1, slopes=(0.05,), initial=True, final=True, exchange=False)
 DEEP = Trial(n=340, head_dim=128, value_dim=128, heads=1, kv_heads=1, slopes=(0.02,), processors=1)
 WIDE = Trial(n=200, head_dim=256, value_dim=192, slopes=(0.3, 50.0), wide=True, processors=1, backward=False)
 RAGGED = Trial(n=70, head_dim=80, value_dim=48, final=True, initial=True)
 GROUPED = Trial(n=70, heads=4, slopes=(0.3, 0.2, 0.1, 0.0), layouts=("bhnd", "sliced", "bnhd", "strided"))
 PACKED = Trial(n=300, bounds=(0, 65, 65, 300), initial=True, final=True)
 PADDED = Trial(n=500, bounds=(0, 65, 100))
-WINDOW = Trial(n=2048, heads=1, kv_heads=1, slopes=(0.02,), outlier=255, backward=False)
+WINDOW = Trial(n=2048, heads=1, kv_heads=1, slopes=(0.02,), outlier=255, backward=False, exchange=False)
 MEMORY = replace(PAIRS, slopes=(0.005, 0.0), outlier=0, backward=False)
 SLOW = replace(AHEAD, slopes=(0.001,))
+LASTING = replace(SLOW, exchange=True, dtype=torch.float16)
+DOCUMENTS = replace(LASTING, n=2200, bounds=(0, 64, 64, 2000, 2100), processors=16)
 ONE_BLOCK = Trial(n=64, processors=1)
 SHALLOW = Trial(n=1024, head_dim=256, value_dim=64, heads=1, kv_heads=1, slopes=(0.05,), backward=False)
 
 TRIALS = {
     "pairs": PAIRS, "boxes": BOXES, "ahead": AHEAD, "deep": DEEP, "wide": WIDE, "ragged": RAGGED,
-    "grouped": GROUPED, "memory": MEMORY, "slow": SLOW, "packed": PACKED, "padded": PADDED, "window": WINDOW,
+    "grouped": GROUPED, "memory": MEMORY, "slow": SLOW, "lasting": LASTING, "documents": DOCUMENTS,
+    "packed": PACKED, "padded": PADDED, "window": WINDOW,
     "one block": ONE_BLOCK, "shallow": SHALLOW, "steep": replace(WIDE, slopes=(1e30, 0.3)),
 }  # fmt: skip
 
@@ -133,7 +137,7 @@ SEGMENTS = (
     mutant("a segment ends where it begins", "ahead",
            ("kernel", "_start(segment + 1, share", "_start(segment, share")),
     mutant("only the first segment knows the initial state", "slow",
-           ("kernel", "has_initial = first == 0", "has_initial = segment == 0")),
+           ("kernel", "earliest == 0, first == 0)", "earliest == 0, segment == 0)")),
     mutant("the window is 6 / s", "window", ("tiles", "WINDOW = 20.8", "WINDOW = 6.0")),
     mutant("the window is a quarter of its blocks", "window",
            ("kernel", "/ BLOCK + 1.0", "/ BLOCK / 4.0")),
@@ -149,7 +153,7 @@ PARITIES = (
 COUNTS = (
     mutant("k is not copied", "ragged",
            ("loader", "        _copy_tile(ring.k.index(stage), k_ptr, inside, k_row, col, bounds.key_dim, "
-                      "bounds.full_d)\n", "")),
+                      "bounds.full_d, FEW)\n", "")),
     mutant("q of the first block whose rows are computed is not copied", "ahead",
            ("loader", "if turn >= walk.main - walk.first:", "if turn > walk.main - walk.first:")),
     mutant("TMA brings more bytes than are expected", "boxes",
@@ -191,7 +195,7 @@ MASKS = (
 )  # fmt: skip
 OWNERS = (
     mutant("the first segment stores the final state", "ahead",
-           ("kernel", "has_final = segment == segments - 1", "has_final = segment == 0")),
+           ("kernel", "(last == blocks) & ((main < last) | (segment == 0))", "segment == 0")),
     mutant("every role stores the gradient of the initial state", "pairs",
            ("kernel", "is_dv & has_final", "has_final")),
     mutant("dq begins with the gradient of the final state", "pairs",
@@ -220,13 +224,43 @@ UNUSED_ROWS = (
            ("output", "range(share, gl.cdiv(rows, BLOCK), shares)", "range(0)")),
     mutant("one block of such rows is left", "padded",
            ("kernel", "seq_len - end, share", "seq_len - end - BLOCK, share")),
-    mutant("every sequence clears all of them", "padded", ("kernel", "share = sequence * segments + segment",
-                                                         "share = segment")),
+    mutant("every sequence clears all of them", "padded", ("kernel", "share, shares = sequence, sequences",
+                                                         "share, shares = sequence * 0, sequences")),
     mutant("they begin after the first sequence", "padded",
            ("kernel", "end = gl.load(offset_ptr + sequences)", "end = gl.load(offset_ptr + 1)")),
 )  # fmt: skip
+EXCHANGES = (
+    mutant("a segment does not wait for the sums of others", "lasting",
+           ("exchange", "        _await(exchange.flags_ptr + place, gl.where(before, THREADS, 0))\n", "")),
+    mutant("it waits for its own sum, too", "lasting",
+           ("exchange", "before = other < exchange.segment", "before = other <= exchange.segment"),
+           ("exchange", "range(exchange.earliest, exchange.segment, THREADS)",
+                        "range(exchange.earliest, exchange.segment + 1, THREADS)")),
+    mutant("a sum is announced before it is written", "lasting",
+           ("exchange", "        gl.store(exchange.sums_ptr",
+                        "        _announce(exchange.flags_ptr + place + thread * 0)\n"
+                        "        gl.store(exchange.sums_ptr")),
+    mutant("flags do not order memory", "lasting", ("exchange", "ld.acquire.gpu", "ld.relaxed.gpu")),
+    mutant("a segment decays as a block", "lasting", ("state", "exchange.chunk * BLOCK)", "BLOCK)")),
+    mutant("only the last sum counts", "lasting",
+           ("kernel", "segment - 1 - warm // chunk, 0)", "segment - 1, 0)")),
+    mutant("the blocks before a segment are summed up, not its own", "lasting",
+           ("kernel", "gl.where(lasting, ahead, 0), gl.where(lasting, warm, 0)",
+                      "0 * ahead, gl.where(lasting, warm, 0)")),
+    mutant("the loader does not go back for k", "lasting",
+           ("loader", "                k_ptr += -walk.later.to(gl.int64) * k_block\n", "")),
+    mutant("the initial state counts twice", "lasting",
+           ("state", "            inside = inside & (exchange.lasting == 0)\n", "            pass\n")),
+    mutant("the initial state is left out", "lasting",
+           ("exchange", "exchange.earliest - gl.where(has_initial, 1, 0)", "exchange.earliest")),
+    mutant("places of a document begin one later", "documents",
+           ("kernel", "<= place - sequences:", "< place - sequences:")),
+    mutant("two segments of a document have one place", "documents",
+           ("exchange", "self.second + segment - 1)", "self.second + gl.minimum(segment, 1) - 1)")),
+)  # fmt: skip
 MUTANTS = (
-    *WAITS, *FENCES, *EARLY_RELEASES, *DECAYS, *SEGMENTS, *PARITIES, *COUNTS, *MASKS, *OWNERS, *ROLES,
+    *EXCHANGES, *WAITS, *FENCES, *EARLY_RELEASES, *DECAYS, *SEGMENTS, *PARITIES, *COUNTS, *MASKS, *OWNERS,
+    *ROLES,
     *UNUSED_ROWS,
 )  # fmt: skip
 

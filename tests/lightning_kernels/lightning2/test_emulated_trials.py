@@ -74,6 +74,22 @@ TRIALS = [
 ]  # fmt: skip
 
 
+LASTING = [
+    replace(FULL, n=1000, slopes=(1e-4,), head_dim=128, value_dim=128),
+    replace(FULL, n=1024, slopes=(1e-3,), head_dim=256, value_dim=64),
+    replace(FULL, n=1024, slopes=(0.0,), head_dim=96, value_dim=96, boxes=True, final=False),
+    replace(FULL, n=1700, slopes=(0.001,), bounds=(0, 600, 1700)),
+    replace(FULL, n=2200, slopes=None, bounds=(0, 64, 64, 2000, 2100), processors=16),
+    Trial(n=1500, heads=2, kv_heads=1, slopes=(0.3, 0.001), processors=24),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trial", LASTING, ids=lambda trial: f"n{trial.n}")
+def test_segments_exchange_states(trial):
+    assert run(trial, 0).announcements
+    assert not run(replace(trial, exchange=False), 0).announcements
+
+
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: f"n{trial.n}")
 def test_trial(trial):
     run(trial, 0)

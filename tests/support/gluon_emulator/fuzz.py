@@ -39,7 +39,7 @@ def draw(seed: int, longest: int = 1100) -> Trial:
         initial=rng.random() < 0.5, final=(final := rng.random() < 0.5),
         grad_o=not (final and rng.random() < 0.15),
         processors=rng.choice((132, 132, 132, 16, 4, 1, 33, 400)),
-        wide=rng.random() < 0.5, boxes=rng.random() < 0.5,
+        wide=rng.random() < 0.5, boxes=rng.random() < 0.5, exchange=rng.random() < 0.7,
     )  # fmt: skip
 
 

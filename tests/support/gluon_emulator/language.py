@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import arrays, memory, ptx
+from . import arrays, memory, ptx, workspaces
 from .arrays import FLOAT32, Tile, as_tile, joined
 from .errors import HazardError
 from .launch import JitFunction
@@ -67,7 +67,7 @@ def where(condition, a, b):
     """Choose by a tile, or by a scalar."""
     if not isinstance(condition, Tile):
         return runtime(a if condition else b)
-    like = a if isinstance(a, Tile) else b
+    like = next((x for x in (a, b) if isinstance(x, Tile)), Tile(np.int64(0), arrays.INT32))
     a, b = as_tile(a, like), as_tile(b, like)
     if a.dtype is not b.dtype:
         raise TypeError(f"where of {a.dtype.name} and {b.dtype.name}")
@@ -126,6 +126,8 @@ def inline_asm_elementwise(asm, constraints, args, dtype, is_pure, pack):
     """Run inline assembly."""
     if len(constraints.split(",")) != len(args) + 1:
         raise HazardError(f"constraints {constraints} for {len(args)} arguments")
+    if any(isinstance(x, Pointer) for x in args):
+        return workspaces.run(asm, args)
     if all(not isinstance(x, Tile) for x in args):
         return fp32(ptx.run(asm, args, dtype).data)
     return ptx.run(asm, args, dtype)

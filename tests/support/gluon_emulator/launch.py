@@ -1,4 +1,7 @@
-"""Launches: an emulated device runs the programs of a grid, one after another in random order."""
+"""Launches: an emulated device runs the programs of a grid one after another.
+
+Their order is random, but where they wait for each other.
+"""
 
 import inspect
 import random
@@ -10,6 +13,7 @@ from .errors import HazardError
 from .memory import Pointer, launch_argument
 from .schedule import Program
 from .transfers import Box
+from .workspaces import WORKSPACES, Workspace
 
 OUTPUTS = frozenset({"out_ptr", "dk_ptr", "dv_ptr", "final_ptr"})
 """Parameters of a kernel that it must write whole; all others it may only read."""
@@ -26,6 +30,8 @@ class Machine:
         """The arguments of every launch by their names, without tensors."""
         self.shared_bytes = 0
         """The largest amount of shared memory that a program has allocated, without barriers."""
+        self.announcements = 0
+        """Programs that have told others of what they wrote."""
 
     def run(self, kernel: "JitFunction", grid: tuple[int, ...], arguments: tuple, warps: int) -> None:
         """Run a kernel to its end.
@@ -41,24 +47,28 @@ class Machine:
         regions = [value.region for value in values if isinstance(value, Pointer)]
         self.grid = grid
         programs = list(range(int(np.prod(grid))))
-        self.rng.shuffle(programs)
+        if not any(isinstance(region, Workspace) for region in regions):
+            self.rng.shuffle(programs)
         with np.errstate(all="ignore"):
             for number in programs:
                 self.program = Program(number, warps, self.rng)
                 self.program.run(kernel.function(*values))
                 self.shared_bytes = max(self.shared_bytes, self.program.shared_bytes)
+                self.announcements += self.program.announced
         for region in regions:
             region.finish()
 
     def _arguments(self, kernel: "JitFunction", bound: dict[str, object]) -> list[object]:
-        missing = OUTPUTS - set(bound)
+        missing = (OUTPUTS | WORKSPACES) - set(bound)
         if missing:
-            raise TypeError(f"the kernel has no parameters {sorted(missing)}, which OUTPUTS names")
+            raise TypeError(f"the kernel has no parameters {sorted(missing)}, which are named here")
         values: list[object] = []
         pointers: dict[int, Pointer] = {}
         for name, value in bound.items():
             if name in kernel.constants:
                 values.append(value)
+            elif isinstance(value, torch.Tensor) and name in WORKSPACES:
+                values.append(Pointer(Workspace(name, value, lambda: self.program), value.storage_offset()))
             elif isinstance(value, torch.Tensor):
                 pointer = Pointer.to_tensor(name, value, name in OUTPUTS)
                 pointers.setdefault(value.data_ptr(), pointer)

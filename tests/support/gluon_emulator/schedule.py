@@ -55,6 +55,10 @@ class Program:
         self.shared_bytes = 0
         self.barriers: list[Barrier] = []
         self.copies: list[Copy] = []
+        self.announced = False
+        """Whether it has told others that what it wrote can be read (`workspaces`)."""
+        self.seen: set[int] = set()
+        """Programs whose writes it may read."""
         self._hurry = rng.choice((0.05, 0.3, 0.8))
         """How soon copies end."""
         self._stay = rng.choice((0.0, 0.5, 0.9))

@@ -60,6 +60,8 @@ class Trial:
     """Segments of a sequence; None leaves the choice to the host code."""
     boxes: bool = False
     """Whether TMA is taken where it can be, whatever the size of the call."""
+    exchange: bool = True
+    """Whether segments exchange states wherever it costs less than to walk, not counting what it costs."""
 
 
 @dataclass
@@ -72,6 +74,8 @@ class Outcome:
     """Arguments of the forward and of the backward launch."""
     shared_bytes: int = 0
     """Shared memory of a program as the source allocates it, without barriers."""
+    announcements: int = 0
+    """Programs that left a state for others."""
 
 
 def run(trial: Trial, seed: int, edits: Iterable[Edit] = ()) -> Outcome:
@@ -96,10 +100,12 @@ class Runner:
         """Run a trial, as `run` does."""
         self.machine.rng.seed(seed)
         self.machine.launches.clear()
-        self.machine.shared_bytes = 0
+        self.machine.shared_bytes = self.machine.announcements = 0
         tiles = self.source.module("tiles")
         _replace(tiles, "_WIDE_FROM", 1 if trial.wide else 2**40)
         _replace(tiles, "_BOXES_FROM", 1 if trial.boxes else 2**40)
+        _replace(tiles, "_PACKED_FROM", 16)
+        _replace(self.source.module("hopper.kernel"), "_EXCHANGED", 0 if trial.exchange else 2**20)
         forced = trial.segments
         _replace(tiles, "hopper_segments", self._choose_segments if forced is None else lambda *_: forced)
         _replace(self.host, "processors", lambda device: trial.processors)
@@ -134,7 +140,8 @@ class Runner:
         worst = max(
             _worst_row(name, value, expected[name], energy[name], trial.dtype) for name, value in got.items()
         )
-        return Outcome(worst, list(self.machine.launches), self.machine.shared_bytes)
+        machine = self.machine
+        return Outcome(worst, list(machine.launches), machine.shared_bytes, machine.announcements)
 
 
 class _Inputs:

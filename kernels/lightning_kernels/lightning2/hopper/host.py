@@ -106,11 +106,12 @@ class Launch:
         strides = tuple(stride for x in tensors for stride in _strides(x))
         boxable = offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
         elements = q.numel() if boxable else 0
-        tiles, walks, segments = hopper_launch(
-            d, e, backward, self._programs, n * b // sequences, processors(device), elements
+        packed = 0 if offsets is None else sequences
+        tiles, walks, segments, chunk, whole, most = hopper_launch(
+            d, e, backward, self._programs, n * b // sequences, processors(device), elements, packed
         )
         self._tiles, self._grid = tiles, (walks * segments, 1, 1)
-        self._counts = heads, heads // k.shape[1], n, segments
+        self._counts = heads, heads // k.shape[1], n, sequences, segments, chunk, whole, most
         self._rest = (*strides, d, e, tiles, backward)
         # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
         self._key = (
@@ -127,12 +128,27 @@ class Launch:
         if self._tiles.boxes:
             q, k, v = tensors[:3]
             boxes = _box(q, self._tiles.block_d), _box(k, self._tiles.block_d), _box(v, self._tiles.columns)
-        arguments = (*tensors, *boxes, *extras, *self._counts, scale, *self._rest)
+        arguments = (
+            *tensors,
+            *boxes,
+            *extras,
+            *self._exchange(tensors[0]),
+            *self._counts,
+            scale,
+            *self._rest,
+        )
         with on_device(tensors[0]):
             if self._compiled is not None:
                 self._compiled(*arguments)
             else:
                 self._compile(arguments)
+
+    def _exchange(self, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Allocate the sums and flags by which segments exchange states, if there are any (`exchange`)."""
+        if not self._tiles.ahead:
+            return None, None
+        sums = q.new_empty((*self._grid[:1], self._tiles.columns, self._tiles.block_d), dtype=torch.float32)
+        return sums, q.new_zeros(self._grid[0], dtype=torch.int32)
 
     def _compile(self, arguments: tuple[object, ...]) -> None:
         kernel = compiled_kernels.get(self._key)

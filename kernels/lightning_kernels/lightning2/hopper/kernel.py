@@ -15,7 +15,8 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from ..tiles import SEGMENT_ALIGNED, WINDOW
+from ..tiles import EXCHANGE, SEGMENT_ALIGNED, WINDOW
+from .exchange import Exchange
 from .loader import LOADER_WARPS, load
 from .output import clear_rows, write_output
 from .rings import (
@@ -34,7 +35,28 @@ from .wide import write_wide_output
 
 _ALIGNED = gl.constexpr(SEGMENT_ALIGNED)
 _WINDOW = gl.constexpr(WINDOW)
+_EXCHANGED = gl.constexpr(EXCHANGE)
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+
+
+@gluon.jit
+def _find(offset_ptr, sequences, place, chunk):  # type: ignore[no-untyped-def]
+    """Return the packed sequence of a place, which of its segments it is, and the place of its second one.
+
+    See `tiles.packed_segments`.
+    """
+    sequence = place
+    if place >= sequences:
+        sequence = place * 0
+        high = sequences
+        while high - sequence > 1:
+            middle = (sequence + high) // 2
+            if gl.load(offset_ptr + middle) // (BLOCK * chunk) <= place - sequences:
+                sequence = middle
+            else:
+                high = middle
+    second = sequences + gl.load(offset_ptr + sequence) // (BLOCK * chunk)
+    return sequence, gl.where(place < sequences, 0, place - second + 1), second
 
 
 @gluon.jit
@@ -44,12 +66,15 @@ def _start(segment, share, rest, most):  # type: ignore[no-untyped-def]
 
 
 @gluon.jit
-def _segment(slope_ptr, steps, segment, segments):  # type: ignore[no-untyped-def]
-    """Return the first block to walk over, the first whose rows are computed, and the end."""
+def _segment(slope_ptr, blocks, segment, segments, chunk, most):  # type: ignore[no-untyped-def]
+    """Return how a segment walks, and the blocks that count before it where states are exchanged, else 0.
+
+    A walk is the number of blocks to walk over, the first whose rows are computed, the end, and how much
+    later the blocks that are walked over lie.
+    """
     slope = 0.0
     if slope_ptr is not None:
         slope = gl.load(slope_ptr).to(gl.float32)
-    blocks = gl.cdiv(steps, BLOCK)
     warm = gl.minimum(_WINDOW / gl.maximum(slope, 1e-12) / BLOCK + 1.0, blocks.to(gl.float32)).to(gl.int32)
     warm = gl.cdiv(warm, _ALIGNED) * _ALIGNED
     # A block that is walked over reads half as much and takes about half the time of one that is computed.
@@ -59,7 +84,22 @@ def _segment(slope_ptr, steps, segment, segments):  # type: ignore[no-untyped-de
     most = gl.maximum(blocks - 1, 0)
     main = gl.where(segment == 0, 0, _start(segment, share, rest, most))
     last = gl.where(segment == segments - 1, blocks, _start(segment + 1, share, rest, most))
-    return gl.where(main < last, gl.maximum(main - warm, 0), last), main, last
+    ahead = gl.where(main < last, gl.minimum(main, warm), 0)
+    lasting = (share > chunk + chunk // 2 + _EXCHANGED) & (segments > 1)
+    none = segment >= segments  # a place without a segment
+    if lasting:
+        main = gl.minimum(segment * chunk, blocks)
+        last = gl.minimum(main + chunk, blocks)
+        ahead = gl.where(last < blocks, chunk, 0)
+        if blocks <= most:
+            main, last, ahead = segment * 0, blocks, segment * 0
+            none = segment > 0
+            lasting = segment < 0
+    main = gl.where(none, blocks, main)
+    last = gl.where(none, blocks, last)
+    ahead = gl.where(none, 0, ahead)
+    lasting = lasting & (main < last)
+    return ahead, main, last, gl.where(lasting, ahead, 0), gl.where(lasting, warm, 0)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
@@ -71,7 +111,7 @@ def _write(ring, states, rows, decay, walk, bounds, TILES: gl.constexpr):  # typ
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _run(boxes, rows, ends, decay, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+def _run(boxes, rows, ends, exchange, decay, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
     """Run loader, state and output over one segment."""
     BLOCK_D: gl.constexpr = TILES.block_d
     COLUMNS: gl.constexpr = TILES.columns
@@ -108,17 +148,29 @@ def _run(boxes, rows, ends, decay, walk, bounds, TILES: gl.constexpr):  # type: 
     ring = Ring(q_s, k_s, v_s, full, empty, STAGES)
     states = States(state_s, ready, taken, COPIES, TOGETHER)
     gl.warp_specialize([
-        (carry_state, (ring, states, weights_s, ends, decay, walk, bounds, TILES)),
+        (carry_state, (ring, states, weights_s, ends, exchange, decay, walk, bounds, TILES)),
         (_write, (ring, states, rows, decay, walk, bounds, TILES)),
         (load, (ring, boxes, rows, walk, bounds, TILES)),
     ], [4, LOADER_WARPS], [TILES.output_registers, TILES.loader_registers])  # fmt: skip
 
 
-@gluon.jit(do_not_specialize=["heads", "group", "seq_len", "segments", "scale"])  # type: ignore[untyped-decorator]
+@gluon.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=[
+        "heads",
+        "group",
+        "seq_len",
+        "sequences",
+        "segments",
+        "chunk",
+        "whole",
+        "most",
+        "scale",
+    ]
+)
 def linear_attention_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, g_ptr, out_ptr, dk_ptr, dv_ptr, q_box, k_box, v_box,
-    slope_ptr, offset_ptr, initial_ptr, grad_state_ptr, final_ptr,
-    heads, group, seq_len, segments, scale,
+    slope_ptr, offset_ptr, initial_ptr, grad_state_ptr, final_ptr, sums_ptr, flags_ptr,
+    heads, group, seq_len, sequences, segments, chunk, whole, most, scale,
     q_stride_b, q_stride_h, q_stride_n, k_stride_b, k_stride_h, k_stride_n,
     v_stride_b, v_stride_h, v_stride_n, g_stride_b, g_stride_h, g_stride_n,
     out_stride_b, out_stride_h, out_stride_n, dk_stride_b, dk_stride_h, dk_stride_n,
@@ -143,11 +195,28 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     pid = pid // roles
     first_e = (pid % TILES.tiles_e) * TILES.columns
     pid = pid // TILES.tiles_e
-    segment = pid % segments
-    pid = pid // segments
-    head = pid % heads
-    sequence = pid // heads
+    if TILES.ahead and offset_ptr is not None:  # all first segments start first, and empty places last
+        head = pid % heads
+        segment = pid // heads
+        sequence = segment * 0
+    else:
+        segment = pid % segments
+        pid = pid // segments
+        head = pid % heads
+        sequence = pid // heads
     kv_head = head // group
+    share, shares = sequence, sequences  # of what all sequences of a walk have to do together
+    first_place = segment * 0
+    second_place = segment * 0
+    if TILES.ahead:
+        walk_number = ((sequence * heads + head) * TILES.tiles_e + first_e // TILES.columns) * roles + role
+        share, shares = segment, segments
+        first_place = walk_number * shares
+        second_place = first_place + 1
+        if offset_ptr is not None:
+            sequence, segment, second_place = _find(offset_ptr, sequences, share, chunk)
+            second_place += first_place
+            first_place += sequence
 
     if slope_ptr is not None:
         slope_ptr += head
@@ -159,11 +228,17 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         begin = gl.load(offset_ptr + sequence)
         steps = gl.load(offset_ptr + sequence + 1) - begin
         batch = sequence * 0
-    first = segment * 0
+    ahead = segment * 0
     main = segment * 0
     last = gl.cdiv(steps, BLOCK)
+    later = segment * 0
+    warm = segment * 0
+    blocks = last
     if TILES.ahead:  # a loader that need not know the slope does not wait for it
-        first, main, last = _segment(slope_ptr, steps, segment, segments)
+        if offset_ptr is not None:
+            segments = gl.where(blocks > whole, gl.cdiv(blocks, chunk), 1)
+        ahead, main, last, later, warm = _segment(slope_ptr, blocks, segment, segments, chunk, most)
+    first = main - ahead
 
     batch64 = batch.to(gl.int64)
     q = q_ptr + batch64 * q_stride_b + head.to(gl.int64) * q_stride_h
@@ -175,8 +250,14 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     final = final_ptr
     if final_ptr is not None:
         final += state_at
-    has_initial = first == 0
-    has_final = segment == segments - 1
+    earliest = segment * 0
+    if TILES.ahead:
+        earliest = gl.maximum(segment - 1 - warm // chunk, 0)
+        has_initial = gl.where(warm > 0, earliest == 0, first == 0)
+        has_final = (last == blocks) & ((main < last) | (segment == 0))
+    else:
+        has_initial = first == 0
+        has_final = segment == segments - 1
     if BACKWARD:
         g = g_ptr + batch64 * g_stride_b + head.to(gl.int64) * g_stride_h
         dk = dk_ptr + batch64 * dk_stride_b + head.to(gl.int64) * dk_stride_h
@@ -234,12 +315,13 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         ends = Ends(initial, final, E, 1, has_initial, has_final)
         bounds = Bounds(D, E, first_e, TILES.block_d == D, TILES.tiles_e * TILES.columns == E)
     if offset_ptr is not None:
-        # The rows of no sequence: each segment of each sequence clears as many blocks of them as another.
-        sequences = gl.num_programs(0) // (heads * segments * TILES.tiles_e * roles)
+        # The rows of no sequence: each share clears as many blocks of them as another.
         end = gl.load(offset_ptr + sequences)
-        share = sequence * segments + segment
         beyond = result + end.to(gl.int64) * out_step
-        clear_rows(beyond, out_step, seq_len - end, share, sequences * segments, bounds, TILES)
+        clear_rows(beyond, out_step, seq_len - end, share, shares, bounds, TILES)
     boxes = Boxes(q_box, k_box, v_box, sequence, head, kv_head)
-    walk = Walk(first, main, last, steps)
-    _run(boxes, rows, ends, decay, walk, bounds, TILES)
+    walk = Walk(first, main, last, later, steps)
+    exchange = Exchange(
+        sums_ptr, flags_ptr, first_place, second_place, segment, earliest, chunk, warm > 0, later > 0
+    )
+    _run(boxes, rows, ends, exchange, decay, walk, bounds, TILES)

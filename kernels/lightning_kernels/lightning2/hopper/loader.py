@@ -17,12 +17,21 @@ LOADER_WARPS = gl.constexpr(4)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _copy_tile(smem, ptr, inside, offset, col, dim, FULL: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Start the copy of one tile; rows and columns that are outside become zeros."""
+def _copy_tile(  # type: ignore[no-untyped-def]
+    smem, ptr, inside, offset, col, dim, FULL: gl.constexpr, FEW: gl.constexpr
+):
+    """Start the copy of one tile; rows and columns that are outside become zeros.
+
+    FEW: with fewer registers, and more instructions, for the addresses.
+    """
     mask = inside[:, None]
     if not FULL:
         mask = mask & (col[None, :] < dim)
-    async_copy.async_copy_global_to_shared(smem, ptr + (offset[:, None] + col[None, :]), mask=mask)
+    if FEW:
+        rows = ptr + offset[:, None]
+        async_copy.async_copy_global_to_shared(smem, rows + col[None, :], mask=mask)
+    else:
+        async_copy.async_copy_global_to_shared(smem, ptr + (offset[:, None] + col[None, :]), mask=mask)
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
@@ -39,6 +48,7 @@ def _load_rows(ring, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[n
     """Do what `load` says by cp.async."""
     BLOCK_D: gl.constexpr = TILES.block_d
     COLUMNS: gl.constexpr = TILES.columns
+    FEW: gl.constexpr = TILES.ahead
     # A warp covers 4 rows by 128 bytes: few rows per thread, so that few addresses stay in registers.
     threads: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [LOADER_WARPS, 1], [1, 0])
     row = gl.arange(0, BLOCK, gl.SliceLayout(1, threads))
@@ -53,19 +63,26 @@ def _load_rows(ring, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[n
     q_block = rows.q_step * BLOCK
     k_block = rows.k_step * BLOCK
     v_block = rows.v_step * BLOCK
-    q_ptr = rows.q_ptr + walk.first.to(gl.int64) * q_block
-    k_ptr = rows.k_ptr + walk.first.to(gl.int64) * k_block
-    v_ptr = rows.v_ptr + (walk.first.to(gl.int64) * v_block + bounds.first_e)
-    left = walk.steps - walk.first * BLOCK
+    begin = (walk.first + walk.later).to(gl.int64)
+    q_ptr = rows.q_ptr + begin * q_block
+    k_ptr = rows.k_ptr + begin * k_block
+    v_ptr = rows.v_ptr + (begin * v_block + bounds.first_e)
+    left = walk.steps - (walk.first + walk.later) * BLOCK
     for turn in range(walk.last - walk.first):
+        if TILES.ahead:  # noqa: SIM102 (one condition is for the compiler, the other for the device)
+            if turn == walk.main - walk.first:  # back, where the segment's own blocks were walked over
+                q_ptr += -walk.later.to(gl.int64) * q_block
+                k_ptr += -walk.later.to(gl.int64) * k_block
+                v_ptr += -walk.later.to(gl.int64) * v_block
+                left += walk.later * BLOCK
         inside = row < left
         stage = ring.acquire(turn)
         if turn >= walk.main - walk.first:
-            _copy_tile(ring.q.index(stage), q_ptr, inside, q_row, col, bounds.key_dim, bounds.full_d)
-        _copy_tile(ring.k.index(stage), k_ptr, inside, k_row, col, bounds.key_dim, bounds.full_d)
+            _copy_tile(ring.q.index(stage), q_ptr, inside, q_row, col, bounds.key_dim, bounds.full_d, FEW)
+        _copy_tile(ring.k.index(stage), k_ptr, inside, k_row, col, bounds.key_dim, bounds.full_d, FEW)
         _copy_tile(
             ring.v.index(stage), v_ptr, row_v < left, v_row, col_v,
-            bounds.value_dim - bounds.first_e, bounds.full_e,
+            bounds.value_dim - bounds.first_e, bounds.full_e, FEW,
         )  # fmt: skip
         ring.publish(stage)
         q_ptr += q_block
@@ -82,8 +99,8 @@ def _load_boxes(ring, boxes, walk, bounds, TILES: gl.constexpr):  # type: ignore
     wide: gl.constexpr = 2 * BLOCK * BLOCK_D  # bytes
     slim: gl.constexpr = 2 * BLOCK * COLUMNS
     for turn in range(walk.last - walk.first):
-        row = (walk.first + turn) * BLOCK
         computed = turn >= walk.main - walk.first
+        row = (walk.first + turn + gl.where(computed, 0, walk.later)) * BLOCK
         stage = ring.acquire(turn)
         arrival = ring.full.index(stage)
         mbarrier.expect(arrival, 2 * wide + slim, pred=computed)

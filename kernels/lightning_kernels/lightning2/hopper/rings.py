@@ -24,7 +24,7 @@ BLOCK = gl.constexpr(HOPPER_BLOCK)
 
 
 @gluon.constexpr_function
-def _value(x):  # type: ignore[no-untyped-def]
+def value_of(x):  # type: ignore[no-untyped-def]
     """Return x as a field of an aggregate: constants arrive here unwrapped, as None or numbers."""
     return gl.constexpr(x) if x is None or isinstance(x, (bool, int, float)) else x
 
@@ -131,19 +131,22 @@ class States:
 
 @aggregate
 class Walk:
-    """The blocks of one segment: first…last−1 of a sequence of `steps` tokens.
+    """The blocks of one segment of a sequence of `steps` tokens.
 
-    Rows of o are computed from block `main` on; the blocks before are only walked over.
+    Rows of o are computed of blocks main…last−1. Before them `main − first` blocks are only walked over, from
+    block `first + later` on: those just before `main`, or with `later` those of the segment itself. Number
+    `block − first` of the ring is of `block`.
     """
 
     first: gl.tensor
     main: gl.tensor
     last: gl.tensor
+    later: gl.tensor
     steps: gl.tensor
 
     @gluon.constexpr_function
-    def __init__(self, first, main, last, steps):  # type: ignore[no-untyped-def]
-        self.first, self.main, self.last, self.steps = first, main, last, steps
+    def __init__(self, first, main, last, later, steps):  # type: ignore[no-untyped-def]
+        self.first, self.main, self.last, self.later, self.steps = first, main, last, later, steps
 
 
 @aggregate
@@ -158,7 +161,7 @@ class Bounds:
 
     @gluon.constexpr_function
     def __init__(self, key_dim, value_dim, first_e, full_d, full_e):  # type: ignore[no-untyped-def]
-        self.key_dim, self.value_dim = _value(key_dim), _value(value_dim)
+        self.key_dim, self.value_dim = value_of(key_dim), value_of(value_dim)
         self.first_e = first_e
         self.full_d, self.full_e = gl.constexpr(full_d), gl.constexpr(full_e)
 
@@ -179,9 +182,9 @@ class Decay:
 
     @gluon.constexpr_function
     def __init__(self, slope_ptr, scale_read, scale_write, scale_scores, offset):  # type: ignore[no-untyped-def]
-        self.slope_ptr = _value(slope_ptr)
-        self.scale_read, self.scale_write = _value(scale_read), _value(scale_write)
-        self.scale_scores = _value(scale_scores)
+        self.slope_ptr = value_of(slope_ptr)
+        self.scale_read, self.scale_write = value_of(scale_read), value_of(scale_write)
+        self.scale_scores = value_of(scale_scores)
         self.offset = offset
 
 
@@ -198,8 +201,8 @@ class Ends:
 
     @gluon.constexpr_function
     def __init__(self, initial_ptr, final_ptr, stride_d, stride_e, has_initial, has_final):  # type: ignore[no-untyped-def]
-        self.initial_ptr, self.final_ptr = _value(initial_ptr), _value(final_ptr)
-        self.stride_d, self.stride_e = _value(stride_d), _value(stride_e)
+        self.initial_ptr, self.final_ptr = value_of(initial_ptr), value_of(final_ptr)
+        self.stride_d, self.stride_e = value_of(stride_d), value_of(stride_e)
         self.has_initial, self.has_final = has_initial, has_final
 
 
@@ -235,5 +238,5 @@ class Boxes:
 
     @gluon.constexpr_function
     def __init__(self, q, k, v, sequence, head, kv_head):  # type: ignore[no-untyped-def]
-        self.q, self.k, self.v = _value(q), _value(k), _value(v)
+        self.q, self.k, self.v = value_of(q), value_of(k), value_of(v)
         self.sequence, self.head, self.kv_head = sequence, head, kv_head

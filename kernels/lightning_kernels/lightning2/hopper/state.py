@@ -17,6 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..tiles import CATCH_UP, STEEPEST
+from .exchange import Grid, exchanged
 from .rings import BLOCK
 
 _CATCH_UP = gl.constexpr(CATCH_UP)
@@ -41,9 +42,9 @@ def load_slope(slope_ptr, steps):  # type: ignore[no-untyped-def]
     return slope
 
 
-@gluon.jit  # type: ignore[untyped-decorator]
-def _decay_of(slope_ptr, steps, TOKENS: gl.constexpr):  # type: ignore[no-untyped-def]
-    """Return λ^TOKENS, and what the state is multiplied by instead once in _CATCH_UP times.
+@gluon.jit
+def _decay_of(slope_ptr, steps, tokens):  # type: ignore[no-untyped-def]
+    """Return λ^tokens, and what the state is multiplied by instead once in _CATCH_UP times.
 
     What is off in a rounded decay adds up, always to the same side: 2⁻²⁵ in each block. That of _CATCH_UP
     times is as exact as one.
@@ -51,7 +52,7 @@ def _decay_of(slope_ptr, steps, TOKENS: gl.constexpr):  # type: ignore[no-untype
     decay = (steps * 0 + 1).to(gl.float32)
     catch_up = decay
     if slope_ptr is not None:
-        exact = gl.exp(gl.load(slope_ptr).to(gl.float64) * -TOKENS)
+        exact = gl.exp(gl.load(slope_ptr).to(gl.float64) * -tokens)
         decay = exact.to(gl.float32)
         catch_up = (exact + (exact - decay.to(gl.float64)) * (_CATCH_UP - 1)).to(gl.float32)
     return decay, catch_up
@@ -106,17 +107,16 @@ def _read(left_s, weights_s, index, values: gl.constexpr):  # type: ignore[no-un
 def _walk_ahead(  # type: ignore[no-untyped-def]
     ring, left_s, right_s, weights_s, walk, state, decays, values: gl.constexpr, GROUP: gl.constexpr
 ):  # fmt: skip
-    """Carry the state over blocks first…main−1 in groups of GROUP.
+    """Carry the state over the blocks before `main` in groups of GROUP.
 
     The state decays once per group, whose products are in flight together. Stages are released twice: also
     for the output's warps, which do not read these blocks.
     """
-    first = walk.first
     group_decay, catch_up = decays
-    for group in range(first // GROUP, walk.main // GROUP):
+    for group in range((walk.main - walk.first) // GROUP):
         state = state * gl.where(group % _CATCH_UP == 0, catch_up, group_decay)
         for i in gl.static_range(GROUP):
-            turn = group * GROUP + i - first
+            turn = group * GROUP + i
             stage = ring.wait(turn)
             left, high, low = _read(left_s.index(stage), weights_s, GROUP - 1 - i, values)
             fence_async_shared()
@@ -126,8 +126,8 @@ def _walk_ahead(  # type: ignore[no-untyped-def]
                 ring.release((turn - 1) % ring.stages)
                 ring.release((turn - 1) % ring.stages)
         state = warpgroup_mma_wait(0, deps=[state])
-        ring.release((group * GROUP + GROUP - 1 - first) % ring.stages)
-        ring.release((group * GROUP + GROUP - 1 - first) % ring.stages)
+        ring.release((group * GROUP + GROUP - 1) % ring.stages)
+        ring.release((group * GROUP + GROUP - 1) % ring.stages)
     return state
 
 
@@ -236,7 +236,7 @@ def _walk_pairs(  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def carry_state(  # type: ignore[no-untyped-def]
-    ring, states, weights_s, ends, decay, walk, bounds, TILES: gl.constexpr
+    ring, states, weights_s, ends, exchange, decay, walk, bounds, TILES: gl.constexpr
 ):  # fmt: skip
     """Walk blocks first…last−1 and leave a copy of the state before each from `main` on.
 
@@ -260,35 +260,27 @@ def carry_state(  # type: ignore[no-untyped-def]
 
     decays = _decay_of(decay.slope_ptr, steps, BLOCK)
     last_decay = exp2(-slope * ((steps - 1) % BLOCK + 1).to(gl.float32))
-    row = gl.arange(0, ROWS, gl.SliceLayout(1, broad))
-    col = gl.arange(0, COLS, gl.SliceLayout(0, broad))
     if COLUMNS < 64:
-        row_stride, row_end, col_stride, col_end = (
-            ends.stride_d,
-            bounds.key_dim,
-            ends.stride_e,
-            bounds.value_dim,
-        )
-        col += bounds.first_e
+        grid = Grid(0, bounds.key_dim, ends.stride_d, bounds.first_e, bounds.value_dim, ends.stride_e)
     else:
-        row_stride, row_end, col_stride, col_end = (
-            ends.stride_e,
-            bounds.value_dim,
-            ends.stride_d,
-            bounds.key_dim,
-        )
-        row += bounds.first_e
+        grid = Grid(bounds.first_e, bounds.value_dim, ends.stride_e, 0, bounds.key_dim, ends.stride_d)
+    row = grid.first_row + gl.arange(0, ROWS, gl.SliceLayout(1, broad))
+    col = grid.first_col + gl.arange(0, COLS, gl.SliceLayout(0, broad))
+    state = gl.zeros([ROWS, COLS], gl.float32, broad)
     if ends.initial_ptr is not None:
-        tile = row[:, None] * row_stride + col[None, :] * col_stride
-        inside = (row[:, None] < row_end) & (col[None, :] < col_end)
-        state = gl.load(ends.initial_ptr + tile, mask=inside & ends.has_initial, other=0.0)
-    else:
-        state = gl.zeros([ROWS, COLS], gl.float32, broad)
+        tile = row[:, None] * grid.row_step + col[None, :] * grid.col_step
+        inside = (row[:, None] < grid.row_end) & (col[None, :] < grid.col_end) & ends.has_initial
+        if TILES.ahead:
+            inside = inside & (exchange.lasting == 0)
+        state = gl.load(ends.initial_ptr + tile, mask=inside, other=0.0)
 
     _fill_weights(weights_s, slope, decay, steps, TILES.group)
     if TILES.ahead:
         of_group = _decay_of(decay.slope_ptr, steps, TILES.group * BLOCK)
         state = _walk_ahead(ring, left_s, right_s, weights_s, walk, state, of_group, values, TILES.group)
+        if exchange.lasting:
+            passing, _ = _decay_of(decay.slope_ptr, steps, exchange.chunk * BLOCK)
+            state = exchanged(exchange, state, passing, ends.initial_ptr, ends.has_initial, grid, broad)
     if TILES.pairs:
         state = _walk_pairs(
             ring, states, left_s, right_s, weights_s, walk, state, decays, last_decay, values, TILES
@@ -301,6 +293,6 @@ def carry_state(  # type: ignore[no-untyped-def]
     if ends.final_ptr is not None:
         # Addresses that are known before the loop would be kept through it, for which there are no registers.
         late = gl.minimum(walk.last - walk.first, 0)  # 0
-        tile = (row + late)[:, None] * row_stride + (col + late)[None, :] * col_stride
-        inside = ((row + late)[:, None] < row_end) & ((col + late)[None, :] < col_end)
+        tile = (row + late)[:, None] * grid.row_step + (col + late)[None, :] * grid.col_step
+        inside = ((row + late)[:, None] < grid.row_end) & ((col + late)[None, :] < grid.col_end)
         gl.store(ends.final_ptr + tile, state, mask=inside & ends.has_final)
