@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import lightning_kernels as lk
-from lightning_kernels.lightning2.tiles import hopper_launch, processors
+from lightning_kernels.lightning2.cuts import hopper_launch
+from lightning_kernels.lightning2.tiles import processors
 from tests.support.kernel_cases import check_case, make_case, make_inputs, oracle, relative_l2, run, slack
 
 pytestmark = [

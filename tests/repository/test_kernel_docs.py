@@ -2,7 +2,7 @@
 
 import re
 
-from lightning_kernels.lightning2.tiles import WINDOW, WINDOW_BLOCKS
+from lightning_kernels.lightning2.cuts import WINDOW, WINDOW_BLOCKS
 from scripts import tiles_table
 from tests.support.paths import ROOT
 

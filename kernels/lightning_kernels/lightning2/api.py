@@ -7,14 +7,9 @@ from torch import Tensor
 
 from ..common.call import Call
 from ..common.validate import KERNEL_DTYPES, check_dims, check_nvidia, heads_first
+from .cuts import hopper_launch
 from .operator import attend
-from .tiles import (
-    hopper_launch,
-    hopper_takes,
-    lightning2_tiles,
-    processors,
-    shared_limit,
-)
+from .tiles import hopper_takes, lightning2_tiles, processors, shared_limit
 
 
 @overload

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lightning_kernels as lk
 from lightning_kernels.common import switches
-from lightning_kernels.lightning2 import operator, plans, tiles
+from lightning_kernels.lightning2 import cuts, operator, plans
 from lightning_kernels.step.step_kernel import step_block_e
 from tests.support.gluon_emulator.trials import Runner
 from tests.support.kernel_cases import check_case, make_case
@@ -144,7 +144,8 @@ def test_switches_follow_the_environment(monkeypatch, name, ask, value):
 
 
 def test_segments_of_many_lengths_are_not_kept_for_ever():
-    assert tiles.hopper_segments.cache_info().maxsize is not None
+    assert cuts.hopper_segments.cache_info().maxsize is not None
+    assert cuts.packed_segments.cache_info().maxsize is not None
 
 
 def rows_of_one_head(batch, heads, n, bounds=None):

@@ -8,15 +8,8 @@ import sys
 
 import pytest
 
-from lightning_kernels.lightning2.tiles import (
-    LARGEST_SHARED_BYTES,
-    REGISTERS,
-    SEGMENT_ALIGNED,
-    WINDOW,
-    WINDOW_BLOCKS,
-    hopper_launch,
-    hopper_tiles,
-)
+from lightning_kernels.lightning2.cuts import SEGMENT_ALIGNED, WINDOW, WINDOW_BLOCKS, hopper_launch
+from lightning_kernels.lightning2.tiles import LARGEST_SHARED_BYTES, REGISTERS, hopper_tiles
 from tests.support.paths import ROOT
 
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}

@@ -25,8 +25,8 @@ def worst_drift(head_dim, segments, edits=()):
     Products with elements of the state are rounded to both sides; their mean shows what is off in the decay.
     """
     runner = Runner(edits)
-    tiles = runner.source.module("tiles")
-    tiles.hopper_segments = lambda *_: segments
+    cuts = runner.source.module("cuts")
+    cuts.hopper_segments = lambda *_: segments
     n, heads = 64 * BLOCKS, len(SLOPES)
     x, s = torch.zeros(1, heads, n, head_dim, dtype=torch.bfloat16), torch.tensor(SLOPES)
     generator = torch.Generator().manual_seed(0)

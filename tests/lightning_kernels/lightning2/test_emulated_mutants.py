@@ -52,7 +52,7 @@ class Mutant:
 
 def mutant(name: str, trial: str, *edits: tuple[str, str, str] | tuple[str, str, str, int]) -> Mutant:
     """Return a mutant; an edit is (file, old text, new text) and how often the text is in the file."""
-    files = {"tiles": "tiles.py"}
+    files = {"cuts": "cuts.py"}
     return Mutant(
         name, trial, tuple(Edit(files.get(file, f"hopper/{file}.py"), *rest) for file, *rest in edits)
     )
@@ -138,7 +138,7 @@ SEGMENTS = (
            ("kernel", "_start(segment + 1, share", "_start(segment, share")),
     mutant("only the first segment knows the initial state", "slow",
            ("kernel", "earliest == 0, first == 0)", "earliest == 0, segment == 0)")),
-    mutant("the window is 6 / s", "window", ("tiles", "WINDOW = 20.8", "WINDOW = 6.0")),
+    mutant("the window is 6 / s", "window", ("cuts", "WINDOW = 20.8", "WINDOW = 6.0")),
     mutant("the window is a quarter of its blocks", "window",
            ("kernel", "/ BLOCK + 1.0", "/ BLOCK / 4.0")),
 )  # fmt: skip

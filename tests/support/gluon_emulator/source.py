@@ -23,7 +23,7 @@ from .scalars import kernel_range
 
 ROOT = Path(lightning_kernels.__file__).parent
 PACKAGE = "lightning_kernels.lightning2"
-LOADED = (f"{PACKAGE}.hopper", f"{PACKAGE}.tiles")
+LOADED = (f"{PACKAGE}.hopper", f"{PACKAGE}.tiles", f"{PACKAGE}.cuts")
 """Modules, and packages of such, that are loaded from their files; all others are imported."""
 
 

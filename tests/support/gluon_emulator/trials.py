@@ -94,20 +94,20 @@ class Runner:
         self.machine = Machine()
         self.source = Source(self.machine, edits)
         self.host = self.source.module("hopper.host")
-        self._choose_segments = self.source.module("tiles").hopper_segments
+        self._choose_segments = self.source.module("cuts").hopper_segments
 
     def run(self, trial: Trial, seed: int) -> Outcome:
         """Run a trial, as `run` does."""
         self.machine.rng.seed(seed)
         self.machine.launches.clear()
         self.machine.shared_bytes = self.machine.announcements = 0
-        tiles = self.source.module("tiles")
+        tiles, cuts = self.source.module("tiles"), self.source.module("cuts")
         _replace(tiles, "_WIDE_FROM", 1 if trial.wide else 2**40)
         _replace(tiles, "_BOXES_FROM", 1 if trial.boxes else 2**40)
-        _replace(tiles, "_PACKED_FROM", 16)
+        _replace(cuts, "_PACKED_FROM", 16)
         _replace(self.source.module("hopper.kernel"), "_EXCHANGED", 0 if trial.exchange else 2**20)
         forced = trial.segments
-        _replace(tiles, "hopper_segments", self._choose_segments if forced is None else lambda *_: forced)
+        _replace(cuts, "hopper_segments", self._choose_segments if forced is None else lambda *_: forced)
         _replace(self.host, "processors", lambda device: trial.processors)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

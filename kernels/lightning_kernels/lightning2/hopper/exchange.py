@@ -55,7 +55,7 @@ class Exchange:
 
 
 @aggregate
-class Grid:
+class Extent:
     """Where the elements of a state in memory are, and which of them a tile holds."""
 
     first_row: gl.tensor | gl.constexpr
@@ -93,12 +93,12 @@ def _await(flags, count):  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def exchanged(  # type: ignore[no-untyped-def]
-    exchange, state, decay, initial_ptr, has_initial, grid, layout: gl.constexpr
+    exchange, state, decay, initial_ptr, has_initial, extent, layout: gl.constexpr
 ):
     """Leave `state`, the sum of this segment, and return the state that enters the segment.
 
-    `layout` is the state's, and `decay` that of a segment. The initial state, of which `grid` says where its
-    elements are, counts where `earliest` is the first segment of the sequence.
+    `layout` is the state's, and `decay` that of a segment. The initial state, whose place in memory is
+    `extent`, counts where `earliest` is the first segment of the sequence.
     """
     ROWS: gl.constexpr = state.shape[0]
     COLUMNS: gl.constexpr = state.shape[1]
@@ -126,12 +126,12 @@ def exchanged(  # type: ignore[no-untyped-def]
         # One load for both: registers for two would be missing in the loops.
         for other in range(exchange.earliest - gl.where(has_initial, 1, 0), exchange.segment):
             given = other < exchange.earliest
-            row_step = gl.where(given, grid.row_step, COLUMNS)
-            col_step = gl.where(given, grid.col_step, 1)
-            first_row = gl.where(given, grid.first_row, 0)
-            first_col = gl.where(given, grid.first_col, 0)
-            row_end = gl.where(given, grid.row_end - first_row, ROWS)
-            col_end = gl.where(given, grid.col_end - first_col, COLUMNS)
+            row_step = gl.where(given, extent.row_step, COLUMNS)
+            col_step = gl.where(given, extent.col_step, 1)
+            first_row = gl.where(given, extent.first_row, 0)
+            first_col = gl.where(given, extent.first_col, 0)
+            row_end = gl.where(given, extent.row_end - first_row, ROWS)
+            col_end = gl.where(given, extent.col_end - first_col, COLUMNS)
             sum_ptr = exchange.sums_ptr + exchange.place(gl.maximum(other, 0)).to(gl.int64) * (ROWS * COLUMNS)
             source = gl.where(given, initial_ptr, sum_ptr)
             source += first_row * row_step + first_col * col_step

@@ -17,7 +17,8 @@ from ...common.allocate import (
 )
 from ...common.call import Call, Gradients, Upstream
 from ...common.launch import on_device
-from ..tiles import hopper_launch, processors
+from ..cuts import hopper_launch
+from ..tiles import processors
 from .kernel import linear_attention_kernel
 
 __all__ = ["HopperAttention", "takes"]

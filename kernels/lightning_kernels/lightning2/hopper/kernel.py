@@ -7,15 +7,16 @@ Backward is the same walk in three roles, dk, dv and dq, at once: neighbouring p
 head, so that dk and dv read the same tiles at about the same time.
 
 Few heads and a long sequence: each is cut into segments. The state that enters a segment needs only the last
-T = ⌈WINDOW / s⌉ tokens before it (see `tiles.WINDOW`), and the segment's own program walks over these first,
-without computing rows of o. Segments are so long that all take about the same time.
+T = ⌈WINDOW / s⌉ tokens before it (see `cuts.WINDOW`), and the segment's own program walks over these first,
+without computing rows of o. Segments are so long that all take about the same time. Where a head decays so
+little that this would take too long, segments exchange their states instead (see `exchange`).
 """
 
 import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from ..tiles import EXCHANGE, SEGMENT_ALIGNED, WINDOW
+from ..cuts import EXCHANGE, SEGMENT_ALIGNED, WINDOW
 from .exchange import Exchange
 from .loader import LOADER_WARPS, load
 from .output import clear_rows, write_output
@@ -43,7 +44,7 @@ _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 def _find(offset_ptr, sequences, place, chunk):  # type: ignore[no-untyped-def]
     """Return the packed sequence of a place, which of its segments it is, and the place of its second one.
 
-    See `tiles.packed_segments`.
+    See `cuts.packed_segments`.
     """
     sequence = place
     if place >= sequences:

@@ -17,7 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..tiles import CATCH_UP, STEEPEST
-from .exchange import Grid, exchanged
+from .exchange import Extent, exchanged
 from .rings import BLOCK
 
 _CATCH_UP = gl.constexpr(CATCH_UP)
@@ -261,15 +261,15 @@ def carry_state(  # type: ignore[no-untyped-def]
     decays = _decay_of(decay.slope_ptr, steps, BLOCK)
     last_decay = exp2(-slope * ((steps - 1) % BLOCK + 1).to(gl.float32))
     if COLUMNS < 64:
-        grid = Grid(0, bounds.key_dim, ends.stride_d, bounds.first_e, bounds.value_dim, ends.stride_e)
+        extent = Extent(0, bounds.key_dim, ends.stride_d, bounds.first_e, bounds.value_dim, ends.stride_e)
     else:
-        grid = Grid(bounds.first_e, bounds.value_dim, ends.stride_e, 0, bounds.key_dim, ends.stride_d)
-    row = grid.first_row + gl.arange(0, ROWS, gl.SliceLayout(1, broad))
-    col = grid.first_col + gl.arange(0, COLS, gl.SliceLayout(0, broad))
+        extent = Extent(bounds.first_e, bounds.value_dim, ends.stride_e, 0, bounds.key_dim, ends.stride_d)
+    row = extent.first_row + gl.arange(0, ROWS, gl.SliceLayout(1, broad))
+    col = extent.first_col + gl.arange(0, COLS, gl.SliceLayout(0, broad))
     state = gl.zeros([ROWS, COLS], gl.float32, broad)
     if ends.initial_ptr is not None:
-        tile = row[:, None] * grid.row_step + col[None, :] * grid.col_step
-        inside = (row[:, None] < grid.row_end) & (col[None, :] < grid.col_end) & ends.has_initial
+        tile = row[:, None] * extent.row_step + col[None, :] * extent.col_step
+        inside = (row[:, None] < extent.row_end) & (col[None, :] < extent.col_end) & ends.has_initial
         if TILES.ahead:
             inside = inside & (exchange.lasting == 0)
         state = gl.load(ends.initial_ptr + tile, mask=inside, other=0.0)
@@ -280,7 +280,7 @@ def carry_state(  # type: ignore[no-untyped-def]
         state = _walk_ahead(ring, left_s, right_s, weights_s, walk, state, of_group, values, TILES.group)
         if exchange.lasting:
             passing, _ = _decay_of(decay.slope_ptr, steps, exchange.chunk * BLOCK)
-            state = exchanged(exchange, state, passing, ends.initial_ptr, ends.has_initial, grid, broad)
+            state = exchanged(exchange, state, passing, ends.initial_ptr, ends.has_initial, extent, broad)
     if TILES.pairs:
         state = _walk_pairs(
             ring, states, left_s, right_s, weights_s, walk, state, decays, last_decay, values, TILES
@@ -293,6 +293,6 @@ def carry_state(  # type: ignore[no-untyped-def]
     if ends.final_ptr is not None:
         # Addresses that are known before the loop would be kept through it, for which there are no registers.
         late = gl.minimum(walk.last - walk.first, 0)  # 0
-        tile = (row + late)[:, None] * grid.row_step + (col + late)[None, :] * grid.col_step
-        inside = ((row + late)[:, None] < grid.row_end) & ((col + late)[None, :] < grid.col_end)
+        tile = (row + late)[:, None] * extent.row_step + (col + late)[None, :] * extent.col_step
+        inside = ((row + late)[:, None] < extent.row_end) & ((col + late)[None, :] < extent.col_end)
         gl.store(ends.final_ptr + tile, state, mask=inside & ends.has_final)
