@@ -17,6 +17,15 @@ SPILL_LIMIT = {80: 704, 89: 704, 90: 320}
 """triton 3.7.1 spills 616, 672 and 232 bytes in lightning2 (bf16, 128 × 128), 256 in hopper (80 × 192)."""
 
 
+def spill_limit(arch, row):
+    """Return how many bytes a variant may spill.
+
+    80 bytes in the loop of the loader made a backward pass of 128 × 128 four times as slow.
+    """
+    is_main = (row["kernel"], row["head_dim"], row["value_dim"]) == ("hopper", "128", "128")
+    return 48 if is_main else SPILL_LIMIT[arch]
+
+
 COMPILE = """
 import json, sys, traceback
 from pathlib import Path
@@ -54,6 +63,7 @@ CASES = [
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", "256x256", *AHEAD], 3),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", *AHEAD_BACKWARD], 2),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x128", "--with", "decay", "ahead"], 1),
+    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x128", "--with", "reverse", "ahead"], 1),
     (90, ["--kernel", "hopper", "--dtype", "fp16", "--dims", "256x256", "192x80", *WIDE], 2),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "192x240", "--with", "long"], 1),
     (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
@@ -101,7 +111,7 @@ def test_variants_compile_and_fit(folder, number):
     assert len(rows) == variants
     for row in rows:
         assert int(row["shared_bytes"]) <= SHARED_LIMIT[arch], row
-        assert int(row["spill_bytes"]) <= SPILL_LIMIT[arch], row
+        assert int(row["spill_bytes"]) <= spill_limit(arch, row), row
         assert int(row["waits"]) <= int(row["products"]) / 4, row
         if row["kernel"] == "hopper":
             tiles = tiles_of(row)
