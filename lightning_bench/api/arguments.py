@@ -73,7 +73,7 @@ def overrides_of(options: SpeedOptions, providers: Overrides) -> Overrides:
     if "direction" in options:
         axes["direction"] = parse_words(_text(options["direction"]), DIRECTIONS, "direction")
     texts: tuple[Literal["layer", "rank", "packing"], ...] = ("layer", "rank", "packing")
-    axes |= {name: tuple(listed(options[name])) for name in texts if name in options}
+    axes |= {name: tuple(_words(options[name], name)) for name in texts if name in options}
     return replace(providers, **axes)
 
 
@@ -100,6 +100,13 @@ def listed(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _words(value: Any, name: str) -> list[str]:
+    words = listed(value)
+    if wrong := [word for word in words if not isinstance(word, str)]:
+        raise UsageError(f'{name}: {wrong[0]!r} is no text; allowed: texts as in suites, such as "79 of 80"')
+    return words
 
 
 def _lengths(value: Lengths, name: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, Row
 from lightning_bench.report.formats.plain_text import grid_text
 from lightning_bench.report.tables.grid import Grid, sweep_grids
-from lightning_bench.report.tables.groups import group
+from lightning_bench.variant import Variant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,14 +76,16 @@ class Measurement:
         One plot holds one direction, dtype and shape. `where` are columns and their values, such as
         `direction="bwd"`; of several plots that are left the first is drawn. Raise UsageError if none is.
         """
+        from lightning_bench.report.collect import DIMS, frame_of, rows_by
         from lightning_bench.report.plots.line_plots import memory_plot, time_plot
+        from lightning_bench.report.plots.plot_rows import SHARED
 
         found = self._where(where)
         draw = {"speed": time_plot, "memory": memory_plot}.get(found[0].record.metric)
         if draw is None:
             raise UsageError("check measures no time and no memory to draw: call speed() or memory()")
-        for table in group(found):
-            figure = draw([row.record for row in table.rows])
+        for rows in rows_by(frame_of(found), [*SHARED, *DIMS]).values():
+            figure = draw([row.record for row in rows])
             if figure is not None:
                 return _shown_in_notebooks(figure)
         raise UsageError("nothing to draw: a line needs figures at two lengths; table() shows all figures")
@@ -94,9 +96,11 @@ class Measurement:
             if not hasattr(rows[0].record, name):
                 raise UsageError(f"rows have no column {name}; plots differ in direction, dtype and shape")
             values = list(dict.fromkeys(getattr(row.record, name) for row in rows))
-            rows = [row for row in rows if getattr(row.record, name) == value]
+            wanted = _as_in_rows(name, value)
+            rows = [row for row in rows if getattr(row.record, name) == wanted]
             if not rows:
-                raise UsageError(f"no row has {name} {value!r}; there are {', '.join(map(str, values))}")
+                there = ", ".join(str(found) for found in values if found != "") or "none"
+                raise UsageError(f"no row has {name} {value!r}; there are {there}")
         return rows
 
     @property
@@ -113,3 +117,13 @@ class Measurement:
 
     def _repr_html_(self) -> str:
         return "\n".join(map(html_of_grid, self._grids))
+
+
+def _as_in_rows(name: str, value: Any) -> Any:
+    """Return the value as rows have it: layers, ranks and packings can be written in several ways."""
+    if name not in ("layer", "rank", "packing") or not isinstance(value, str):
+        return value
+    try:
+        return Variant.of_columns(None, **{"layer": "", "rank": "", "packing": "", name: value}).columns[name]
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None

@@ -177,7 +177,7 @@ def sweep(
     from lightning_bench.run.planner import Planner, measuring_limits
 
     metric = cast(Metric, context.info_name)
-    if how.graph is not None and metric != "speed":
+    if how.graph and metric != "speed":
         raise UsageError("--graph goes only with `lbench speed`")
     if metric != "speed" and (how.quick or how.processes is not None):
         raise UsageError("--processes and --quick go only with `lbench speed`")

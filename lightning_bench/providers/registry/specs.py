@@ -37,6 +37,7 @@ def with_family(spec: str, family: str | None, layout: str | None = None) -> str
 
     A provider's name is returned as it is, and so is code if there is no family.
     """
-    if not family or not is_code_spec(spec) or "@" in split_code_spec(spec)[1]:
+    name = split_code_spec(spec)[1] if is_code_spec(spec) else ""
+    if not family or not name or "@" in name:
         return spec
     return f"{spec}@{family}" + (f"@{layout}" if layout else "")

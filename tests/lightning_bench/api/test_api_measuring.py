@@ -112,6 +112,21 @@ class TestSpeed:
         with pytest.raises(lb.UsageError, match="rows have no column way"):
             kept[0].plot(way="fwd")
 
+    def test_plots_of_one_layer_each(self) -> None:
+        options: Any = SMALL | {"seq_len": [64, 128], "heads": 2, "dtype": "fp32", "direction": "fwd"}
+        layers = {"layer": ["0 of 80", "79 of 80"], "rank": "7 of 8"}
+        found = lb.speed("lightning2-torch", suite="layers", quick=True, **layers, **options)
+        assert found.plot().axes
+        assert found.plot(layer="79of80").axes
+        with pytest.raises(lb.UsageError, match="no row has layer '1 of 80'; there are 0 of 80, 79 of 80"):
+            found.plot(layer="1 of 80")
+        with pytest.raises(lb.UsageError, match="no row has packing '4 x 16'; there are none"):
+            found.plot(packing="4 x 16")
+        with pytest.raises(lb.UsageError, match="layer: 'last' is no part"):
+            found.plot(layer="last")
+        with pytest.raises(lb.UsageError, match=r"packing: \[64\] is no text"):
+            lb.speed("lightning2-torch", suite="packed", packing=[[64]], **options)  # type: ignore[list-item]
+
     def test_verdicts_are_those_of_the_command(
         self, kept: tuple[lb.Measurement, Path], lbench: Lbench
     ) -> None:
