@@ -61,7 +61,8 @@ def hopper_launch(
     """Choose how a launch of the Hopper kernel is cut up.
 
     `programs` are sequences times heads, `seq_len` the tokens of a sequence, and `elements` as for
-    `hopper_tiles`. `packed` sequences, if any, have that length on average. Where results are to be
+    `hopper_tiles`. `packed` sequences, if any, have that length on average, rounded up; they are not cut
+    where the workspace would be larger than two times q, as with many short ones. Where results are to be
     `invariant`, nothing depends on all this: one segment, of the tiles for many heads.
     """
     if invariant():
@@ -71,7 +72,11 @@ def hopper_launch(
     walks = programs * tiles.tiles_e * (3 if backward else 1)
     whole = most = 0
     if packed:
-        segments, chunk, whole, most = packed_segments(walks // packed, packed, packed * seq_len, processors)
+        cut = packed_segments(walks // packed, packed, packed * seq_len, processors)
+        state = tiles.tiles_e * tiles.columns * tiles.block_d * 4 * (3 if backward else 1)
+        if cut[0] * state > 4 * packed * seq_len * head_dim:
+            cut = 1, 0, 0, 0
+        segments, chunk, whole, most = cut
         walks = walks // packed if chunk else walks
     else:
         segments = hopper_segments(walks, seq_len, processors, tiles.wide)

@@ -155,13 +155,24 @@ def test_a_launch_in_segments_takes_tiles_that_walk_ahead():
 
 
 def test_packed_sequences_have_places_enough():
-    for tokens, sequences in ((130048, 32), (133022, 16), (8192, 3), (70000, 1)):
-        cut = hopper_launch(128, 128, False, sequences * 8, tokens // sequences, 132, 0, sequences)
+    for tokens, sequences in ((130048, 32), (133022, 16), (8192, 3), (4097, 3), (70000, 1)):
+        cut = hopper_launch(128, 128, False, sequences * 8, -(-tokens // sequences), 132, 0, sequences)
         assert cut.tiles.ahead
         chunk = 64 * cut.chunk
-        for first in range(0, tokens, 977):  # one sequence from there to the end
+        for first in range(tokens):  # one sequence from there to the end
             others = -(-(tokens - first) // chunk) - 1
             assert sequences + first // chunk + others <= cut.segments
+
+
+def test_many_short_sequences_are_not_cut():
+    for heads, sequences, tokens, backward in (
+        (32, 1024, 64, True),
+        (8, 4096, 64, True),
+        (64, 10000, 16, False),
+    ):
+        cut = hopper_launch(128, 128, backward, sequences * heads, tokens, 132, 0, sequences)
+        assert cut.chunk == cut.workspace_bytes == 0
+        assert cut.walks == sequences * heads * cut.tiles.tiles_e * (3 if backward else 1)
 
 
 def test_workspace_is_that_of_the_states():

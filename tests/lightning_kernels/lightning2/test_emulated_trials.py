@@ -81,6 +81,7 @@ LASTING = [
     replace(FULL, n=1700, slopes=(0.001,), bounds=(0, 600, 1700)),
     replace(FULL, n=2200, slopes=None, bounds=(0, 64, 64, 2000, 2100), processors=16),
     Trial(n=1500, heads=2, kv_heads=1, slopes=(0.3, 0.001), processors=24),
+    replace(ONE, n=4097, slopes=(0.0,), bounds=(0, 256, 512, 4097)),
 ]  # fmt: skip
 
 
@@ -88,6 +89,13 @@ LASTING = [
 def test_segments_exchange_states(trial):
     assert run(trial, 0).announcements
     assert not run(replace(trial, exchange=False), 0).announcements
+
+
+def test_a_document_that_is_a_bit_too_long_is_cut_only_where_it_decays():
+    trial = Trial(n=7680, bounds=(0, 3200, 6400, 7680), slopes=(0.0, 0.0), processors=6, backward=False)
+    outcome = run(trial, 0)
+    assert int(outcome.launches[0]["whole"]) < 50 <= int(outcome.launches[0]["most"])
+    assert outcome.announcements == 0
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: f"n{trial.n}")

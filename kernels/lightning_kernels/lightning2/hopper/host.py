@@ -109,7 +109,7 @@ class Launch:
         elements = q.numel() if boxable else 0
         packed = 0 if offsets is None else sequences
         tiles, walks, segments, chunk, whole, most = hopper_launch(
-            d, e, backward, self._programs, n * b // sequences, processors(device), elements, packed
+            d, e, backward, self._programs, -(-n * b // sequences), processors(device), elements, packed
         )
         self._tiles, self._grid = tiles, (walks * segments, 1, 1)
         self._counts = heads, heads // k.shape[1], n, sequences, segments, chunk, whole, most

@@ -82,9 +82,9 @@ def _segment(slope_ptr, blocks, segment, segments, chunk, most):  # type: ignore
     share = gl.cdiv(2 * blocks + (segments - 1) * warm, 2 * segments)
     rest = gl.maximum(share - warm // 2, 0)
     # The last block, which may be a ragged one, is always computed by the last segment.
-    most = gl.maximum(blocks - 1, 0)
-    main = gl.where(segment == 0, 0, _start(segment, share, rest, most))
-    last = gl.where(segment == segments - 1, blocks, _start(segment + 1, share, rest, most))
+    end = gl.maximum(blocks - 1, 0)
+    main = gl.where(segment == 0, 0, _start(segment, share, rest, end))
+    last = gl.where(segment == segments - 1, blocks, _start(segment + 1, share, rest, end))
     ahead = gl.where(main < last, gl.minimum(main, warm), 0)
     lasting = (share > chunk + chunk // 2 + _EXCHANGED) & (segments > 1)
     none = segment >= segments  # a place without a segment
