@@ -65,26 +65,26 @@ def hopper_launch(
     where the workspace would be larger than two times q, as with many short ones. Where results are to be
     `invariant`, nothing depends on all this: one segment, of the tiles for many heads.
     """
+    roles = 3 if backward else 1
     if invariant():
         tiles = hopper_tiles(head_dim, value_dim, backward, programs=processors, processors=processors)
-        return Cut(tiles, programs * tiles.tiles_e * (3 if backward else 1), 1, 0, 0, 0)
+        return Cut(tiles, programs * tiles.tiles_e * roles, 1, 0, 0, 0)
     tiles = hopper_tiles(head_dim, value_dim, backward, programs, processors, elements)
-    walks = programs * tiles.tiles_e * (3 if backward else 1)
+    walks = programs * tiles.tiles_e * roles
+    uncut = Cut(tiles, walks, 1, 0, 0, 0)
     whole = most = 0
     if packed:
-        cut = packed_segments(walks // packed, packed, packed * seq_len, processors)
-        state = tiles.tiles_e * tiles.columns * tiles.block_d * 4 * (3 if backward else 1)
-        if cut[0] * state > 4 * packed * seq_len * head_dim:
-            cut = 1, 0, 0, 0
-        segments, chunk, whole, most = cut
-        walks = walks // packed if chunk else walks
+        walks //= packed
+        segments, chunk, whole, most = packed_segments(walks, packed, packed * seq_len, processors)
     else:
         segments = hopper_segments(walks, seq_len, processors, tiles.wide)
         chunk = -(-_blocks(seq_len) // segments) if segments > 1 else 0
-    if chunk:
-        tiles = hopper_tiles(head_dim, value_dim, backward, programs, processors, elements, ahead=True)
-        chunk = -(-chunk // tiles.group) * tiles.group
-    return Cut(tiles, walks, segments, chunk, whole, most)
+    if not chunk:
+        return uncut
+    tiles = hopper_tiles(head_dim, value_dim, backward, programs, processors, elements, ahead=True)
+    cut = Cut(tiles, walks, segments, -(-chunk // tiles.group) * tiles.group, whole, most)
+    q_bytes = 2 * programs * seq_len * head_dim
+    return uncut if packed and cut.workspace_bytes > 2 * q_bytes else cut
 
 
 @lru_cache(maxsize=4096)  # there are as many lengths as users have

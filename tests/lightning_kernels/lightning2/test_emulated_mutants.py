@@ -89,7 +89,7 @@ FENCES = (
     mutant("no fence before the products of blocks that are walked over", "ahead",
            ("state", "fence_async_shared()\n            state = warpgroup_mma", "state = warpgroup_mma")),
     mutant("no fence after barriers are initialised", "boxes",
-           ("kernel", "fence_async_shared()\n    _barrier()", "_barrier()")),
+           ("kernel", "fence_async_shared()\n    barrier()", "barrier()")),
 )  # fmt: skip
 EARLY_RELEASES = (
     mutant("output gives a stage back before its last product", "deep",

@@ -17,9 +17,7 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.language.core import _aggregate as aggregate
 
-from .rings import value_of
-
-_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+from .rings import barrier, value_of
 
 
 @aggregate
@@ -116,7 +114,7 @@ def exchanged(  # type: ignore[no-untyped-def]
         before = other < exchange.segment
         place = exchange.place(gl.where(before, other, first))
         _await(exchange.flags_ptr + place, gl.where(before, THREADS, 0))
-    _barrier()
+    barrier()
     total = gl.zeros_like(state)
     if initial_ptr is None:
         for other in range(exchange.earliest, exchange.segment):

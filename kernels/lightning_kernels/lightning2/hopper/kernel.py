@@ -30,6 +30,7 @@ from .rings import (
     Rows,
     States,
     Walk,
+    barrier,
 )
 from .state import carry_state
 from .wide import write_wide_output
@@ -37,7 +38,6 @@ from .wide import write_wide_output
 _ALIGNED = gl.constexpr(SEGMENT_ALIGNED)
 _WINDOW = gl.constexpr(WINDOW)
 _EXCHANGED = gl.constexpr(EXCHANGE)
-_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
 @gluon.jit
@@ -145,7 +145,7 @@ def _run(boxes, rows, ends, exchange, decay, walk, bounds, TILES: gl.constexpr):
     for copy in gl.static_range(COPIES // TOGETHER):
         mbarrier.init(ready.index(copy), count=1)
     fence_async_shared()
-    _barrier()
+    barrier()
     ring = Ring(q_s, k_s, v_s, full, empty, STAGES)
     states = States(state_s, ready, taken, COPIES, TOGETHER)
     gl.warp_specialize([
@@ -189,7 +189,7 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     opaque = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     threads: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
     opaque.store(gl.full([1], 1, gl.int32, threads))
-    _barrier()
+    barrier()
     known = gl.max(opaque.load(threads), 0) == 1
     pid = gl.program_id(0)
     role = pid % roles

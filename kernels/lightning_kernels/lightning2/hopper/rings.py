@@ -21,6 +21,8 @@ from ..tiles import HOPPER_BLOCK
 
 BLOCK = gl.constexpr(HOPPER_BLOCK)
 """Tokens of a block."""
+barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+"""Among the threads of a program, or within warp_specialize of a role; its name differs between releases."""
 
 
 @gluon.constexpr_function
