@@ -93,6 +93,120 @@ def visit_block(  # type: ignore[no-untyped-def]
     return state
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def block_weights(  # type: ignore[no-untyped-def]
+    slope_ptr, head, scale, BLOCK: tl.constexpr, HAS_DECAY: tl.constexpr, REVERSE: tl.constexpr
+):  # fmt: skip
+    """Return what `walk_blocks` needs to know of the decay of a head.
+
+    That is the slope, the scale, the weights of the scores [BLOCK j, BLOCK i], of reading and of writing
+    [BLOCK], and λ^B in fp64.
+    """
+    row = tl.arange(0, BLOCK)
+    slope = 0.0
+    exact_decay = tl.cast(1.0, tl.float64)
+    if HAS_DECAY:
+        slope = tl.load(slope_ptr + head)
+        slope = tl.where(slope > _STEEPEST, _STEEPEST, slope)
+        # In fp64, since its error grows with the number of blocks.
+        exact_decay = tl.exp(tl.cast(slope, tl.float64) * -BLOCK)
+    distance = row[None, :] - row[:, None]
+    weight = tl.where(distance >= 0, scale, 0.0)  # [BLOCK j, BLOCK i]
+    weight *= tl.exp(tl.minimum(-slope * tl.cast(distance, tl.float32), 0.0))
+    if REVERSE:
+        read = tl.exp(-slope * row)  # [BLOCK]
+        write = scale * tl.exp(-slope * (BLOCK - row))  # [BLOCK]
+    else:
+        read = scale * tl.exp(-slope * (row + 1))
+        write = tl.exp(-slope * (BLOCK - 1 - row))
+    return slope, scale, weight, read, write, exact_decay
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def walk_blocks(  # type: ignore[no-untyped-def]
+    pointers, offsets, steps, columns, weights, state, seq_len,
+    BLOCK: tl.constexpr, HAS_DECAY: tl.constexpr, REVERSE: tl.constexpr, UPDATE: tl.constexpr,
+    PADDED_D: tl.constexpr, PADDED_E: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Write `seq_len` rows of o and return the state that leaves them; without UPDATE that does not count.
+
+    `pointers` are those of the first token in q, k, v and o, `offsets` of a tile from there, and `steps` from
+    a token to the next; `columns` are those that exist, and `weights` is of `block_weights`.
+    """
+    q_ptr, k_ptr, v_ptr, o_ptr = pointers
+    q_tile, k_tile, v_tile, o_tile = offsets
+    q_step, k_step, v_step, o_step = steps
+    d_ok, e_ok = columns
+    slope, scale, weight, read, write, exact_decay = weights
+    WEIGHT_READ: tl.constexpr = HAS_DECAY or not REVERSE
+    WEIGHT_WRITE: tl.constexpr = HAS_DECAY or REVERSE
+    row = tl.arange(0, BLOCK)
+    whole = seq_len // BLOCK
+    block_decay = tl.cast(exact_decay, tl.float32)
+    rest = exact_decay - block_decay
+    rest_decay = 0.0
+    catch_up = 1.0
+    if HAS_DECAY:
+        # For fp32 inputs what rounding left over counts in each block. For others that would cost time: the
+        # state catches up with _CATCH_UP blocks at once, and before the first with those that are too few.
+        if q_ptr.dtype.element_ty == tl.float32:
+            rest_decay = tl.cast(rest, tl.float32)
+        else:
+            catch_up = tl.cast(exact_decay + rest * (_CATCH_UP - 1), tl.float32)
+            ahead = rest / tl.maximum(exact_decay, 0.5) * tl.cast(whole % _CATCH_UP, tl.float64)
+            state += state * tl.cast(ahead, tl.float32)
+    for block in range(whole):
+        start = tl.cast(block, tl.int64) * BLOCK
+        decay = block_decay
+        if HAS_DECAY and q_ptr.dtype.element_ty != tl.float32:
+            decay = tl.where((whole - tl.cast(block, tl.int32)) % _CATCH_UP == 0, catch_up, block_decay)
+        state = visit_block(
+            (
+                q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
+                v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
+            ),
+            (row < BLOCK, d_ok, e_ok), (weight, read, write), (decay, rest_decay), state,
+            WEIGHT_READ, WEIGHT_WRITE, HAS_DECAY, False, True, PADDED_D, PADDED_E, PRECISION,
+        )  # fmt: skip
+    left = seq_len - whole * BLOCK
+    if left > 0:
+        start = tl.cast(whole, tl.int64) * BLOCK
+        # Rows from `left` on are zeros in v: clamped, their weight is harmless.
+        if REVERSE:
+            write = scale * tl.exp(tl.minimum(-slope * (left - row), 0.0))
+        else:
+            write = tl.exp(tl.minimum(-slope * (left - 1 - row), 0.0))
+        left_decay = tl.cast(1.0, tl.float64)
+        if HAS_DECAY and UPDATE:
+            left_decay = tl.exp(tl.cast(slope, tl.float64) * -left)
+        decay = tl.cast(left_decay, tl.float32)
+        state = visit_block(
+            (
+                q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
+                v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
+            ),
+            (row < left, d_ok, e_ok), (weight, read, write),
+            (decay, tl.cast(left_decay - decay, tl.float32)), state,
+            WEIGHT_READ, WEIGHT_WRITE, HAS_DECAY, True, UPDATE, PADDED_D, PADDED_E, PRECISION,
+        )  # fmt: skip
+    return state
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def clear_rows(  # type: ignore[no-untyped-def]
+    o_ptr, step, columns, column_ok, first, end, worker, workers, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Write zeros to the columns of rows `first` to `end` − 1, as one of `workers` that share the blocks."""
+    row64 = tl.cast(tl.arange(0, BLOCK), tl.int64)
+    for block in range(worker, tl.cdiv(end - first, BLOCK), workers):
+        rows = tl.cast(first, tl.int64) + tl.cast(block, tl.int64) * BLOCK + row64  # [BLOCK]
+        tl.store(
+            o_ptr + columns[:, None] + rows[None, :] * step,
+            tl.zeros([columns.shape[0], BLOCK], dtype=o_ptr.dtype.element_ty),
+            mask=(rows < end)[None, :] & column_ok[:, None],
+        )
+
+
 @triton.jit(do_not_specialize=["heads", "seq_len", "scale", "q_group", "k_group", "v_group"])  # type: ignore[untyped-decorator]
 def linear_attention_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, o_ptr, slope_ptr, initial_ptr, final_ptr, offsets_ptr,
@@ -107,10 +221,6 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One program owns BLOCK_E columns of v of one (sequence, head) and visits all its blocks of tokens."""
     tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
-    padded_d: tl.constexpr = D != BLOCK_D
-    padded_e: tl.constexpr = E % BLOCK_E != 0
-    weight_read: tl.constexpr = HAS_DECAY or not REVERSE
-    weight_write: tl.constexpr = HAS_DECAY or REVERSE
 
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
@@ -146,81 +256,28 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     v_tile = col_e[:, None] + row64[None, :] * v_step  # [BLOCK_E, BLOCK]
     o_tile = col_e[:, None] + row64[None, :] * o_step  # [BLOCK_E, BLOCK]
 
-    slope = 0.0
-    block_decay = 1.0
-    rest_decay = 0.0
-    catch_up = 1.0
-    if HAS_DECAY:
-        slope = tl.load(slope_ptr + head)
-        slope = tl.where(slope > _STEEPEST, _STEEPEST, slope)
-        # Its error grows with the number of blocks: fp64 once, and for fp32 inputs what rounding left over.
-        exact_decay = tl.exp(tl.cast(slope, tl.float64) * -BLOCK)
-        block_decay = tl.cast(exact_decay, tl.float32)
-        rest_decay = tl.cast(exact_decay - block_decay, tl.float32)
-        # For other inputs that would cost time: there the state catches up once in _CATCH_UP blocks.
-        if q_ptr.dtype.element_ty != tl.float32:
-            catch_up = tl.cast(exact_decay + (exact_decay - block_decay) * (_CATCH_UP - 1), tl.float32)
-    distance = row[None, :] - row[:, None]
-    weight = tl.where(distance >= 0, scale, 0.0)  # [BLOCK j, BLOCK i]
-    weight *= tl.exp(tl.minimum(-slope * tl.cast(distance, tl.float32), 0.0))
-    if REVERSE:
-        read = tl.exp(-slope * row)  # [BLOCK]
-        write = scale * tl.exp(-slope * (BLOCK - row))  # [BLOCK]
-    else:
-        read = scale * tl.exp(-slope * (row + 1))
-        write = tl.exp(-slope * (BLOCK - 1 - row))
-
+    weights = block_weights(slope_ptr, head, scale, BLOCK, HAS_DECAY, REVERSE)
     if HAS_INITIAL:
         initial_ptr += sequence * initial_stride_b + head64 * initial_stride_h
         initial_tile = col_e[:, None] * initial_stride_e + col_d[None, :] * initial_stride_d
         state = tl.cast(tl.load(initial_ptr + initial_tile, mask=state_ok, other=0.0), tl.float32)
     else:
         state = tl.zeros([BLOCK_E, BLOCK_D], dtype=tl.float32)
-    whole = seq_len // BLOCK
-    for block in range(whole):
-        start = tl.cast(block, tl.int64) * BLOCK
-        decay = block_decay
-        if HAS_DECAY and q_ptr.dtype.element_ty != tl.float32:
-            decay = tl.where(tl.cast(block, tl.int32) % _CATCH_UP == 0, catch_up, block_decay)
-        state = visit_block(
-            (
-                q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
-                v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
-            ),
-            (row < BLOCK, d_ok, e_ok), (weight, read, write), (decay, rest_decay), state,
-            weight_read, weight_write, HAS_DECAY, False, True, padded_d, padded_e, PRECISION,
-        )  # fmt: skip
-    left = seq_len - whole * BLOCK
-    if left > 0:
-        start = tl.cast(whole, tl.int64) * BLOCK
-        # Rows from `left` on are zeros in v: clamped, their weight is harmless.
-        if REVERSE:
-            write = scale * tl.exp(tl.minimum(-slope * (left - row), 0.0))
-        else:
-            write = tl.exp(tl.minimum(-slope * (left - 1 - row), 0.0))
-        state = visit_block(
-            (
-                q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
-                v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
-            ),
-            (row < left, d_ok, e_ok), (weight, read, write), (tl.exp(-slope * left), 0.0), state,
-            weight_read, weight_write, HAS_DECAY, True, HAS_FINAL, padded_d, padded_e, PRECISION,
-        )  # fmt: skip
+    state = walk_blocks(
+        (q_ptr, k_ptr, v_ptr, o_ptr), (q_tile, k_tile, v_tile, o_tile), (q_step, k_step, v_step, o_step),
+        (d_ok, e_ok), weights, state, seq_len,
+        BLOCK, HAS_DECAY, REVERSE, HAS_FINAL, D != BLOCK_D, E % BLOCK_E != 0, PRECISION,
+    )  # fmt: skip
     if HAS_FINAL:
         final_ptr += sequence * final_stride_b + head64 * final_stride_h
         final_tile = col_e[:, None] * final_stride_e + col_d[None, :] * final_stride_d
         tl.store(final_ptr + final_tile, state, mask=state_ok)
-    if PACKED:
-        # The rows of no sequence: each sequence clears as many blocks of them as another.
+    if PACKED:  # the rows of no sequence, which the programs of a head and columns share
         sequences = tl.num_programs(0) // (tiles_e * heads)
         end = tl.load(offsets_ptr + sequences)
-        for block in range(tl.cast(sequence, tl.int32), tl.cdiv(tokens - end, BLOCK), sequences):
-            beyond = tl.cast(end, tl.int64) + tl.cast(block, tl.int64) * BLOCK + row64  # [BLOCK]
-            tl.store(
-                out_ptr + col_e[:, None] + beyond[None, :] * o_stride_n,
-                tl.zeros([BLOCK_E, BLOCK], dtype=o_ptr.dtype.element_ty),
-                mask=(beyond < tokens)[None, :] & e_ok[:, None],
-            )
+        clear_rows(
+            out_ptr, o_stride_n, col_e, e_ok, end, tokens, tl.cast(sequence, tl.int32), sequences, BLOCK
+        )
 
 
 def check_runnable(tensor: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..common.allocate import unit_last_stride
 from ..common.launch import interpreted, on_device
 from ..common.switches import invariant
+from .token_walk import load_state, store_state, token_decay, visit_token
 
 __all__ = ["attention_step", "step_block_e"]
 
@@ -48,29 +49,14 @@ def attention_step_kernel(  # type: ignore[no-untyped-def]
     d_ok = row_d < D
     e_ok = col_e < E
     tile = tl.cast(row_d, tl.int64)[:, None] * state_stride_d + col_e[None, :]  # [BLOCK_D, BLOCK_E]
-    # A mask only where it is needed: it costs instructions.
-    if D == BLOCK_D and E % BLOCK_E == 0:
-        state = tl.load(state_ptr + tile)
-    else:
-        state = tl.load(state_ptr + tile, mask=d_ok[:, None] & e_ok[None, :], other=0.0)
+    PADDED: tl.constexpr = D != BLOCK_D or E % BLOCK_E != 0
+    state = load_state(state_ptr + tile, d_ok, e_ok, PADDED)
     q = tl.cast(tl.load(q_ptr + row_d, mask=d_ok, other=0.0), tl.float32)  # [BLOCK_D]
     k = tl.cast(tl.load(k_ptr + row_d, mask=d_ok, other=0.0), tl.float32)  # [BLOCK_D]
     v = tl.cast(tl.load(v_ptr + col_e, mask=e_ok, other=0.0), tl.float32)  # [BLOCK_E]
-
-    update = k[:, None] * v[None, :]
-    if HAS_DECAY:
-        # state + state·(λ − 1) rounds λ − 1 and not λ, whose error would grow with the number of tokens.
-        # Where that would cancel, for a steep decay, it is λ and what its rounding left over.
-        exact_decay = tl.exp(-tl.cast(tl.load(slope_ptr + head), tl.float64))
-        keep = tl.where(exact_decay > 0.5, 1.0, tl.cast(exact_decay, tl.float32))
-        change = tl.cast(exact_decay - keep, tl.float32)
-        state = state * keep + (state * change + update)
-    else:
-        state += update
-    if D == BLOCK_D and E % BLOCK_E == 0:
-        tl.store(state_ptr + tile, state)
-    else:
-        tl.store(state_ptr + tile, state, mask=d_ok[:, None] & e_ok[None, :])
+    keep, change = token_decay(slope_ptr, head, HAS_DECAY)
+    state = visit_token(state, k, v, keep, change, HAS_DECAY)
+    store_state(state_ptr + tile, state, d_ok, e_ok, PADDED)
     o = tl.sum(state * q[:, None], axis=0) * scale  # [BLOCK_E]
     tl.store(o_ptr + col_e, tl.cast(o, o_ptr.dtype.element_ty), mask=e_ok)
 

@@ -68,6 +68,20 @@ def test_no_decay(attention):
     check_case(attention, case, BUDGET[torch.float32])
 
 
+@pytest.mark.parametrize("n", [64, 70])
+def test_a_state_that_is_passed_on_often_keeps_its_rate(n, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_KERNELS_HOPPER", "0")
+    slopes = torch.linspace(1e-6, 2e-6, 1000)
+    decay = torch.exp(-64 * slopes.double())
+    s = slopes[(decay - decay.float().double()).abs().argmax()].reshape(1)  # what rounds worst
+    state = torch.ones(1, 1, 16, 16, device=DEVICE)
+    nothing = torch.zeros(1, 1, n, 16, dtype=torch.float16, device=DEVICE)
+    for _ in range(20):
+        _, state = KERNEL(nothing, nothing, nothing, s.to(DEVICE), initial_state=state, return_state=True)
+    expected = float(torch.exp(-s.double() * 20 * n))
+    assert abs(float(state[0, 0, 0, 0]) / expected - 1) <= 20 * 2.0**-23
+
+
 def test_fp64_equals_the_oracle():
     case = make_case(1, 4, 2, 70, 5, 7, torch.float64, bounds=[0, 0, 33, 70], scale=0.3, layout="bnhd")
     case.initial_state, case.d_state = case.initial_state.double(), case.d_state.double()
