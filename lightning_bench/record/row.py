@@ -165,6 +165,7 @@ class Record:
     mig: Annotated[str, "profile of the MIG slice, off for a whole GPU"] = ""
     ecc: Annotated[str, "whether the GPU's memory corrects errors: on or off"] = ""
     machine_id: Annotated[str, "fingerprint of device, driver, CUDA, torch, triton and python"] = ""
+    run_utc: Annotated[str, "when the run began that measured the case, UTC, ISO 8601"] = ""
     time_utc: Annotated[str, "when the case ended, UTC, ISO 8601"] = ""
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from lightning_bench.record import Record
 from lightning_bench.run.plan import Plan
 from lightning_bench.words import counted
 
-# Rows further apart are of two runs: no shape takes as long.
+# Rows further apart that do not say when their run began are of two runs: no shape takes as long.
 _LONGEST_GAP_S = 600.0
 
 
@@ -28,9 +29,9 @@ class Estimate:
 def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimate:
     """Estimate the time of `count` cases of the plan, started workers included.
 
-    It goes by the times at which earlier rows were written: those of this metric, protocol and kind of
-    device, and of them those of the same device and of the same suite if there are any. Without such rows a
-    sweep of speed is taken to sample as long as its limits let it.
+    It goes by the times at which earlier runs began and wrote their rows: those of this metric, protocol and
+    kind of device, and of them those of the same device and of the same suite if there are any. Without such
+    rows a sweep of speed is taken to sample as long as its limits let it.
     """
     rows = [
         row
@@ -77,9 +78,24 @@ def _those(wanted: Sequence[bool], rows: list[Record]) -> list[Record]:
 
 
 def _seconds_per_case(rows: list[Record]) -> float | None:
-    """Return the mean seconds per case and process between rows, which a shape's cases write together."""
+    """Return the mean seconds per case and process of the runs that wrote the rows."""
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for row in rows:
+        runs[row.run_utc].append(row)
+    older = _gaps(runs.pop("", []))
+    spans = [_span(begun, written) for begun, written in runs.items()]
+    seconds = sum(span for span, _ in (*spans, *older))
+    return seconds / sum(many for _, many in (*spans, *older)) if seconds else None
+
+
+def _span(begun: str, rows: list[Record]) -> tuple[float, int]:
+    """Return the seconds from the beginning of a run to its last row, and how many it measured."""
+    last = max(datetime.fromisoformat(row.time_utc) for row in rows)
+    return (last - datetime.fromisoformat(begun)).total_seconds(), sum(row.processes or 1 for row in rows)
+
+
+def _gaps(rows: list[Record]) -> list[tuple[float, int]]:
+    """Return the same between rows of runs whose beginnings are unknown; a shape's rows come together."""
     times = sorted((datetime.fromisoformat(row.time_utc), row.processes or 1) for row in rows)
-    spans = [((after - before).total_seconds(), many) for (before, _), (after, many) in pairwise(times)]
-    spans = [(gap, many) for gap, many in spans if gap <= _LONGEST_GAP_S]
-    seconds = sum(gap for gap, _ in spans)
-    return seconds / sum(many for _, many in spans) if seconds else None
+    gaps = [((after - before).total_seconds(), many) for (before, _), (after, many) in pairwise(times)]
+    return [(gap, many) for gap, many in gaps if gap <= _LONGEST_GAP_S]

@@ -90,6 +90,18 @@ class Plan:
         """Return the id that the row of this case has, by the name of its provider."""
         return one_line(case.id_by(self.providers[case.provider].provider.name))
 
+    def why_not(self, case: Case) -> str | None:
+        """Return why a case will not run here, as far as what its provider declares tells; or None.
+
+        A library may have further limits, which only a worker knows, that has loaded it.
+        """
+        planned = self.providers[case.provider]
+        return planned.unavailable or planned.broken or self.unsupported(case)
+
+    def unsupported(self, case: Case) -> str | None:
+        """Return which declaration of its provider rules a case out on every machine, or None."""
+        return Provider.unsupported(self.providers[case.provider].provider, case.shape, case.direction)
+
     def key(self, case: Case) -> tuple[str, str, str, str, str]:
         """Return the key of the row that this case will have."""
         version = one_line(self.providers[case.provider].version)

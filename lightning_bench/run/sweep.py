@@ -102,6 +102,7 @@ class Sweep:
         self.tag = dict(tag or {})
         self.records: list[Record] = []
         self._oom_at: dict[tuple[object, ...], int] = {}
+        self._begun = _now()
 
     def note_ooms(self, records: Iterable[Record]) -> None:
         """Note at which seq_len providers ran out of memory, so that longer sequences are not tried."""
@@ -222,7 +223,8 @@ class Sweep:
             self._blank(outcome.case),
             status=outcome.status,
             reason=outcome.reason,
-            time_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            run_utc=self._begun,
+            time_utc=_now(),
             **vars(outcome.figures),
         )
         # The last line is that of the process whose figures the row has.
@@ -276,6 +278,10 @@ class Sweep:
             machine_id=machine.id,
             **{name: getattr(machine, name) for name in IDENTITY},
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _oom_axis(record: Record) -> tuple[object, ...]:

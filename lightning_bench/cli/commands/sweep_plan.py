@@ -38,7 +38,8 @@ def show_plans(sink: Sink, plans: Sequence[Plan]) -> None:
     estimates = []
     for plan in plans:
         gpu = _missing_gpu(plan)  # elsewhere any library may be installed
-        count = len(plan.cases) if gpu else sum(_why_not(plan, case.provider) is None for case in plan.cases)
+        why_not = plan.unsupported if gpu else plan.why_not
+        count = sum(why_not(case) is None for case in plan.cases)
         estimates.append((plan, count, gpu, estimated_time(plan, count, earlier)))
     if sink.as_json:
         sink.data(
@@ -68,7 +69,7 @@ def _planned(plan: Plan, earlier: Sequence[Record]) -> list[PlannedCase]:
     for case in plan.cases:
         name = plan.case_id(case)
         peak, device = peaks.get(name, (None, ""))
-        why_not = _why_not(plan, case.provider)
+        why_not = plan.why_not(case)
         rows.append(PlannedCase(plan.suite, name, needed_mib(plan, case), peak, device, why_not or here))
     return rows
 
@@ -99,10 +100,6 @@ def _missing_gpu(plan: Plan) -> str:
     from lightning_bench.machine.gpu import why_no_gpu
 
     return why_no_gpu() if plan.device == "cuda" else ""
-
-
-def _why_not(plan: Plan, spec: str) -> str | None:
-    return plan.providers[spec].unavailable or plan.providers[spec].broken
 
 
 def _in_words(plan: Plan, count: int, estimate: Estimate) -> str:

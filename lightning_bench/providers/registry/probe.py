@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_bench.case import DEVICES, Device, Family
+from lightning_bench.case import DEVICES, DTYPES, Device, Family
 from lightning_bench.errors import Unavailable, UsageError
 from lightning_bench.machine.guardian import flush, guarded, tail
 from lightning_bench.machine.scratch import scratch_folder
@@ -44,7 +44,8 @@ _START = (
     "import json, sys; request = json.loads(sys.argv.pop()); sys.path[:] = request.pop('path'); "
     "from lightning_bench.providers.registry.probe import answer; answer(**request)"
 )
-_DECLARED = ("name", "label", "family", "layout", "package", "summary", "tf32")
+_DECLARED = ("name", "label", "family", "layout", "package", "summary")
+_DECLARED_FLAGS = ("tf32", "packs", "grouped_heads")
 _DECLARED_SETS = ("devices", "dtypes", "directions")
 
 _answers: dict[Path | str, dict[str, Said]] = {}
@@ -58,10 +59,13 @@ class DeclaredProvider(Provider):
         self.package, self.family = package, "linear"  # type: ignore[misc]  # unknown without its class
         self._said = said
         if self.is_loaded:
-            for attribute in _DECLARED:
+            for attribute in (*_DECLARED, *_DECLARED_FLAGS):
                 setattr(self, attribute, said[attribute])
             for attribute in _DECLARED_SETS:
                 setattr(self, attribute, tuple(said[attribute]))
+        else:  # unknown, so nothing is ruled out
+            self.packs = self.grouped_heads = True  # type: ignore[misc]
+            self.dtypes = DTYPES  # type: ignore[misc]
 
     @property
     def is_loaded(self) -> bool:
@@ -260,7 +264,7 @@ def _describe_plugin(plugin: Plugin, load: bool, family: Family | None) -> Said:
 
 def _describe(provider: Provider) -> Said:
     said: Said = {attribute: getattr(provider, attribute) for attribute in _DECLARED}
-    said["tf32"] = bool(provider.tf32)
+    said |= {attribute: bool(getattr(provider, attribute)) for attribute in _DECLARED_FLAGS}
     said |= {attribute: list(getattr(provider, attribute)) for attribute in _DECLARED_SETS}
     said["own_version"] = type(provider).version is not Provider.version
     said["version"] = _say(provider.version)

@@ -168,6 +168,16 @@ def test_dry_run_says_what_cannot_run_here(new_workspace: Any, lbench: Lbench) -
     ]
 
 
+def test_dry_run_counts_no_case_that_its_provider_rules_out(lbench: Lbench) -> None:
+    packed = [*PLAN, "--provider", "lightning2-torch,sdpa-math", "--packing", "2 x 64", "--direction", "fwd"]
+    data = json.loads(lbench(*packed, "--json").out)
+    assert [row["here"] for row in data["cases"]] == [
+        "yes",
+        "sdpa-math takes no packed documents (cu_seqlens)",
+    ]
+    assert data["estimates"][0]["cases"] == 1
+
+
 def test_help_names_every_option(lbench: Lbench) -> None:
     for command in ("speed", "memory", "check"):
         ran = lbench(command, "--help")

@@ -141,6 +141,12 @@ def test_every_case_once(story: Story) -> None:
     assert frame["median_ms"].notna().all()
 
 
+def test_rows_say_when_their_run_began(story: Story) -> None:
+    begun = [row.run_utc for row in read_records(story.workspace.out)]
+    assert (len(set(begun)), len(set(begun[1:]))) == (2, 1), "the first row is of the run that was interrupted"
+    assert all(row.run_utc <= row.time_utc for row in read_records(story.workspace.out))
+
+
 def test_complete_sweep_runs_nothing(story: Story) -> None:
     again = story.stages["again"]
     assert again.process.returncode == 0
