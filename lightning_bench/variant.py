@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 _MOST_PARTS = 2**20
 _MOST_DOCUMENTS = 2**16
@@ -19,7 +19,11 @@ _LONGEST_TEXT, _LONGEST_LABEL = 500, 16
 _PART = re.compile(r"\s*([0-9]{1,9})\s*of\s*([0-9]{1,9})\s*")
 _RUN = re.compile(r"\s*(?:([0-9]{1,9})\s*[x*]\s*)?([0-9]{1,10})(k?)\s*", re.IGNORECASE)
 
-PARTS_ALLOWED = 'a part counted from 0, such as "0 of 80" for the first of 80'
+PartName = Literal["layer", "rank"]
+PARTS_ALLOWED: dict[PartName, str] = {
+    "layer": 'a layer counted from 0, such as "79 of 80" for the last of 80',
+    "rank": 'a rank counted from 0, such as "7 of 8" for the last of 8',
+}
 PACKING_ALLOWED = (
     'lengths of documents such as "96k + 31 x 1k" (one of 98304 tokens, 31 of 1024) or "8 x 16k"'
 )
@@ -57,7 +61,7 @@ class Variant:
     @classmethod
     def of_columns(cls, kv_heads: int | None, layer: str, rank: str, packing: str) -> Variant:
         """Return the variant of a row's columns. Raise ValueError for a text that says nothing."""
-        return cls(kv_heads or 0, read_part(layer), read_part(rank), read_packing(packing))
+        return cls(kv_heads or 0, read_part(layer, "layer"), read_part(rank, "rank"), read_packing(packing))
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -88,14 +92,17 @@ _LETTERS = {"kv_heads": "kv", "layer": "layer", "rank": "rank", "packing": "docs
 
 
 @lru_cache(maxsize=1024)
-def read_part(text: str) -> Part:
-    """Return the part of a text such as "7 of 8" or "7of8"; blank is `WHOLE`. Raise ValueError."""
+def read_part(text: str, name: PartName) -> Part:
+    """Return the layer or rank of a text such as "7 of 8" or "7of8"; blank is `WHOLE`. Raise ValueError."""
     if not text:
         return WHOLE
     match = _PART.fullmatch(text)
-    part = Part(int(match[1]), int(match[2])) if match else None
-    if part is None or not 0 <= part.index < part.count <= _MOST_PARTS:
-        raise ValueError(f"{text!r} is no part; allowed: {PARTS_ALLOWED}")
+    part = Part(int(match[1]), int(match[2])) if match else Part(0, 0)
+    if 0 < part.count <= part.index and part.count <= _MOST_PARTS:
+        last = Part(part.count - 1, part.count)
+        raise ValueError(f"{text!r} is out of range: counted from 0, the last {name} is {str(last)!r}")
+    if not 0 < part.count <= _MOST_PARTS:
+        raise ValueError(f"{text!r} is no {name}; allowed: {PARTS_ALLOWED[name]}")
     return part
 
 

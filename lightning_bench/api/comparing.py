@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_bench.api.html import html_table
+from lightning_bench.api.python_names import python_names
 from lightning_bench.api.reading import Source, paths_of
 from lightning_bench.comparison.formats import verdict_text as text
 from lightning_bench.comparison.judge import compare_sides, two_providers
@@ -77,6 +78,7 @@ def _line(cell: ComparedCell) -> tuple[str, ...]:
     return (*text.row(cell)[:-1], text.case_text(cell) if cell.ratio is None else cell.case_id)
 
 
+@python_names()
 def compare(
     base: Source,
     head: Source | None = None,

@@ -20,6 +20,7 @@ from lightning_bench.api.arguments import (
     settings_of,
 )
 from lightning_bench.api.measurement import Measurement
+from lightning_bench.api.python_names import python_names
 from lightning_bench.api.session_source import file_source, name_of
 from lightning_bench.case import FAMILIES, Family, Metric
 from lightning_bench.errors import UsageError
@@ -90,6 +91,7 @@ class _Asked(NamedTuple):
     against: Any
 
 
+@python_names()
 def _measure(
     metric: Metric, asked: _Asked, suite: str | Path | None, out: str | Path | None, options: SpeedOptions
 ) -> Measurement:

@@ -250,8 +250,12 @@ def _unstated_size(value: Any) -> int:
     return _within(0, value, 2**31 - 1)
 
 
-def _part(value: str) -> str:
-    return part_text(read_part(value))
+def _layer(value: str) -> str:
+    return part_text(read_part(value, "layer"))
+
+
+def _rank(value: str) -> str:
+    return part_text(read_part(value, "rank"))
 
 
 def _packing(value: str) -> str:
@@ -277,7 +281,7 @@ def _tidy_by_column() -> dict[str, Callable[[Any], Any]]:
     by_type = {Figure: _figure, int: _size, int | None: _count}
     tidy = {name: by_type.get(hint, one_line) for name, hint in get_type_hints(Record).items()}
     tidy |= dict.fromkeys(("heads", "head_dim", "value_dim"), _unstated_size)
-    tidy |= {"layer": _part, "rank": _part, "packing": _packing}
+    tidy |= {"layer": _layer, "rank": _rank, "packing": _packing}
     return tidy | {name: _time for name in tidy if name.endswith("_ms")}
 
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 
@@ -14,8 +15,9 @@ from lightning_bench import variant
 from lightning_bench.case import Family
 from lightning_bench.errors import UsageError
 from lightning_bench.providers import canonical_spec, declared_provider
+from lightning_bench.providers.registry.probe import DeclaredProvider
 from lightning_bench.providers.registry.specs import is_file_spec
-from lightning_bench.variant import packing_text, read_packing, read_part
+from lightning_bench.variant import WHOLE, PartName, packing_text, read_packing, read_part
 from lightning_bench.words import nearest
 
 Item = TypeVar("Item")
@@ -36,7 +38,7 @@ PROVIDERS_ALLOWED = (
     "hub:ORG/NAME@REVISION:FUNCTION, with @FAMILY behind a function"
 )
 
-PARTS_ALLOWED = f"{variant.PARTS_ALLOWED}, or a list of them"
+PARTS_ALLOWED = {name: f"{allowed}, or a list of them" for name, allowed in variant.PARTS_ALLOWED.items()}
 PACKINGS_ALLOWED = f"{variant.PACKING_ALLOWED}, or a list of them"
 
 _MOST_FAULTS = 20
@@ -176,9 +178,23 @@ def read_words(value: object, allowed: Sequence[Word]) -> tuple[Word, ...]:
     return _collect(value, read, choice)
 
 
-def read_parts(value: object) -> tuple[str, ...]:
-    """Return the parts of an axis such as `layer`, as rows have them: "79 of 80". Raises Faults."""
-    return _collect(value, _texts(lambda text: str(read_part(text)), PARTS_ALLOWED), PARTS_ALLOWED)
+def read_parts(value: object, name: PartName, *, excluded: bool = False) -> tuple[str, ...]:
+    """Return the layers or ranks of an axis, as rows have them: "79 of 80". Raises Faults.
+
+    "0 of 1" is all there is, which no row states: it is a fault but in an exclude, where it is what has no
+    such part.
+    """
+
+    def tidy(text: str) -> str:
+        part = read_part(text, name)
+        if part == WHOLE and not excluded:
+            raise ValueError(
+                f"{text!r} is the only {name}, as without {name}, and rows would not state it; leave it "
+                "out, or give it a group of its own without the key"
+            )
+        return str(part)
+
+    return _collect(value, _texts(tidy, PARTS_ALLOWED[name]), PARTS_ALLOWED[name])
 
 
 def read_packings(value: object) -> tuple[str, ...]:
@@ -204,9 +220,30 @@ def read_providers(value: object, folder: Path) -> tuple[str, ...]:
     return _collect(value, read, PROVIDERS_ALLOWED)
 
 
+def uneven_heads(heads: Iterable[int], kv_heads: Iterable[int]) -> str | None:
+    """Return which heads are in no groups of equal size, in words, or None."""
+    for h, kv in product(heads, kv_heads):
+        if h % kv:
+            return f"heads {h} in groups of kv_heads {kv}; allowed: a divisor of heads"
+    return None
+
+
+def packed_batch(batch: Iterable[int]) -> str | None:
+    """Return which batch sizes do not go with packed documents, in words, or None."""
+    if (sizes := tuple(batch)) == (1,):
+        return None
+    return f"batch {', '.join(map(str, sizes))} with packing; allowed: 1, which has all documents"
+
+
 def family_of(spec: str) -> Family:
     """Return the family of a provider that has been read."""
     return declared_provider(spec).family
+
+
+def family_is_known(spec: str) -> bool:
+    """Return whether a provider that has been read could be asked for its family."""
+    provider = declared_provider(spec)
+    return not isinstance(provider, DeclaredProvider) or provider.is_loaded
 
 
 def distinct(items: Iterable[Item]) -> tuple[Item, ...]:
@@ -251,7 +288,7 @@ def _texts(tidy: Callable[[str], str], allowed: str) -> Callable[[object], tuple
 def _length(value: object, allowed: str) -> int:
     # In Python True is the integer 1; in a suite it is a mistake.
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_LENGTH:
-        raise Faults(f"{show(value)} is no length; allowed: {allowed}")
+        raise Faults(f"{show(value)} is not allowed; allowed: {allowed}")
     return value
 
 
@@ -262,7 +299,7 @@ def _number(text: str, allowed: str) -> int:
     except ValueError:  # no digits, or underscores in the wrong place
         value = 0
     if not 1 <= value <= MAX_LENGTH:
-        raise Faults(f"{show(text)} is no length; allowed: {allowed}")
+        raise Faults(f"{show(text)} is not allowed; allowed: {allowed}")
     return value
 
 

@@ -15,15 +15,18 @@ from lightning_bench.errors import UsageError
 from lightning_bench.suite.axes import (
     Faults,
     distinct,
+    family_is_known,
     family_of,
+    packed_batch,
     read_lengths,
     read_packings,
     read_parts,
     read_providers,
     read_words,
+    uneven_heads,
 )
 from lightning_bench.suite.model import Group, Suite
-from lightning_bench.variant import Variant, read_packing
+from lightning_bench.variant import Variant, packing_label, read_packing
 
 MOST_CELLS = 100_000
 """Cells of a suite, those that are excluded too: more are a mistake, and would fill the memory."""
@@ -79,7 +82,7 @@ def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
     Shapes are in the order of the groups; within a group, dtype and head_dim change slowest and seq_len
     fastest. UsageError if an override is wrong or the excludes leave nothing.
     """
-    overrides = _checked(overrides)
+    overrides = checked_overrides(overrides)
     ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
     empty: list[str] = []
     cells = 0
@@ -155,18 +158,14 @@ class _Axes:
     def fault(self) -> str | None:
         """What in the axes does not go together, in words, or None."""
         if self.packing and self.seq_len:
+            labels = ", ".join(packing_label(read_packing(text)) for text in self.packing)
             return (
-                f"seq_len {', '.join(map(str, self.seq_len))} does not go with packing "
-                f"{', '.join(self.packing)}, whose documents say how long it is; allowed: one of the two"
+                f"its sequences are packings ({labels}), whose documents say how long they are: "
+                "give --packing in place of --seq-len"
             )
-        if self.packing and self.batch != (1,):
-            return (
-                f"batch {', '.join(map(str, self.batch))} with packing; allowed: 1, which has all documents"
-            )
-        uneven = [(h, kv) for h, kv in product(self.heads, self.kv_heads or ()) if h % kv]
-        if uneven:
-            return "heads {} in groups of kv_heads {}; allowed: a divisor of heads".format(*uneven[0])
-        return None
+        if self.packing and (fault := packed_batch(self.batch)):
+            return fault
+        return uneven_heads(self.heads, self.kv_heads or ())
 
     def cases(self, device: Device) -> Iterator[Case]:
         for shape in self._shapes(device):
@@ -235,6 +234,23 @@ def _excluded_by(group: Group, case: Case, family: Family) -> int | None:
     return None
 
 
+def idle_excludes(group: Group) -> list[int]:
+    """Return which exclude entries match no cell of the group as its suite has it.
+
+    An entry with `family` is not judged beside a provider whose family is unknown because it does not load.
+    """
+    axes = _Axes.of(group, Overrides(), group.providers)
+    families = {provider: family_of(provider) for provider in axes.providers}
+    unsure = not all(map(family_is_known, axes.providers))
+    idle = [index for index, entry in enumerate(group.exclude) if not (unsure and entry.family)]
+    if axes.size > MOST_CELLS:  # refused by `expand`
+        return []
+    cells = axes.cases("cpu")
+    while idle and (case := next(cells, None)):
+        idle = [i for i in idle if not group.exclude[i].matches(case, families[case.provider])]
+    return idle
+
+
 def _why_empty(index: int, group: Group, axes: _Axes, left_out: Counter[int]) -> str:
     entries = ", ".join(
         f"{count} by exclude[{entry}] {group.exclude[entry]}" for entry, count in sorted(left_out.items())
@@ -242,7 +258,8 @@ def _why_empty(index: int, group: Group, axes: _Axes, left_out: Counter[int]) ->
     return f"group[{index}]: all {left_out.total()} cells left out, {entries}; axes: {axes}"
 
 
-def _checked(overrides: Overrides) -> Overrides:
+def checked_overrides(overrides: Overrides) -> Overrides:
+    """Return the axes as rows have them. UsageError names every option of the command line that is wrong."""
     faults: list[str] = []
     checked: dict[str, Any] = {}
     for axis in (*_SPECS, *_AXES[1:]):
@@ -267,6 +284,8 @@ def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ..
         return read_words(once, DIRECTIONS)
     if axis == "dtype":
         return read_words(once, DTYPES)
-    if axis in ("layer", "rank"):
-        return read_parts(once)
+    if axis == "layer":
+        return read_parts(once, "layer")
+    if axis == "rank":
+        return read_parts(once, "rank")
     return read_packings(once) if axis == "packing" else read_lengths(once)

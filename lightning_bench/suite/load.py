@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from lightning_bench.case import Device, Family
 from lightning_bench.errors import UsageError
 from lightning_bench.record.codec import read_regular
 from lightning_bench.suite.axes import Faults, did_you_mean, family_of, show
+from lightning_bench.suite.expand import idle_excludes
 from lightning_bench.suite.find import default_suite, find_suite
 from lightning_bench.suite.lines import Location, line_numbers, nearest_line
-from lightning_bench.suite.model import Suite, SuiteFile, table_fields
+from lightning_bench.suite.model import Group, Suite, SuiteFile, table_fields
 
 _OF_SYSTEMS: dict[Device, tuple[str, ...]] = {
     "cuda": ("systems", "fla-readme", "srmsnorm"),
@@ -35,6 +36,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
         content = SuiteFile.model_validate(raw, context={"folder": path.resolve().parent})
     except ValidationError as error:
         raise UsageError("\n".join(_fault_lines(path, text, raw, error))) from None
+    if idle := list(_idle_lines(path, text, raw, content.group)):
+        raise UsageError("\n".join(idle))
     return Suite(
         name=path.stem,
         path=path,
@@ -90,10 +93,25 @@ def _fault_lines(path: Path, text: str, raw: dict[str, Any], error: ValidationEr
     faults = []
     for detail in error.errors(include_url=False):
         number = nearest_line(numbers, detail["loc"])
-        where = f"{path}:{number}" if number else str(path)
-        key = _key(detail["loc"])
-        faults += [(number or 0, f"{where}: {key}: {sentence}") for sentence in _sentences(detail)]
+        where = _where(path, number, detail["loc"])
+        faults += [(number or 0, f"{where}: {sentence}") for sentence in _sentences(detail)]
     return [line for _, line in sorted(faults, key=lambda fault: fault[0])]
+
+
+def _idle_lines(path: Path, text: str, raw: dict[str, Any], groups: Sequence[Group]) -> Iterator[str]:
+    """Yield a line per exclude entry that leaves out nothing, which is a slip of its writer."""
+    for index, group in enumerate(groups):
+        for entry in idle_excludes(group):
+            location: Location = ("group", index, "exclude", entry)
+            where = _where(path, nearest_line(line_numbers(text, raw), location), location)
+            yield (
+                f"{where}: {group.exclude[entry]} matches no cell of its group; allowed: what leaves out a "
+                "cell, so correct it or remove it"
+            )
+
+
+def _where(path: Path, number: int | None, location: Location) -> str:
+    return f"{path}:{number}: {_key(location)}" if number else f"{path}: {_key(location)}"
 
 
 def _sentences(detail: ErrorDetails) -> Iterator[str]:

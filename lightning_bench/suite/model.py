@@ -37,12 +37,14 @@ from lightning_bench.suite.axes import (
     PROVIDERS_ALLOWED,
     Faults,
     LengthBound,
+    packed_batch,
     read_bounds,
     read_lengths,
     read_packings,
     read_parts,
     read_providers,
     read_words,
+    uneven_heads,
 )
 from lightning_bench.variant import packing_text
 
@@ -88,7 +90,26 @@ _Distributions = Annotated[
     Field(description=", ".join(DISTRIBUTIONS)),
 ]
 _Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
-_Parts = Annotated[tuple[str, ...], BeforeValidator(read_parts), Field(description=PARTS_ALLOWED)]
+_Layers = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_parts(value, "layer")),
+    Field(description=PARTS_ALLOWED["layer"]),
+]
+_Ranks = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_parts(value, "rank")),
+    Field(description=PARTS_ALLOWED["rank"]),
+]
+_ExcludedLayers = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_parts(value, "layer", excluded=True)),
+    Field(description=PARTS_ALLOWED["layer"]),
+]
+_ExcludedRanks = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_parts(value, "rank", excluded=True)),
+    Field(description=PARTS_ALLOWED["rank"]),
+]
 _Packings = Annotated[tuple[str, ...], BeforeValidator(read_packings), Field(description=PACKINGS_ALLOWED)]
 _Bounds = Annotated[tuple[LengthBound, ...], BeforeValidator(read_bounds), Field(description=BOUNDS_ALLOWED)]
 _Text = Annotated[str, Field(min_length=1, description=TEXT_ALLOWED)]
@@ -143,8 +164,8 @@ class Exclude(_Table):
     head_dim: _Bounds | None = None
     value_dim: _Bounds | None = None
     kv_heads: _Bounds | None = None
-    layer: _Parts | None = None
-    rank: _Parts | None = None
+    layer: _ExcludedLayers | None = None
+    rank: _ExcludedRanks | None = None
     packing: _Packings | None = None
 
     @model_validator(mode="before")
@@ -203,12 +224,28 @@ class Group(_Table):
     head_dim: _Lengths
     value_dim: _Lengths | None = None
     kv_heads: _Lengths | None = None
-    layer: _Parts | None = None
-    rank: _Parts | None = None
+    layer: _Layers | None = None
+    rank: _Ranks | None = None
     packing: _Packings | None = None
     exclude: Annotated[tuple[Exclude, ...], BeforeValidator(_list_to_tuple)] = Field(
         default=(), description=EXCLUDE_ALLOWED
     )
+
+    @field_validator("kv_heads")
+    @classmethod
+    def _groups_are_even(cls, value: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        if fault := uneven_heads(info.data.get("heads", ()), value or ()):
+            raise Faults(fault)
+        return value
+
+    @field_validator("packing")
+    @classmethod
+    def _packs_a_batch_of_one(
+        cls, value: tuple[str, ...] | None, info: ValidationInfo
+    ) -> tuple[str, ...] | None:
+        if value and (fault := packed_batch(info.data.get("batch", (1,)))):
+            raise Faults(fault)
+        return value
 
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:

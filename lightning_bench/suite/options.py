@@ -24,7 +24,7 @@ def parse_ints(text: str, option_name: str) -> tuple[int, ...]:
             lengths += read_range(part)
         except Faults as error:
             faults += (
-                error.faults if ".." in part else [f"{show(part)} is no length; allowed: {INTS_ALLOWED}"]
+                error.faults if ".." in part else [f"{show(part)} is not allowed; allowed: {INTS_ALLOWED}"]
             )
     _raise(faults, option_name)
     return distinct(lengths)

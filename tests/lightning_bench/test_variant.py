@@ -54,7 +54,7 @@ def test_a_packing_is_read_in_several_spellings(text: str) -> None:
     "text", ["0", "x", "1k+", "2x0", "3 y 4", "-5", "1.5k", "99999999999", "4x1g", "70000 x 1"]
 )
 def test_other_texts_are_no_packing(text: str) -> None:
-    with pytest.raises(ValueError, match="is no packing; allowed: "):
+    with pytest.raises(ValueError, match=r"is no packing; allowed: "):
         read_packing(text)
 
 
@@ -65,7 +65,16 @@ def test_a_packing_has_limits() -> None:
         read_packing("+".join(map(str, range(1, 500))))
 
 
-@pytest.mark.parametrize("text", ["80 of 80", "1 of 0", "-1 of 8", "1/8", "of 8", "1 of", "1 of 9999999"])
+@pytest.mark.parametrize("text", ["1 of 0", "-1 of 8", "1/8", "of 8", "1 of", "1 of 9999999"])
 def test_other_texts_are_no_part(text: str) -> None:
-    with pytest.raises(ValueError, match="is no part; allowed: "):
-        read_part(text)
+    with pytest.raises(ValueError, match=r"is no layer; allowed: a layer counted from 0, .* of 80"):
+        read_part(text, "layer")
+    with pytest.raises(ValueError, match=r"is no rank; allowed: a rank counted from 0, such as .7 of 8. for"):
+        read_part(text, "rank")
+
+
+def test_a_part_behind_the_last_is_told_which_is_the_last() -> None:
+    with pytest.raises(ValueError, match=r"'80 of 80' is out of range: .*the last layer is '79 of 80'"):
+        read_part("80 of 80", "layer")
+    with pytest.raises(ValueError, match=r"'9of8' is out of range: .*the last rank is '7 of 8'"):
+        read_part("9of8", "rank")

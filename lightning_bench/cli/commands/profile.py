@@ -93,12 +93,15 @@ class CaseOptions:
     @property
     def variant(self) -> Variant:
         """What differs from the usual inputs. UsageError for a text that says nothing."""
+        from lightning_bench.suite import Overrides, checked_overrides
+
         if self.packing and self.seq_len:
             raise UsageError("--seq-len and --packing do not go together: the documents say how long it is")
-        try:
-            return Variant.of_columns(self.kv_heads, self.layer, self.rank, self.packing)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        names = ("layer", "rank", "packing")
+        given = Overrides(**{name: (text,) for name in names if (text := getattr(self, name))})
+        read = checked_overrides(given)
+        layer, rank, packing = (getattr(read, name) or ("",) for name in names)
+        return Variant.of_columns(self.kv_heads, layer[0], rank[0], packing[0])
 
     device: Annotated[
         str | None,

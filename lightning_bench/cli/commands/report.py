@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from lightning_bench.case import Metric
+from lightning_bench.cli.shared.axis_options import split
 from lightning_bench.cli.shared.common_options import Quiet, Results, known
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names
 from lightning_bench.errors import LbenchError, UsageError
@@ -62,7 +63,7 @@ def report(
         ),
     ] = None,
     provider: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAMES",
             autocompletion=list_of(provider_names),
@@ -124,7 +125,7 @@ def report(
         document = make_report(
             paths,
             metrics=metric or (),
-            providers=[name.strip() for name in (provider or "").split(",") if name.strip()],
+            providers=[name for name in split(provider) if name],
             baseline=baseline,
             mix=mix,
             newest_of=host_identity() if short else None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from lightning_bench.case import DIRECTIONS, DTYPES, FAMILIES, Layout
-from lightning_bench.cli.shared.common_options import AXES_PANEL, KERNEL_PANEL
+from lightning_bench.cli.shared.common_options import AXES_PANEL, KERNEL_PANEL, Word
 from lightning_bench.cli.shared.completion import joining_list_of, list_of, one_of, provider_names
 from lightning_bench.errors import UsageError
 
@@ -21,7 +21,10 @@ _LENGTHS = "512,4k; 512..32k doubles; 1k..4k:512 goes by steps"
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes as typed: comma-separated lists, ranges, or None where the suite's values stay."""
+    """The axes as typed: comma-separated lists, ranges, or None where the suite's values stay.
+
+    An axis that is given twice has the values of both.
+    """
 
     provider: Annotated[
         list[str] | None,
@@ -55,17 +58,19 @@ class Axes:
         ),
     ] = None
     seq_len: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(metavar="LENGTHS", help=f"Sequence lengths: {_LENGTHS}.", rich_help_panel=AXES_PANEL),
     ] = None
     head_dim: Annotated[
-        str | None, typer.Option(metavar="LENGTHS", help="Columns of q and k.", rich_help_panel=AXES_PANEL)
+        list[str] | None,
+        typer.Option(metavar="LENGTHS", help="Columns of q and k.", rich_help_panel=AXES_PANEL),
     ] = None
     value_dim: Annotated[
-        str | None, typer.Option(metavar="LENGTHS", help="Columns of v and o.", rich_help_panel=AXES_PANEL)
+        list[str] | None,
+        typer.Option(metavar="LENGTHS", help="Columns of v and o.", rich_help_panel=AXES_PANEL),
     ] = None
     dtype: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--dtype",
             metavar="DTYPES",
@@ -75,13 +80,13 @@ class Axes:
         ),
     ] = None
     batch: Annotated[
-        str | None, typer.Option(metavar="SIZES", help="Batch sizes.", rich_help_panel=AXES_PANEL)
+        list[str] | None, typer.Option(metavar="SIZES", help="Batch sizes.", rich_help_panel=AXES_PANEL)
     ] = None
     heads: Annotated[
-        str | None, typer.Option(metavar="SIZES", help="Numbers of heads.", rich_help_panel=AXES_PANEL)
+        list[str] | None, typer.Option(metavar="SIZES", help="Numbers of heads.", rich_help_panel=AXES_PANEL)
     ] = None
     direction: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--direction",
             metavar="DIRECTIONS",
@@ -90,12 +95,11 @@ class Axes:
             rich_help_panel=AXES_PANEL,
         ),
     ] = None
-
     kv_heads: Annotated[
-        str | None, typer.Option(metavar="SIZES", help="Heads of k and v.", rich_help_panel=AXES_PANEL)
+        list[str] | None, typer.Option(metavar="SIZES", help="Heads of k and v.", rich_help_panel=AXES_PANEL)
     ] = None
     layer: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="PARTS",
             help="Layers whose slopes are taken, from 0: '0 of 80, 79 of 80'.",
@@ -103,7 +107,7 @@ class Axes:
         ),
     ] = None
     rank: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="PARTS",
             help="Tensor-parallel ranks whose heads are taken, from 0: '7 of 8'.",
@@ -111,7 +115,7 @@ class Axes:
         ),
     ] = None
     packing: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="LENGTHS",
             help="Documents packed into one sequence, in place of --seq-len: '96k + 31 x 1k, 8 x 16k'.",
@@ -133,8 +137,11 @@ class Axes:
         from lightning_bench.run.planner import check_providers
         from lightning_bench.suite import Overrides, parse_ints, parse_words
 
-        def lengths(text: str | None, option: str) -> tuple[int, ...] | None:
-            return None if text is None else parse_ints(text, option)
+        def lengths(texts: list[str] | None, option: str) -> tuple[int, ...] | None:
+            return None if texts is None else parse_ints(",".join(texts), option)
+
+        def words(texts: list[str] | None, allowed: Sequence[Word], option: str) -> tuple[Word, ...] | None:
+            return None if texts is None else parse_words(",".join(texts), allowed, option)
 
         names = self.provider_names
         check_providers(kernel, against, names)
@@ -160,10 +167,8 @@ class Axes:
             layer=_texts(self.layer),
             rank=_texts(self.rank),
             packing=_texts(self.packing),
-            dtype=None if self.dtype is None else parse_words(self.dtype, DTYPES, "--dtype"),
-            direction=None
-            if self.direction is None
-            else parse_words(self.direction, DIRECTIONS, "--direction"),
+            dtype=words(self.dtype, DTYPES, "--dtype"),
+            direction=words(self.direction, DIRECTIONS, "--direction"),
         )
 
     def _specs(self, option: str, names: Sequence[str]) -> tuple[str, ...] | None:
@@ -174,8 +179,8 @@ class Axes:
         return parse_providers(",".join(names), option, family=self.family, layout=self.layout)
 
 
-def _texts(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(split([text]))
+def _texts(texts: list[str] | None) -> tuple[str, ...] | None:
+    return None if texts is None else tuple(split(texts))
 
 
 def split(texts: Sequence[str] | None) -> list[str]:

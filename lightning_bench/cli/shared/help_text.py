@@ -1,10 +1,12 @@
-"""The help of a command: flags without a type, and examples below the options."""
+"""The class of a command: flags without a type, examples below the options, and slips that are refused."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
+
+from lightning_bench.cli.shared.typing_slips import refuse_slips
 
 
 class LbenchGroup(TyperGroup):
@@ -24,6 +26,12 @@ def command_with(*examples: str) -> type[TyperCommand]:
         def get_params(self, ctx: Any) -> list[Any]:
             """Return the parameters without the types that their names say."""
             return _without_type(super().get_params(ctx))
+
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            """Take the words typed. UsageError for slips among them."""
+            if not ctx.resilient_parsing:
+                refuse_slips(*self.make_parser(ctx).parse_args(list(args)))
+            return super().parse_args(ctx, args)
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
             """Write the help, then the examples, none of which is cut."""

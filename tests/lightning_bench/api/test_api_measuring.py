@@ -122,7 +122,7 @@ class TestSpeed:
             found.plot(layer="1 of 80")
         with pytest.raises(lb.UsageError, match="no row has packing '4 x 16'; there are none"):
             found.plot(packing="4 x 16")
-        with pytest.raises(lb.UsageError, match="layer: 'last' is no part"):
+        with pytest.raises(lb.UsageError, match="layer: 'last' is no layer"):
             found.plot(layer="last")
         with pytest.raises(lb.UsageError, match=r"packing: \[64\] is no text"):
             lb.speed("lightning2-torch", suite="packed", packing=[[64]], **options)  # type: ignore[list-item]
@@ -302,16 +302,18 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
         (lambda: lb.speed(attn, family="soft"), "kernel: attn has family 'soft'; families are linear_decay"),
         (lambda: lb.speed(attn, family="gla"), "kernel: attn does not fit family gla, whose inputs are q, k"),
         (lambda: lb.speed(attn, family="softmax", against="flash"), "against: no provider is named 'flash'"),
-        (lambda: lb.speed(against="flash2"), "--against names what --kernel is compared with"),
-        (lambda: lb.speed("flash2", provider="flash2"), "--kernel and --provider do not go together"),
+        (lambda: lb.speed(against="flash2"), "against names what kernel is compared with: give kernel file"),
+        (lambda: lb.speed("flash2", provider="flash2"), "kernel and provider do not go together"),
         (lambda: lb.speed(lambda q, k, v: v, family="softmax"), "is a lambda without a name"),
         (lambda: lb.speed(Mine()), "mine is an instance of a provider: give its class Mine"),
         (lambda: lb.speed(attn, family="softmax", against=attn), "two functions are named attn, by which"),
         (lambda: lb.speed(3), "3 is no kernel; allowed: a function, a provider class, or a name"),
         (lambda: lb.speed("sdpa-math", seq_length=64), "has no option seq_length (did you mean `seq_len`?)"),
         (lambda: lb.check("sdpa-math", quick=True), "check() has no option quick; allowed: batch, device"),
-        (lambda: lb.speed("sdpa-math", seq_len=0), "--seq-len: 0 is no length; allowed: an integer from 1"),
+        (lambda: lb.speed("sdpa-math", seq_len=0), "seq_len: 0 is not allowed; allowed: an integer from 1"),
         (lambda: lb.speed("sdpa-math", seq_len="1..3"), 'seq_len: the range "1..3" does not reach its end'),
+        (lambda: lb.speed("sdpa-math", layer="2 of 2"), "layer: '2 of 2' is out of range: counted from"),
+        (lambda: lb.check(suite="packed", seq_len=64, device="cpu"), "give packing in place of seq_len"),
         (lambda: lb.speed("sdpa-math", dtype="fp8"), 'dtype: "fp8" is not known'),
         (lambda: lb.speed("sdpa-math", device="tpu"), 'device: "tpu" is not known (did you mean `cpu`?); al'),
         (lambda: lb.speed("sdpa-math", processes=0), "processes 0 is out of range; allowed: 1 to 30"),
@@ -336,7 +338,7 @@ def test_errors_are_exceptions_with_the_message_of_the_command(call: Callable[[]
 
 def test_a_file_of_another_sweep_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    with ResultFile(path), pytest.raises(lb.LbenchError, match=r"x\.csv"):
+    with ResultFile(path), pytest.raises(lb.LbenchError, match=r"x\.csv; wait for it, or give out"):
         lb.check("sdpa-math", out=path, direction="fwd", **SMALL)
 
 

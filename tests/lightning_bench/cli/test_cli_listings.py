@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import lightning_bench
 from lightning_bench.cli.app import app
+from lightning_bench.cli.shared.common_options import AXES_PANEL
 from lightning_bench.providers import provider_names
 from lightning_bench.providers.registry import packages
 from lightning_bench.suite import bundled_suites
@@ -107,11 +109,26 @@ def test_each_axis_replaces_the_suites(
     assert len(rows) == len(before) // len(old) * len(expected)
 
 
-def test_provider_may_be_given_twice(lbench: Lbench) -> None:
-    rows = json.loads(lbench(*PLAN, "--provider", "sdpa-math", "--provider", "lightning2", "--json").out)[
-        "cases"
-    ]
-    assert {row["case_id"].split("/")[0] for row in rows} == {"sdpa-math", "lightning2"}
+TWICE = [
+    *((option, value.split(",")) for option, value, _, _ in AXES if "," in value),
+    ("--kv-heads", ["1", "2"]),
+    ("--layer", ["0 of 80", "79 of 80"]),
+    ("--rank", ["0 of 8", "7 of 8"]),
+    ("--packing", ["4 x 64", "96 + 32"]),
+]
+
+
+@pytest.mark.parametrize(("option", "values"), TWICE)
+def test_an_axis_given_twice_has_the_values_of_both(lbench: Lbench, option: str, values: list[str]) -> None:
+    once = lbench(*PLAN, option, ",".join(values), "--json")
+    twice = lbench(*PLAN, *(word for value in values for word in (option, value)), "--json")
+    assert (once.code, once.out) == (0, twice.out)
+
+
+def test_every_axis_may_be_given_twice() -> None:
+    speed = typer.main.get_command(app).commands["speed"]  # type: ignore[attr-defined]
+    once = {each.name for each in speed.params if each.rich_help_panel == AXES_PANEL and not each.multiple}
+    assert once == set()
 
 
 def test_dry_run_runs_nothing_and_writes_nothing(

@@ -30,7 +30,8 @@ def test_a_profile_is_of_the_case_that_the_options_name(lbench: Lbench) -> None:
         (("--packing", "8", "--seq-len", "8"), "--seq-len and --packing do not go together"),
         (("--packing", "8", "--batch", "2"), "--batch 2 with --packing; allowed: 1"),
         (("--packing", "many"), "'many' is no packing; allowed: "),
-        (("--layer", "4"), "'4' is no part; allowed: "),
+        (("--layer", "4"), "--layer: '4' is no layer; allowed: "),
+        (("--rank", "0 of 1"), "--rank: '0 of 1' is the only rank"),
         (("--heads", "4", "--kv-heads", "3"), "--kv-heads 3 does not divide 4 heads"),
     ],
 )

@@ -44,5 +44,5 @@ def test_a_text_that_says_nothing_is_an_error_with_its_column(tmp_path: Path, co
     head = "metric,protocol,status,case_id,provider,family,direction,dtype,batch,heads,seq_len"
     row = "speed,lbench,ok,c,p,softmax,fwd,fp32,1,2,64"
     path.write_text(f"{head},head_dim,value_dim,device,{column}\n{row},32,32,cpu,{text}\n")
-    with pytest.raises(LbenchError, match=f"{column}: '{text}' is no "):
+    with pytest.raises(LbenchError, match=f"{column}: '{text}' is "):
         read_records(path)

@@ -60,7 +60,9 @@ def test_a_pause_between_two_commands_is_no_measuring(plan: Plan) -> None:
     assert estimated_time(plan, 10, first + second).seconds == pytest.approx(10 * (3 + 7) / 4)
     alone = rows(5, run_utc="2026-01-01T00:00:00+00:00")
     assert estimated_time(plan, 1, alone).seconds == pytest.approx(5), "its start tells, without another row"
-    assert estimated_time(plan, 1, rows(0, 2) + alone).seconds == pytest.approx((5 + 2) / 2), "older rows count"
+    assert estimated_time(plan, 1, rows(0, 2) + alone).seconds == pytest.approx((5 + 2) / 2), (
+        "older rows count"
+    )
 
 
 def test_without_rows_the_limits_tell_and_else_nothing(plan: Plan) -> None:

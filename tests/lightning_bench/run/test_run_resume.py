@@ -143,7 +143,9 @@ def test_every_case_once(story: Story) -> None:
 
 def test_rows_say_when_their_run_began(story: Story) -> None:
     begun = [row.run_utc for row in read_records(story.workspace.out)]
-    assert (len(set(begun)), len(set(begun[1:]))) == (2, 1), "the first row is of the run that was interrupted"
+    assert (len(set(begun)), len(set(begun[1:]))) == (2, 1), (
+        "the first row is of the run that was interrupted"
+    )
     assert all(row.run_utc <= row.time_utc for row in read_records(story.workspace.out))
 
 

@@ -99,13 +99,13 @@ def test_a_suite_without_faults_loads(tmp_path: Path) -> None:
          'allowed: an end that is 512 times a power of two, such as "512..4096" or "512..8192"'),
         ({"seq_len": '"4096..512"'}, 'group[0].seq_len: the range "4096..512" ends before it starts; '
          "allowed: start..end with start <= end"),
-        ({"seq_len": '"0..512"'}, f'group[0].seq_len: "0" is no length; {LENGTHS}'),
+        ({"seq_len": '"0..512"'}, f'group[0].seq_len: "0" is not allowed; {LENGTHS}'),
         ({"seq_len": '"512...1024"'}, f'group[0].seq_len: "512...1024" is no range; {LENGTHS}'),
-        ({"seq_len": '"1..' + "9" * 30 + '"'}, f'group[0].seq_len: "{"9" * 30}" is no length; {LENGTHS}'),
-        ({"batch": "0"}, f"group[0].batch: 0 is no length; {LENGTHS}"),
-        ({"heads": "[4, -2]"}, f"group[0].heads: -2 is no length; {LENGTHS}"),
-        ({"heads": "true"}, f"group[0].heads: true is no length; {LENGTHS}"),
-        ({"head_dim": "64.0"}, f"group[0].head_dim: 64.0 is no length; {LENGTHS}"),
+        ({"seq_len": '"1..' + "9" * 30 + '"'}, f'group[0].seq_len: "{"9" * 30}" is not allowed; {LENGTHS}'),
+        ({"batch": "0"}, f"group[0].batch: 0 is not allowed; {LENGTHS}"),
+        ({"heads": "[4, -2]"}, f"group[0].heads: -2 is not allowed; {LENGTHS}"),
+        ({"heads": "true"}, f"group[0].heads: true is not allowed; {LENGTHS}"),
+        ({"head_dim": "64.0"}, f"group[0].head_dim: 64.0 is not allowed; {LENGTHS}"),
         ({"value_dim": "[]"}, f"group[0].value_dim: is empty; {LENGTHS}"),
         ({"head_dim": "[64, 128, 64]"},
          "group[0].head_dim: 64 is listed more than once; allowed: each value once"),
@@ -145,8 +145,17 @@ def test_a_suite_without_faults_loads(tmp_path: Path) -> None:
          f'group[0].exclude[0].seq_len: "< 1" can match no length; {BOUNDS}'),
         ({"exclude": '[{seq_len = "> 2147483647"}]'},
          f'group[0].exclude[0].seq_len: "> 2147483647" can match no length; {BOUNDS}'),
-        ({"exclude": "[{seq_len = 0.5}]"}, f"group[0].exclude[0].seq_len: 0.5 is no length; {BOUNDS}"),
+        ({"exclude": "[{seq_len = 0.5}]"}, f"group[0].exclude[0].seq_len: 0.5 is not allowed; {BOUNDS}"),
         ({"exclude": "[{seq_len = []}]"}, f"group[0].exclude[0].seq_len: is empty; {BOUNDS}"),
+        ({"kv_heads": "3"}, "group[0].kv_heads: heads 4 in groups of kv_heads 3; allowed: a divisor"),
+        ({"packing": '"2 x 8"', "seq_len": None, "batch": "2"},
+         "group[0].packing: batch 2 with packing; allowed: 1, which has all documents"),
+        ({"layer": '["0 of 80", "0 of 1"]'}, "group[0].layer: '0 of 1' is the only layer, as without layer"),
+        ({"rank": '"8 of 8"'}, "group[0].rank: '8 of 8' is out of range: counted from 0, the last rank is "),
+        ({"exclude": '[{dtype = "bf16", seq_len = 512}, {family = "gla"}]'},
+         'group[0].exclude[1]: {family = "gla"} matches no cell of its group; allowed: what leaves out a'),
+        ({"exclude": '[{provider = "alpha", value_dim = 128}]'},
+         'group[0].exclude[0]: {provider = "alpha", value_dim = 128} matches no cell of its group'),
     ],
 )  # fmt: skip
 def test_a_fault_in_a_group(faults: Load, changes: dict[str, str | None], expected: str) -> None:
@@ -241,9 +250,9 @@ def test_six_faults_are_six_lines_in_the_order_of_the_file(faults: Load) -> None
 def test_all_faults_of_one_axis_are_told(faults: Load) -> None:
     lines = faults(HEAD + group(heads='[0, -1, 4, 4, "x"]'))
     assert [line.split("group[0].heads: ")[1].split(";")[0] for line in lines] == [
-        "0 is no length",
-        "-1 is no length",
-        '"x" is no length',
+        "0 is not allowed",
+        "-1 is not allowed",
+        '"x" is not allowed',
         "4 is listed more than once",
     ]
 
@@ -256,10 +265,19 @@ def test_an_exclude_written_as_tables_has_lines_of_its_own(faults: Load) -> None
     )
 
 
+def test_an_idle_exclude_is_told_with_its_own_line(faults: Load) -> None:
+    text = HEAD + group() + '[[group.exclude]]\nheads = 4\n[[group.exclude]]\nfamily = "softmax"\nheads = 2\n'
+    (line,) = faults(text)
+    number = text.split("\n").index('family = "softmax"')
+    assert line.startswith(
+        f'mine.toml:{number}: group[0].exclude[1]: {{family = "softmax", heads = 2}} match'
+    )
+
+
 def test_groups_written_inline_are_told_without_a_line(faults: Load) -> None:
     inline = ", ".join(f"{key} = {value}" for key, value in {**GROUP, "batch": "0"}.items())
     (line,) = faults(HEAD + "group = [{" + inline + "}]")
-    assert line.startswith("mine.toml: group[0].batch: 0 is no length")
+    assert line.startswith("mine.toml: group[0].batch: 0 is not allowed")
 
 
 def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
