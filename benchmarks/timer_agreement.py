@@ -7,7 +7,8 @@ Run on an otherwise idle GPU, in the repository root, with cuda-bench and cupti-
 Each cell (provider, direction, seq_len) is measured in one process and on one stream. ``CudaTimer`` and
 nvbench (package cuda-bench: blocking kernel, L2 flush, events of its own) take one sample each in turn, so
 that both find the GPU as warm; then ``CuptiTimer`` takes as many. All three drop samples at a throttled SM
-clock and pause after one. Before the cells a kernel that does nothing is measured in the same way.
+clock and pause after one. Before the cells a kernel that does nothing is measured in the same way, and after
+each cell, with CUPTI, one whose launch is as large as that of the call's first kernel.
 
 Where a ratio is more than 1 % from 1, ``*_explained_by`` says what accounts for it. Every size that it names
 is a column; the columns are in results/README.md.
@@ -45,6 +46,7 @@ from timer_rows import (
     new_sampler,
     nvbench_columns,
     sampler_of,
+    size_columns,
     timer_columns,
 )
 
@@ -54,7 +56,7 @@ from lightning_bench.machine import harness_commit
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.device.cupti_timer import CuptiTimer, TracedCall
-from lightning_bench.measure.device.cupti_trace import load_cupti
+from lightning_bench.measure.device.cupti_trace import LaunchSize, load_cupti
 from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.device.timer import CudaTimer, TimedCall, Timer
 from lightning_bench.measure.inputs import InputSet
@@ -163,6 +165,7 @@ class Run:
             key: row for key, row in recorded(out) if self._is_current(row)
         }
         self._empty: EmptyKernel | None = None
+        self._overheads_us: dict[LaunchSize, float] = {}
 
     @property
     def left(self) -> list[int]:
@@ -215,17 +218,32 @@ class Run:
         row |= {"batch": 4, "heads": 32, "head_dim": 128, "dtype": "bf16"}
         for name, sampler in (("lbench", ours), ("nvbench", peer), ("cupti", traced.spans)):
             row |= timer_columns(name, sampler)
-        row |= empty.columns() | nvbench_columns(ours, peer) | cupti_columns(ours, traced, empty.overhead_us)
+        size = traced.calls[0].size if traced.calls else None
+        overhead_us = empty.overhead_us if size is None else self._overhead_us(size)
+        row |= empty.columns() | size_columns(size, overhead_us)
+        row |= nvbench_columns(ours, peer) | cupti_columns(ours, traced, overhead_us)
         return row | {
             "provider_version": get_provider(cell.provider).version(),
             "harness_commit": harness_commit(),
             **fingerprint(),
         }
 
+    def _overhead_us(self, size: LaunchSize) -> float:
+        """Return what events cost around an empty kernel whose launch is of that size."""
+        if size not in self._overheads_us:
+            from empty_kernel import empty_launch
+
+            fn = empty_launch(size)
+            warm(fn, self.cupti)
+            traced = take_traced(self.cupti, fn, EMPTY_SAMPLES)
+            self.cupti.release()
+            self._overheads_us[size] = 1e3 * (traced.median("events_ms") - median_ms(traced.spans))
+        return self._overheads_us[size]
+
     @staticmethod
     def _is_current(row: dict[str, str]) -> bool:
         now = fingerprint() | {"provider_version": get_provider(row["provider"]).version()}
-        measured = row.get("nvbench_ratio") and row.get("cupti_remainder_us")
+        measured = row.get("nvbench_ratio") and row.get("cupti_remainder_us") and "launch_grid" in row
         return bool(measured) and all(row.get(name) == value for name, value in now.items())
 
 

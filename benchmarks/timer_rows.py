@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_bench.measure.device.cupti_timer import TracedCall
+from lightning_bench.measure.device.cupti_trace import LaunchSize
 from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.sampling import Sampler, StopRule, median_interval
 
@@ -76,7 +77,7 @@ class EmptyKernel:
 
     @property
     def overhead_us(self) -> float:
-        """What events cost around one kernel: from the first event to its start, and from its end."""
+        """What events cost around it: from the first event to its start, and from its end."""
         return self.traced_us - self.cupti_us
 
     def columns(self) -> dict[str, object]:
@@ -87,8 +88,17 @@ class EmptyKernel:
             "empty_kernel_nvbench_us": f"{self.nvbench_us:.3f}",
             "empty_kernel_events_us": f"{self.traced_us:.3f}",
             "empty_kernel_cupti_us": f"{self.cupti_us:.3f}",
-            "kernel_overhead_us": f"{self.overhead_us:+.3f}",
         }
+
+
+def size_columns(size: LaunchSize | None, overhead_us: float) -> dict[str, object]:
+    """Return the size of a call's first launch, and what events cost around an empty kernel of that size."""
+    return {
+        "launch_grid": "" if size is None else "x".join(map(str, size.grid)),
+        "launch_block": "" if size is None else "x".join(map(str, size.block)),
+        "launch_shared_bytes": "" if size is None else size.shared_bytes,
+        "kernel_overhead_us": f"{overhead_us:+.3f}",
+    }
 
 
 def median_ms(sampler: Sampler) -> float:
@@ -172,9 +182,9 @@ def nvbench_explanation(ours: Sampler, peer: Sampler) -> str:
 class CuptiDifference:
     """The time by `lbench` less CUPTI's span, and its parts, µs: it is their sum.
 
-    `overhead_us` is what events cost around a kernel. `untraced_us` is by how much longer calls take, by
-    events, that CUPTI does not trace: tracing makes gaps longer, and the SM clock may be another. The rest is
-    `remainder_us`, `remainder_percent` of the span.
+    `overhead_us` is what events cost around an empty kernel of a launch as large. `untraced_us` is by how
+    much longer calls take, by events, that CUPTI does not trace: tracing makes gaps longer, and the SM clock
+    may be another. The rest is `remainder_us`, `remainder_percent` of the span.
     """
 
     overhead_us: float
@@ -229,7 +239,8 @@ def cupti_explanation(ours: Sampler, traced: Traced, overhead_us: float) -> str:
         return ""
     difference = CuptiDifference.of(ours, traced, overhead_us)
     parts = (
-        f"of {difference.us:+.2f} us, events around one kernel are {overhead_us:+.2f} us, and the calls of "
+        f"of {difference.us:+.2f} us, events around an empty kernel of this size are {overhead_us:+.2f} us, "
+        f"and the calls of "
         f"lbench, which are not traced, {difference.untraced_us:+.2f} us{_clocks(ours, traced.spans)}; "
         f"{difference.remainder_us:+.2f} us ({difference.remainder_percent:+.2f} %) remain"
     )

@@ -133,6 +133,16 @@ def test_copies_and_fills_count(cupti: Any) -> None:
     assert {call.activities for call in taken(cupti, lambda: target.copy_(source))} == {1}
 
 
+def test_an_empty_kernel_is_launched_in_the_size_that_is_asked_for(cupti: Any, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from empty_kernel import empty_launch
+
+    from lightning_bench.measure.device.cupti_trace import LaunchSize
+
+    for size in (LaunchSize((4, 32, 1), (128, 1, 1), 163840), LaunchSize((1, 1, 1), (32, 1, 1), 0)):
+        assert {call.size for call in taken(cupti, empty_launch(size))} == {size}
+
+
 def test_it_traces_again_after_a_release(cupti: Any) -> None:
     small = torch.ones(64, device="cuda")
     for _ in range(3):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_bench.measure.device.call_watch import CallWatch
-from lightning_bench.measure.device.cupti_trace import CuptiTrace, busy_ms, span_ms
+from lightning_bench.measure.device.cupti_trace import CuptiTrace, LaunchSize, busy_ms, span_ms
 from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.device.timer import CudaTimer, TimedCall
 
@@ -20,13 +20,15 @@ class TracedCall:
     """One call: its span and the part of it in which something ran, by CUPTI, in ms.
 
     `activities` is the number of its kernels, copies and fills; `events_ms` the time between the two events
-    that `CudaTimer` put around the same call.
+    that `CudaTimer` put around the same call. `size` is that of the kernel with which it begins, None if it
+    begins with a copy or fill.
     """
 
     span_ms: float
     busy_ms: float
     activities: int
     events_ms: float
+    size: LaunchSize | None = None
 
 
 class _Marked:
@@ -71,7 +73,13 @@ class CuptiTimer(CudaTimer):
             windows.append(marked.window)  # of the last try, which is the sample
         found = self._trace.collect(windows)
         calls = [
-            TracedCall(span_ms(activities), busy_ms(activities), len(activities), events_ms)
+            TracedCall(
+                span_ms(activities),
+                busy_ms(activities),
+                len(activities),
+                events_ms,
+                min(activities, key=lambda a: a.begin_ns).size,
+            )
             for activities, events_ms in zip(found, events, strict=True)
         ]
         self.calls += calls

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_bench.errors import UsageError
 
@@ -30,13 +30,25 @@ class ApiCall:
     correlation: int
 
 
+class LaunchSize(NamedTuple):
+    """How large the launch of a kernel is: programs, threads of each, and bytes of shared memory of each."""
+
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int
+
+
 @dataclass(frozen=True)
 class DeviceActivity:
-    """A kernel, copy or fill: when it ran, in ns of CUPTI's clock, and the id of the call that started it."""
+    """A kernel, copy or fill: when it ran, in ns of CUPTI's clock, and the id of the call that started it.
+
+    `size` is None for a copy or fill.
+    """
 
     begin_ns: int
     end_ns: int
     correlation: int
+    size: LaunchSize | None = None
 
 
 Windows = Sequence[tuple[int, int]]
@@ -164,4 +176,13 @@ class CuptiTrace:
             if record.kind in self._api:
                 self._api_calls.append(ApiCall(record.start, record.correlation_id))
             elif record.kind in self._device and record.end:  # 0: CUPTI could not take the time
-                self._activities.append(DeviceActivity(record.start, record.end, record.correlation_id))
+                size = self._size(record) if record.kind == self._device[0] else None
+                self._activities.append(DeviceActivity(record.start, record.end, record.correlation_id, size))
+
+    @staticmethod
+    def _size(record: Any) -> LaunchSize:
+        return LaunchSize(
+            (record.grid_x, record.grid_y, record.grid_z),
+            (record.block_x, record.block_y, record.block_z),
+            record.static_shared_memory + record.dynamic_shared_memory,
+        )

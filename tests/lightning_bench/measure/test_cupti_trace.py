@@ -21,6 +21,7 @@ from lightning_bench.measure.device.cupti_trace import (
     ApiCall,
     CuptiTrace,
     DeviceActivity,
+    LaunchSize,
     activities_of,
     busy_ms,
     load_cupti,
@@ -136,8 +137,16 @@ class LateCupti(ModuleType):
         assert not self.enabled
 
 
+SIZE = LaunchSize((4, 32, 1), (128, 1, 1), 49152)
+
+
 def record(kind: int, start: int, end: int, correlation: int) -> SimpleNamespace:
-    return SimpleNamespace(kind=kind, start=start, end=end, correlation_id=correlation)
+    fields: dict[str, int] = {}
+    if kind == _Kind.CONCURRENT_KERNEL:
+        fields = dict(zip(("grid_x", "grid_y", "grid_z"), SIZE.grid, strict=True))
+        fields |= dict(zip(("block_x", "block_y", "block_z"), SIZE.block, strict=True))
+        fields |= {"static_shared_memory": 1024, "dynamic_shared_memory": 48128}
+    return SimpleNamespace(kind=kind, start=start, end=end, correlation_id=correlation, **fields)
 
 
 @pytest.fixture
@@ -194,7 +203,7 @@ def test_of_a_call_that_is_taken_again_the_last_try_counts(
     ]
     assert timer.sample(lambda: None, 2, NoCallWatch()) == [2e-4, 4e-4]
     assert timer.clocks() == [SampleClock(1980.0, False), SampleClock(1200.0, True)]
-    assert timer.calls == [TracedCall(2e-4, 2e-4, 1, 0.5), TracedCall(4e-4, 4e-4, 1, 0.5)]
+    assert timer.calls == [TracedCall(2e-4, 2e-4, 1, 0.5, SIZE), TracedCall(4e-4, 4e-4, 1, 0.5, SIZE)]
 
 
 def test_a_call_without_records_is_an_error_and_no_time(late: LateCupti) -> None:
