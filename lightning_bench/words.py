@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 _MOST_LISTED = 8
+_LONG_REASON, _LONGEST_REASON = 100, 500  # characters
 _LEAST_BEGINNING = 3  # letters from which the beginning of a word says which is meant
 _PROCESSES = re.compile(r" \((?:[^();]* \(pid [^)]*\))+[^();]*\)")  # " (python (pid 7) 0.9, …)"
 
@@ -40,6 +41,19 @@ def any_of(words: Sequence[str]) -> str:
 def without_processes(reason: str) -> str:
     """Return a reason without the names of processes, as ` (python (pid 7) 0.9, mypy (pid 8) 0.1)`."""
     return _PROCESSES.sub("", reason)
+
+
+def brief(reason: str) -> str:
+    """Return a reason as tables quote it: whole, of a long one without the names of processes.
+
+    What is still longer than `_LONGEST_REASON`, as a compiler's error can be, ends there; the CSV has it all.
+    """
+    if len(reason) > _LONG_REASON:
+        reason = without_processes(reason)
+    if len(reason) <= _LONGEST_REASON:
+        return reason
+    end = reason.rfind(" ", 0, _LONGEST_REASON)
+    return reason[: end if end > 0 else _LONGEST_REASON].rstrip(" ;,:") + " …"
 
 
 def nearest_words(word: str, allowed: Iterable[str], most: int = 3) -> list[str]:

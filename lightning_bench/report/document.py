@@ -26,12 +26,17 @@ if TYPE_CHECKING:
 
 FormatName = Literal["md", "tex", "html", "csv"]
 
-_LEGEND = "Bold: the best of its family in a row. *: unstable, the figure is not to be relied on."
+_BOLD = "Bold: the best of its family in a row."
+_STAR = "*: unstable, the figure is not to be relied on."
+_LEGEND = f"{_BOLD} {_STAR}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """Tables with what is above them; `messages` are for the user and not part of it."""
+    """Tables with what is above them; `messages` are for the user and not part of it.
+
+    `remarks` are what a document says first; `spoken` are those of a terminal.
+    """
 
     heading: str
     remarks: list[str]
@@ -43,6 +48,14 @@ class Report:
     """Makes the page's tables: those of `grids` and every kind that they can be switched to."""
     findings: list[Finding] = field(default_factory=list)
     """What the published tables measured; only in a comparison."""
+
+    def spoken(self, *, has_bold: bool) -> list[str]:
+        """Return the remarks without a legend of what the tables lack, or the terminal cannot show."""
+        cells = [cell for grid in self.grids for line in grid.cells for cell in line]
+        legend = [_BOLD] if has_bold and any(cell.best for cell in cells) else []
+        legend += [_STAR] if any(cell.text.endswith("*") for cell in cells) else []
+        signs = filter(None, [" ".join(legend)])
+        return [*(remark for remark in self.remarks if remark not in (_LEGEND, _STAR)), *signs]
 
 
 FORMATS: dict[FormatName, Callable[[Report], str]] = {
@@ -123,7 +136,7 @@ def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ())
         f"{len(kept)} published figures of attention, each beside what {counted(len(measured), 'row')} "
         "measured here have for its cell. (Those of whole models, which no kernel can be held against: "
         "lbench report results/published.)",
-        "*: unstable, the figure is not to be relied on.",
+        _STAR,
     ]
     judged = main_machine(measured)
     if len(judged) < len(measured):

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lightning_bench.record import Record
 from lightning_bench.report.tables.figures import figure_with_unit
-from lightning_bench.words import counted, duration
+from lightning_bench.words import brief, counted, duration
 
 STATUS_STYLES = {
     "ok": "green",
@@ -30,7 +30,6 @@ STATUS_STYLES = {
 
 
 _STATUS_WIDTH = 12
-_MOST_LINES = 4  # of a reason; the CSV has the whole of it
 
 
 def record_line(record: Record) -> Text:
@@ -53,8 +52,8 @@ def _without_reason(record: Record) -> Text:
 def record_lines(record: Record, width: int) -> list[Text]:
     """Return one row as lines for a terminal: what does not fit continues below, in whole words.
 
-    Only a case that is longer than a line is broken, at a hyphen, and only a reason that takes more lines
-    than `_MOST_LINES` is cut.
+    Only a case that is longer than a line is broken, at a hyphen, and only a reason that `brief` shortens is
+    cut.
     """
     line = record_line(record)
     if line.cell_len <= width:
@@ -66,7 +65,7 @@ def record_lines(record: Record, width: int) -> list[Text]:
         first, *more = wrap(line.plain[_STATUS_WIDTH:], room)
         status = Text(f"{record.status:<{_STATUS_WIDTH}}", style=STATUS_STYLES[record.status])
         lines = [status.append(first, style="none"), *(Text(indent + text) for text in more)]
-    reason = wrap(record.reason, room, max_lines=_MOST_LINES, placeholder=" …")
+    reason = wrap(brief(record.reason), room)
     return [*lines, *(Text(indent + text, style="dim") for text in reason)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_bench.words import any_of, choice, counted, nearest, nearest_words, without_processes
+from lightning_bench.words import any_of, brief, choice, counted, nearest, nearest_words, without_processes
 
 
 def test_a_noun_is_counted() -> None:
@@ -55,3 +55,11 @@ def test_of_many_words_only_the_nearest_are_named() -> None:
 )
 def test_names_of_processes_are_left_out(reason: str, left: str) -> None:
     assert without_processes(reason) == left
+
+
+def test_a_reason_is_whole_unless_no_reader_would_read_it() -> None:
+    load = "other processes used 1.0 of 2 processors (pytest (pid 7) 0.9)"
+    assert brief(load) == load
+    assert brief(f"{load}; {'so ' * 40}on") == f"other processes used 1.0 of 2 processors; {'so ' * 40}on"
+    assert brief("so " * 200) == f"{'so ' * 166}…"
+    assert brief("x" * 600) == f"{'x' * 500} …"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -14,6 +15,7 @@ from lightning_bench.cli.shared.axis_options import split
 from lightning_bench.cli.shared.common_options import Quiet, Results, known
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names
 from lightning_bench.errors import LbenchError, UsageError
+from lightning_bench.words import counted
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
@@ -111,6 +113,7 @@ def report(
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine.identity import host_identity
     from lightning_bench.report.document import FORMATS, make_comparison, make_report
+    from lightning_bench.report.tables.grid import same_origin
 
     if show and out is None:
         if formats is not None:
@@ -147,11 +150,11 @@ def report(
     elif chosen:
         sink.raw(FORMATS[chosen[0]](document))
     else:
-        for remark in document.remarks:
+        for remark in document.spoken(has_bold=sink.out.is_terminal):
             sink.say(remark)
         with paged(sink):
-            for grid in document.grids:
-                sink.paper_table(grid)
+            for grid, after in zip_longest(document.grids, document.grids[1:]):
+                sink.paper_table(grid, origin=after is None or not same_origin(grid, after))
 
 
 def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[FormatName], list[PlotFormat]]:
@@ -202,7 +205,13 @@ def _write(
     except OSError as error:
         raise LbenchError(f"cannot write to {out}: {error.strerror}; give another --out") from error
     if pictures:
-        sink.say(f"wrote {count} plots in {out / 'plots'}")
+        sink.say(f"wrote {counted(count, 'plot')} in {out / 'plots'}" if count else _why_no_plot(document))
+
+
+def _why_no_plot(document: Report) -> str:
+    from lightning_bench.report.plots.plot_files import why_no_plot
+
+    return f"no plots: {why_no_plot(document.rows)}"
 
 
 def _drawn(
@@ -223,7 +232,8 @@ def _drawn(
         against = wanted if any(row.record.provider == wanted for row in rows) else None
         own = folder / file_name(f"{machine}-{by_protocol}")
         drawings += drawings_of(rows, folder if len(groups) == 1 else own, against)
-    sink.say(f"drawing up to {len(drawings)} plots")
+    if drawings:
+        sink.say(f"drawing up to {counted(len(drawings), 'plot')}")
     return sink.tracked(draw(drawings, pictures), len(drawings), "plots")
 
 

@@ -160,16 +160,23 @@ class Sink:
                 text.stylize(styles[number - 1], 0, len(cells[number][0]))
             self.out.print(text, soft_wrap=True)
 
-    def paper_table(self, grid: Grid) -> None:
-        """Print a table in the published shape, cut into as many parts as the width needs."""
-        from lightning_bench.report.formats.plain_text import grid_parts, grid_title
+    def paper_table(self, grid: Grid, *, origin: bool = True) -> None:
+        """Print a table in the published shape, cut into as many parts as the width needs.
 
-        self.out.print(plain_text(grid_title(grid), style="bold"))
-        for lines in grid_parts(grid, self.out.width):
-            text = Text()
+        Without `origin` the lines that say where its rows are from are left out.
+        """
+        from lightning_bench.report.formats.plain_text import GAP, grid_parts, note_lines, title_lines
+
+        width = self.out.width
+        self._lines(title_lines(grid, width), "bold")
+        for lines in grid_parts(grid, width):
             for number, line in enumerate(lines):
-                text.append(line + "\n", style=_HEAD_STYLES.get(number))
-            self.out.print(text, end="", soft_wrap=True)  # uncut where a single column is too wide
-        for note in (*grid.notes, *grid.origin):
-            self.out.print(plain_text(f"  {note}", style="dim"))
+                style = _HEAD_STYLES.get(number, "")
+                cells = [plain_text(cell.text, "bold" if cell.best else style) for cell in line]
+                self.out.print(Text(GAP).join(cells), soft_wrap=True)
+        self._lines(note_lines([*grid.notes, *(grid.origin if origin else ())], width), "dim")
         self.out.print()
+
+    def _lines(self, lines: Iterable[str], style: str) -> None:
+        for line in lines:
+            self.out.print(plain_text(line, style), soft_wrap=True)

@@ -60,7 +60,8 @@ class Grid:
     @property
     def texts(self) -> list[list[str]]:
         """What each line has in the columns of `heads`."""
-        return [line_texts(line, self.heads) for line in self.lines]
+        heads = self.heads  # which looks at every line
+        return [line_texts(line, heads) for line in self.lines]
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,15 @@ class _GroupTable:
             if bare and self.style.sourced:
                 lines.append(notes.lacking_note(name, bare))
         return lines
+
+
+def same_origin(grid: Grid, other: Grid) -> bool:
+    """Return whether the lines of origin of two tables say the same, in whatever order of providers."""
+
+    def said(lines: Iterable[str]) -> list[set[str]]:
+        return [set(line.removeprefix("providers: ").split("; ")) for line in lines]
+
+    return said(grid.origin) == said(other.origin)
 
 
 def cell_without_figure(row: Row | None, style: TableStyle = REPORT) -> GridCell:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_bench.record import Record
 from lightning_bench.record.identities import unlike
 from lightning_bench.report.tables.grid_lines import GridLine
-from lightning_bench.words import without_processes
-
-_REASON_WIDTH = 100  # a longer reason is shortened under a table; the CSV has the whole of it
-_KEPT = (re.compile(r"[0-9][^ ]*( [^ ]+)?"), re.compile("±[^;,]*%"))
+from lightning_bench.words import brief
 
 MIXED = (
     "Columns of different suites, machines or protocols stand side by side, as --mix asked: "
@@ -34,7 +30,7 @@ def named(provider: str, over: str) -> str:
 
 def absent_note(name: str, first: Record) -> str:
     """Return the note on a provider that took part nowhere; `first` is its first row."""
-    return f"{name}: {first.status}: {_short(first.reason)}"
+    return f"{name}: {first.status}: {brief(first.reason)}"
 
 
 def status_notes(name: str, records: Mapping[GridLine, Record]) -> list[str]:
@@ -48,7 +44,7 @@ def status_notes(name: str, records: Mapping[GridLine, Record]) -> list[str]:
         worst = max(where, key=lambda line: _severity(records[line]))
         star = "* " if status == "unstable" else ""
         of = f"worst at {worst}: " if len(where) > 1 and _severity(records[worst]) else ""
-        reason = _short(records[worst].reason)
+        reason = brief(records[worst].reason)
         lines.append(f"{name}: {star}{status} at n = {', '.join(map(str, where))}: {of}{reason}")
     return lines
 
@@ -81,19 +77,3 @@ def _severity(record: Record) -> float:
     if record.status == "unstable" and record.median_ms and record.ci_low_ms and record.ci_high_ms:
         return (record.ci_high_ms - record.ci_low_ms) / record.median_ms
     return 0.0
-
-
-def _short(reason: str) -> str:
-    """Return the reason, of a long one without the names of processes.
-
-    What is still long is cut, but not before its first figure, nor before the interval of the median, and not
-    before the units of these.
-    """
-    width = _REASON_WIDTH
-    if len(reason) > width:
-        reason = without_processes(reason)
-    if len(reason) <= width:
-        return reason
-    kept = max((figure.end() for wanted in _KEPT if (figure := wanted.search(reason))), default=0)
-    end = reason.rfind(" ", kept, width) if kept < width else -1
-    return reason[: end if end > 0 else max(kept, width - 1)].rstrip(" ;,:") + "…"

@@ -99,6 +99,7 @@ class TestSpeed:
         lines = kept[0].table(width=20).splitlines()
         heads = [line for line in lines if line.split()[:1] == ["n"]]
         assert len(heads) == 6  # a part of each table for every provider
+        assert all(len(line) <= 20 or " " not in line.strip() for line in lines), "notes wrap, too"
         assert html.count("<tr>") == 2 * 3
 
     def test_plots(self, kept: tuple[lb.Measurement, Path]) -> None:

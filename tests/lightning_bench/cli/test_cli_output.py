@@ -22,8 +22,8 @@ from tests.support.patience import PATIENCE_S
 pytestmark = pytest.mark.slow  # a sweep in a terminal for each width
 
 PLAIN_OUT = """\
-story-check_fwd-batch1-head2-qk_dim16-v_dim16-dtype_fp32  (worst relative L2 \n\
-error against fp64)
+story-check_fwd-batch1-head2-qk_dim16-v_dim16-dtype_fp32
+  (worst relative L2 error against fp64)
   needs-gpu: unavailable: needs a CUDA device
 
 """

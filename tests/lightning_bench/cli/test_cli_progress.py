@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,10 +86,12 @@ def test_a_case_longer_than_the_line_is_broken_at_a_hyphen() -> None:
     assert "".join(line[12:] for line in lines) == f"{ROWS[1].case_id}  12.3457 ms"
 
 
-def test_a_very_long_reason_is_cut() -> None:
-    lines = [line.plain for line in record_lines(ROWS[2], 80)]
-    assert len(lines) == 5
-    assert lines[-1].endswith(" …")
+def test_a_reason_is_not_cut_but_by_its_own_length() -> None:
+    shown = [line.plain.strip() for line in record_lines(ROWS[2], 80)][1:]
+    assert " ".join(shown) == ROWS[2].reason
+    endless = replace(ROWS[2], reason="so " * 400)
+    last = [line.plain for line in record_lines(endless, 80)][-1]
+    assert last.endswith("so …")
 
 
 def test_time_left_is_not_estimated_from_rows_that_took_no_time() -> None:

@@ -49,7 +49,8 @@ def test_without_arguments_the_newest_run_is_printed(results: Path, lbench: Lben
     ran = lbench("report")
     assert ran.code == 0
     lines = [line.strip() for line in ran.out.splitlines()]
-    assert lines[0] == "story-speed_fwd-batch1-head2-qk_dim16-v_dim16-dtype_bf16  (ms, median of cold"
+    assert lines[0] == "story-speed_fwd-batch1-head2-qk_dim16-v_dim16-dtype_bf16"
+    assert lines[1] == "(ms, median of cold samples)"
     assert "64   1.0000   2.0000" in lines
     assert "source: results/here.csv" in lines
     assert "2 rows: 2 ok." in ran.err
@@ -75,6 +76,45 @@ def test_the_newest_run_of_this_machine_comes_before_newer_ones_of_others(
     assert everything.out.count("(ms, median of cold") == 2
     assert "× floor" in everything.out
     assert lbench("report", "--metric", "floor").out.count("× floor") == 1
+
+
+WAYS = [("fwd", "a"), ("fwd", "b"), ("bwd", "b"), ("bwd", "a")]
+
+
+def test_what_is_under_every_table_is_printed_once(results: Path, lbench: Lbench) -> None:
+    both = [replace(BASE, direction=way, provider=name, case_id=f"{name}/{way}/n64") for way, name in WAYS]
+    ran = lbench("report", save(Path("two.csv"), *both), "--metric", "ms")
+    assert ran.out.count("providers: ") == 1, "in whatever order"
+    assert ran.out.count("source: two.csv") == 1
+    apart = save(Path("apart.csv"), *both[:2], *(replace(each, torch="0.1") for each in both[2:]))
+    assert lbench("report", apart, "--metric", "ms").out.count("source: apart.csv") == 2
+
+
+def test_the_legend_says_what_is_there(results: Path, lbench: Lbench) -> None:
+    assert "Bold" not in lbench("report").err, "no bold in a pipe"
+    assert "unstable" not in lbench("report").err
+    ran = lbench("report", save(Path("w.csv"), replace(BASE, status="unstable", reason="so")))
+    assert ran.err.endswith("*: unstable, the figure is not to be relied on.\n")
+    shown = on_a_terminal(["report", "results/here.csv", "--metric", "ms"], 60, dict(os.environ))
+    assert "Bold: the best of its family in a row." in shown
+    assert "\x1b[1m1.0000\x1b[0m" in shown.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {},
+            "no plots: a line needs figures at two lengths or three batch sizes, and dots need three provid",
+        ),
+        ({"status": "oom", "median_ms": None}, "no plots: no row has a figure"),
+        ({"metric": "check", "median_ms": None}, "no plots: `lbench check` measures no time and no memory"),
+    ],
+)
+def test_no_plots_have_a_reason(results: Path, lbench: Lbench, changes: dict[str, Any], why: str) -> None:
+    ran = lbench("report", save(Path("c.csv"), replace(BASE, **changes)), "--out", "made", "--format", "png")
+    assert why in ran.err
+    assert "0 plots" not in ran.err
 
 
 def test_only_the_providers_that_are_named_are_shown(results: Path, lbench: Lbench) -> None:

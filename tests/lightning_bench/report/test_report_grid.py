@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -88,7 +89,7 @@ def test_the_names_of_processes_do_not_hide_the_interval(names: str) -> None:
     (note,) = grid_of(row("a", 512, 1.0, status="unstable", reason=reason), kind="ms").notes
     assert note == (
         "a: * unstable at n = 512: other processes used 1.01 of 2 processors beside its samples, and of the "
-        "GPU, too; the median is known only to ±5.0 %…"
+        "GPU, too; the median is known only to ±5.0 % after 60 samples; and so on"
     )
 
 
@@ -243,6 +244,13 @@ def test_the_terminal_prints_all_of_a_grid(
     assert lines[0] == f"{grid.title}  ({grid.unit})"
     assert [line.split() for line in lines[1:4]] == [["n", "a"], ["linear_decay"], ["512", "1.0000"]]
     assert lines[4:] == [*grid.origin, ""]
+
+
+def test_a_long_table_looks_at_its_lines_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, asked = grid_of(*(row("a", n, 1.0) for n in range(1, 50)), kind="ms"), Mock(return_value=["n"])
+    monkeypatch.setattr("lightning_bench.report.tables.grid.line_heads", asked)
+    assert grid.texts == [[str(n)] for n in range(1, 50)]
+    asked.assert_called_once()
 
 
 def test_kinds_by_name() -> None:

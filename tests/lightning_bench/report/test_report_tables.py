@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_bench.record import STATUSES, Record
+from lightning_bench.report.formats.plain_text import grid_text
 from lightning_bench.report.tables.figures import figure_with_unit, title
 from lightning_bench.report.tables.grid import Grid, sweep_grids
 from tests.support.report_rows import PAPER
@@ -101,17 +102,15 @@ def test_notes_quote_the_worst_row() -> None:
     ]
 
 
-def test_a_cut_reason_keeps_its_first_figure() -> None:
-    reason = f"{'so ' * 40}12.5 % and more of it"
-    (note,) = only([row("a", 512, 1.0), row("a", 1024, status="crashed", reason=reason)]).notes
-    assert note == f"a: crashed at n = 1024: {'so ' * 40}12.5 %…"
-
-
-def test_long_reasons_are_cut_in_notes() -> None:
-    (note,) = only([row("a", 512, 1.0), row("a", 1024, status="crashed", reason="x" * 101)]).notes
-    assert note == f"a: crashed at n = 1024: {'x' * 99}…"
-    (whole,) = only([row("a", 512, 1.0), row("a", 1024, status="crashed", reason="x" * 100)]).notes
-    assert whole == f"a: crashed at n = 1024: {'x' * 100}"
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_reasons_wrap_below_a_table_and_none_is_cut(width: int) -> None:
+    reason = f"no graph_ms: {'a GPU would be needed, ' * 15}and there is none here"
+    (grid,) = sweep_grids([row("a", 512, 1.0), row("a", 1024, status="crashed", reason=reason)])
+    lines = grid_text(grid, width).splitlines()
+    assert max(map(len, lines)) <= max(width, len(grid.title))
+    below = " ".join(line.strip() for line in lines[-15:])
+    assert f"a: crashed at n = 1024: {reason}" in below
+    assert sum(line[:4] == "    " for line in lines) >= 3, "what continues a note is indented"
 
 
 @pytest.mark.parametrize("status", ["unavailable", "unsupported"])
