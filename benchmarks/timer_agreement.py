@@ -8,7 +8,7 @@ Each cell (provider, direction, seq_len) is measured in one process and on one s
 nvbench (package cuda-bench: blocking kernel, L2 flush, events of its own) take one sample each in turn, so
 that both find the GPU as warm; then ``CuptiTimer`` takes as many. All three drop samples at a throttled SM
 clock and pause after one. Before the cells a kernel that does nothing is measured in the same way, and after
-each cell, with CUPTI, one whose launch is as large as that of the call's first kernel.
+each cell, with CUPTI, a call of empty kernels whose launches are as large as the call's first and last.
 
 Where a ratio is more than 1 % from 1, ``*_explained_by`` says what accounts for it. Every size that it names
 is a column; the columns are in results/README.md.
@@ -42,11 +42,12 @@ from timer_rows import (
     Traced,
     cupti_columns,
     explained,
+    launch_columns,
+    launches_of,
     median_ms,
     new_sampler,
     nvbench_columns,
     sampler_of,
-    size_columns,
     timer_columns,
 )
 
@@ -56,7 +57,7 @@ from lightning_bench.machine import harness_commit
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.device.cupti_timer import CuptiTimer, TracedCall
-from lightning_bench.measure.device.cupti_trace import LaunchSize, load_cupti
+from lightning_bench.measure.device.cupti_trace import load_cupti
 from lightning_bench.measure.device.stream_clock import SampleClock
 from lightning_bench.measure.device.timer import CudaTimer, TimedCall, Timer
 from lightning_bench.measure.inputs import InputSet
@@ -165,7 +166,7 @@ class Run:
             key: row for key, row in recorded(out) if self._is_current(row)
         }
         self._empty: EmptyKernel | None = None
-        self._overheads_us: dict[LaunchSize, float] = {}
+        self._overheads_us: dict[str, float] = {}
 
     @property
     def left(self) -> list[int]:
@@ -218,9 +219,8 @@ class Run:
         row |= {"batch": 4, "heads": 32, "head_dim": 128, "dtype": "bf16"}
         for name, sampler in (("lbench", ours), ("nvbench", peer), ("cupti", traced.spans)):
             row |= timer_columns(name, sampler)
-        size = traced.calls[0].size if traced.calls else None
-        overhead_us = empty.overhead_us if size is None else self._overhead_us(size)
-        row |= empty.columns() | size_columns(size, overhead_us)
+        overhead_us = self._overhead_us(traced.calls[0]) if traced.calls else empty.overhead_us
+        row |= empty.columns() | launch_columns(traced.calls, overhead_us)
         row |= nvbench_columns(ours, peer) | cupti_columns(ours, traced, overhead_us)
         return row | {
             "provider_version": get_provider(cell.provider).version(),
@@ -228,12 +228,13 @@ class Run:
             **fingerprint(),
         }
 
-    def _overhead_us(self, size: LaunchSize) -> float:
-        """Return what events cost around an empty kernel whose launch is of that size."""
+    def _overhead_us(self, call: TracedCall) -> float:
+        """Return what events cost around a call that does nothing, with launches as large as this one's."""
+        size = launches_of(call)
         if size not in self._overheads_us:
-            from empty_kernel import empty_launch
+            from empty_kernel import empty_like
 
-            fn = empty_launch(size)
+            fn = empty_like(call)
             warm(fn, self.cupti)
             traced = take_traced(self.cupti, fn, EMPTY_SAMPLES)
             self.cupti.release()
@@ -243,7 +244,7 @@ class Run:
     @staticmethod
     def _is_current(row: dict[str, str]) -> bool:
         now = fingerprint() | {"provider_version": get_provider(row["provider"]).version()}
-        measured = row.get("nvbench_ratio") and row.get("cupti_remainder_us") and "launch_grid" in row
+        measured = row.get("nvbench_ratio") and row.get("cupti_remainder_us") and "launches" in row
         return bool(measured) and all(row.get(name) == value for name, value in now.items())
 
 

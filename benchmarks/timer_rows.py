@@ -91,12 +91,21 @@ class EmptyKernel:
         }
 
 
-def size_columns(size: LaunchSize | None, overhead_us: float) -> dict[str, object]:
-    """Return the size of a call's first launch, and what events cost around an empty kernel of that size."""
+def launches_of(call: TracedCall) -> str:
+    """Return how large the launches are with which a call begins and ends."""
+    ends = (call.first,) if call.activities == 1 else (call.first, call.last)
+    return " … ".join("fill or copy" if size is None else _size(size) for size in ends)
+
+
+def _size(size: LaunchSize) -> str:
+    grid, block = ("x".join(map(str, dims)) for dims in (size.grid, size.block))
+    return f"{grid} programs of {block} threads and {size.shared_bytes} bytes"
+
+
+def launch_columns(calls: Sequence[TracedCall], overhead_us: float) -> dict[str, object]:
+    """Return the launches with which calls begin and end, and what events cost around empty ones as large."""
     return {
-        "launch_grid": "" if size is None else "x".join(map(str, size.grid)),
-        "launch_block": "" if size is None else "x".join(map(str, size.block)),
-        "launch_shared_bytes": "" if size is None else size.shared_bytes,
+        "launches": launches_of(calls[0]) if calls else "",
         "kernel_overhead_us": f"{overhead_us:+.3f}",
     }
 
@@ -182,7 +191,7 @@ def nvbench_explanation(ours: Sampler, peer: Sampler) -> str:
 class CuptiDifference:
     """The time by `lbench` less CUPTI's span, and its parts, µs: it is their sum.
 
-    `overhead_us` is what events cost around an empty kernel of a launch as large. `untraced_us` is by how
+    `overhead_us` is what events cost around empty kernels of launches as large. `untraced_us` is by how
     much longer calls take, by events, that CUPTI does not trace: tracing makes gaps longer, and the SM clock
     may be another. The rest is `remainder_us`, `remainder_percent` of the span.
     """
@@ -239,7 +248,7 @@ def cupti_explanation(ours: Sampler, traced: Traced, overhead_us: float) -> str:
         return ""
     difference = CuptiDifference.of(ours, traced, overhead_us)
     parts = (
-        f"of {difference.us:+.2f} us, events around an empty kernel of this size are {overhead_us:+.2f} us, "
+        f"of {difference.us:+.2f} us, events around empty kernels of this size are {overhead_us:+.2f} us, "
         f"and the calls of "
         f"lbench, which are not traced, {difference.untraced_us:+.2f} us{_clocks(ours, traced.spans)}; "
         f"{difference.remainder_us:+.2f} us ({difference.remainder_percent:+.2f} %) remain"

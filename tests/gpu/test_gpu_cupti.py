@@ -133,14 +133,18 @@ def test_copies_and_fills_count(cupti: Any) -> None:
     assert {call.activities for call in taken(cupti, lambda: target.copy_(source))} == {1}
 
 
-def test_an_empty_kernel_is_launched_in_the_size_that_is_asked_for(cupti: Any, monkeypatch: Any) -> None:
+def test_an_empty_call_begins_and_ends_with_launches_of_the_same_size(cupti: Any, monkeypatch: Any) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from empty_kernel import empty_launch
+    from empty_kernel import empty_like
 
+    from lightning_bench.measure.device.cupti_timer import TracedCall
     from lightning_bench.measure.device.cupti_trace import LaunchSize
 
-    for size in (LaunchSize((4, 32, 1), (128, 1, 1), 163840), LaunchSize((1, 1, 1), (32, 1, 1), 0)):
-        assert {call.size for call in taken(cupti, empty_launch(size))} == {size}
+    large, small = LaunchSize((4, 32, 1), (128, 1, 1), 163840), LaunchSize((1, 1, 1), (32, 1, 1), 0)
+    for activities, first, last in ((1, large, large), (4, None, small), (2, small, large), (1, None, None)):
+        calls = taken(cupti, empty_like(TracedCall(1.0, 1.0, activities, 1.0, first, last)))
+        expected = {(min(activities, 2), first, last)}
+        assert {(call.activities, call.first, call.last) for call in calls} == expected
 
 
 def test_it_traces_again_after_a_release(cupti: Any) -> None:

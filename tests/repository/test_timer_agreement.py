@@ -99,7 +99,7 @@ def test_what_events_cost_around_a_kernel_explains_a_short_call(rows: ModuleType
     ours, spans = sampler(rows, 0.02745), traced(rows, 0.025, 0.02745)
     text = rows.cupti_explanation(ours, spans, 2.4)
     assert text == (
-        "of +2.45 us, events around an empty kernel of this size are +2.40 us, and the calls of lbench, "
+        "of +2.45 us, events around empty kernels of this size are +2.40 us, and the calls of lbench, "
         "which are not traced, +0.00 us (at 1980 MHz; those that are traced, 1980 MHz); "
         "+0.05 us (+0.20 %) remain"
     )
@@ -173,15 +173,15 @@ def test_a_timer_that_kept_nothing_has_blank_columns_and_is_named(rows: ModuleTy
 def test_the_overhead_of_a_kernel_is_events_less_cupti_on_the_same_calls(rows: ModuleType) -> None:
     empty = rows.EmptyKernel(pair_us=1.3, lbench_us=3.6, nvbench_us=3.5, traced_us=3.9, cupti_us=1.4)
     assert empty.columns()["empty_kernel_events_us"] == "3.900"
-    assert rows.size_columns(None, empty.overhead_us) == {
-        "launch_grid": "",
-        "launch_block": "",
-        "launch_shared_bytes": "",
-        "kernel_overhead_us": "+2.500",
-    }
-    size = rows.LaunchSize((4, 32, 4), (128, 1, 1), 49152)
-    columns = rows.size_columns(size, 2.0)
-    assert list(columns.values()) == ["4x32x4", "128x1x1", 49152, "+2.000"]
+    assert rows.launch_columns([], empty.overhead_us) == {"launches": "", "kernel_overhead_us": "+2.500"}
+
+
+def test_launches_are_named_by_those_with_which_a_call_begins_and_ends(rows: ModuleType) -> None:
+    size = rows.LaunchSize((4, 32, 1), (128, 1, 1), 49152)
+    text = "4x32x1 programs of 128x1x1 threads and 49152 bytes"
+    one, two = TracedCall(1.0, 1.0, 1, 1.1, size, size), TracedCall(1.0, 1.0, 3, 1.1, None, size)
+    assert rows.launch_columns([one, two], 2.0) == {"launches": text, "kernel_overhead_us": "+2.000"}
+    assert rows.launches_of(two) == f"fill or copy … {text}"
 
 
 class NvbenchState:

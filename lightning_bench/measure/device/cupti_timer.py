@@ -20,15 +20,16 @@ class TracedCall:
     """One call: its span and the part of it in which something ran, by CUPTI, in ms.
 
     `activities` is the number of its kernels, copies and fills; `events_ms` the time between the two events
-    that `CudaTimer` put around the same call. `size` is that of the kernel with which it begins, None if it
-    begins with a copy or fill.
+    that `CudaTimer` put around the same call. `first` and `last` are the sizes of the kernels with which it
+    begins and ends, None where that is a copy or fill.
     """
 
     span_ms: float
     busy_ms: float
     activities: int
     events_ms: float
-    size: LaunchSize | None = None
+    first: LaunchSize | None = None
+    last: LaunchSize | None = None
 
 
 class _Marked:
@@ -79,6 +80,7 @@ class CuptiTimer(CudaTimer):
                 len(activities),
                 events_ms,
                 min(activities, key=lambda a: a.begin_ns).size,
+                max(activities, key=lambda a: a.end_ns).size,
             )
             for activities, events_ms in zip(found, events, strict=True)
         ]

@@ -203,7 +203,10 @@ def test_of_a_call_that_is_taken_again_the_last_try_counts(
     ]
     assert timer.sample(lambda: None, 2, NoCallWatch()) == [2e-4, 4e-4]
     assert timer.clocks() == [SampleClock(1980.0, False), SampleClock(1200.0, True)]
-    assert timer.calls == [TracedCall(2e-4, 2e-4, 1, 0.5, SIZE), TracedCall(4e-4, 4e-4, 1, 0.5, SIZE)]
+    assert timer.calls == [
+        TracedCall(2e-4, 2e-4, 1, 0.5, SIZE, SIZE),
+        TracedCall(4e-4, 4e-4, 1, 0.5, SIZE, SIZE),
+    ]
 
 
 def test_a_call_without_records_is_an_error_and_no_time(late: LateCupti) -> None:
