@@ -31,14 +31,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 from lightning_kernels.gateloop import gateloop_kernel as gateloop
 from lightning_kernels.lightning1 import lightning1_kernel as lightning1
 from lightning_kernels.lightning2 import portable as lightning2
-from lightning_kernels.lightning2.tiles import hopper_tiles, lightning1_tiles, lightning2_tiles
+from lightning_kernels.lightning2.tiles import hopper_tiles, lightning1_tiles, lightning2_tiles, serve_tiles
 from lightning_kernels.norm import norm_kernel as norm
+from lightning_kernels.serving import serve_kernel as serve
 from lightning_kernels.step import step_kernel as step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448}
-KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop")
-FEATURES = ("decay", "reverse", "initial", "final", "packed", "few", "long", "ahead")
+SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop", "serve")
+FEATURES = (
+    "decay", "reverse", "initial", "final", "packed", "few", "long", "ahead",
+    "steps", "snapshots", "stochastic",
+)  # fmt: skip
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -101,6 +105,8 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
         return step.attention_step_kernel, constants, options, types, f"block_e={block_e} warps={step._WARPS}"
     if name == "hopper":
         return hopper_variant(head_dim, value_dim, features)
+    if name == "serve":
+        return serve_variant(arch, dtype, head_dim, value_dim, features)
     if name == "norm":  # of contiguous rows of head_dim elements; `reverse` is its backward pass
         rows, block, warps = norm.norm_tile(head_dim)
         constants = {"D": head_dim, "ROWS": rows, "BLOCK_D": block, "ONE_DIM": True}
@@ -126,6 +132,36 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
         }  # fmt: skip
     constants |= {"BLOCK": tiles.block, "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e}
     return kernel, constants, {"num_warps": tiles.warps, "num_stages": tiles.stages}, types, str(tiles)
+
+
+def serve_variant(arch, dtype, head_dim, value_dim, features):
+    """Return the same for the kernel that serves: with `steps` its launch for a batch that only decodes."""
+    blockwise = "steps" not in features
+    tiles = serve_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
+    if not blockwise:
+        tiles = serve.step_tiles(tiles, STEP_STATES, head_dim, value_dim)
+    constants = {
+        "D": head_dim, "E": value_dim, "HAS_DECAY": "decay" in features, "BLOCK": tiles.block,
+        "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e, "BLOCKWISE": blockwise, "WALKED": serve.WALKED,
+        "PRECISION": tiles.precision,
+    }  # fmt: skip
+    absent = {
+        "slope_ptr": "decay", "snapshot_ptr": "snapshots", "context_ptr": "snapshots",
+        "seed_ptr": "stochastic",
+    }  # fmt: skip
+    constants |= {argument: None for argument, feature in absent.items() if feature not in features}
+    indices = ("bounds_ptr", "input_ptr", "output_ptr", "context_ptr", "snapshot_ptr")
+    types = {
+        "state_ptr": "*bf16" if "stochastic" in features else "*fp32", "initial_ptr": "*i1",
+        "seed_ptr": "*i64", "scale": "fp32", **dict.fromkeys(indices, "*i32"),
+    }  # fmt: skip
+    return (
+        serve.serve_kernel,
+        constants,
+        {"num_warps": tiles.warps, "num_stages": tiles.stages},
+        types,
+        str(tiles),
+    )
 
 
 def hopper_variant(head_dim, value_dim, features):

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from .lightning2.blocked import lightning_attn2_torch
     from .lightning2.reference import reference_attention, reference_recurrent
     from .norm.rms_norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
+    from .serving.serve import lightning_attn2_serve
+    from .serving.serve_call import Snapshots
+    from .serving.serve_torch import lightning_attn2_serve_torch
     from .slopes import build_slope_tensor, layer_slopes
     from .step.decode_step import lightning_attn2_step, lightning_attn2_step_torch
 
 __all__ = [
+    "Snapshots",
     "TransNormerAttention",
     "build_slope_tensor",
     "gate_loop",
@@ -27,6 +31,8 @@ __all__ = [
     "lightning2_config",
     "lightning_attn1",
     "lightning_attn2",
+    "lightning_attn2_serve",
+    "lightning_attn2_serve_torch",
     "lightning_attn2_step",
     "lightning_attn2_step_torch",
     "lightning_attn2_torch",
@@ -38,6 +44,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Snapshots": "serving.serve_call",
     "TransNormerAttention": "layer",
     "build_slope_tensor": "slopes",
     "gate_loop": "gateloop.gate_loop",
@@ -46,6 +53,8 @@ _HOME = {
     "lightning2_config": "lightning2.api",
     "lightning_attn1": "lightning1.attention1",
     "lightning_attn2": "lightning2.api",
+    "lightning_attn2_serve": "serving.serve",
+    "lightning_attn2_serve_torch": "serving.serve_torch",
     "lightning_attn2_step": "step.decode_step",
     "lightning_attn2_step_torch": "step.decode_step",
     "lightning_attn2_torch": "lightning2.blocked",

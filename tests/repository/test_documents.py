@@ -23,7 +23,8 @@ from tests.support.patience import PATIENCE_S
 OWN_KERNEL = (DOCS / "own-kernel.md").read_text()
 SUITE = block((DOCS / "suites.md").read_text(), "toml", "[[group]]")
 LIBRARY = (DOCS / "library.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", LIBRARY, re.DOTALL)
+SERVING = (DOCS / "serving.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", LIBRARY + SERVING, re.DOTALL)
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
@@ -77,8 +78,13 @@ def test_the_entry_point_of_the_docs_is_found(tmp_path: Path) -> None:
 def test_the_library_examples_are_these() -> None:
     first_words = [re.findall(r"from lightning_kernels import (.*)", code) for code in EXAMPLES]
     named = {name for words in first_words for name in words[0].split(", ")}
-    assert named >= {"lightning_attn2", "lightning_attn2_step", "lightning_attn2_torch"}
-    assert len(EXAMPLES) == 4
+    assert named >= {
+        "lightning_attn2",
+        "lightning_attn2_step",
+        "lightning_attn2_torch",
+        "lightning_attn2_serve",
+    }
+    assert len(EXAMPLES) == 5
 
 
 @pytest.mark.slow

@@ -54,7 +54,9 @@ def check_call(call: Call) -> None:
     if slopes is not None:
         check_slopes(slopes, heads, q.device)
     if bounds is not None:
-        _check_bounds(bounds, b, q.device)
+        check_bounds(bounds, q.device)
+        if b != 1:
+            raise ValueError(f"with cu_seqlens all sequences are packed into a batch of 1, got {b}")
     if initial_state is not None:
         sequences = b if bounds is None else bounds.shape[0] - 1
         _check_initial_state(initial_state, (sequences, heads, d, v.shape[3]), q.device)
@@ -79,7 +81,12 @@ def check_slopes(s: Tensor, heads: int, device: torch.device) -> None:
         raise NotImplementedError("no gradient with respect to s is computed: pass s.detach()")
 
 
-def _check_bounds(cu_seqlens: Tensor, batch: int, device: torch.device) -> None:
+def check_bounds(cu_seqlens: Tensor, device: torch.device) -> None:
+    """Check bounds of packed sequences, without reading a value.
+
+    Raises:
+        ValueError: if they are not int32 [num_seqs + 1] with at least one sequence, on `device`.
+    """
     if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
         raise ValueError(
             "cu_seqlens must be int32 [num_seqs + 1] with at least one sequence, "
@@ -87,8 +94,51 @@ def _check_bounds(cu_seqlens: Tensor, batch: int, device: torch.device) -> None:
         )
     if cu_seqlens.device != device:
         raise ValueError(f"cu_seqlens must be on the device of q, got {cu_seqlens.device} and {device}")
-    if batch != 1:
-        raise ValueError(f"with cu_seqlens all sequences are packed into a batch of 1, got {batch}")
+
+
+def check_bound_values(cu_seqlens: Tensor, n: int) -> None:
+    """Check the values of bounds of packed sequences on the CPU.
+
+    Raises:
+        ValueError: if they do not start at 0, decrease or end above n.
+    """
+    if cu_seqlens.is_cpu:
+        given: list[int] = cu_seqlens.tolist()
+        if given[0] != 0 or given[-1] > n or sorted(given) != given:
+            raise ValueError(
+                f"cu_seqlens must start at 0, never decrease and end at most at seq_len {n}, got {given}"
+            )
+
+
+def check_token_rows(q: Tensor, k: Tensor, v: Tensor, leading: tuple[str, ...]) -> None:
+    """Check q, k and v of [*leading, heads, dim], without reading a value.
+
+    Raises:
+        ValueError: naming what is wrong and what is allowed.
+    """
+    names = ", ".join(leading)
+    if not q.dim() == k.dim() == v.dim() == len(leading) + 2:
+        raise ValueError(
+            f"q, k and v must be [{names}, heads, dim], got shapes "
+            f"{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
+        )
+    heads, kv_heads, head_dim, value_dim = q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1]
+    if k.shape[:-2] != q.shape[:-2] or k.shape[-1] != head_dim:
+        raise ValueError(
+            f"k must share {names} and head_dim with q, got {tuple(k.shape)} and {tuple(q.shape)}"
+        )
+    if v.shape[:-1] != k.shape[:-1]:
+        raise ValueError(f"v must share {names} and heads with k, got {tuple(v.shape)} and {tuple(k.shape)}")
+    if kv_heads < 1 or heads < 1 or heads % kv_heads:
+        raise ValueError(f"the heads of q must be a multiple of those of k, got {heads} and {kv_heads}")
+    if head_dim < 1 or value_dim < 1:
+        raise ValueError(f"head_dim and value_dim must be at least 1, got {head_dim} and {value_dim}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
+    if not q.dtype.is_floating_point:
+        raise ValueError(f"q, k and v must have a floating dtype, got {q.dtype}")
+    if not q.device == k.device == v.device:
+        raise ValueError(f"q, k and v must be on one device, got {q.device}, {k.device} and {v.device}")
 
 
 def _check_initial_state(state: Tensor, shape: tuple[int, int, int, int], device: torch.device) -> None:
@@ -129,13 +179,8 @@ def check_values(call: Call) -> None:
             or end above n.
     """
     check_slope_values(call.slopes)
-    bounds, n = call.cu_seqlens, call.q.shape[2]
-    if bounds is not None and bounds.is_cpu:
-        given: list[int] = bounds.tolist()
-        if given[0] != 0 or given[-1] > n or sorted(given) != given:
-            raise ValueError(
-                f"cu_seqlens must start at 0, never decrease and end at most at seq_len {n}, got {given}"
-            )
+    if call.cu_seqlens is not None:
+        check_bound_values(call.cu_seqlens, call.q.shape[2])
 
 
 def check_slope_values(s: Tensor | None) -> None:

@@ -143,23 +143,16 @@ def walk_blocks(  # type: ignore[no-untyped-def]
     row = tl.arange(0, BLOCK)
     whole = seq_len // BLOCK
     block_decay = tl.cast(exact_decay, tl.float32)
-    rest = exact_decay - block_decay
-    rest_decay = 0.0
-    catch_up = 1.0
-    if HAS_DECAY:
-        # For fp32 inputs what rounding left over counts in each block. For others that would cost time: the
-        # state catches up with _CATCH_UP blocks at once, and before the first with those that are too few.
-        if q_ptr.dtype.element_ty == tl.float32:
-            rest_decay = tl.cast(rest, tl.float32)
-        else:
-            catch_up = tl.cast(exact_decay + rest * (_CATCH_UP - 1), tl.float32)
-            ahead = rest / tl.maximum(exact_decay, 0.5) * tl.cast(whole % _CATCH_UP, tl.float64)
-            state += state * tl.cast(ahead, tl.float32)
+    rest_decay = tl.cast(exact_decay - block_decay, tl.float32)
     for block in range(whole):
         start = tl.cast(block, tl.int64) * BLOCK
         decay = block_decay
         if HAS_DECAY and q_ptr.dtype.element_ty != tl.float32:
-            decay = tl.where((whole - tl.cast(block, tl.int32)) % _CATCH_UP == 0, catch_up, block_decay)
+            # In fp32 what rounding left over counts in each block. Here that would cost time: the state
+            # catches up with _CATCH_UP blocks at once, or with as many as are left.
+            number = tl.cast(block, tl.int32)
+            if number % _CATCH_UP == 0:
+                decay = block_decay + rest_decay * tl.minimum(whole - number, _CATCH_UP)
         state = visit_block(
             (
                 q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,

@@ -1,6 +1,6 @@
 """Tile sizes, warps and stages of the kernels: plain functions of dims and dtype, no autotuning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -65,6 +65,23 @@ def lightning2_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_l
     while stages > 1 and stages * stage_bytes > shared_limit:
         stages -= 1
     return Tiles(block, block_d, block_e, -(-value_dim // block_e), warps, stages)
+
+
+@cache
+def serve_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_limit: int) -> Tiles:
+    """Choose the tiles of the kernel that serves, where prompts and decoding tokens share a launch.
+
+    Two programs of four warps fit a multiprocessor, where those of `lightning2_tiles` are alone on it: then
+    one loads states while another computes. Each has half of the columns, so that its state takes as many
+    registers per thread.
+    """
+    tiles = lightning2_tiles(head_dim, value_dim, dtype, shared_limit)
+    if dtype == torch.float32 or tiles.block_d == 256:
+        return tiles
+    block_e = min(tiles.block_e, 64)
+    stage_bytes = tiles.block * (2 * tiles.block_d + block_e) * dtype.itemsize
+    stages = max(2, min(3, shared_limit // 2 // stage_bytes))
+    return replace(tiles, block_e=block_e, split_e=-(-value_dim // block_e), warps=4, stages=stages)
 
 
 def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..common.allocate import unit_last_stride
 from ..common.launch import interpreted, on_device
 from ..common.switches import invariant
-from .token_walk import load_state, store_state, token_decay, visit_token
+from .token_walk import load_state, load_token, store_state, token_decay, visit_token
 
 __all__ = ["attention_step", "step_block_e"]
 
@@ -51,12 +51,10 @@ def attention_step_kernel(  # type: ignore[no-untyped-def]
     tile = tl.cast(row_d, tl.int64)[:, None] * state_stride_d + col_e[None, :]  # [BLOCK_D, BLOCK_E]
     PADDED: tl.constexpr = D != BLOCK_D or E % BLOCK_E != 0
     state = load_state(state_ptr + tile, d_ok, e_ok, PADDED)
-    q = tl.cast(tl.load(q_ptr + row_d, mask=d_ok, other=0.0), tl.float32)  # [BLOCK_D]
-    k = tl.cast(tl.load(k_ptr + row_d, mask=d_ok, other=0.0), tl.float32)  # [BLOCK_D]
-    v = tl.cast(tl.load(v_ptr + col_e, mask=e_ok, other=0.0), tl.float32)  # [BLOCK_E]
+    q, k, v = load_token((q_ptr, k_ptr, v_ptr), row_d, col_e, d_ok, e_ok)
     keep, change = token_decay(slope_ptr, head, HAS_DECAY)
     state = visit_token(state, k, v, keep, change, HAS_DECAY)
-    store_state(state_ptr + tile, state, d_ok, e_ok, PADDED)
+    store_state(state_ptr + tile, state, d_ok, e_ok, 0, PADDED, False)
     o = tl.sum(state * q[:, None], axis=0) * scale  # [BLOCK_E]
     tl.store(o_ptr + col_e, tl.cast(o, o_ptr.dtype.element_ty), mask=e_ok)
 

@@ -7,7 +7,11 @@ of o needs no sum across programs.
 import triton
 import triton.language as tl
 
-__all__ = ["load_state", "store_state", "token_decay", "visit_token"]
+from .rounding import ROUNDS
+
+__all__ = ["load_state", "load_token", "random_bits", "store_state", "token_decay", "visit_token"]
+
+_ROUNDS = tl.constexpr(ROUNDS)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -46,10 +50,50 @@ def load_state(pointers, d_ok, e_ok, PADDED: tl.constexpr):  # type: ignore[no-u
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def store_state(pointers, state, d_ok, e_ok, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Store a tile in the dtype of the pointers, rounded to nearest."""
+def random_bits(  # type: ignore[no-untyped-def]
+    seed, count, row, first_e, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr
+):  # fmt: skip
+    """Return 16 random bits for each element of a tile [BLOCK_D, BLOCK_E].
+
+    `row` [BLOCK_D] counts the rows of all heads, and `first_e` is the first column, a multiple of 8: a call
+    of the generator gives the bits of 8 columns.
+    """
+    groups: tl.constexpr = (E + 7) // 8
+    group = first_e // 8 + tl.arange(0, BLOCK_E // 8)
+    place = row[:, None] * groups + group[None, :]  # [BLOCK_D, BLOCK_E / 8]
+    zero = place * 0
+    a, b, c, d = tl.philox(seed, place, zero + count, zero, zero, _ROUNDS)
+    words = tl.join(tl.join(a, b), tl.join(c, d))  # [BLOCK_D, BLOCK_E / 8, 2, 2]
+    return tl.reshape(tl.join(words & 0xFFFF, words >> 16), [BLOCK_D, BLOCK_E])
+
+
+@triton.jit
+def round_stochastic_tile(state, bits):  # type: ignore[no-untyped-def]
+    """Return an fp32 tile rounded to values of bf16; what is not finite stays."""
+    exact = tl.cast(state, tl.uint32, bitcast=True)
+    rounded = tl.cast(((exact + bits) >> 16) << 16, tl.float32, bitcast=True)
+    return tl.where((exact & 0x7F800000) == 0x7F800000, state, rounded)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def store_state(  # type: ignore[no-untyped-def]
+    pointers, state, d_ok, e_ok, bits, PADDED: tl.constexpr, STOCHASTIC: tl.constexpr
+):  # fmt: skip
+    """Store a tile in the dtype of the pointers, rounded to nearest or, if STOCHASTIC, by random `bits`."""
+    if STOCHASTIC:
+        state = round_stochastic_tile(state, bits)
     state = tl.cast(state, pointers.dtype.element_ty)
     if PADDED:
         tl.store(pointers, state, mask=d_ok[:, None] & e_ok[None, :])
     else:
         tl.store(pointers, state)
+
+
+@triton.jit
+def load_token(pointers, row_d, col_e, d_ok, e_ok):  # type: ignore[no-untyped-def]
+    """Load q [BLOCK_D], k [BLOCK_D] and v [BLOCK_E] of a token as fp32."""
+    q_ptr, k_ptr, v_ptr = pointers
+    q = tl.cast(tl.load(q_ptr + row_d, mask=d_ok, other=0.0), tl.float32)
+    k = tl.cast(tl.load(k_ptr + row_d, mask=d_ok, other=0.0), tl.float32)
+    v = tl.cast(tl.load(v_ptr + col_e, mask=e_ok, other=0.0), tl.float32)
+    return q, k, v
