@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 __all__ = [
     "below_autocast",
     "below_autograd",
+    "current_device",
     "dispatch_modes",
     "has_forward_mode",
     "has_functorch_transforms",
@@ -30,6 +31,9 @@ below_autograd: Callable[[], AbstractContextManager[object]] = torch._C._AutoDis
 
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 """Return how many `TorchDispatchMode` are active, such as `FakeTensorMode` and that of `make_fx`."""
+
+current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+"""Return the index of the current CUDA device, where a tensor on one exists already."""
 
 has_functorch_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active
 """Say whether the code runs inside `torch.vmap` or a transform of `torch.func`."""

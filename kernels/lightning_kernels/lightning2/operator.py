@@ -16,14 +16,12 @@ from ..common.allocate import empty_like, empty_output, empty_state
 from ..common.autograd import differentiable
 from ..common.call import Call, Gradients, Upstream
 from ..common.flops import register_flops
+from ..common.kinds import unobserved
 from ..common.private_torch import (
     below_autocast,
     below_autograd,
-    dispatch_modes,
     has_forward_mode,
-    has_functorch_transforms,
     is_dtensor,
-    tracing_state,
 )
 from ..common.validate import check_values
 from .plans import backward_plan, check, choose, forward_plan, portable
@@ -75,23 +73,6 @@ def _register_shardings() -> None:
     from .sharding import register
 
     register()
-
-
-def unobserved(q: Tensor) -> bool:
-    """Say whether calling the operator's implementation itself makes no difference but to the time.
-
-    The dispatcher's way through Python takes as long as the rest of a call. A compiler, a tracer, a mode, a
-    transform or autocast must see the operator.
-    """
-    return (
-        not torch.compiler.is_compiling()  # first, since a compiler cannot ask the others
-        and q.is_cuda
-        and dispatch_modes() == 0
-        and not has_functorch_transforms()
-        and not torch.is_autocast_enabled("cuda")
-        and tracing_state() is None
-        and not has_forward_mode()
-    )
 
 
 def _run_backward(upstream: Upstream, call: Call) -> Gradients:

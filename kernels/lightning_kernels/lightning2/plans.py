@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..common.call import Call, Implementation, Upstream
+from ..common.kinds import kind_of
 from ..common.switches import hopper_is_on, invariant
 from ..common.validate import check_call, check_kernel_call
 from .adapted import Copying, Rescaling
@@ -19,7 +20,6 @@ from .tiles import hopper_takes
 
 MOST_PLANS = 4096
 """More would be kept for ever by calls that each have a sequence length of their own."""
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 _plans: dict[Hashable, Implementation] = {}
@@ -101,30 +101,6 @@ def hopper(device: int) -> ModuleType | None:
     from .hopper import host
 
     return host
-
-
-def kind_of(tensors: tuple[Tensor | None, ...]) -> Hashable:
-    """Return everything of the tensors that a plan depends on: all but values and addresses.
-
-    None if one of them is not a plain tensor: a subclass, a view that is negated when it is read, or what
-    represents zeros or, under autograd's own vmap, several tensors. The dispatcher makes plain ones of these
-    for the operator.
-    """
-    kind: list[Hashable] = []
-    for x in tensors:
-        if x is None:
-            kind.append(None)
-            continue
-        if type(x) not in _PLAIN or x.is_neg():
-            return None
-        try:
-            address = x.data_ptr()
-        except RuntimeError:  # it has no storage
-            return None
-        if address == 0 and x.numel():
-            return None
-        kind += x.shape, x.stride(), x.dtype, x.get_device(), address & 15
-    return tuple(kind)
 
 
 def _keep(key: Hashable, plan: Implementation) -> Implementation:

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..common.allocate import unit_last_stride
 from ..common.call import Call, Gradients, Upstream
 from ..common.core import core_backward, core_forward
-from ..common.launch import check_device, on_device
+from ..common.launch import Launches, check_device
 from .tiles import CATCH_UP, STEEPEST, lightning2_tiles, shared_limit
 
 __all__ = ["backward", "check_runnable", "forward", "linear_attention"]
@@ -279,6 +279,7 @@ def check_runnable(tensor: Tensor) -> None:
 
 
 _NO_STRIDES = (0, 0, 0, 0)
+_launches = Launches(linear_attention_kernel)
 
 
 def linear_attention(call: Call, out: Tensor, final: Tensor | None, *, reverse: bool) -> None:
@@ -291,18 +292,20 @@ def linear_attention(call: Call, out: Tensor, final: Tensor | None, *, reverse: 
     if sequences == 0 or heads == 0:
         return
     tiles = lightning2_tiles(d, e, q.dtype, shared_limit(q.get_device()))
-    with on_device(q):
-        linear_attention_kernel[(sequences * heads * tiles.split_e,)](
-            q, k, v, out, slopes, initial, final, offsets,
-            scale, heads, n, heads // q.shape[1], heads // k.shape[1], heads // v.shape[1],
+    _launches(
+        (sequences * heads * tiles.split_e, 1, 1),
+        (q, k, v, out, slopes, initial, final, offsets),
+        scale,
+        (
+            heads, n, heads // q.shape[1], heads // k.shape[1], heads // v.shape[1],
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
             *(_NO_STRIDES if initial is None else initial.stride()),
             *(_NO_STRIDES if final is None else final.stride()),
-            D=d, E=e, BLOCK=tiles.block, BLOCK_D=tiles.block_d, BLOCK_E=tiles.block_e,
-            HAS_DECAY=slopes is not None, HAS_INITIAL=initial is not None, HAS_FINAL=final is not None,
-            PACKED=offsets is not None, REVERSE=reverse, PRECISION=tiles.precision,
-            num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
+            d, e, tiles.block, tiles.block_d, tiles.block_e, slopes is not None, initial is not None,
+            final is not None, offsets is not None, reverse, tiles.precision,
+        ),
+        (("num_warps", tiles.warps), ("num_stages", tiles.stages)),
+    )  # fmt: skip
 
 
 def forward(call: Call) -> tuple[Tensor, Tensor | None]:

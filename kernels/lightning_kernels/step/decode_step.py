@@ -3,11 +3,17 @@
 state ← exp(−s) · state + kᵀ v,    o = scale · q · state
 """
 
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .._ops import add_op_namespace_prefix, ops
 from ..common.flops import register_step_flops
+from ..common.kinds import kind_of, unobserved
+from ..common.switches import invariant
 from ..common.validate import (
     KERNEL_DTYPES,
     check_dims,
@@ -15,6 +21,12 @@ from ..common.validate import (
     check_slope_values,
     check_slopes,
 )
+
+if TYPE_CHECKING:
+    from .step_kernel import AttentionStep
+
+MOST_STEPS = 4096
+"""More would be kept for ever by batches that each have a size of their own."""
 
 
 def lightning_attn2_step(
@@ -46,6 +58,50 @@ def lightning_attn2_step(
 
     Source: the recurrence of Lightning Attention-2, arXiv 2401.04658.
     """
+    step = _known_step(q, k, v, s, state) if unobserved(q) else None
+    if step is None:
+        _check_for_kernel(q, k, v, s, state)
+        o: Tensor = _step(q, k, v, s, state, scale)
+        return o
+    o = step(q, k, v, s, state, float(scale))
+    increment_version(state)
+    return o
+
+
+_steps: "dict[Hashable, AttentionStep]" = {}
+
+
+def _known_step(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor) -> "AttentionStep | None":
+    """Return what computes steps of this kind, checked; None where only the operator can (`kind_of`)."""
+    learned = torch.is_grad_enabled() and (
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or state.requires_grad
+        or (s is not None and s.requires_grad)
+    )
+    kind = None if learned else kind_of((q, k, v, s, state))
+    if kind is None:
+        return None
+    key = invariant(), kind
+    step = _steps.get(key)
+    if step is None:
+        from .step_kernel import AttentionStep
+
+        _check_for_kernel(q, k, v, s, state)
+        if len(_steps) >= MOST_STEPS:
+            _steps.clear()
+        step = _steps[key] = AttentionStep(q, k, v, s, state)
+    return step
+
+
+def _check_for_kernel(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor) -> None:
+    """Check all that `lightning_attn2_step` demands.
+
+    Raises:
+        ValueError: naming what is wrong and what is allowed.
+        NotImplementedError: if a gradient is asked for.
+    """
     _check(q, k, v, s, state, "lightning_attn2_step")
     if q.dtype not in KERNEL_DTYPES:
         raise ValueError(f"lightning_attn2_step takes float32, float16 or bfloat16, got {q.dtype}")
@@ -56,8 +112,6 @@ def lightning_attn2_step(
     strides = state.stride()
     if strides[3] != 1 and state.shape[3] != 1:
         raise ValueError(f"the last dim of state must be contiguous, got strides {strides}")
-    o: Tensor = _step(q, k, v, s, state, scale)
-    return o
 
 
 def lightning_attn2_step_torch(
@@ -150,7 +204,9 @@ def _check_state(state: Tensor, shape: tuple[int, int, int, int]) -> None:
 def _run(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float) -> Tensor:
     from .step_kernel import attention_step
 
-    return attention_step(q, k, v, slopes, state, scale)
+    o = attention_step(q, k, v, slopes, state, scale)
+    increment_version(state)
+    return o
 
 
 def _fake(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float) -> Tensor:

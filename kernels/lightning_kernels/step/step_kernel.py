@@ -6,17 +6,19 @@ A program owns all of head_dim and a slice of value_dim of one (batch, head), so
 programs. Nothing else of size is touched: the speed is that of a copy of the state.
 """
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..common.allocate import unit_last_stride
-from ..common.launch import interpreted, on_device
+from ..common.launch import Launches, interpreted, on_device
 from ..common.switches import invariant
 from .token_walk import load_state, load_token, store_state, token_decay, visit_token
 
-__all__ = ["attention_step", "step_block_e"]
+__all__ = ["AttentionStep", "attention_step", "step_block_e"]
 
 _WARPS = 4
 _ENOUGH_PROGRAMS = 264
@@ -73,39 +75,68 @@ def step_block_e(states: int, head_dim: int, value_dim: int) -> int:
     return block_e
 
 
-def attention_step(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float
-) -> Tensor:
-    """Update `state` [b, hq, head_dim, value_dim] in place and return o [b, hq, value_dim].
+class AttentionStep:
+    """Decode steps whose tensors have the same shapes, strides, dtypes, devices and alignments.
 
+    Calling it updates `state` [b, hq, head_dim, value_dim] in place and returns o [b, hq, value_dim].
     Arguments are those of `lightning_attn2_step`, which has checked them; slopes are [hq] or [hq, 1, 1].
 
     Raises:
         ValueError: for tensors that are not on a GPU, unless the Triton interpreter is on.
     """
-    if not q.is_cuda and not interpreted(attention_step_kernel):
-        raise ValueError(
-            f"lightning_attn2_step needs tensors on a GPU, got {q.device}: use lightning_attn2_step_torch "
-            "there, or set TRITON_INTERPRET=1 before the import to debug"
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor) -> None:
+        if not q.is_cuda and not interpreted(attention_step_kernel):
+            raise ValueError(
+                f"lightning_attn2_step needs tensors on a GPU, got {q.device}: use "
+                "lightning_attn2_step_torch there, or set TRITON_INTERPRET=1 before the import to debug"
+            )
+        b, h, d = q.shape
+        e = v.shape[2]
+        self._shape = b, h, e
+        self._readable = all(x.stride(-1) == 1 for x in (q, k, v)) and (
+            slopes is None or (slopes.dtype == torch.float32 and slopes.is_contiguous())
         )
-    b, h, d = q.shape
-    e = v.shape[2]
-    out = torch.empty((b, h, e), dtype=q.dtype, device=q.device)
-    if b == 0:
-        return out
-    q, k, v = unit_last_stride(q), unit_last_stride(k), unit_last_stride(v)
-    if slopes is not None and not (slopes.dtype == torch.float32 and slopes.is_contiguous()):
-        slopes = slopes.to(torch.float32).contiguous()
-    block_e = step_block_e(b * h, d, e)
-    with on_device(q):
-        attention_step_kernel[(b * h * -(-e // block_e),)](
-            q, k, v, out, state, slopes, scale, h, h // k.shape[1],
-            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], *state.stride()[:3],
-            D=d, E=e, BLOCK_D=_padded(d), BLOCK_E=block_e, HAS_DECAY=slopes is not None,
-            num_warps=_WARPS,
+        strides = (*(unit_last_stride(x).stride()[:2] for x in (q, k, v)), (h * e, e), state.stride()[:3])
+        block_e = step_block_e(b * h, d, e)
+        self._grid = b * h * -(-e // block_e), 1, 1
+        self._rest = (
+            h, h // k.shape[1], *(stride for group in strides for stride in group),
+            d, e, _padded(d), block_e, slopes is not None,
         )  # fmt: skip
-    return out
+        self._again: Callable[..., object] | None = None
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float
+    ) -> Tensor:
+        """Update the state and return o."""
+        out = torch.empty(self._shape, dtype=q.dtype, device=q.device)
+        if self._shape[0] == 0:
+            return out
+        if not self._readable:
+            q, k, v = unit_last_stride(q), unit_last_stride(k), unit_last_stride(v)
+            slopes = None if slopes is None else slopes.to(torch.float32).contiguous()
+        # What is kept is for tensors aligned as these are, and new ones are aligned.
+        if self._again is not None and out.data_ptr() & 15 == 0:
+            with on_device(q):
+                self._again(q, k, v, out, state, slopes, scale, *self._rest)
+            return out
+        again = _launches(self._grid, (q, k, v, out, state, slopes), scale, self._rest, _OPTIONS)
+        if self._readable and out.data_ptr() & 15 == 0:
+            self._again = again
+        return out
+
+
+def attention_step(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float
+) -> Tensor:
+    """Update `state` in place and return o, once: see `AttentionStep`."""
+    return AttentionStep(q, k, v, slopes, state)(q, k, v, slopes, state, scale)
 
 
 def _padded(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
+
+
+_launches = Launches(attention_step_kernel)
+_OPTIONS = (("num_warps", _WARPS),)

@@ -47,6 +47,14 @@ def test_below_autocast_of_another_device():
         assert torch.mm(x, x).dtype == torch.bfloat16
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_current_device():
+    for index in range(2):
+        with torch.cuda.device(index):
+            assert private_torch.current_device() == index
+
+
 def test_dispatch_modes():
     assert private_torch.dispatch_modes() == 0
     with CountingMode() as mode:

@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import lightning_kernels as lk
+from lightning_kernels.common import kinds
 from lightning_kernels.lightning2 import operator, plans, portable
 from tests.support.kernel_cases import make_case, make_inputs, relative_l2
 
@@ -190,15 +191,15 @@ def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less():
 
 def test_what_is_no_values_in_memory_has_no_plan():
     x = torch.randn(2, 3)
-    assert plans.kind_of((x, None)) == plans.kind_of((torch.nn.Parameter(x.clone()), None)) is not None
-    assert plans.kind_of((x[:0],)) is not None
+    assert kinds.kind_of((x, None)) == kinds.kind_of((torch.nn.Parameter(x.clone()), None)) is not None
+    assert kinds.kind_of((x[:0],)) is not None
     stands_for_others = torch._neg_view(x), torch.complex(x, x).conj().imag, torch._efficientzerotensor((2,))
     for other in (*stands_for_others, FakeTensorMode().from_tensor(x), x.to_mkldnn()):
-        assert plans.kind_of((x, other)) is None
+        assert kinds.kind_of((x, other)) is None
 
 
 def test_a_batch_under_vmap_of_autograd_has_no_plan():
-    kinds = []
+    found = []
 
     class Spy(torch.autograd.Function):
         @staticmethod
@@ -207,14 +208,14 @@ def test_a_batch_under_vmap_of_autograd_has_no_plan():
 
         @staticmethod
         def backward(ctx, grad):
-            kinds.append(plans.kind_of((grad,)))
+            found.append(kinds.kind_of((grad,)))
             return grad
 
     x = torch.ones(3, requires_grad=True)
     torch.autograd.grad(Spy.apply(x), x, torch.ones(2, 3), is_grads_batched=True)
     torch.autograd.grad(Spy.apply(x), x, torch.ones(3))
-    assert kinds[0] is None
-    assert kinds[1] is not None
+    assert found[0] is None
+    assert found[1] is not None
 
 
 @pytest.mark.usefixtures("either_way")
@@ -263,6 +264,23 @@ def test_a_scale_that_is_an_int(monkeypatch):
     for scale in (1, True, 0.5):
         lk.lightning_attn2(q, k, v, scale=scale)
     assert [(type(scale), scale) for scale in seen] == [(float, 1.0), (float, 1.0), (float, 0.5)]
+
+
+@pytest.mark.usefixtures("past_the_dispatcher")
+def test_a_plan_is_for_one_layout():
+    case = make_case(1, 2, 2, 20, 16, 32, torch.float32, device=DEVICE)
+    tensors = case.q, case.k, case.v, case.initial_state
+    expected = lk.lightning_attn2(*tensors[:3], case.s, initial_state=tensors[3], return_state=True)
+    changes = (
+        lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        lambda x: torch.cat((x, x), dim=-1)[..., : x.shape[-1]],
+    )
+    for index in (0, 1, 2, 3, 0, 1, 2, 3):
+        for change in changes:
+            q, k, v, state = (change(x) if i == index else x for i, x in enumerate(tensors))
+            got = lk.lightning_attn2(q, k, v, case.s, initial_state=state, return_state=True)
+            assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.usefixtures("past_the_dispatcher")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import lightning_kernels as lk
 from lightning_kernels import lightning_attn2_step, lightning_attn2_step_torch
+from lightning_kernels.step import decode_step
 from tests.support.kernel_cases import make_inputs, relative_l2
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
@@ -136,7 +137,15 @@ def test_grouped_heads_are_repeated_heads(step):
     assert torch.equal(one, other)
 
 
+@pytest.fixture(params=["operator", "direct"])
+def either_way(request, monkeypatch):
+    """Let steps go past the dispatcher too, on a CPU as on a GPU."""
+    monkeypatch.setattr(decode_step, "unobserved", lambda _: request.param == "direct")
+    monkeypatch.setattr(decode_step, "_steps", {})
+
+
 @both
+@pytest.mark.usefixtures("either_way")
 def test_strides_change_nothing(step):
     token = make_token(2, 4, 4, 32, 48, torch.float32)
     s, state = lk.build_slope_tensor(4).to(DEVICE), make_state(2, 4, 32, 48)
@@ -154,7 +163,7 @@ def test_strides_change_nothing(step):
     def column(x):  # last dim not contiguous
         return x.transpose(-1, -2).contiguous().transpose(-1, -2)
 
-    for change in (swapped, sliced, column):
+    for change in 2 * (swapped, sliced, column):
         given_state = state.clone() if change is column else change(state)
         o = step(*(change(x) for x in token), s, state=given_state)
         assert o.is_contiguous()
@@ -169,6 +178,7 @@ def test_strides_change_nothing(step):
 
 
 @both
+@pytest.mark.usefixtures("either_way")
 def test_slopes_in_any_form(step):
     token, state = make_token(1, 4, 4, 16, 16, torch.float32), make_state(1, 4, 16, 16)
     flat = torch.tensor([0.0, 0.5, 1.0, 8.0], device=DEVICE)
@@ -205,6 +215,7 @@ def test_an_empty_batch_is_an_empty_result(step):
 
 
 @both
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -226,6 +237,7 @@ def test_shapes_that_do_not_fit(step, change, message):
 
 
 @both
+@pytest.mark.usefixtures("either_way")
 def test_dtypes_that_do_not_fit(step):
     q, k, v = make_token(1, 2, 2, 16, 16, torch.float32)
     state = make_state(1, 2, 16, 16)
@@ -240,12 +252,14 @@ def test_dtypes_that_do_not_fit(step):
 
 
 @both
+@pytest.mark.usefixtures("either_way")
 def test_a_state_that_cannot_be_updated(step):
     token = make_token(1, 2, 2, 16, 8, torch.float32)
     with pytest.raises(ValueError, match="must not be expanded"):
         step(*token, state=torch.zeros(1, 1, 16, 8, device=DEVICE).expand(1, 2, 16, 8))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_limits_of_the_kernel():
     token = make_token(1, 2, 2, 16, 8, torch.float32)
     with pytest.raises(ValueError, match="last dim of state must be contiguous"):
@@ -259,6 +273,7 @@ def test_limits_of_the_kernel():
 
 
 @both
+@pytest.mark.usefixtures("either_way")
 def test_no_gradient_is_computed(step):
     for index in range(4):
         tensors = [*make_token(1, 2, 2, 16, 16, torch.float32), make_state(1, 2, 16, 16)]
@@ -271,6 +286,42 @@ def test_no_gradient_is_computed(step):
     q, k, v = make_token(1, 2, 2, 16, 16, torch.float32)
     with pytest.raises(NotImplementedError, match="respect to s"):
         step(q, k, v, torch.zeros(2, device=DEVICE, requires_grad=True), state=make_state(1, 2, 16, 16))
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_step_is_noticed_by_autograd():
+    """A state that autograd saved for a backward pass must not have changed before it."""
+    q, k, v = make_token(1, 2, 2, 16, 16, torch.float32)
+    state, weight = make_state(1, 2, 16, 16), torch.ones(1, 2, 16, 16, device=DEVICE, requires_grad=True)
+    for _ in range(2):
+        loss = (state * weight).sum()
+        with torch.no_grad():
+            lightning_attn2_step(q, k, v, state=state)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    with torch.inference_mode():
+        state = make_state(1, 2, 16, 16)
+        for _ in range(2):
+            lightning_attn2_step(q, k, v, state=state)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_views_that_are_negated_when_read_are_refused_or_right():
+    q, k, v = make_token(1, 2, 2, 16, 16, torch.float32)
+    one, other = make_state(1, 2, 16, 16), make_state(1, 2, 16, 16)
+    for _ in range(2):
+        expected = lightning_attn2_step(-q, k, v, state=one)
+        assert torch.equal(lightning_attn2_step(torch._neg_view(q), k, v, state=other), expected)
+        assert torch.equal(one, other)
+
+
+def test_steps_of_many_batches_are_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr(decode_step, "unobserved", lambda _: True)
+    monkeypatch.setattr(decode_step, "_steps", {})
+    monkeypatch.setattr(decode_step, "MOST_STEPS", 3)
+    for batch in range(1, 9):
+        lightning_attn2_step(*make_token(batch, 1, 1, 4, 4, torch.float32), state=make_state(batch, 1, 4, 4))
+        assert 1 <= len(decode_step._steps) <= 3
 
 
 @both

@@ -17,6 +17,7 @@ from ...common.allocate import (
 )
 from ...common.call import Call, Gradients, Upstream
 from ...common.launch import on_device
+from ...common.private_triton import direct_launch
 from ..cuts import hopper_launch
 from ..tiles import processors
 from .kernel import linear_attention_kernel
@@ -119,7 +120,7 @@ class Launch:
             device, q.dtype, d, e, tiles, backward, slopes is None, offsets is None, _alignment(initial),
             _alignment(grad_state), final is None, max(strides) < 2**31,
         )  # fmt: skip
-        self._compiled: Callable[..., Any] | None = None
+        self._again: Callable[..., object] | None = None
 
     def __call__(self, tensors: Tensors, extras: Extras, scale: float) -> None:
         """Launch the kernel on these tensors; the first launch compiles it."""
@@ -129,29 +130,21 @@ class Launch:
         if self._tiles.boxes:
             q, k, v = tensors[:3]
             boxes = _box(q, self._tiles.block_d), _box(k, self._tiles.block_d), _box(v, self._tiles.columns)
-        arguments = (
-            *tensors,
-            *boxes,
-            *extras,
-            *self._exchange(tensors[0]),
-            *self._counts,
-            scale,
-            *self._rest,
-        )
+        exchange = self._exchange(tensors[0]) if self._tiles.ahead else (None, None)
+        arguments = (*tensors, *boxes, *extras, *exchange, *self._counts, scale, *self._rest)
         with on_device(tensors[0]):
-            if self._compiled is not None:
-                self._compiled(*arguments)
+            if self._again is None:
+                self._first(arguments)
             else:
-                self._compile(arguments)
+                self._again(*arguments)
 
-    def _exchange(self, q: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Allocate the sums and flags by which segments exchange states, if there are any (`exchange`)."""
-        if not self._tiles.ahead:
-            return None, None
+    def _exchange(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Allocate the sums and flags by which segments exchange states (`exchange`)."""
         sums = q.new_empty((*self._grid[:1], self._tiles.columns, self._tiles.block_d), dtype=torch.float32)
         return sums, q.new_zeros(self._grid[0], dtype=torch.int32)
 
-    def _compile(self, arguments: tuple[object, ...]) -> None:
+    def _first(self, arguments: tuple[object, ...]) -> None:
+        """Launch the kernel, compile it if nothing has, and keep what launches it again."""
         kernel = compiled_kernels.get(self._key)
         if kernel is None:
             kernel = launch(self._grid, self._tiles.state_warps, arguments)
@@ -161,7 +154,8 @@ class Launch:
                 compiled_kernels[self._key] = kernel
         else:
             kernel[self._grid](*arguments)
-        self._compiled = kernel[self._grid]
+        options = {"num_warps": self._tiles.state_warps}
+        self._again = direct_launch(linear_attention_kernel, options, kernel, self._grid, int(self._key[0]))
 
 
 def _alignment(x: Tensor | None) -> int:
