@@ -12,7 +12,7 @@ def empty_like(tensor: Tensor) -> Tensor:
     It has the strides of `tensor` where the last dim of that is contiguous.
     """
     out = torch.empty_like(tensor)
-    if out.stride(-1) != 1:
+    if out.stride()[-1] != 1:
         out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
     return out
 
@@ -20,10 +20,10 @@ def empty_like(tensor: Tensor) -> Tensor:
 def empty_output(call: Call) -> Tensor:
     """Allocate o [b, heads, n, value_dim], laid out in memory as v is; with one kv head, as q is."""
     v = call.v
-    b, kv_heads, n, e = v.shape
-    heads = call.q.shape[1]
+    heads, kv_heads = call.q.shape[1], v.shape[1]
     if heads == kv_heads:
         return empty_like(v)
+    b, _, n, e = v.shape
     like = call.q if kv_heads == 1 else v  # the strides of one head say nothing about its layout
     if 0 < like.stride(1) < like.stride(2):
         return v.new_empty(b, n, heads, e).transpose(1, 2)
@@ -40,7 +40,7 @@ def empty_state(call: Call) -> Tensor:
 
 def unit_last_stride(tensor: Tensor) -> Tensor:
     """Return the tensor itself if its last dim is contiguous, which the kernels need, else a copy."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    return tensor if tensor.stride()[-1] == 1 else tensor.contiguous()
 
 
 def sum_groups(part: Tensor, total: Tensor) -> None:

@@ -5,7 +5,7 @@ tests/lightning_kernels/common/test_private_torch.py tests what each of them ans
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "is_dtensor",
     "load_associative_scan",
     "register_sharding",
+    "tensor_guard",
     "tracing_state",
 ]
 
@@ -66,6 +67,25 @@ def load_associative_scan() -> Callable[..., Any]:
     from torch._higher_order_ops.associative_scan import associative_scan
 
     return associative_scan
+
+
+def tensor_guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    """Return what says whether as many tensors are like these in all but values and addresses.
+
+    It is how torch.compile sees whether it has compiled for given tensors: their types, shapes, strides,
+    dtypes, devices, whether they require gradients, and everything by which the dispatcher chooses, such as
+    subclasses, views that are negated when read, modes, transforms and autocast.
+    It is false for the same tensor twice. It does not keep the tensors alive.
+    """
+    guards: Any = getattr(torch._C._dynamo.guards, "TensorGuards", None)
+    if guards is None:  # then calls are recognised more slowly
+        return lambda *_: False
+    check: Callable[..., bool] = guards(
+        *tensors,
+        dynamic_dims_sizes=[list(x.shape) for x in tensors],
+        dynamic_dims_strides=[list(x.stride()) for x in tensors],
+    ).check
+    return check
 
 
 def is_dtensor(tensor: Tensor) -> bool:

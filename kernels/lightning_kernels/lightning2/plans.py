@@ -4,7 +4,7 @@ Calls are of one kind where their tensors agree in everything but values and add
 dtypes, devices and alignments. A call of a known kind is neither checked nor decided upon again.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import cache, partial
 from types import ModuleType
 
@@ -12,17 +12,13 @@ import torch
 from torch import Tensor
 
 from ..common.call import Call, Implementation, Upstream
-from ..common.kinds import kind_of
+from ..common.kinds import Kept
 from ..common.switches import hopper_is_on, invariant
 from ..common.validate import check_call, check_kernel_call
 from .adapted import Copying, Rescaling
 from .tiles import hopper_takes
 
-MOST_PLANS = 4096
-"""More would be kept for ever by calls that each have a sequence length of their own."""
-
-
-_plans: dict[Hashable, Implementation] = {}
+_plans: Kept[Implementation] = Kept()
 
 
 def forward_plan(call: Call) -> Implementation | None:
@@ -31,29 +27,27 @@ def forward_plan(call: Call) -> Implementation | None:
     Raises:
         ValueError, NotImplementedError: as `check`.
     """
-    kind = kind_of(call[:6])
-    if kind is None:
-        return None
-    slopes = call.slopes
-    learned = slopes is not None and slopes.requires_grad and torch.is_grad_enabled()  # is refused
-    key = call.return_state, learned, hopper_is_on(), invariant(), kind
-    plan = _plans.get(key)
-    if plan is None:
+
+    q, k, v, slopes, initial_state, bounds, _, return_state = call
+
+    def decide() -> Implementation:
         check(call)
-        plan = _keep(key, choose(call.q, call.k, call.v))
-    return plan
+        return choose(q, k, v)
+
+    learned = slopes is not None and slopes.requires_grad and torch.is_grad_enabled()  # is refused
+    given = slopes is None, initial_state is None, bounds is None
+    also = given, return_state, learned, hopper_is_on(), invariant()
+    return _plans.find((q, k, v, slopes, initial_state, bounds), also, decide)
 
 
 def backward_plan(upstream: Upstream, call: Call) -> Implementation | None:
     """Return what computes the gradients of a call; None where only the operator can (`kind_of`)."""
-    kind = kind_of((upstream.grad_o, upstream.grad_state, *call[:6]))
-    if kind is None:
-        return None
-    key = upstream.needs, hopper_is_on(), invariant(), kind
-    plan = _plans.get(key)
-    if plan is None:
-        plan = _keep(key, choose(call.q, call.k, call.v, upstream.grad_o))
-    return plan
+    q, k, v, slopes, initial_state, bounds, _, _ = call
+    grad_o, grad_state, needs = upstream
+    given = slopes is None, initial_state is None, bounds is None, grad_o is None, grad_state is None
+    also = given, needs, hopper_is_on(), invariant()
+    tensors = q, k, v, slopes, initial_state, bounds, grad_o, grad_state
+    return _plans.find(tensors, also, lambda: choose(q, k, v, grad_o))
 
 
 def check(call: Call) -> None:
@@ -101,10 +95,3 @@ def hopper(device: int) -> ModuleType | None:
     from .hopper import host
 
     return host
-
-
-def _keep(key: Hashable, plan: Implementation) -> Implementation:
-    if len(_plans) >= MOST_PLANS:
-        _plans.clear()
-    _plans[key] = plan
-    return plan

@@ -3,7 +3,6 @@
 state ← exp(−s) · state + kᵀ v,    o = scale · q · state
 """
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ from torch.autograd.graph import increment_version
 
 from .._ops import add_op_namespace_prefix, ops
 from ..common.flops import register_step_flops
-from ..common.kinds import kind_of, unobserved
+from ..common.kinds import Kept, unobserved
 from ..common.switches import invariant
 from ..common.validate import (
     KERNEL_DTYPES,
@@ -24,9 +23,6 @@ from ..common.validate import (
 
 if TYPE_CHECKING:
     from .step_kernel import AttentionStep
-
-MOST_STEPS = 4096
-"""More would be kept for ever by batches that each have a size of their own."""
 
 
 def lightning_attn2_step(
@@ -68,11 +64,18 @@ def lightning_attn2_step(
     return o
 
 
-_steps: "dict[Hashable, AttentionStep]" = {}
+_steps: "Kept[AttentionStep]" = Kept()
 
 
 def _known_step(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor) -> "AttentionStep | None":
     """Return what computes steps of this kind, checked; None where only the operator can (`kind_of`)."""
+
+    def decide() -> "AttentionStep":
+        from .step_kernel import AttentionStep
+
+        _check_for_kernel(q, k, v, s, state)
+        return AttentionStep(q, k, v, s, state)
+
     learned = torch.is_grad_enabled() and (
         q.requires_grad
         or k.requires_grad
@@ -80,19 +83,7 @@ def _known_step(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor
         or state.requires_grad
         or (s is not None and s.requires_grad)
     )
-    kind = None if learned else kind_of((q, k, v, s, state))
-    if kind is None:
-        return None
-    key = invariant(), kind
-    step = _steps.get(key)
-    if step is None:
-        from .step_kernel import AttentionStep
-
-        _check_for_kernel(q, k, v, s, state)
-        if len(_steps) >= MOST_STEPS:
-            _steps.clear()
-        step = _steps[key] = AttentionStep(q, k, v, s, state)
-    return step
+    return None if learned else _steps.find((q, k, v, s, state), (s is None, invariant()), decide)
 
 
 def _check_for_kernel(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor) -> None:

@@ -1,5 +1,7 @@
 """What torch's private interface answers in each state: the tests to run first on a new torch."""
 
+import weakref
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -133,6 +135,41 @@ def test_load_associative_scan(dtype):
         torch.autograd.grad(got, (a, x), weight), torch.autograd.grad(expected, (a, x), weight), strict=True
     ):
         torch.testing.assert_close(one, two)
+
+
+def test_tensor_guard():
+    x, y = torch.ones(2, 3), torch.ones(4)
+    like = private_torch.tensor_guard([x, y])
+    assert like(x, y)
+    assert like(torch.zeros(3, 3)[1:], y)
+    others = (
+        x.double(), x.half(), torch.ones(3, 2), torch.ones(3, 2).t(), torch.ones(2, 4)[:, :3], torch.ones(6),
+        torch.ones(2, 3, requires_grad=True), torch.nn.Parameter(x, requires_grad=False), torch._neg_view(x),
+        torch._efficientzerotensor((2, 3)), FakeTensorMode().from_tensor(x), torch.ones(2, 3, device="meta"),
+    )  # fmt: skip
+    for other in (*others, None, 1.0):
+        assert not like(other, y)
+    learned = private_torch.tensor_guard([torch.ones(2, requires_grad=True)])
+    assert learned(torch.ones(2, requires_grad=True))
+    with torch.inference_mode():
+        assert not like(torch.ones(2, 3), y)
+        assert private_torch.tensor_guard([torch.ones(2, 3)])(torch.ones(2, 3))
+    with CountingMode():
+        assert not like(x, y)
+    with torch.autocast("cpu"):
+        assert not like(x, y)
+    seen = []
+    torch.vmap(lambda z: (seen.append(like(z, y)), z)[1])(torch.ones(5, 2, 3))
+    assert seen == [False]
+    assert not private_torch.tensor_guard([x, x])(x, x)
+
+
+def test_tensor_guard_keeps_nothing_alive():
+    x = torch.ones(2)
+    like, there = private_torch.tensor_guard([x]), weakref.ref(x)
+    del x
+    assert there() is None
+    assert like(torch.ones(2))
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")

@@ -161,7 +161,7 @@ def test_the_way_past_the_dispatcher_gives_the_same(monkeypatch, bounds, wanted)
 def past_the_dispatcher(monkeypatch):
     """Let calls go past the dispatcher, on a CPU too, and find no plan of another test."""
     monkeypatch.setattr(operator, "unobserved", lambda _: True)
-    monkeypatch.setattr(plans, "_plans", {})
+    monkeypatch.setattr(plans, "_plans", kinds.Kept())
 
 
 @pytest.fixture(params=["operator", "direct"])
@@ -285,7 +285,7 @@ def test_a_plan_is_for_one_layout():
 
 @pytest.mark.usefixtures("past_the_dispatcher")
 def test_plans_of_many_lengths_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(plans, "MOST_PLANS", 4)
+    monkeypatch.setattr(kinds, "MOST_KINDS", 4)
     case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     whole = lk.lightning_attn2(case.q, case.k, case.v, case.s)
     for n in range(1, 20):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import lightning_kernels as lk
 from lightning_kernels import lightning_attn2_step, lightning_attn2_step_torch
+from lightning_kernels.common import kinds
 from lightning_kernels.step import decode_step
 from tests.support.kernel_cases import make_inputs, relative_l2
 
@@ -141,7 +142,7 @@ def test_grouped_heads_are_repeated_heads(step):
 def either_way(request, monkeypatch):
     """Let steps go past the dispatcher too, on a CPU as on a GPU."""
     monkeypatch.setattr(decode_step, "unobserved", lambda _: request.param == "direct")
-    monkeypatch.setattr(decode_step, "_steps", {})
+    monkeypatch.setattr(decode_step, "_steps", kinds.Kept())
 
 
 @both
@@ -317,8 +318,8 @@ def test_views_that_are_negated_when_read_are_refused_or_right():
 
 def test_steps_of_many_batches_are_not_kept_for_ever(monkeypatch):
     monkeypatch.setattr(decode_step, "unobserved", lambda _: True)
-    monkeypatch.setattr(decode_step, "_steps", {})
-    monkeypatch.setattr(decode_step, "MOST_STEPS", 3)
+    monkeypatch.setattr(decode_step, "_steps", kinds.Kept())
+    monkeypatch.setattr(kinds, "MOST_KINDS", 3)
     for batch in range(1, 9):
         lightning_attn2_step(*make_token(batch, 1, 1, 4, 4, torch.float32), state=make_state(batch, 1, 4, 4))
         assert 1 <= len(decode_step._steps) <= 3

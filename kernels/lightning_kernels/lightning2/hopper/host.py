@@ -131,19 +131,17 @@ class Launch:
             q, k, v = tensors[:3]
             boxes = _box(q, self._tiles.block_d), _box(k, self._tiles.block_d), _box(v, self._tiles.columns)
         exchange = self._exchange(tensors[0]) if self._tiles.ahead else (None, None)
-        arguments = (*tensors, *boxes, *extras, *exchange, *self._counts, scale, *self._rest)
         with on_device(tensors[0]):
-            if self._again is None:
-                self._first(arguments)
-            else:
-                self._again(*arguments)
+            (self._again or self._first)(
+                *tensors, *boxes, *extras, *exchange, *self._counts, scale, *self._rest
+            )
 
     def _exchange(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Allocate the sums and flags by which segments exchange states (`exchange`)."""
         sums = q.new_empty((*self._grid[:1], self._tiles.columns, self._tiles.block_d), dtype=torch.float32)
         return sums, q.new_zeros(self._grid[0], dtype=torch.int32)
 
-    def _first(self, arguments: tuple[object, ...]) -> None:
+    def _first(self, *arguments: object) -> None:
         """Launch the kernel, compile it if nothing has, and keep what launches it again."""
         kernel = compiled_kernels.get(self._key)
         if kernel is None:
