@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lightning_kernels as lk
-from lightning_kernels.common.kinds import Kept
+from lightning_kernels.common.call_kinds import KeptByKind
 from lightning_kernels.lightning2 import plans as kept_plans
 from lightning_kernels.lightning2 import tiles
 from tests.support.kernel_cases import check_case, make_case, make_inputs, relative_l2, run
@@ -24,7 +24,7 @@ dtypes = pytest.mark.parametrize("dtype", list(BUDGET), ids=["fp16", "bf16"])
 @pytest.fixture(autouse=True)
 def plans(monkeypatch):
     """Let a test that changes what is decided upon find no decision of another, and leave none."""
-    kept = Kept()
+    kept = KeptByKind()
     monkeypatch.setattr(kept_plans, "_plans", kept)
     return kept
 

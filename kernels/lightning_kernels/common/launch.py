@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from .private_torch import current_device
-from .private_triton import Grid, direct_launch
+from .private_triton import LaunchGrid, direct_launch
 
 MOST_LAUNCHES = 4096
 """More would be kept for ever by calls that each have a sequence length of their own."""
@@ -56,7 +56,7 @@ class Launches:
 
     def __call__(
         self,
-        grid: Grid,
+        grid: LaunchGrid,
         tensors: tuple[Tensor | None, ...],
         scale: float,
         rest: tuple[int | str, ...],

@@ -8,9 +8,9 @@ from typing import Any
 
 import triton
 
-__all__ = ["KNOWN_VERSIONS", "Grid", "direct_launch", "version"]
+__all__ = ["KNOWN_VERSIONS", "LaunchGrid", "direct_launch", "version"]
 
-Grid = tuple[int, int, int]
+LaunchGrid = tuple[int, int, int]
 KNOWN_VERSIONS = ("3.6", "3.7")
 """Releases of triton whose launcher `direct_launch` calls itself."""
 version = ".".join(triton.__version__.split(".")[:2])
@@ -18,7 +18,7 @@ version = ".".join(triton.__version__.split(".")[:2])
 
 
 def direct_launch(
-    jit: Any, options: dict[str, int], kernel: Any, grid: Grid, device: int
+    jit: Any, options: dict[str, int], kernel: Any, grid: LaunchGrid, device: int
 ) -> Callable[..., object]:
     """Return a function that launches a compiled kernel on the current stream, with a third of the host time.
 

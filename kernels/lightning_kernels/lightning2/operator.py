@@ -15,8 +15,8 @@ from .._ops import add_op_namespace_prefix, ops
 from ..common.allocate import empty_like, empty_output, empty_state
 from ..common.autograd import differentiable
 from ..common.call import Call, Gradients, Upstream
+from ..common.call_kinds import unobserved
 from ..common.flops import register_flops
-from ..common.kinds import unobserved
 from ..common.private_torch import (
     below_autocast,
     below_autograd,

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..common.call import Call, Implementation, Upstream
-from ..common.kinds import Kept
+from ..common.call_kinds import KeptByKind
 from ..common.switches import hopper_is_on, invariant
 from ..common.validate import check_call, check_kernel_call
 from .adapted import Copying, Rescaling
 from .tiles import hopper_takes
 
-_plans: Kept[Implementation] = Kept()
+_plans: KeptByKind[Implementation] = KeptByKind()
 
 
 def forward_plan(call: Call) -> Implementation | None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._ops import add_op_namespace_prefix, ops
+from ..common.call_kinds import KeptByKind, unobserved
 from ..common.flops import register_step_flops
-from ..common.kinds import Kept, unobserved
 from ..common.switches import invariant
 from ..common.validate import (
     KERNEL_DTYPES,
@@ -64,7 +64,7 @@ def lightning_attn2_step(
     return o
 
 
-_steps: "Kept[AttentionStep]" = Kept()
+_steps: "KeptByKind[AttentionStep]" = KeptByKind()
 
 
 def _known_step(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor) -> "AttentionStep | None":

@@ -8,7 +8,7 @@ import torch
 import triton
 
 import lightning_kernels as lk
-from lightning_kernels.common import kinds, launch, private_triton
+from lightning_kernels.common import call_kinds, launch, private_triton
 from lightning_kernels.common.call import Call
 from lightning_kernels.lightning2 import operator, plans, portable
 from lightning_kernels.lightning2.hopper import host
@@ -83,7 +83,7 @@ def test_decode_steps(monkeypatch, recorder):
     past = recorder.compared(monkeypatch, launch)
     jit = recorder.kernel(step_kernel.attention_step_kernel)
     monkeypatch.setattr(decode_step, "unobserved", lambda _: True)
-    monkeypatch.setattr(decode_step, "_steps", kinds.Kept())
+    monkeypatch.setattr(decode_step, "_steps", call_kinds.KeptByKind())
     monkeypatch.setattr(step_kernel, "interpreted", lambda _: True)
     monkeypatch.setattr(step_kernel, "_launches", launch.Launches(jit))
     rng = random.Random(0)
@@ -104,7 +104,7 @@ def test_the_hopper_kernel(monkeypatch, recorder, boxes):
     past = recorder.compared(monkeypatch, host)
     jit = recorder.kernel(host.linear_attention_kernel)
     monkeypatch.setattr(operator, "unobserved", lambda _: True)
-    monkeypatch.setattr(plans, "_plans", kinds.Kept())
+    monkeypatch.setattr(plans, "_plans", call_kinds.KeptByKind())
     monkeypatch.setattr(plans, "hopper", lambda _: host)
     monkeypatch.setattr(host, "linear_attention_kernel", jit)
     monkeypatch.setattr(host, "compiled_kernels", {})

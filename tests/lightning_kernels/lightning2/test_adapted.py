@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lightning_kernels as lk
-from lightning_kernels.common import kinds, switches
+from lightning_kernels.common import call_kinds, switches
 from lightning_kernels.lightning2 import cuts, operator, plans
 from lightning_kernels.step.step_kernel import step_block_e
 from tests.support.gluon_emulator.trials import Runner
@@ -28,7 +28,7 @@ def device(monkeypatch):
     """Emulate a GPU of compute capability 9.0 that takes the calls of the test."""
     runner = Runner()
     monkeypatch.setattr(plans, "hopper", lambda _: runner.host)
-    monkeypatch.setattr(plans, "_plans", kinds.Kept())
+    monkeypatch.setattr(plans, "_plans", call_kinds.KeptByKind())
     monkeypatch.setattr(runner.host, "processors", lambda _: 4)
     return runner
 

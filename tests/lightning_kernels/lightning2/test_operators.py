@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import lightning_kernels as lk
-from lightning_kernels.common import kinds
+from lightning_kernels.common import call_kinds
 from lightning_kernels.lightning2 import operator, plans, portable
 from tests.support.kernel_cases import make_case, make_inputs, relative_l2
 
@@ -161,7 +161,7 @@ def test_the_way_past_the_dispatcher_gives_the_same(monkeypatch, bounds, wanted)
 def past_the_dispatcher(monkeypatch):
     """Let calls go past the dispatcher, on a CPU too, and find no plan of another test."""
     monkeypatch.setattr(operator, "unobserved", lambda _: True)
-    monkeypatch.setattr(plans, "_plans", kinds.Kept())
+    monkeypatch.setattr(plans, "_plans", call_kinds.KeptByKind())
 
 
 @pytest.fixture(params=["operator", "direct"])
@@ -191,11 +191,13 @@ def test_a_plan_is_kept_for_calls_alike_and_checks_nothing_less():
 
 def test_what_is_no_values_in_memory_has_no_plan():
     x = torch.randn(2, 3)
-    assert kinds.kind_of((x, None)) == kinds.kind_of((torch.nn.Parameter(x.clone()), None)) is not None
-    assert kinds.kind_of((x[:0],)) is not None
+    assert (
+        call_kinds.kind_of((x, None)) == call_kinds.kind_of((torch.nn.Parameter(x.clone()), None)) is not None
+    )
+    assert call_kinds.kind_of((x[:0],)) is not None
     stands_for_others = torch._neg_view(x), torch.complex(x, x).conj().imag, torch._efficientzerotensor((2,))
     for other in (*stands_for_others, FakeTensorMode().from_tensor(x), x.to_mkldnn()):
-        assert kinds.kind_of((x, other)) is None
+        assert call_kinds.kind_of((x, other)) is None
 
 
 def test_a_batch_under_vmap_of_autograd_has_no_plan():
@@ -208,7 +210,7 @@ def test_a_batch_under_vmap_of_autograd_has_no_plan():
 
         @staticmethod
         def backward(ctx, grad):
-            found.append(kinds.kind_of((grad,)))
+            found.append(call_kinds.kind_of((grad,)))
             return grad
 
     x = torch.ones(3, requires_grad=True)
@@ -285,7 +287,7 @@ def test_a_plan_is_for_one_layout():
 
 @pytest.mark.usefixtures("past_the_dispatcher")
 def test_plans_of_many_lengths_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(kinds, "MOST_KINDS", 4)
+    monkeypatch.setattr(call_kinds, "MOST_KINDS", 4)
     case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
     whole = lk.lightning_attn2(case.q, case.k, case.v, case.s)
     for n in range(1, 20):

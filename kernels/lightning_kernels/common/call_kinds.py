@@ -21,7 +21,7 @@ from .private_torch import (
 MOST_KINDS = 4096
 """More would be kept for ever by calls that each have a sequence length of their own."""
 _PLAIN = (Tensor, torch.nn.Parameter)
-Value = TypeVar("Value")
+Decision = TypeVar("Decision")
 
 
 def unobserved(q: Tensor) -> bool:
@@ -65,22 +65,22 @@ def kind_of(tensors: tuple[Tensor | None, ...]) -> Hashable:
     return tuple(kind)
 
 
-class Kept(Generic[Value]):
+class KeptByKind(Generic[Decision]):
     """What has been decided for calls, by the kind of their tensors and by whatever else it depends on.
 
     The latest kind of each number of elements is recognised by one comparison in C++, in a third of the time.
     """
 
     def __init__(self) -> None:
-        self._values: dict[Hashable, Value] = {}
-        self._latest: dict[Hashable, tuple[Callable[..., bool], Value]] = {}
+        self._values: dict[Hashable, Decision] = {}
+        self._latest: dict[Hashable, tuple[Callable[..., bool], Decision]] = {}
 
     def __len__(self) -> int:
         return len(self._values)
 
     def find(
-        self, tensors: tuple[Tensor | None, ...], also: Hashable, decide: Callable[[], Value]
-    ) -> Value | None:
+        self, tensors: tuple[Tensor | None, ...], also: Hashable, decide: Callable[[], Decision]
+    ) -> Decision | None:
         """Return what has been decided for this kind of tensors; `decide` decides for a new one.
 
         Returns None where a tensor is not a plain one (`kind_of`). What `decide` raises is not kept.

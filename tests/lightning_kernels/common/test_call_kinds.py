@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from lightning_kernels.common import kinds
+from lightning_kernels.common import call_kinds
 
 
 def described(tensors):
@@ -25,7 +25,7 @@ def some_tensors(rng):
 
 
 def test_what_is_found_was_decided_for_tensors_alike():
-    rng, kept, decided = random.Random(0), kinds.Kept(), 0
+    rng, kept, decided = random.Random(0), call_kinds.KeptByKind(), 0
     for _ in range(3000):
         tensors, flag = some_tensors(rng), rng.random() < 0.3
         also = tensors[1] is None, tensors[2] is None, flag
@@ -44,15 +44,15 @@ def test_what_is_found_was_decided_for_tensors_alike():
 def test_a_known_kind_is_found_without_looking_at_each_tensor(monkeypatch, what):
     x = torch.zeros(9)[1:] if "odd" in what else torch.zeros(8)
     tensors = (x, x) if "twice" in what else (x, x.clone())
-    kept = kinds.Kept()
+    kept = call_kinds.KeptByKind()
     assert kept.find(tensors, "also", lambda: 1) == 1
-    monkeypatch.setattr(kinds, "kind_of", lambda _: None)
+    monkeypatch.setattr(call_kinds, "kind_of", lambda _: None)
     assert kept.find(tensors, "also", lambda: 2) == (1 if what == "a plain tensor" else None)
     assert kept.find(tensors, "other", lambda: 2) is None
 
 
 def test_errors_are_not_kept():
-    kept = kinds.Kept()
+    kept = call_kinds.KeptByKind()
 
     def refuse():
         raise ValueError("no")
@@ -64,8 +64,8 @@ def test_errors_are_not_kept():
 
 
 def test_kinds_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(kinds, "MOST_KINDS", 4)
-    kept = kinds.Kept()
+    monkeypatch.setattr(call_kinds, "MOST_KINDS", 4)
+    kept = call_kinds.KeptByKind()
     for n in range(1, 20):
         assert kept.find((torch.zeros(n),), (), lambda n=n: n) == n
         assert len(kept) <= 4
