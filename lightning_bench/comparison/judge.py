@@ -17,7 +17,7 @@ from lightning_bench.comparison.noise import Noise, Noises, assumed
 from lightning_bench.comparison.overall import Estimated, lines_of, overall_verdicts
 from lightning_bench.comparison.remarks import noise_remarks, partial_sides
 from lightning_bench.comparison.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
-from lightning_bench.comparison.rule import Floats, Shift
+from lightning_bench.comparison.rule import Flags, Floats, Shift
 from lightning_bench.comparison.sides import Run, Side, read_side
 from lightning_bench.comparison.spread import todays_scale
 from lightning_bench.errors import UsageError
@@ -125,9 +125,12 @@ class _Judged:
         self._sources = [""] * count
         self._tuning = np.array([_may_tune(versus) for versus in timed])
         self._estimate()
+        disturbed = np.array([not self._is_steady(index) for index in range(count)])
+        doubled = self._shift.gross & disturbed
+        self._shift = rule.without_gross(self._shift, disturbed)
         self._scale = self._scaled()
         result = rule.judge(self._shift, threshold)
-        resolution = self._resolution(result.resolution)
+        resolution = self._resolution(result.resolution, disturbed)
         for index, versus in enumerate(timed):
             log_ratio = float(self._shift.log_ratio[index])
             verdict, why = self._verdict(index, result.verdicts[index])
@@ -155,7 +158,7 @@ class _Judged:
                     noise=self._sources[index],
                 )
             )
-        estimated = Estimated(timed, self._shift, self._pairs, self._scale, self._tuning)
+        estimated = Estimated(timed, self._shift, self._pairs, self._scale, self._tuning, disturbed, doubled)
         self.overall = overall_verdicts(estimated, threshold)
         self.remarks = noise_remarks(self.cells, estimated, resolution, threshold)
 
@@ -168,15 +171,27 @@ class _Judged:
         versus = self._timed[index]
         if verdict == "SLOWER" and self._tuning[index]:
             return "AMBIGUOUS", "its autotuner chooses anew in each process, and one side has one process"
-        unstable = any(run.record.status == "unstable" for run in (*versus.base, *versus.head))
+        unstable = any(map(_is_unstable, (*versus.base, *versus.head)))
         if unstable and verdict in ("SLOWER", "FASTER") and self._sources[index] == "assumed":
             slow, fast = (versus.head, versus.base)[:: 1 if verdict == "SLOWER" else -1]
             low, high = _interval(slow[-1])[0], _interval(fast[-1])[1]
             return ("AMBIGUOUS" if low <= high * (1 + self._threshold) else verdict), ""
         return verdict, ""
 
-    def _resolution(self, resolution: Floats) -> Floats:
-        """Return the resolution of the rule, but where processes are too few a time must double."""
+    def _is_steady(self, index: int) -> bool:
+        """Return whether enough passes, or runs of each side, of a cell were undisturbed."""
+        versus = self._timed[index]
+        sides = versus.base, versus.head
+        if index in self._pairs:
+            unstable = {run.pair for side in sides for run in side if _is_unstable(run)}
+            return len(self._pairs[index].keys() - unstable) >= rule.STEADY
+        return all(sum(not _is_unstable(run) for run in side) >= rule.STEADY for side in sides)
+
+    def _resolution(self, resolution: Floats, disturbed: Flags) -> Floats:
+        """Return the resolution of the rule, but where processes are too few a time must double.
+
+        Where these were disturbed, too, nothing is found.
+        """
         count = len(self._timed)
         few = [
             source == "measured"
@@ -185,7 +200,8 @@ class _Judged:
             )
             for index, (versus, source) in enumerate(zip(self._timed, self._sources, strict=True))
         ]
-        return np.where(few, np.maximum(resolution, rule.GROSS), resolution)
+        least = np.where(disturbed, np.inf, rule.GROSS)
+        return np.where(few, np.maximum(resolution, least), resolution)
 
     def _estimate(self) -> None:
         """Estimate the shift of every cell; cells with equal numbers of blocks are computed together."""
@@ -307,6 +323,10 @@ def _may_tune(versus: Versus) -> bool:
         len(side) == 1 and (side[0].record.processes or 1) == 1 and _tunes(side[0])
         for side in (versus.base, versus.head)
     )
+
+
+def _is_unstable(run: Run) -> bool:
+    return run.record.status == "unstable"
 
 
 def _interval(run: Run) -> tuple[float, float]:

@@ -24,7 +24,8 @@ class Estimated:
 
     `pairs` has the differences by pass of the cells that have passes. `scale` is by how much noisier today
     is than the assumed noise, and 0 where none is assumed; `tuning` marks cells whose change may be an
-    autotuner's choice.
+    autotuner's choice, `disturbed` those with too few undisturbed processes, and `doubled` those of them
+    that doubled or halved in every process.
     """
 
     timed: Sequence[Versus]
@@ -32,6 +33,8 @@ class Estimated:
     pairs: dict[int, dict[str, float]]
     scale: Floats
     tuning: rule.Flags
+    disturbed: rule.Flags
+    doubled: rule.Flags
 
 
 def overall_verdicts(cells: Estimated, threshold: float) -> list[Overall]:
@@ -82,11 +85,12 @@ def _shift(cells: Estimated, line: list[int]) -> Shift:
     nothing = np.zeros(1)
     if cells.tuning[line].any():
         return Shift(mean, np.array([np.inf]), nothing, nothing, nothing > 0)
+    disturbed = np.array([cells.disturbed[line].any()])
     if (passes := _shared([cells.pairs.get(i, {}) for i in line])) is not None:
-        return rule.trimmed(passes)
+        return rule.without_gross(rule.trimmed(passes), disturbed)
     runs = [_shared([_figures(side(cells.timed[i])) for i in line]) for side in (_head, _base)]
     if runs[0] is not None and runs[1] is not None:
-        return rule.unpaired(runs[0], runs[1])
+        return rule.without_gross(rule.unpaired(runs[0], runs[1]), disturbed)
     if (cells.scale[line] > 0).all():
         return _assumed(cells, line, mean)
     # The bound for cells that move together wholly: that of independent cells would be narrower.

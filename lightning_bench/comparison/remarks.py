@@ -44,6 +44,12 @@ def noise_remarks(
             f"each have started in another of two configurations by chance: {_MORE_RUNS}, or use "
             "`lbench calibrate`"
         )
+    undecided = np.array([cell.verdict == "AMBIGUOUS" for cell in cells])
+    if doubled := int(np.sum(undecided & estimated.doubled)):
+        found.append(
+            f"{counted(doubled, 'cell')} at least doubled or halved in every process, but most of these were "
+            f"unstable, and on a busy machine times double by themselves: {_MORE_RUNS}, or a quieter machine"
+        )
     limit = math.log1p(threshold)
     if coarse := int(np.sum(resolution > limit)):
         usual = float(np.median(resolution[resolution > limit]))

@@ -37,7 +37,10 @@ _SHIFTED = 0.25
 """Largest share of passes in which two sides of equal code differ by the distance of two configurations, if
 each process takes one of two: p (1 - p) for one direction."""
 GROSS = float(np.log(2.0))
-"""A shift beyond this in every pass is called, however few they are."""
+"""A shift beyond this in every pass is called, however few they are, if some of them were undisturbed."""
+STEADY = 2
+"""As many passes without an unstable block, or blocks of each side, let a gross shift count. On a busy
+machine times double by themselves."""
 _MIXTURES = np.linspace(0.0, 1.0, 101)[1:-1]
 
 
@@ -111,6 +114,11 @@ def trimmed(blocks: Floats) -> Shift:
     beyond = (blocks * np.sign(mean)[..., None] > np.abs(mean)[..., None] / 2).sum(axis=-1)
     gross = (ordered[..., 0] > GROSS) | (ordered[..., -1] < -GROSS)
     return Shift(mean, se, df, _at_least(beyond, count, _SHIFTED), gross)
+
+
+def without_gross(own: Shift, disturbed: Flags) -> Shift:
+    """Return the shift with `gross` only of entries that are not `disturbed`: see `STEADY`."""
+    return replace(own, gross=own.gross & ~disturbed)
 
 
 def luck_of_sides(head: Floats, base: Floats) -> tuple[Floats, Flags]:

@@ -297,6 +297,30 @@ def test_few_passes_call_a_cell_only_if_two_configurations_cannot_look_like_it(
     assert any("1 cell changed in every process" in remark for remark in found.data["remarks"])
 
 
+@pytest.mark.parametrize(
+    ("passes", "unstable", "verdict"),
+    [(2, 2, "AMBIGUOUS"), (2, 0, "SLOWER"), (3, 2, "AMBIGUOUS"), (4, 2, "SLOWER"), (9, 9, "SLOWER")],
+)
+def test_what_doubles_in_few_passes_is_slower_only_if_two_of_them_were_undisturbed(
+    sides: Any, files: tuple[Path, Path], told: Any, passes: int, unstable: int, verdict: str
+) -> None:
+    """Six times in every cell and pass, which is what a busy machine does by itself."""
+    rng = np.random.default_rng(5)
+    for path, ms in zip(files, (1.0, 6.0), strict=True):
+        with ResultFile(path) as file:
+            for number in range(passes):
+                how = {"status": "unstable", "reason": "other processes used 1.9 of 2 processors"}
+                for case in (FWD, "lightning2/fwd/b2"):
+                    row = sides.row(case, **(how if number < unstable else {}))
+                    sides.append(file, row, sides.samples_of(ms, rng, spread=0.2), pair=f"p{number}")
+    found = told()
+    assert found.data["counts"] == {verdict: 2}
+    assert found.overall["lightning2 fwd"]["verdict"] == verdict
+    said = any("on a busy machine times double by themselves" in each for each in found.data["remarks"])
+    assert said == (verdict == "AMBIGUOUS")
+    assert (found.cells[FWD]["resolution"] is None) == (unstable > passes - 2 and passes < 9)
+
+
 def test_two_runs_against_twelve(sides: Any, told: Any, tmp_path: Path, files: tuple[Path, Path]) -> None:
     """Two that agree by chance make no narrow interval."""
     for number in range(12):

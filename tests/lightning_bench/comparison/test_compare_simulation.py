@@ -46,6 +46,22 @@ def test_without_the_bound_on_luck_two_configurations_raise_many_alarms(
     assert rate(simulation.two_points, FEW, 200, 300) > 0.05
 
 
+def busy(rng: np.random.Generator, shape: tuple[int, ...]) -> rule.Floats:
+    """Let times of equal code differ by factors, as on a machine whose processors others use."""
+    return 15 * simulation.heavy_tails(rng, shape)
+
+
+def test_on_a_busy_machine_only_undisturbed_processes_call_what_doubles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    designs = [Design(passes, passes, True) for passes in (2, 3, 4, 8)]
+    assert rate(busy, designs[0], 12, 200) > 0.3
+    trimmed = rule.trimmed
+    monkeypatch.setattr(rule, "trimmed", lambda blocks: rule.without_gross(trimmed(blocks), np.array(True)))
+    for design in designs:
+        assert rate(busy, design, 12) <= 13 / 800, design
+
+
 def test_with_welch_alone_two_runs_against_twelve_raise_many_alarms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rate(simulation.normal, TWO_OF_TWELVE, 12) < 0.01
     difference = rule.difference
