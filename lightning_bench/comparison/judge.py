@@ -124,6 +124,7 @@ class _Judged:
         self._pairs: dict[int, dict[str, float]] = {}
         self._sources = [""] * count
         self._tuning = np.array([_may_tune(versus) for versus in timed])
+        self._loaded = np.array([_beside_load(versus) for versus in timed])
         self._estimate()
         disturbed = np.array([not self._is_steady(index) for index in range(count)])
         doubled = self._shift.gross & disturbed
@@ -158,21 +159,28 @@ class _Judged:
                     noise=self._sources[index],
                 )
             )
-        estimated = Estimated(timed, self._shift, self._pairs, self._scale, self._tuning, disturbed, doubled)
+        loaded = self._loaded & (self._scale > 0)
+        estimated = Estimated(
+            timed, self._shift, self._pairs, self._scale, self._tuning, loaded, disturbed, doubled
+        )
         self.overall = overall_verdicts(estimated, threshold)
         self.remarks = noise_remarks(self.cells, estimated, resolution, threshold)
 
     def _verdict(self, index: int, verdict: Verdict) -> tuple[Verdict, str]:
         """Return the verdict with what keeps it from the rule's, if anything does.
 
-        An autotuner's choice is no slowdown, and an unstable row whose noise is only assumed counts if the
-        rows' own intervals lie apart by more than the threshold.
+        An autotuner's choice is no slowdown. Where noise is only assumed, neither is what a CPU takes beside
+        foreign load, and another unstable row counts if the rows' own intervals lie apart by more than the
+        threshold.
         """
         versus = self._timed[index]
         if verdict == "SLOWER" and self._tuning[index]:
             return "AMBIGUOUS", "its autotuner chooses anew in each process, and one side has one process"
+        changed = verdict in ("SLOWER", "FASTER") and self._sources[index] == "assumed"
+        if changed and self._loaded[index]:
+            return "AMBIGUOUS", "what one process takes beside foreign load shows no change"
         unstable = any(map(_is_unstable, (*versus.base, *versus.head)))
-        if unstable and verdict in ("SLOWER", "FASTER") and self._sources[index] == "assumed":
+        if unstable and changed:
             slow, fast = (versus.head, versus.base)[:: 1 if verdict == "SLOWER" else -1]
             low, high = _interval(slow[-1])[0], _interval(fast[-1])[1]
             return ("AMBIGUOUS" if low <= high * (1 + self._threshold) else verdict), ""
@@ -323,6 +331,10 @@ def _may_tune(versus: Versus) -> bool:
         len(side) == 1 and (side[0].record.processes or 1) == 1 and _tunes(side[0])
         for side in (versus.base, versus.head)
     )
+
+
+def _beside_load(versus: Versus) -> bool:
+    return any(run.record.beside_load for run in (*versus.base, *versus.head))
 
 
 def _is_unstable(run: Run) -> bool:

@@ -24,7 +24,8 @@ class Estimated:
 
     `pairs` has the differences by pass of the cells that have passes. `scale` is by how much noisier today
     is than the assumed noise, and 0 where none is assumed; `tuning` marks cells whose change may be an
-    autotuner's choice, `disturbed` those with too few undisturbed processes, and `doubled` those of them
+    autotuner's choice, `loaded` those with an assumed noise and a process beside foreign load, `disturbed`
+    those with too few undisturbed processes, and `doubled` those of them
     that doubled or halved in every process.
     """
 
@@ -33,6 +34,7 @@ class Estimated:
     pairs: dict[int, dict[str, float]]
     scale: Floats
     tuning: rule.Flags
+    loaded: rule.Flags
     disturbed: rule.Flags
     doubled: rule.Flags
 
@@ -83,7 +85,7 @@ def lines_of(timed: Sequence[Versus]) -> dict[tuple[str, ...], list[int]]:
 def _shift(cells: Estimated, line: list[int]) -> Shift:
     mean = np.array([cells.shift.log_ratio[line].mean()])
     nothing = np.zeros(1)
-    if cells.tuning[line].any():
+    if (cells.tuning | cells.loaded)[line].any():
         return Shift(mean, np.array([np.inf]), nothing, nothing, nothing > 0)
     disturbed = np.array([cells.disturbed[line].any()])
     if (passes := _shared([cells.pairs.get(i, {}) for i in line])) is not None:

@@ -38,6 +38,11 @@ def noise_remarks(
             f"{', '.join(names)}: an autotuner chooses anew in each process, so one process on a side cannot "
             "show that it is slower; take several: --ref, or folders of CSVs"
         )
+    if loaded := int(estimated.loaded.sum()):
+        found.append(
+            f"{counted(loaded, 'cell')} timed by one process on a side, beside foreign load: that shows no "
+            "change; compare on a quieter machine, or take several: --ref, or folders of CSVs"
+        )
     if few := _few(cells, estimated, threshold):
         found.append(
             f"{counted(few, 'cell')} changed in every process, but among so many cells so few processes may "

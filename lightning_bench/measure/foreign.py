@@ -27,12 +27,10 @@ from lightning_bench.machine.processors import (
     foreign_now,
     kin,
 )
+from lightning_bench.record.row import FOREIGN_LIMIT_PERCENT, STEAL_LIMIT_PERCENT
 
 _VARIABLE = "LBENCH_LOAD"
 
-# Others may use this share of the processors, %, and no row is called unstable for it.
-FOREIGN_LIMIT_PERCENT = 5.0
-STEAL_LIMIT_PERCENT = 5.0
 # A GPU's queue hides short waits of the thread that fills it; `call_ms` does not.
 WAIT_LIMIT_PERCENT = 10.0
 _LEAST_SECONDS = 0.03  # three ticks: less is the error of counting

@@ -29,6 +29,11 @@ VARIANT = tuple(PLAIN.columns)
 AUTOTUNED = "autotuned: "
 """Stands in `provider_config` before what an autotuner chose."""
 
+FOREIGN_LIMIT_PERCENT = 5.0
+"""Others may use this share of the processors, %, and no row of a CPU is called unstable for it."""
+STEAL_LIMIT_PERCENT = 5.0
+"""The same of the share that the host of a virtual machine withholds."""
+
 Figure = float | None
 CaseKey = tuple[str, str, str, str, str]
 
@@ -187,6 +192,13 @@ class Record:
     def worked(self) -> bool:
         """Whether the row has a usable figure: its status is ok or unstable."""
         return self.status in WORKED
+
+    @property
+    def beside_load(self) -> bool:
+        """Whether others took so much of the processors that the times of a CPU are not the kernel's own."""
+        foreign, steal = self.foreign_cpu_percent or 0.0, self.cpu_steal_percent or 0.0
+        much = foreign > FOREIGN_LIMIT_PERCENT or steal > STEAL_LIMIT_PERCENT
+        return self.device == "cpu" and self.status == "unstable" and much
 
     @property
     def shape(self) -> Shape:

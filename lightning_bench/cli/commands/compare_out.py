@@ -31,6 +31,9 @@ _STYLES = {
 }
 
 
+_WIDE = 110  # columns from which both figures have one of their own
+
+
 @dataclass(frozen=True)
 class Shown:
     """Which cells are shown, and in which formats besides the terminal's table."""
@@ -70,39 +73,37 @@ def show(sink: Sink, comparison: Comparison, shown: Shown) -> None:
 
 
 def _table(sink: Sink, comparison: Comparison, *, everything: bool) -> None:
-    from lightning_bench.cli.shared.sink import plain_text
     from lightning_bench.comparison.formats import verdict_text as text
 
     out = sink.out
-    out.print(plain_text(text.name_of_sides(comparison), style="bold"), soft_wrap=True)
+    sink.prose((text.name_of_sides(comparison), "bold"))
     cells = text.shown(comparison, everything=everything)
     if cells:
-        narrow = out.width < 110
-        columns = [index for index in range(len(text.HEADERS)) if not (narrow and index in (2, 4))]
+        narrow = out.width < _WIDE
         rows = []
         for cell in cells:
-            words = list(text.row(cell))
-            if narrow and words[4]:
-                words[3] = f"{words[3].rpartition(' ')[0]} → {words[4]}"
-            rows.append([words[index] for index in columns])
-        headers = ["base → head" if narrow and index == 3 else text.HEADERS[index] for index in columns]
+            verdict, change, interval, base, head, _ = text.row(cell)
+            both = [f"{base.rpartition(' ')[0]} → {head}" if head else base] if narrow else [base, head]
+            rows.append([verdict, change, interval, *both, text.case_name(cell)])
+        both = ["base → head"] if narrow else ["base", "head"]
+        headers = [*text.HEADERS[:3], *both, text.HEADERS[-1]]
         styles = ["dim" if cell.accepted else _STYLES[cell.verdict] for cell in cells]
-        sink.grid(headers, rows, right=range(1, len(columns) - 1), styles=styles)
+        below = [text.details(cell) for cell in cells]
+        sink.grid(headers, rows, right=range(1, len(headers) - 1), styles=styles, below=below)
     for one, line in zip(comparison.overall, text.overall_lines(comparison.overall), strict=True):
         verdict, rest = line.split(" ", 1)
-        style = "dim" if one.accepted else _STYLES[verdict]
-        out.print(plain_text(verdict, style=style), plain_text(rest), soft_wrap=True)
+        sink.prose((verdict, "dim" if one.accepted else _STYLES[verdict]), (f" {rest}", ""))
     for remark in comparison.remarks:
         sink.say(f"note: {remark}")
     worse = comparison.exit_code == ExitCode.FOUND
     style = "bold green" if comparison.clean else "bold red" if worse else "bold yellow"
+    others = text.others_text(comparison)
     hidden = len(comparison.cells) - len(cells)
     chosen = ""
     if "AMBIGUOUS" not in comparison.fail_on and any(cell.verdict == "AMBIGUOUS" for cell in cells):
         chosen = "; shown are those that may have changed most"
     more = f" ({hidden} not shown: --all{chosen})" if hidden else ""
-    counts = plain_text(text.counts_text(comparison) + more)
-    out.print(plain_text(f"{comparison.headline}.", style), counts, soft_wrap=True)
+    sink.prose((f"{comparison.headline}.", style), (f" Also {others}." if others else "", ""), (more, ""))
 
 
 def _write(path: Path, text: str, mode: str) -> None:

@@ -34,6 +34,11 @@ def listing_lines(
         yield [_joined(line, [*fixed, *loose], right) for line in lines]
 
 
+def indented_lines(text: str, width: int) -> list[str]:
+    """Return a text below a row, in lines of at most `width` characters but for longer words; none of ""."""
+    return _wrapped(text, width, 2 * _GAP) if text else []
+
+
 def _shares(needs: Sequence[tuple[int, int]], room: int) -> list[int] | None:
     """Share the room among columns by (longest word, longest text); None if the words do not fit."""
     widths = [word for word, _ in needs]

@@ -144,12 +144,14 @@ class Sink:
         wrapped: int = 1,
         right: Container[int] = (),
         styles: Sequence[str] = (),
+        below: Sequence[str] = (),
     ) -> None:
         """Print a listing on stdout: no text of it is cut, and no word broken.
 
         The last `wrapped` columns wrap, those in `right` are aligned so; `styles` are of the first cells.
+        The texts of `below` are below their rows.
         """
-        from lightning_bench.cli.shared.listing_lines import listing_lines
+        from lightning_bench.cli.shared.listing_lines import indented_lines, listing_lines
 
         if title:
             self.out.print(plain_text(title, style="italic"), soft_wrap=True)
@@ -159,6 +161,13 @@ class Sink:
             if number and styles:
                 text.stylize(styles[number - 1], 0, len(cells[number][0]))
             self.out.print(text, soft_wrap=True)
+            if number and below:
+                self._lines(indented_lines(plain(below[number - 1]), self.out.width), "dim")
+
+    def prose(self, *parts: tuple[str, str]) -> None:
+        """Print texts with their styles as one paragraph on stdout; a terminal gets whole words."""
+        text = Text.assemble(*((plain(text), style) for text, style in parts))
+        self.out.print(text, soft_wrap=not self.out.is_terminal)
 
     def paper_table(self, grid: Grid, *, origin: bool = True) -> None:
         """Print a table in the published shape, cut into as many parts as the width needs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from lightning_bench.comparison.result import (
@@ -40,12 +41,7 @@ def figure_text(value: float | None, unit: str) -> str:
 
 def case_text(cell: ComparedCell) -> str:
     """Return the case, why it was accepted, and its details."""
-    words = [cell.case_id if cell.metric == "speed" else f"{cell.case_id} ({cell.metric})"]
-    if cell.accepted:
-        words.append(f"accepted: {cell.accepted}")
-    if cell.detail:
-        words.append(cell.detail)
-    return "  ".join(words)
+    return "  ".join(filter(None, [case_name(cell), details(cell)]))
 
 
 def row(cell: ComparedCell) -> tuple[str, ...]:
@@ -80,10 +76,28 @@ def _possible_change(cell: ComparedCell) -> tuple[bool, float]:
     return False, max(cell.ratio, 1 / cell.ratio) if cell.ratio else 0.0
 
 
+def details(cell: ComparedCell) -> str:
+    """Return why a cell was accepted, and its details."""
+    return "  ".join(filter(None, [f"accepted: {cell.accepted}" if cell.accepted else "", cell.detail]))
+
+
+def case_name(cell: ComparedCell) -> str:
+    """Return the case, with the metric if that is not speed."""
+    return cell.case_id if cell.metric == "speed" else f"{cell.case_id} ({cell.metric})"
+
+
 def counts_text(comparison: Comparison) -> str:
     """Return the number of cells of each verdict, worst first: `1 SLOWER, 23 SAME`."""
     counts = comparison.counts
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]) or "no cells"
+
+
+def others_text(comparison: Comparison) -> str:
+    """Return the number of cells of each verdict that the headline does not count, "" if it counts all."""
+    told = Counter(cell.verdict for cell in comparison.failing) + comparison.undecided
+    left = comparison.counts - told
+    left["NEW"] = 0  # only in head
+    return ", ".join(f"{left[verdict]} {verdict}" for verdict in VERDICTS if left[verdict])
 
 
 def overall_lines(overall: Iterable[Overall]) -> list[str]:
@@ -95,7 +109,7 @@ def overall_lines(overall: Iterable[Overall]) -> list[str]:
         accepted = f"  accepted: {mean.accepted}" if mean.accepted else ""
         cells = counted(mean.cells, "cell")
         lines.append(
-            f"{mean.verdict} over all {mean.name}: {percent(mean.ratio)} over {cells}{interval}{accepted}"
+            f"{mean.verdict} over all {mean.name}: {percent(mean.ratio)} in {cells}{interval}{accepted}"
         )
     return lines
 

@@ -224,6 +224,33 @@ def test_unstable_rows_whose_intervals_lie_far_apart_are_slower(
     assert found.data["counts"] == {"SLOWER": 20}
 
 
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"device": "cpu", "foreign_cpu_percent": 70.0}, "AMBIGUOUS"),
+        ({"device": "cpu", "cpu_steal_percent": 9.0}, "AMBIGUOUS"),
+        ({"device": "cpu", "foreign_cpu_percent": 2.0}, "SLOWER"),
+        ({"device": "cuda", "foreign_cpu_percent": 70.0}, "SLOWER"),
+        ({"device": "cpu", "foreign_cpu_percent": 70.0, "status": "ok"}, "SLOWER"),
+    ],
+)
+def test_one_process_beside_foreign_load_shows_no_change(
+    sides: Any, files: tuple[Path, Path], told: Any, changes: dict[str, Any], verdict: str
+) -> None:
+    """Six times in every cell, with intervals far apart: two runs of equal code on busy processors."""
+    rng = np.random.default_rng(6)
+    for path, ms in zip(files, (1.0, 6.0), strict=True):
+        with ResultFile(path) as file:
+            for case in (FWD, "lightning2/fwd/b2"):
+                load = {"status": "unstable", "reason": "so", "ci_low_ms": 0.9 * ms, "ci_high_ms": 1.1 * ms}
+                sides.append(file, sides.row(case, **load | changes), sides.samples_of(ms, rng))
+    found = told()
+    assert found.data["counts"] == {verdict: 2}
+    assert found.overall["lightning2 fwd"]["verdict"] == verdict
+    said = any("2 cells timed by one process on a side, beside" in each for each in found.data["remarks"])
+    assert said == (verdict == "AMBIGUOUS")
+
+
 @pytest.mark.parametrize("turns", [[29, 1], [1] * 30, [30], [1, 29], [26, 1, 1, 1, 1], [3] * 10])
 def test_odd_turns_do_not_hide_ten_times(
     sides: Any, files: tuple[Path, Path], told: Any, turns: list[int]

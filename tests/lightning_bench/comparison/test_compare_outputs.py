@@ -7,6 +7,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from lightning_bench.comparison.formats.ci import junit, workflow_commands
 from lightning_bench.comparison.formats.verdict_markdown import comparison_markdown
-from lightning_bench.comparison.formats.verdict_text import interval_text
+from lightning_bench.comparison.formats.verdict_text import interval_text, others_text
 from lightning_bench.comparison.result import (
     ComparedCell,
     Comparison,
@@ -24,6 +25,7 @@ from lightning_bench.comparison.result import (
     sort_cells,
 )
 from tests.support.patience import PATIENCE_S
+from tests.support.terminals import on_a_terminal
 
 ODD = "pipe|<b>*x*/fwd/b1"
 
@@ -87,13 +89,29 @@ def test_markdown_is_short_first_and_folds_the_rest() -> None:
     assert short.startswith(f"### ❌ lbench: {MIXED.headline}\n")
     assert short.count("| SLOWER |") == 2
     assert "| SAME |" not in short
-    assert "- SAME over all lightning2 fwd: +1.0 % over 5 cells, 99 % interval -1.0 … +3.0 %" in short
+    assert "- SAME over all lightning2 fwd: +1.0 % in 5 cells, 99 % interval -1.0 … +3.0 %" in short
     assert "All cells (5)" in folded
     assert "Remarks (1)" in folded
     assert folded.count("<details>") + 1 == text.count("</details>")
     assert "pipe&#124;&#60;b&#62;&#42;x&#42;" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
+
+
+def test_the_counts_below_do_not_repeat_the_headline() -> None:
+    assert MIXED.headline == "Worse: 2 SLOWER, 1 BROKEN of 5 cells; not decided: 1 AMBIGUOUS"
+    assert others_text(MIXED) == "1 SAME"
+    assert others_text(replace(MIXED, cells=MIXED.failing)) == ""
+
+
+def test_what_a_terminal_gets_is_whole_words(sides: Any, tmp_path: Path) -> None:
+    cases = {f"{name}/fwd/b1-h8-n512-d64-e64-bf16-cuda": 1.0 for name in ("lightning2", "sdpa-flash")}
+    base = sides.write(tmp_path / "base.csv", cases)
+    head = sides.write(tmp_path / "head.csv", dict.fromkeys(cases, 1.001), seed=4)
+    shown = on_a_terminal(["compare", str(base), str(head)], code=3)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("AMBIGUOUS") and " … " in line for line in lines), "the interval is there"
 
 
 def test_markdown_of_many_cells_fits_what_github_takes() -> None:
@@ -184,7 +202,11 @@ def test_the_table_shows_what_changed_and_with_all_everything(
     short, whole = call(), call("--all")
     assert "SLOWER" in short.out
     assert "fwd/b1-h8-n512-d64-e64-bf16-cuda" in short.out.replace("\n", "").replace(" ", "")
-    assert "(1 not shown: --all)" in short.out.replace("\n", " ")
+    (line,) = [line for line in short.out.splitlines() if line.startswith("SLOWER  ")]
+    assert re.search(r"SLOWER  +\+[12]\d\.\d %  \+1\d\.\d … \+2\d\.\d %  1(\.0\d*)?( ms  | → )1\.", line)
+    assert re.search(
+        r"^Worse: 1 SLOWER of 2 cells\. Also 1 SAME\. \(1 not shown: --all\)$", short.out, re.MULTILINE
+    )
     assert "bwd/b1" not in short.out
     assert "SAME " in whole.out.split("Worse")[0]
 

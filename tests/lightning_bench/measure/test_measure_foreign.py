@@ -18,7 +18,6 @@ from lightning_bench.machine.gpu_processes import GpuNeighbours
 from lightning_bench.machine.processors import ProcessorReading, ProcessorTimes
 from lightning_bench.measure import foreign
 from lightning_bench.measure.foreign import (
-    FOREIGN_LIMIT_PERCENT,
     ForeignLoad,
     LoadFigures,
     NoForeign,
@@ -27,6 +26,7 @@ from lightning_bench.measure.foreign import (
     make_processors,
 )
 from lightning_bench.measure.session import Session
+from lightning_bench.record.row import FOREIGN_LIMIT_PERCENT
 from tests.support.measure_jobs import Measure
 
 

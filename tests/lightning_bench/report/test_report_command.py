@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import fcntl
 import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +19,7 @@ from lightning_bench.record import Record, ResultFile
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 from tests.support.report_rows import STORY
+from tests.support.terminals import on_a_terminal
 
 Lbench = Callable[..., Any]
 
@@ -95,7 +91,7 @@ def test_the_legend_says_what_is_there(results: Path, lbench: Lbench) -> None:
     assert "unstable" not in lbench("report").err
     ran = lbench("report", save(Path("w.csv"), replace(BASE, status="unstable", reason="so")))
     assert ran.err.endswith("*: unstable, the figure is not to be relied on.\n")
-    shown = on_a_terminal(["report", "results/here.csv", "--metric", "ms"], 60, dict(os.environ))
+    shown = on_a_terminal(["report", "results/here.csv", "--metric", "ms"])
     assert "Bold: the best of its family in a row." in shown
     assert "\x1b[1m1.0000\x1b[0m" in shown.replace(" ", "")
 
@@ -157,28 +153,6 @@ def test_a_terminal_sees_how_far_the_drawing_is(results: Path) -> None:
     shown = on_a_terminal(["report", "two.csv", "--out", "made", "--format", "svg"], 24, dict(os.environ))
     assert "drawing up to" in shown
     assert "wrote 3 plots in made/plots" in " ".join(shown.split())
-
-
-def on_a_terminal(arguments: list[str], rows: int, environment: dict[str, str]) -> str:
-    """Return what `lbench` shows on a terminal of this many rows and 80 columns."""
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
-    environment = {k: v for k, v in environment.items() if k not in ("LINES", "COLUMNS")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_bench", *arguments],
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        env={**environment, "TERM": "xterm"},
-    )
-    os.close(child)
-    parts = []
-    with contextlib.suppress(OSError):  # a terminal ends with an error
-        while part := os.read(parent, 65536):
-            parts.append(part)
-    os.close(parent)
-    assert process.wait(PATIENCE_S) == 0
-    return b"".join(parts).decode()
 
 
 def test_out_gets_every_format(results: Path, lbench: Lbench) -> None:
