@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from lightning_bench.case import FAMILIES
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.built_in import BUILT_IN, built_in_provider
 from lightning_bench.providers.bundled import source_digest
-from lightning_bench.providers.nicknames import plain_name
+from lightning_bench.providers.nicknames import lacking, plain_name
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.files import canonical_file_spec, file_provider
 from lightning_bench.providers.registry.hub import hub_provider
@@ -92,9 +95,15 @@ def name_clash(name: str, claims: list[Plugin]) -> str | None:
 
 
 def _unknown(spec: str) -> str:
-    near = nearest_words(plain_name(spec), provider_names(), most=_MOST_SUGGESTED)
+    near: Sequence[str] = nearest_words(plain_name(spec), provider_names(), most=_MOST_SUGGESTED)
+    why = ""
+    if found := lacking(spec):
+        kernel, near = found
+        why = f" and none is of {kernel}"
     hint = f" Did you mean {any_of(near)}?" if near else ""
+    if spec in FAMILIES:
+        hint = f" It is a family: `lbench providers --family {spec}` lists its providers."
     return (
-        f"no provider is named {spec!r}.{hint} `lbench providers` lists all; code of your own is "
+        f"no provider is named {spec!r}{why}.{hint} `lbench providers` lists all; code of your own is "
         "path/to/file.py:NAME or hub:ORG/NAME@REVISION:FUNCTION."
     )

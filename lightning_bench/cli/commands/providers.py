@@ -39,10 +39,16 @@ def providers(
         sink.data([asdict(info) for info in infos])
         return
     sink.grid(
-        ["provider", "family", "library", "here"],
+        ["provider", "family", "takes", "library", "here"],
         [
-            [info.name, info.family, f"{info.package} {info.version}".strip(), info.reason or "yes"]
+            [
+                info.name,
+                info.family,
+                info.axes,
+                f"{info.package} {info.version}".strip(),
+                info.reason or "yes",
+            ]
             for info in infos
         ],
-        wrapped=2,
+        wrapped=3,
     )

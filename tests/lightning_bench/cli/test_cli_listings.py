@@ -55,7 +55,13 @@ def test_providers(lbench: Lbench) -> None:
     assert here["lightning2-torch"] == ""
     assert here["lightning2"] == "needs a CUDA device"
     lines = lbench("providers", "--device", "cpu", "--no-load").out.splitlines()
-    assert lines[0].split() == ["provider", "family", "library", "here"]
+    assert lines[0].split() == ["provider", "family", "takes", "library", "here"]
+    takes = {row["name"]: (row["packs"], row["grouped_heads"]) for row in rows}
+    assert takes["lightning2"] == (True, True)
+    assert takes["fla-chunk"] == (True, False)
+    assert takes["sdpa-math"] == (False, False)
+    (line,) = [line for line in lines if line.startswith("lightning2-torch ")]
+    assert "packing," in line.split()
     assert set(here) <= {line.split()[0] for line in lines}
     assert all(len(line) <= 80 for line in lines)
 

@@ -103,18 +103,35 @@ def test_unknown_name_suggests() -> None:
         ("FA", "flash2, flash4, sdpa-flash or flash2-full"),
         ("fa2", "flash2, flash2-full"),
         ("flash-attn-v2", "flash2, flash2-full"),
-        ("fa3", "flash4, flash2"),
+        ("fa3", "flash2 or flash4"),
+        ("Flash_Attention-3", "flash2 or flash4"),
         ("fa4", "flash4"),
         ("sdpa", "sdpa-flash, sdpa-cudnn, sdpa-efficient or sdpa-math"),
         ("xformer", "xformers or xformers-auto"),
         ("cudnn", "sdpa-cudnn"),
         ("mamba", "fla-mamba2-chunk or mamba2-torch"),
         ("lightning", "lightning2, lightning2-torch, lightning1 or lightning-official"),
+        ("Lightning-Attention-2", "lightning2, lightning2-torch"),
+        ("pytorch", "sdpa-flash, sdpa-cudnn, sdpa-efficient or sdpa-math"),
+        ("scaled_dot_product_attention", "sdpa-flash, sdpa-cudnn"),
+        ("flash-linear-attention", "fla-chunk, fla-fused-chunk, fla-recurrent"),
+        ("flash_linear_attention", "fla-chunk, fla-fused-chunk, fla-recurrent"),
+        ("retnet", "lightning2-retention, fla-retention"),
     ],
 )
 def test_names_that_people_use_suggest_their_providers(given: str, suggested: str) -> None:
     with pytest.raises(UsageError, match=rf"Did you mean {suggested}"):
         get_provider(given)
+
+
+def test_a_kernel_that_no_provider_wraps_is_said_to_be_one() -> None:
+    with pytest.raises(UsageError, match=r"'fa3' and none is of FlashAttention-3\. Did"):
+        get_provider("fa3")
+
+
+def test_a_family_in_place_of_a_provider_says_what_lists_its_providers() -> None:
+    with pytest.raises(UsageError, match=r"It is a family: `lbench providers --family softmax` lists"):
+        get_provider("softmax")
 
 
 def test_unknown_name_without_likeness_says_what_lists_them() -> None:

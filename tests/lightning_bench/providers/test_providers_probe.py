@@ -21,7 +21,7 @@ GOOD = """\
 from lightning_bench.providers import Provider
 class Mine(Provider):
     name, label, family, package = "mine", "My kernel", "retention", "torch"
-    devices, layout, tf32 = ("cpu",), "bnhd", True
+    devices, layout, tf32, packs = ("cpu",), "bnhd", True, True
     def build(self, inputs):
         return lambda: inputs.v
 instance = Mine()
@@ -53,6 +53,8 @@ def test_declarations_are_those_of_the_file(file: Callable[[str], str]) -> None:
         "dtypes",
         "directions",
         "tf32",
+        "packs",
+        "grouped_heads",
     ):
         assert getattr(declared, attribute) == getattr(real, attribute)
     assert declared.version() == real.version()
