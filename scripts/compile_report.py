@@ -34,14 +34,15 @@ from lightning_kernels.lightning2 import portable as lightning2
 from lightning_kernels.lightning2.tiles import hopper_tiles, lightning1_tiles, lightning2_tiles, serve_tiles
 from lightning_kernels.norm import norm_kernel as norm
 from lightning_kernels.serving import serve_kernel as serve
+from lightning_kernels.serving import verify_kernel as verify
 from lightning_kernels.step import step_kernel as step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
-KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop", "serve")
+KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop", "serve", "verify")
 FEATURES = (
     "decay", "reverse", "initial", "final", "packed", "few", "long", "ahead",
-    "steps", "snapshots", "stochastic",
+    "steps", "snapshots", "stochastic", "accepted",
 )  # fmt: skip
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
@@ -101,8 +102,11 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
     if name == "step":
         block_e = step.step_block_e(STEP_STATES, head_dim, value_dim)
         constants |= {"BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_E": block_e}
+        constants |= {"index_ptr": None, "seed_ptr": None}
         options, types = {"num_warps": step._WARPS}, {"state_ptr": "*fp32", "scale": "fp32"}
         return step.attention_step_kernel, constants, options, types, f"block_e={block_e} warps={step._WARPS}"
+    if name == "verify":
+        return verify_variant(head_dim, value_dim, features)
     if name == "hopper":
         return hopper_variant(head_dim, value_dim, features)
     if name == "serve":
@@ -162,6 +166,23 @@ def serve_variant(arch, dtype, head_dim, value_dim, features):
         types,
         str(tiles),
     )
+
+
+def verify_variant(head_dim, value_dim, features):
+    """Return the same for the kernel of drafts."""
+    block_e = step.step_block_e(STEP_STATES, head_dim, value_dim)
+    constants = {"D": head_dim, "E": value_dim, "HAS_DECAY": "decay" in features, "BLOCK_E": block_e}
+    constants["BLOCK_D"] = max(16, triton.next_power_of_2(head_dim))
+    absent = {
+        "slope_ptr": "decay", "kept_k_ptr": "accepted", "kept_v_ptr": "accepted", "accepted_ptr": "accepted",
+        "seed_ptr": "stochastic",
+    }  # fmt: skip
+    constants |= {argument: None for argument, feature in absent.items() if feature not in features}
+    types = {
+        "state_ptr": "*bf16" if "stochastic" in features else "*fp32", "seed_ptr": "*i64", "scale": "fp32",
+        "index_ptr": "*i32", "accepted_ptr": "*i32",
+    }  # fmt: skip
+    return verify.verify_kernel, constants, {"num_warps": verify._WARPS}, types, f"block_e={block_e}"
 
 
 def hopper_variant(head_dim, value_dim, features):

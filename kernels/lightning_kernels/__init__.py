@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from .lightning2.blocked import lightning_attn2_torch
     from .lightning2.reference import reference_attention, reference_recurrent
     from .norm.rms_norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
+    from .serving.drafts import Accepted
     from .serving.serve import lightning_attn2_serve
     from .serving.serve_call import Snapshots
     from .serving.serve_torch import lightning_attn2_serve_torch
+    from .serving.verify_drafts import lightning_attn2_commit, lightning_attn2_verify
+    from .serving.verify_torch import lightning_attn2_commit_torch, lightning_attn2_verify_torch
     from .slopes import build_slope_tensor, layer_slopes
     from .step.decode_step import lightning_attn2_step, lightning_attn2_step_torch
 
 __all__ = [
+    "Accepted",
     "Snapshots",
     "TransNormerAttention",
     "build_slope_tensor",
@@ -31,11 +35,15 @@ __all__ = [
     "lightning2_config",
     "lightning_attn1",
     "lightning_attn2",
+    "lightning_attn2_commit",
+    "lightning_attn2_commit_torch",
     "lightning_attn2_serve",
     "lightning_attn2_serve_torch",
     "lightning_attn2_step",
     "lightning_attn2_step_torch",
     "lightning_attn2_torch",
+    "lightning_attn2_verify",
+    "lightning_attn2_verify_torch",
     "reference_attention",
     "reference_recurrent",
     "simple_rms_norm",
@@ -44,6 +52,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Accepted": "serving.drafts",
     "Snapshots": "serving.serve_call",
     "TransNormerAttention": "layer",
     "build_slope_tensor": "slopes",
@@ -53,11 +62,15 @@ _HOME = {
     "lightning2_config": "lightning2.api",
     "lightning_attn1": "lightning1.attention1",
     "lightning_attn2": "lightning2.api",
+    "lightning_attn2_commit": "serving.verify_drafts",
+    "lightning_attn2_commit_torch": "serving.verify_torch",
     "lightning_attn2_serve": "serving.serve",
     "lightning_attn2_serve_torch": "serving.serve_torch",
     "lightning_attn2_step": "step.decode_step",
     "lightning_attn2_step_torch": "step.decode_step",
     "lightning_attn2_torch": "lightning2.blocked",
+    "lightning_attn2_verify": "serving.verify_drafts",
+    "lightning_attn2_verify_torch": "serving.verify_torch",
     "reference_attention": "lightning2.reference",
     "reference_recurrent": "lightning2.reference",
     "simple_rms_norm": "norm.rms_norm",

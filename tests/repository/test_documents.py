@@ -84,7 +84,7 @@ def test_the_library_examples_are_these() -> None:
         "lightning_attn2_torch",
         "lightning_attn2_serve",
     }
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
 @pytest.mark.slow

@@ -19,6 +19,15 @@ def register_step_flops(step: object) -> None:
     register_flop_formula(step)(_forward)
 
 
+def register_draft_flops(verify: object, commit: object) -> None:
+    """Register the counts of `lightning_attn2_verify` and `lightning_attn2_commit`.
+
+    Putting a token into a state is half of 4·d·e. How many tokens are accepted is on the device: all count.
+    """
+    register_flop_formula(verify)(_verify)
+    register_flop_formula(commit)(_commit)
+
+
 def _forward(q: Size, k: Size, v: Size, *_: object, **__: object) -> int:
     return 4 * q.numel() * v[-1]
 
@@ -27,3 +36,15 @@ def _backward(
     grad_o: Size | None, grad_state: Size | None, q: Size, k: Size, v: Size, *_: object, **__: object
 ) -> int:
     return 10 * q.numel() * v[-1]
+
+
+def _verify(
+    q: Size, k: Size, v: Size, slopes: Size | None, state: Size, indices: Size, kept_k: Size | None,
+    *_: object, **__: object,
+) -> int:  # fmt: skip
+    kept = 0 if kept_k is None else 2 * kept_k[0] * kept_k[1] * state[1:].numel()
+    return 4 * q.numel() * v[-1] + kept
+
+
+def _commit(k: Size, v: Size, slopes: Size | None, state: Size, *_: object, **__: object) -> int:
+    return 2 * k[0] * k[1] * state[1:].numel()

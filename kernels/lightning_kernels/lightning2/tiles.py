@@ -49,7 +49,7 @@ def lightning2_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_l
 
     They fit `shared_limit` bytes of shared memory per program, at least the 101376 of compute capability 8.9.
     """
-    block_d, whole_e = _padded(head_dim), _padded(value_dim)
+    block_d, whole_e = padded(head_dim), padded(value_dim)
     if dtype == torch.float32:
         # fp32 dots run on the plain units and unroll: larger tiles spill by kilobytes.
         block, block_e = 16, min(whole_e, 64 if block_d <= 128 else 32)
@@ -236,7 +236,7 @@ def _hopper_tiles(
 ) -> HopperTiles:
     key_dim = max(head_dim, value_dim) if backward else head_dim
     value_dim = max(head_dim, value_dim) if backward else value_dim
-    block_d = max(64, _padded(key_dim))
+    block_d = max(64, padded(key_dim))
     wide = wide and block_d == 256 and value_dim > 64
     # The state takes block_d · columns / 128 registers per thread, and half of that in eight warps.
     columns = 64 if value_dim <= 64 or (block_d > 128 and not wide) else 128
@@ -276,7 +276,7 @@ def processors(device: int) -> int:
 
 def lightning1_tiles(head_dim: int, value_dim: int, dtype: torch.dtype) -> Tiles:
     """Choose the tiles of the quadratic kernel, whose sum is [block, block_e] in fp32 registers."""
-    block_d, whole_e = _padded(head_dim), _padded(value_dim)
+    block_d, whole_e = padded(head_dim), padded(value_dim)
     if dtype == torch.float32:
         block, block_e, warps, stages = 32, min(whole_e, 64), 8, 1
     else:
@@ -285,7 +285,8 @@ def lightning1_tiles(head_dim: int, value_dim: int, dtype: torch.dtype) -> Tiles
     return Tiles(block, block_d, block_e, -(-value_dim // block_e), warps, stages)
 
 
-def _padded(dim: int) -> int:
+def padded(dim: int) -> int:
+    """Return the side of a tile for a dim: a power of two of at least 16."""
     return max(16, 1 << (dim - 1).bit_length())
 
 

@@ -8,7 +8,7 @@ from torch.autograd.graph import increment_version
 
 from .._ops import add_op_namespace_prefix, ops
 from ..common.flops import register_step_flops
-from .pool import check_kernel_pool
+from ..step.pool import check_kernel_dtype, check_kernel_pool
 from .serve_call import ServeCall, Snapshots, check_serve_call, check_serve_values
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def lightning_attn2_serve(
         None if snapshots is None else snapshots.indices, rounding_seeds,
         0 if snapshots is None else snapshots.every, 0 if max_seqlen is None else max_seqlen, scale,
     )  # fmt: skip
+    check_kernel_dtype(q, "lightning_attn2_serve")
     check_serve_call(call, "lightning_attn2_serve")
     check_kernel_pool(q, v, state, "lightning_attn2_serve")
     return _serve(*call)

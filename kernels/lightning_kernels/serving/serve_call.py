@@ -12,7 +12,7 @@ from ..common.validate import (
     check_slopes,
     check_token_rows,
 )
-from .pool import check_pool, check_slot_values, check_vector, refuse_gradients
+from ..step.pool import check_pool, check_slot_values, check_vector, refuse_gradients
 
 _VECTORS = {
     "state_indices": torch.int32,

@@ -14,38 +14,18 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.allocate import unit_last_stride
-from ..common.launch import interpreted, on_device
+from ..common.launch import Launches, interpreted
 from ..common.switches import invariant
 from ..lightning2.portable import block_weights, clear_rows, walk_blocks
 from ..lightning2.tiles import Tiles, serve_tiles, shared_limit
 from ..step.step_kernel import step_block_e
-from ..step.token_walk import load_state, load_token, random_bits, store_state, token_decay, visit_token
+from ..step.token_walk import load_state, save_state, token_decay, walk_tokens
 from .serve_call import ServeCall
 
 __all__ = ["serve", "step_tiles"]
 
 WALKED = 8
 """Sequences of up to so many tokens are walked token by token."""
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def save_state(  # type: ignore[no-untyped-def]
-    state, pool_ptr, slot, slot_stride, place, seed, count,
-    E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, PADDED: tl.constexpr,
-    STOCHASTIC: tl.constexpr,
-):  # fmt: skip
-    """Store a tile [BLOCK_D, BLOCK_E] into a slot of the pool, unless that is below 0.
-
-    `place` is where: offsets of the tile, which of its rows and columns exist, its rows among those of all
-    heads, and its first column.
-    """
-    tile, d_ok, e_ok, row, first_e = place
-    if slot >= 0:
-        bits = 0
-        if STOCHASTIC:
-            bits = random_bits(seed, count, row, first_e, E, BLOCK_D, BLOCK_E)
-        pointers = pool_ptr + tl.cast(slot, tl.int64) * slot_stride + tile
-        store_state(pointers, state, d_ok, e_ok, bits, PADDED, STOCHASTIC)
 
 
 @triton.jit(do_not_specialize=["scale", "heads", "group", "tokens", "snapshot_every", "snapshot_columns"])  # type: ignore[untyped-decorator]
@@ -102,6 +82,11 @@ def serve_kernel(  # type: ignore[no-untyped-def]
     tile = tl.cast(row_d, tl.int64)[:, None] * state_stride_d + col_e[None, :]  # [BLOCK_D, BLOCK_E]
     place = (tile, d_ok, e_ok, head * D + row_d, first_e)
 
+    steps = (q_stride_n, k_stride_n, v_stride_n, o_stride_n)
+    stops = 1  # where the walk ends, and before where a snapshot is taken
+    if snapshot_ptr is not None:
+        stops = (before % snapshot_every + n) // snapshot_every + 1
+
     walks = (slot >= 0) & (n > 0)
     if BLOCKWISE:
         walks = walks & (n <= WALKED)
@@ -110,31 +95,27 @@ def serve_kernel(  # type: ignore[no-untyped-def]
         if begun:
             state = load_state(entering_ptr + tile, d_ok, e_ok, PADDED)
         keep, change = token_decay(slope_ptr, head, HAS_DECAY)
-        q, k, v = load_token((q_ptr, k_ptr, v_ptr), row_d, col_e, d_ok, e_ok)
-        for t in range(n):
-            following = tl.cast(t, tl.int64) + 1
-            exists = following < n
-            next_q, next_k, next_v = load_token(
-                (
-                    q_ptr + following * q_stride_n, k_ptr + following * k_stride_n,
-                    v_ptr + following * v_stride_n,
-                ),
-                row_d, col_e, d_ok & exists, e_ok & exists,
-            )  # fmt: skip
-            state = visit_token(state, k, v, keep, change, HAS_DECAY)
-            o = tl.sum(state * q[:, None], axis=0) * scale  # [BLOCK_E]
-            o = tl.cast(o, o_ptr.dtype.element_ty)
-            tl.store(o_ptr + (following - 1) * o_stride_n + col_e, o, mask=e_ok)
+        done = tl.cast(0, tl.int64)
+        for number in range(stops):
+            end = n
             if snapshot_ptr is not None:
-                passed = before % snapshot_every + t + 1
-                number = passed // snapshot_every - 1
-                if (passed % snapshot_every == 0) & (number < snapshot_columns):
+                end = tl.minimum((number + 1) * snapshot_every - before % snapshot_every, n)
+            state = walk_tokens(
+                (
+                    q_ptr + done * q_stride_n, k_ptr + done * k_stride_n,
+                    v_ptr + done * v_stride_n, o_ptr + done * o_stride_n,
+                ),
+                steps, (row_d, col_e, d_ok, e_ok), state, tl.cast(end - done, tl.int32), (keep, change),
+                scale, HAS_DECAY, True,
+            )  # fmt: skip
+            done = tl.cast(end, tl.int64)
+            if snapshot_ptr is not None:  # noqa: SIM102
+                if (number < stops - 1) & (number < snapshot_columns):
                     kept_slot = tl.load(snapshot_ptr + sequence * snapshot_columns + number)
                     save_state(
-                        state, state_ptr, kept_slot, state_stride_b, place, seed, t + 1,
+                        state, state_ptr, kept_slot, state_stride_b, place, seed, end,
                         E, BLOCK_D, BLOCK_E, PADDED, STOCHASTIC,
                     )  # fmt: skip
-            q, k, v = next_q, next_k, next_v
         save_state(
             state, state_ptr, out_slot, state_stride_b, place, seed, n,
             E, BLOCK_D, BLOCK_E, PADDED, STOCHASTIC,
@@ -149,16 +130,12 @@ def serve_kernel(  # type: ignore[no-untyped-def]
                 col_e[:, None] + row64[None, :] * v_stride_n,  # [BLOCK_E, BLOCK]
                 col_e[:, None] + row64[None, :] * o_stride_n,  # [BLOCK_E, BLOCK]
             )
-            steps = (q_stride_n, k_stride_n, v_stride_n, o_stride_n)
             weights = block_weights(slope_ptr, head, scale, BLOCK, HAS_DECAY, False)
             state_t = tl.zeros([BLOCK_E, BLOCK_D], dtype=tl.float32)
             if begun:
                 tile_t = col_e[:, None] + tl.cast(row_d, tl.int64)[None, :] * state_stride_d
                 state_t = load_state(entering_ptr + tile_t, e_ok, d_ok, PADDED)
             done = tl.cast(0, tl.int64)
-            stops = 1
-            if snapshot_ptr is not None:
-                stops = (before % snapshot_every + n) // snapshot_every + 1
             for number in range(stops):
                 end = n
                 if snapshot_ptr is not None:
@@ -220,16 +197,20 @@ def serve(call: ServeCall) -> Tensor:
     if not blockwise:
         tiles = step_tiles(tiles, sequences * heads, d, e)
     snapshots = call.snapshot_indices
-    with on_device(q):
-        serve_kernel[(sequences * heads * tiles.split_e,)](
-            q, k, v, out, call.slopes, call.state, call.cu_seqlens, call.state_indices,
-            call.output_state_indices, call.has_initial_state, call.context_lens, snapshots,
-            call.rounding_seeds,
-            call.scale, heads, heads // k.shape[1], tokens,
-            call.snapshot_every, 0 if snapshots is None else snapshots.shape[1],
-            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], *call.state.stride()[:3],
-            D=d, E=e, BLOCK=tiles.block, BLOCK_D=tiles.block_d, BLOCK_E=tiles.block_e,
-            HAS_DECAY=call.slopes is not None, BLOCKWISE=blockwise, WALKED=WALKED, PRECISION=tiles.precision,
-            num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
+    tensors = (
+        q, k, v, out, call.slopes, call.state, call.cu_seqlens, call.state_indices,
+        call.output_state_indices, call.has_initial_state, call.context_lens, snapshots, call.rounding_seeds,
+    )  # fmt: skip
+    columns = 0 if snapshots is None else snapshots.shape[1]
+    rest: tuple[int | str, ...] = (
+        heads, heads // k.shape[1], tokens, call.snapshot_every, columns,
+        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], *call.state.stride()[:3],
+        d, e, tiles.block, tiles.block_d, tiles.block_e, call.slopes is not None, blockwise, WALKED,
+        tiles.precision,
+    )  # fmt: skip
+    options = (("num_warps", tiles.warps), ("num_stages", tiles.stages))
+    _launches((sequences * heads * tiles.split_e, 1, 1), tensors, call.scale, rest, options)
     return out
+
+
+_launches = Launches(serve_kernel)

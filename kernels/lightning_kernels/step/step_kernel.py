@@ -16,23 +16,45 @@ from torch import Tensor
 from ..common.allocate import unit_last_stride
 from ..common.launch import Launches, interpreted, on_device
 from ..common.switches import invariant
-from .token_walk import load_state, load_token, store_state, token_decay, visit_token
+from .step_call import StepCall
+from .token_walk import load_state, load_token, round_state, store_state, token_decay, visit_token
 
-__all__ = ["AttentionStep", "attention_step", "step_block_e"]
+__all__ = ["AttentionStep", "step_block_e"]
 
 _WARPS = 4
 _ENOUGH_PROGRAMS = 264
 """Two for each of the 132 multiprocessors of an H200."""
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def step_tile(  # type: ignore[no-untyped-def]
+    token, columns, state_ptr, place, slope_ptr, head, seed, scale,
+    E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, HAS_DECAY: tl.constexpr,
+    PADDED: tl.constexpr, STOCHASTIC: tl.constexpr,
+):  # fmt: skip
+    """Update a tile of the state in place and return as many columns of o."""
+    row_d, col_e, d_ok, e_ok = columns
+    tile, _, _, _, _ = place
+    state = load_state(state_ptr + tile, d_ok, e_ok, PADDED)
+    q, k, v = load_token(token, row_d, col_e, d_ok, e_ok)
+    keep, change = token_decay(slope_ptr, head, HAS_DECAY)
+    state = visit_token(state, k, v, keep, change, HAS_DECAY)
+    rounded = round_state(state, state_ptr, place, seed, 1, E, BLOCK_D, BLOCK_E, STOCHASTIC)
+    store_state(state_ptr + tile, rounded, d_ok, e_ok, PADDED)
+    return tl.sum(state * q[:, None], axis=0) * scale  # [BLOCK_E]
+
+
 @triton.jit(do_not_specialize=["heads", "group", "scale"])  # type: ignore[untyped-decorator]
 def attention_step_kernel(  # type: ignore[no-untyped-def]
-    q_ptr, k_ptr, v_ptr, o_ptr, state_ptr, slope_ptr, scale, heads, group,
+    q_ptr, k_ptr, v_ptr, o_ptr, state_ptr, slope_ptr, index_ptr, seed_ptr, scale, heads, group,
     q_stride_b, q_stride_h, k_stride_b, k_stride_h, v_stride_b, v_stride_h, o_stride_b, o_stride_h,
     state_stride_b, state_stride_h, state_stride_d,
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, HAS_DECAY: tl.constexpr,
 ):  # fmt: skip
-    """One program updates BLOCK_E columns of the state of one (batch, head) and computes as many of o."""
+    """One program updates BLOCK_E columns of the state of one (batch, head) and computes as many of o.
+
+    With `index_ptr` states are in a pool, and a batch entry whose slot is below 0 is padding.
+    """
     tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
@@ -44,7 +66,10 @@ def attention_step_kernel(  # type: ignore[no-untyped-def]
     k_ptr += batch * k_stride_b + kv_head * k_stride_h
     v_ptr += batch * v_stride_b + kv_head * v_stride_h
     o_ptr += batch * o_stride_b + head64 * o_stride_h
-    state_ptr += batch * state_stride_b + head64 * state_stride_h
+    slot = batch
+    if index_ptr is not None:
+        slot = tl.cast(tl.load(index_ptr + batch), tl.int64)
+    state_ptr += slot * state_stride_b + head64 * state_stride_h
 
     row_d = tl.arange(0, BLOCK_D)
     col_e = first_e + tl.arange(0, BLOCK_E)
@@ -52,12 +77,25 @@ def attention_step_kernel(  # type: ignore[no-untyped-def]
     e_ok = col_e < E
     tile = tl.cast(row_d, tl.int64)[:, None] * state_stride_d + col_e[None, :]  # [BLOCK_D, BLOCK_E]
     PADDED: tl.constexpr = D != BLOCK_D or E % BLOCK_E != 0
-    state = load_state(state_ptr + tile, d_ok, e_ok, PADDED)
-    q, k, v = load_token((q_ptr, k_ptr, v_ptr), row_d, col_e, d_ok, e_ok)
-    keep, change = token_decay(slope_ptr, head, HAS_DECAY)
-    state = visit_token(state, k, v, keep, change, HAS_DECAY)
-    store_state(state_ptr + tile, state, d_ok, e_ok, 0, PADDED, False)
-    o = tl.sum(state * q[:, None], axis=0) * scale  # [BLOCK_E]
+    STOCHASTIC: tl.constexpr = seed_ptr is not None
+    seed = 0
+    if STOCHASTIC:
+        seed = tl.load(seed_ptr + batch)
+    token = (q_ptr, k_ptr, v_ptr)
+    columns = (row_d, col_e, d_ok, e_ok)
+    place = (tile, d_ok, e_ok, head * D + row_d, first_e)
+    if index_ptr is None:
+        o = step_tile(
+            token, columns, state_ptr, place, slope_ptr, head, seed, scale,
+            E, BLOCK_D, BLOCK_E, HAS_DECAY, PADDED, STOCHASTIC,
+        )  # fmt: skip
+    else:
+        o = tl.zeros([BLOCK_E], dtype=tl.float32)
+        if slot >= 0:
+            o = step_tile(
+                token, columns, state_ptr, place, slope_ptr, head, seed, scale,
+                E, BLOCK_D, BLOCK_E, HAS_DECAY, PADDED, STOCHASTIC,
+            )  # fmt: skip
     tl.store(o_ptr + col_e, tl.cast(o, o_ptr.dtype.element_ty), mask=e_ok)
 
 
@@ -78,14 +116,14 @@ def step_block_e(states: int, head_dim: int, value_dim: int) -> int:
 class AttentionStep:
     """Decode steps whose tensors have the same shapes, strides, dtypes, devices and alignments.
 
-    Calling it updates `state` [b, hq, head_dim, value_dim] in place and returns o [b, hq, value_dim].
-    Arguments are those of `lightning_attn2_step`, which has checked them; slopes are [hq] or [hq, 1, 1].
+    Calling it updates states in place and returns o [b, hq, value_dim].
 
     Raises:
         ValueError: for tensors that are not on a GPU, unless the Triton interpreter is on.
     """
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor) -> None:
+    def __init__(self, call: StepCall) -> None:
+        q, k, v, slopes, state, indices, seeds = call
         if not q.is_cuda and not interpreted(attention_step_kernel):
             raise ValueError(
                 f"lightning_attn2_step needs tensors on a GPU, got {q.device}: use "
@@ -98,6 +136,7 @@ class AttentionStep:
         self._readable = all(x.stride(-1) == 1 for x in (q, k, v)) and (
             slopes is None or (slopes.dtype == torch.float32 and slopes.is_contiguous())
         )
+        self._readable &= all(x is None or x.is_contiguous() for x in (indices, seeds))
         strides = (*(unit_last_stride(x).stride()[:2] for x in (q, k, v)), (h * e, e), state.stride()[:3])
         block_e = step_block_e(b * h, d, e)
         self._grid = b * h * -(-e // block_e), 1, 1
@@ -107,10 +146,9 @@ class AttentionStep:
         )  # fmt: skip
         self._again: Callable[..., object] | None = None
 
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float
-    ) -> Tensor:
-        """Update the state and return o."""
+    def __call__(self, call: StepCall, scale: float) -> Tensor:
+        """Update the states and return o."""
+        q, k, v, slopes, state, indices, seeds = call
         if self._like_v:  # takes less time
             out = torch.empty_like(v, memory_format=torch.contiguous_format)
         else:
@@ -120,22 +158,18 @@ class AttentionStep:
         if not self._readable:
             q, k, v = unit_last_stride(q), unit_last_stride(k), unit_last_stride(v)
             slopes = None if slopes is None else slopes.to(torch.float32).contiguous()
+            indices = None if indices is None else indices.contiguous()
+            seeds = None if seeds is None else seeds.contiguous()
         # What is kept is for tensors aligned as these are, and new ones are aligned.
         if self._again is not None and out.data_ptr() & 15 == 0:
             with on_device(q):
-                self._again(q, k, v, out, state, slopes, scale, *self._rest)
+                self._again(q, k, v, out, state, slopes, indices, seeds, scale, *self._rest)
             return out
-        again = _launches(self._grid, (q, k, v, out, state, slopes), scale, self._rest, _OPTIONS)
+        tensors = q, k, v, out, state, slopes, indices, seeds
+        again = _launches(self._grid, tensors, scale, self._rest, _OPTIONS)
         if self._readable and out.data_ptr() & 15 == 0:
             self._again = again
         return out
-
-
-def attention_step(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, state: Tensor, scale: float
-) -> Tensor:
-    """Update `state` in place and return o, once: see `AttentionStep`."""
-    return AttentionStep(q, k, v, slopes, state)(q, k, v, slopes, state, scale)
 
 
 def _padded(dim: int) -> int:

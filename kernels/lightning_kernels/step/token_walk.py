@@ -9,7 +9,16 @@ import triton.language as tl
 
 from .rounding import ROUNDS
 
-__all__ = ["load_state", "load_token", "random_bits", "store_state", "token_decay", "visit_token"]
+__all__ = [
+    "load_state",
+    "load_token",
+    "round_state",
+    "save_state",
+    "store_state",
+    "token_decay",
+    "visit_token",
+    "walk_tokens",
+]
 
 _ROUNDS = tl.constexpr(ROUNDS)
 
@@ -76,13 +85,24 @@ def round_stochastic_tile(state, bits):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def store_state(  # type: ignore[no-untyped-def]
-    pointers, state, d_ok, e_ok, bits, PADDED: tl.constexpr, STOCHASTIC: tl.constexpr
+def round_state(  # type: ignore[no-untyped-def]
+    state, pool_ptr, place, seed, count,
+    E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile in the dtype of the pointers, rounded to nearest or, if STOCHASTIC, by random `bits`."""
+    """Return a tile in the dtype of a pool, rounded to nearest or, if STOCHASTIC, by the bits of a seed.
+
+    `place` is where it is stored: offsets of the tile, which of its rows and columns exist, its rows among
+    those of all heads, and its first column.
+    """
+    _, _, _, row, first_e = place
     if STOCHASTIC:
-        state = round_stochastic_tile(state, bits)
-    state = tl.cast(state, pointers.dtype.element_ty)
+        state = round_stochastic_tile(state, random_bits(seed, count, row, first_e, E, BLOCK_D, BLOCK_E))
+    return tl.cast(state, pool_ptr.dtype.element_ty)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def store_state(pointers, state, d_ok, e_ok, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Store a tile, with a mask only where it is needed."""
     if PADDED:
         tl.store(pointers, state, mask=d_ok[:, None] & e_ok[None, :])
     else:
@@ -97,3 +117,49 @@ def load_token(pointers, row_d, col_e, d_ok, e_ok):  # type: ignore[no-untyped-d
     k = tl.cast(tl.load(k_ptr + row_d, mask=d_ok, other=0.0), tl.float32)
     v = tl.cast(tl.load(v_ptr + col_e, mask=e_ok, other=0.0), tl.float32)
     return q, k, v
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def walk_tokens(  # type: ignore[no-untyped-def]
+    pointers, steps, columns, state, n, decay, scale, HAS_DECAY: tl.constexpr, HAS_OUTPUT: tl.constexpr
+):  # fmt: skip
+    """Take a tile through `n` tokens, with HAS_OUTPUT write as many rows of o, and return the tile.
+
+    `pointers` are those of the first token in q, k, v and o, `steps` from a token to the next, `columns` the
+    rows and columns of the tile and which of them exist, and `decay` is of `token_decay`.
+    """
+    q_ptr, k_ptr, v_ptr, o_ptr = pointers
+    q_step, k_step, v_step, o_step = steps
+    row_d, col_e, d_ok, e_ok = columns
+    keep, change = decay
+    some = n > 0
+    q, k, v = load_token((q_ptr, k_ptr, v_ptr), row_d, col_e, d_ok & some, e_ok & some)
+    for t in range(n):
+        token = tl.cast(t, tl.int64)
+        exists = token + 1 < n  # the next token is loaded while this one is computed
+        next_q, next_k, next_v = load_token(
+            (q_ptr + (token + 1) * q_step, k_ptr + (token + 1) * k_step, v_ptr + (token + 1) * v_step),
+            row_d, col_e, d_ok & exists, e_ok & exists,
+        )  # fmt: skip
+        state = visit_token(state, k, v, keep, change, HAS_DECAY)
+        if HAS_OUTPUT:
+            o = tl.sum(state * q[:, None], axis=0) * scale  # [BLOCK_E]
+            tl.store(o_ptr + token * o_step + col_e, tl.cast(o, o_ptr.dtype.element_ty), mask=e_ok)
+        q, k, v = next_q, next_k, next_v
+    return state
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def save_state(  # type: ignore[no-untyped-def]
+    state, pool_ptr, slot, slot_stride, place, seed, count,
+    E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, PADDED: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):  # fmt: skip
+    """Store a tile [BLOCK_D, BLOCK_E] into a slot of the pool, rounded, unless that is below 0.
+
+    `place`, `seed` and `count` are those of `round_state`.
+    """
+    if slot >= 0:
+        rounded = round_state(state, pool_ptr, place, seed, count, E, BLOCK_D, BLOCK_E, STOCHASTIC)
+        tile, d_ok, e_ok, _, _ = place
+        store_state(pool_ptr + tl.cast(slot, tl.int64) * slot_stride + tile, rounded, d_ok, e_ok, PADDED)

@@ -24,6 +24,8 @@ def spill_limit(arch, row):
     """
     if row["kernel"] == "serve":  # most of it outside of the loops
         return 0 if "steps" in row["features"] else 768
+    if row["kernel"] == "verify":
+        return 0
     is_main = (row["kernel"], row["head_dim"], row["value_dim"]) == ("hopper", "128", "128")
     return 48 if is_main else SPILL_LIMIT[arch]
 
@@ -52,6 +54,7 @@ FEW = ["--with", "decay", "initial", "final", "few"]
 AHEAD = [*FEW, "long", "ahead"]
 AHEAD_BACKWARD = ["--with", "decay", "reverse", "ahead"]
 WIDE = ["--with", "decay", "initial", "final", "long"]
+DRAFTS = ["--with", "decay", "accepted", "stochastic"]
 SERVED = ["--with", "decay", "snapshots"]
 ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 
@@ -84,6 +87,7 @@ CASES = [
     (90, ["--kernel", "gateloop", "--dtype", "bf16", "--dims", "64x64", "--with", "reverse"], 1),
     (90, ["--kernel", "serve", "--dtype", "bf16", "--dims", "128x128", *SERVED], 1),
     (90, ["--kernel", "serve", "--dtype", "bf16", "--dims", "128x128", *SERVED, "stochastic", "steps"], 1),
+    (80, ["--kernel", "verify", "--dtype", "bf16", "--dims", "128x128", *DRAFTS], 1),
     (120, ["--kernel", "serve", "--dtype", "fp16", "--dims", "128x128"], 1),
     (89, ["--kernel", "step", "--dtype", "bf16", "--dims", "128x128"], 1),
     (89, ["--kernel", "lightning2", "--dtype", "bf16", "fp32", "--dims", "128x128", *ALL], 2),

@@ -26,7 +26,8 @@ def check_pool(state: Tensor, q: Tensor, v: Tensor) -> None:
         raise ValueError(f"state must be {names} for {q.dtype} inputs, got {state.dtype}")
     if state.device != q.device:
         raise ValueError(f"state must be on the device of q, got {state.device} and {q.device}")
-    if any(stride == 0 and size > 1 for stride, size in zip(state.stride(), state.shape, strict=True)):
+    sizes = zip(state.stride(), state.shape, strict=True)
+    if state.numel() and any(stride == 0 and size > 1 for stride, size in sizes):
         raise ValueError(
             "state is updated in place and must not be expanded: pass state.contiguous() and keep it, "
             f"got strides {state.stride()}"
@@ -82,14 +83,22 @@ def check_slot_values(read: list[int], written: list[list[int]], slots: int) -> 
         raise ValueError(f"slots are from 0 to {slots - 1}, or below 0 for none, got {largest}")
 
 
+def check_kernel_dtype(q: Tensor, name: str) -> None:
+    """Check that kernels take the dtype of q, before a state is asked to fit it.
+
+    Raises:
+        ValueError: naming what is allowed.
+    """
+    if q.dtype not in KERNEL_DTYPES and q.dtype.is_floating_point:
+        raise ValueError(f"{name} takes float32, float16 or bfloat16, got {q.dtype}")
+
+
 def check_kernel_pool(q: Tensor, v: Tensor, state: Tensor, name: str) -> None:
-    """Check what kernels need beyond `check_pool`: dtypes, dims, strides and the kind of device.
+    """Check what kernels need beyond `check_pool`: dims, strides and the kind of device.
 
     Raises:
         ValueError: naming what is wrong and what is allowed.
     """
-    if q.dtype not in KERNEL_DTYPES:
-        raise ValueError(f"{name} takes float32, float16 or bfloat16, got {q.dtype}")
     check_dims(q.shape[-1], v.shape[-1], name)
     check_nvidia(q.device, name, f"{name}_torch")
     if state.stride(3) != 1 and state.shape[3] != 1:
