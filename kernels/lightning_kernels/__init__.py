@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .lightning1.attention1 import lightning_attn1
     from .lightning2.api import lightning2_config, lightning_attn2
     from .lightning2.blocked import lightning_attn2_torch
+    from .lightning2.context import ContextParallel
     from .lightning2.reference import reference_attention, reference_recurrent
     from .norm.rms_norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
     from .serving.drafts import Accepted
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accepted",
+    "ContextParallel",
     "Snapshots",
     "TransNormerAttention",
     "build_slope_tensor",
@@ -53,6 +55,7 @@ __all__ = [
 
 _HOME = {
     "Accepted": "serving.drafts",
+    "ContextParallel": "lightning2.context",
     "Snapshots": "serving.serve_call",
     "TransNormerAttention": "layer",
     "build_slope_tensor": "slopes",

@@ -9,6 +9,7 @@ from torch.nn.functional import silu
 
 from .lightning2.api import lightning_attn2
 from .lightning2.blocked import lightning_attn2_torch
+from .lightning2.context import ContextParallel
 from .norm.rms_norm import simple_rms_norm, simple_rms_norm_torch
 from .slopes import layer_slopes
 
@@ -72,11 +73,13 @@ class TransNormerAttention(nn.Module):
         self.slopes = layer_slopes(heads, layer, layers)
         self._move_slopes(self.out_proj.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cp: ContextParallel | None = None) -> Tensor:
         """Map x [batch, seq_len, dim] to [batch, seq_len, dim], in the dtype of the weights.
 
+        With `cp`, x is this rank's part of the tokens.
+
         Raises:
-            ValueError: if x is not of that shape, or not on a GPU for the form "triton".
+            ValueError: if x is not of that shape, not on a GPU for the form "triton", or not what `cp` says.
         """
         if x.dim() != 3 or x.shape[2] != self.out_proj.in_features:
             raise ValueError(f"x must be [batch, seq_len, {self.out_proj.in_features}], got {tuple(x.shape)}")
@@ -84,7 +87,7 @@ class TransNormerAttention(nn.Module):
         q, k, v, u = self.qkvu_proj(x).chunk(4, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (silu(q), silu(k), v))
         # [batch, seq_len, heads, dim / heads]
-        o = attend(q, k, v, self._move_slopes(x), layout="bnhd")
+        o = attend(q, k, v, self._move_slopes(x), layout="bnhd", cp=cp)
         out: Tensor = self.out_proj(norm(o.flatten(2), self.eps) * u)
         return out
 

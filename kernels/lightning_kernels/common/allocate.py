@@ -12,7 +12,8 @@ def empty_like(tensor: Tensor) -> Tensor:
     It has the strides of `tensor` where the last dim of that is contiguous.
     """
     out = torch.empty_like(tensor)
-    if out.stride()[-1] != 1:
+    # Dynamo knows no strides while it traces a backward pass, and PyTorch's own operations take any.
+    if not torch.compiler.is_dynamo_compiling() and out.stride()[-1] != 1:
         out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
     return out
 
@@ -40,6 +41,8 @@ def empty_state(call: Call) -> Tensor:
 
 def unit_last_stride(tensor: Tensor) -> Tensor:
     """Return the tensor itself if its last dim is contiguous, which the kernels need, else a copy."""
+    if torch.compiler.is_dynamo_compiling():
+        return tensor.contiguous()
     return tensor if tensor.stride()[-1] == 1 else tensor.contiguous()
 
 

@@ -29,10 +29,11 @@ def differentiable(call: Call, forward: Forward, backward: Backward) -> tuple[Te
 
 def attend_by_core(core: Core, call: Call) -> tuple[Tensor, Tensor | None]:
     """Compute o and, where `call.return_state`, the final state by `core`, and their gradients too."""
-    return differentiable(call, partial(core_forward, core), partial(_unrecorded_backward, core))
+    return differentiable(call, partial(core_forward, core), partial(unrecorded_backward, core))
 
 
-def _unrecorded_backward(core: Core, upstream: Upstream, call: Call) -> Gradients:
+def unrecorded_backward(core: Core, upstream: Upstream, call: Call) -> Gradients:
+    """Compute gradients by `core`, without gradients of their own."""
     with torch.no_grad():
         return core_backward(core, upstream, call)
 

@@ -21,9 +21,12 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from ..common.autograd import attend_by_core
+from ..common.allocate import empty_state
+from ..common.autograd import attend_by_core, unrecorded_backward
 from ..common.call import Call
+from ..common.core import core_forward
 from ..common.validate import autocast_dtype, check_call, check_values, heads_first
+from .context import ContextParallel, Passes, attend_across, local_call
 from .tiles import STEEPEST
 
 _SEGMENT_ELEMENTS = {"cpu": 1 << 17}
@@ -35,13 +38,15 @@ _SEGMENT_ELEMENTS_ELSEWHERE = 1 << 24
 def lightning_attn2_torch(
     q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
     initial_state: Tensor | None = None, return_state: Literal[False] = False,
-    cu_seqlens: Tensor | None = None, layout: str = "bhnd", block_size: int = 64,
+    cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None, layout: str = "bhnd",
+    block_size: int = 64,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def lightning_attn2_torch(
     q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
     initial_state: Tensor | None = None, return_state: Literal[True],
-    cu_seqlens: Tensor | None = None, layout: str = "bhnd", block_size: int = 64,
+    cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None, layout: str = "bhnd",
+    block_size: int = 64,
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def lightning_attn2_torch(
     q: Tensor,
@@ -53,6 +58,7 @@ def lightning_attn2_torch(
     initial_state: Tensor | None = None,
     return_state: bool = False,
     cu_seqlens: Tensor | None = None,
+    cp: ContextParallel | None = None,
     layout: str = "bhnd",
     block_size: int = 64,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -78,6 +84,7 @@ def lightning_attn2_torch(
             a batch of 1: from 0, never decreasing, to at most n (checked on the CPU). Rows beyond are zeros
             in o and in gradients. States are then [num_seqs, hq, head_dim, value_dim]. On a GPU, reading it
             synchronises, which `lightning_attn2` avoids.
+        cp: how the tokens lie on the ranks of a group, of which q, k, v and o are then this rank's part.
         layout: "bhnd", or "bnhd" for q, k, v and o as [b, n, heads, dim].
         block_size: tokens per block, at least 1; it changes only speed and rounding.
 
@@ -93,6 +100,8 @@ def lightning_attn2_torch(
     Source: Lightning Attention-2, arXiv 2401.04658.
     """
     call = Call(*heads_first(q, k, v, layout), s, initial_state, cu_seqlens, scale, return_state)
+    if cp is not None:
+        call = local_call(call, cp)
     check_call(call)
     if not torch.compiler.is_compiling():  # traced tensors have no values
         check_values(call)
@@ -101,7 +110,16 @@ def lightning_attn2_torch(
     dtype = autocast_dtype(q)
     if dtype is not None:
         call = call._replace(q=call.q.to(dtype), k=call.k.to(dtype), v=call.v.to(dtype))
-    o, state = attend_by_core(partial(_linear_attention, block_size=block_size), call)
+    core = partial(_linear_attention, block_size=block_size)
+    if cp is None:
+        o, state = attend_by_core(core, call)
+    else:
+        passes = Passes(
+            partial(core_forward, core),
+            partial(unrecorded_backward, core),
+            partial(leaving_state, block_size=block_size),
+        )
+        o, state = attend_across(call, cp, passes)
     if layout != "bhnd":
         o = o.transpose(1, 2)
     return o if state is None else (o, state)
@@ -156,10 +174,21 @@ def _segments(n: int, block: int, blocks: int) -> list[tuple[int, int, int]]:
     return cuts
 
 
+def leaving_state(call: Call, reverse: bool, block_size: int = 64) -> Tensor:
+    """Compute only the state that leaves a call, or a reverse one: `final` of a `Core`.
+
+    Of q only the number of heads counts.
+    """
+    final = empty_state(call)
+    with torch.no_grad():
+        _linear_attention(call, None, final, reverse=reverse, block_size=block_size)
+    return final
+
+
 def _linear_attention(
-    call: Call, out: Tensor, final: Tensor | None, *, reverse: bool, block_size: int
+    call: Call, out: Tensor | None, final: Tensor | None, *, reverse: bool, block_size: int
 ) -> None:
-    """Write every sequence; with its `block_size` fixed, a `Core`."""
+    """Write every sequence; with its `block_size` fixed, a `Core`. Without `out` only states are computed."""
     q, k, v, slopes, initial, bounds, scale, _ = call
     ends: list[int] = [0, q.shape[2]] if bounds is None else bounds.tolist()
     autocast = autocast_dtype(q) is not None
@@ -169,17 +198,19 @@ def _linear_attention(
             rows = (slice(None), slice(None), slice(first, end))
             entering = None if initial is None else initial[states]
             sequence = Call(q[rows], k[rows], v[rows], slopes, entering, None, scale)
-            leaving = _sequence(sequence, out[rows], reverse, block_size)
+            leaving = _sequence(sequence, None if out is None else out[rows], reverse, block_size)
             if final is not None:
                 final[states] = 0.0 if leaving is None else leaving
-        out[:, :, ends[-1] :] = 0.0
+        if out is not None:
+            out[:, :, ends[-1] :] = 0.0
 
 
-def _sequence(call: Call, out: Tensor, reverse: bool, block_size: int) -> Tensor | None:
+def _sequence(call: Call, out: Tensor | None, reverse: bool, block_size: int) -> Tensor | None:
     """Write one sequence of each batch entry and return the state that leaves it, None for zeros."""
     q, k, v, slopes, initial, _, scale, _ = call
-    b, heads, n, e = out.shape
-    d = q.shape[3]
+    b, _, n, e = v.shape
+    heads = q.shape[1] if out is None else out.shape[1]
+    d = k.shape[3]
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     state = None if initial is None else initial.to(dtype).contiguous()  # [b, heads, d, e]
     if b * heads * n * d * e == 0:
@@ -194,14 +225,20 @@ def _sequence(call: Call, out: Tensor, reverse: bool, block_size: int) -> Tensor
     for cut in reversed(cuts) if reverse else cuts:
         first, size, count = cut
         tokens = slice(first, first + size * count)
-        rows_q, rows_k, rows_v = (_rows(x[:, :, tokens], heads, dtype) for x in (q, k, v))
+        decay = decays[size, count]
+        rows_k, rows_v = (_rows(x[:, :, tokens], heads, dtype) for x in (k, v))
         if reverse:
             rows_v = rows_v * scale
-        else:
-            rows_q = rows_q * scale
-        part, state = _segment(rows_q, rows_k, rows_v, decays[size, count], count, state)
-        out[:, :, tokens] = part
-        state = state.view(b, heads, d, e)
+        sums = _sums(rows_k, rows_v, decay, count)
+        if out is not None:
+            rows_q = _rows(q[:, :, tokens], heads, dtype)
+            if not reverse:
+                rows_q = rows_q * scale
+            out[:, :, tokens] = _segment(rows_q, rows_k, rows_v, decay, sums, state)
+        leaving = torch.matmul(decay.leaving, sums)  # [b, heads, 1, d·e]
+        if state is not None:
+            leaving.addcmul_(decay.whole, state.view(b, heads, 1, d * e))
+        state = leaving.view(b, heads, d, e)
     return state
 
 
@@ -211,12 +248,19 @@ def _rows(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-def _segment(
-    q: Tensor, k: Tensor, v: Tensor, decay: _Decay, blocks: int, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Compute one segment from the state that enters it; return its rows of o and the state that leaves."""
+def _sums(k: Tensor, v: Tensor, decay: _Decay, blocks: int) -> Tensor:
+    """Return what each block of a segment adds to the state [b, h, blocks, d·e]."""
+    b, h, n, d = k.shape
+    rows_k, rows_v = (x.reshape(b * h * blocks, n // blocks, -1) for x in (k, v))
+    weighted = rows_k.view(b, h, blocks, -1, d) * decay.key
+    return torch.bmm(weighted.view(rows_k.shape).transpose(1, 2), rows_v).view(b, h, blocks, -1)
+
+
+def _segment(q: Tensor, k: Tensor, v: Tensor, decay: _Decay, sums: Tensor, state: Tensor | None) -> Tensor:
+    """Return the rows of o of one segment, from the state that enters it and what each of its blocks adds."""
     b, h, n, d = q.shape
     e = v.shape[3]
+    blocks = sums.shape[2]
     shape = (b, h, blocks, n // blocks)
     flat = b * h * blocks
     rows_q, rows_k = q.reshape(flat, -1, d), k.reshape(flat, -1, d)
@@ -224,15 +268,10 @@ def _segment(
     scores = torch.bmm(rows_q, rows_k.transpose(1, 2))  # [b·h·blocks, B, B]
     scores.view(*shape, -1).mul_(decay.within)
     part = torch.bmm(scores, rows_v)  # [b·h·blocks, B, e]
-    weighted_k = rows_k.view(*shape, d) * decay.key
-    sums = torch.bmm(weighted_k.view(flat, -1, d).transpose(1, 2), rows_v).view(b, h, blocks, d * e)
     if blocks > 1 or state is not None:
         entering = torch.matmul(decay.between, sums)  # [b, h, blocks, d·e]
         if state is not None:
             entering.addcmul_(decay.entering, state.view(b, h, 1, d * e))
         weighted_q = rows_q.view(*shape, d) * decay.query
         part.baddbmm_(weighted_q.view(flat, -1, d), entering.view(flat, d, e))
-    leaving = torch.matmul(decay.leaving, sums)  # [b, h, 1, d·e]
-    if state is not None:
-        leaving.addcmul_(decay.whole, state.view(b, h, 1, d * e))
-    return part.view(b, h, n, e), leaving
+    return part.view(b, h, n, e)
