@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,9 @@ from lightning_kernels import ContextParallel
 
 HEADS, DIM, VALUES = 4, 8, 5
 Sides = list[tuple[int, int]]
+
+
+Attend = Callable[..., Any]
 
 
 def lengths_of(ranks: int, make: random.Random) -> tuple[int, ...]:
@@ -53,7 +57,14 @@ def agree(name: str, found: Tensor | None, expected: Tensor, tolerance: float) -
     assert off <= tolerance, (name, float(off))
 
 
-def one_sequence(rank: int, ranks: int, seed: int, dtype: torch.dtype, tolerance: float) -> None:
+def one_sequence(
+    rank: int,
+    ranks: int,
+    seed: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    attend: Attend = lk.lightning_attn2_torch,
+) -> None:
     """Compare a rank's rows, states and gradients with the whole sequence, computed piece by piece."""
     make = random.Random(seed)
     lengths, slopes, kv_heads = lengths_of(ranks, make), slopes_of(make), make.choice([4, 2, 1])
@@ -84,9 +95,7 @@ def one_sequence(rank: int, ranks: int, seed: int, dtype: torch.dtype, tolerance
         given = (initial if rank == 0 else torch.full_like(initial, float("nan"))).requires_grad_()
     cp = ContextParallel(lengths=lengths)
     for turn in range(2):
-        o, state = lk.lightning_attn2_torch(
-            *mine, slopes, scale=scale, initial_state=given, return_state=True, cp=cp
-        )
+        o, state = attend(*mine, slopes, scale=scale, initial_state=given, return_state=True, cp=cp)
         ((o * weights[:, :, a:e].to(dtype)).sum() + (state * of_states[rank]).sum()).backward()
         found = [o, state, *(x.grad for x in mine)]
         if turn == 0:
@@ -102,7 +111,14 @@ def one_sequence(rank: int, ranks: int, seed: int, dtype: torch.dtype, tolerance
     agree("state", state, states[rank], tolerance)
 
 
-def packed(rank: int, ranks: int, seed: int) -> None:
+def packed(
+    rank: int,
+    ranks: int,
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+    tolerance: float = 1e-11,
+    attend: Attend = lk.lightning_attn2_torch,
+) -> None:
     """Compare packed sequences, some over several ranks, and tokens after the last."""
     make = random.Random(seed)
     lengths, slopes, kv_heads = lengths_of(ranks, make), slopes_of(make), make.choice([4, 2])
@@ -110,13 +126,16 @@ def packed(rank: int, ranks: int, seed: int) -> None:
     total = ends[-1]
     inner = make.sample(range(1, total), min(total - 1, make.choice([0, 1, 3, 8])))
     bounds = (0, *sorted({*inner, make.choice([total, max(1, total - 3)])}))
-    whole = inputs(1, kv_heads, total, torch.float64, seed)
+    whole = inputs(1, kv_heads, total, dtype, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     count = len(bounds) - 1
     initial = torch.randn(count, HEADS, DIM, VALUES, generator=generator, dtype=torch.float64)
     weights = torch.randn(1, HEADS, total, VALUES, generator=generator, dtype=torch.float64)
 
-    exact, exact_initial = [x.clone().requires_grad_() for x in whole], initial.clone().requires_grad_()
+    exact, exact_initial = (
+        [x.double().clone().requires_grad_() for x in whole],
+        initial.clone().requires_grad_(),
+    )
     rows = torch.zeros_like(weights)
     loss = torch.zeros((), dtype=torch.float64)
     states: dict[int, list[Tensor]] = {}
@@ -137,16 +156,16 @@ def packed(rank: int, ranks: int, seed: int) -> None:
     held = cp.sequences(e - a)
     mine = [x[:, :, a:e].clone().requires_grad_() for x in whole]
     given = initial[held.start : held.stop].clone().requires_grad_()
-    o, state = lk.lightning_attn2_torch(*mine, slopes, initial_state=given, return_state=True, cp=cp)
-    ((o * weights[:, :, a:e]).sum() + (state.sum() if rank in states else 0.0)).backward()
-    agree("o", o, rows[:, :, a:e], 1e-11)
+    o, state = attend(*mine, slopes, initial_state=given, return_state=True, cp=cp)
+    ((o * weights[:, :, a:e].to(dtype)).sum() + (state.sum() if rank in states else 0.0)).backward()
+    agree("o", o, rows[:, :, a:e], tolerance)
     for name, x, y in zip("qkv", mine, exact, strict=True):
-        agree(f"d{name}", x.grad, y.grad[:, :, a:e], 1e-11)
+        agree(f"d{name}", x.grad, y.grad[:, :, a:e], tolerance)
     if rank in states:
-        agree("state", state, torch.cat(states[rank]), 1e-11)
+        agree("state", state, torch.cat(states[rank]), tolerance)
         begin_here = [i for i in held if bounds[i] >= a]
         at = [i - held.start for i in begin_here]
-        agree("initial", given.grad[at], exact_initial.grad[begin_here], 1e-11)
+        agree("initial", given.grad[at], exact_initial.grad[begin_here], tolerance)
 
 
 def equal(rank: int, ranks: int) -> None:
@@ -158,6 +177,13 @@ def equal(rank: int, ranks: int) -> None:
     one_sequence(rank, ranks, 101, torch.bfloat16, 1e-2)
 
 
+def interpreted(rank: int, ranks: int) -> None:
+    """Compare the Triton form, in the interpreter."""
+    for seed in range(3):
+        one_sequence(rank, ranks, seed, torch.float32, 1e-5, lk.lightning_attn2)
+        packed(rank, ranks, seed, torch.float32, 1e-5, lk.lightning_attn2)
+
+
 def compiled(rank: int, ranks: int) -> None:
     """Compile one graph forward and backward, with the collectives in it."""
     lengths = (40, *[70] * (ranks - 1))
@@ -167,15 +193,17 @@ def compiled(rank: int, ranks: int) -> None:
     cp = ContextParallel(lengths=lengths)
     slopes = torch.full((HEADS,), 0.02)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return lk.lightning_attn2_torch(q, k, v, slopes, cp=cp) * 2.0
+    for form in (lk.lightning_attn2_torch, lk.lightning_attn2):
 
-    expected = attend(*mine)
-    wanted = torch.autograd.grad(expected.sum(), mine)
-    found = torch.compile(attend, backend="aot_eager", fullgraph=True)(*mine)
-    agree("o", found, expected, 1e-6)
-    for name, x, y in zip("qkv", torch.autograd.grad(found.sum(), mine), wanted, strict=True):
-        agree(f"d{name}", x, y, 1e-6)
+        def attend(q: Tensor, k: Tensor, v: Tensor, form: Attend = form) -> Any:
+            return form(q, k, v, slopes, cp=cp) * 2.0
+
+        expected = attend(*mine)
+        wanted = torch.autograd.grad(expected.sum(), mine)
+        found = torch.compile(attend, backend="aot_eager", fullgraph=True)(*mine)
+        agree("o", found, expected, 1e-6)
+        for name, x, y in zip("qkv", torch.autograd.grad(found.sum(), mine), wanted, strict=True):
+            agree(f"d{name}", x, y, 1e-6)
 
 
 def trained(rank: int, ranks: int) -> None:
@@ -231,7 +259,7 @@ def refused(rank: int, ranks: int) -> None:
 
 
 CASES: dict[str, Callable[[int, int], None]] = {
-    case.__name__: case for case in (equal, compiled, trained, orphaned, refused)
+    case.__name__: case for case in (equal, interpreted, compiled, trained, orphaned, refused)
 }
 
 

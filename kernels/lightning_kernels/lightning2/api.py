@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..common.call import Call
 from ..common.validate import KERNEL_DTYPES, check_dims, check_nvidia, heads_first
+from .context import ContextParallel
 from .cuts import hopper_launch
-from .operator import attend
+from .operator import attend, attend_on_ranks
 from .tiles import hopper_takes, lightning2_tiles, processors, shared_limit
 
 
@@ -16,13 +17,13 @@ from .tiles import hopper_takes, lightning2_tiles, processors, shared_limit
 def lightning_attn2(
     q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
     initial_state: Tensor | None = None, return_state: Literal[False] = False,
-    cu_seqlens: Tensor | None = None, layout: str = "bhnd",
+    cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None, layout: str = "bhnd",
 ) -> Tensor: ...  # fmt: skip
 @overload
 def lightning_attn2(
     q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
     initial_state: Tensor | None = None, return_state: Literal[True],
-    cu_seqlens: Tensor | None = None, layout: str = "bhnd",
+    cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None, layout: str = "bhnd",
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def lightning_attn2(
     q: Tensor,
@@ -34,6 +35,7 @@ def lightning_attn2(
     initial_state: Tensor | None = None,
     return_state: bool = False,
     cu_seqlens: Tensor | None = None,
+    cp: ContextParallel | None = None,
     layout: str = "bhnd",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Compute causal linear attention with a fixed decay per head, in one pass over the sequence.
@@ -60,6 +62,7 @@ def lightning_attn2(
         cu_seqlens: int32 [num_seqs + 1], where sequence i is tokens cu_seqlens[i] to cu_seqlens[i+1] − 1 of
             a batch of 1: from 0, never decreasing, to at most n (not checked on a GPU). Rows beyond are zeros
             in o and in gradients. States are then [num_seqs, hq, head_dim, value_dim].
+        cp: how the tokens lie on the ranks of a group, of which q, k, v and o are then this rank's part.
         layout: "bhnd", or "bnhd" for q, k, v and o as [b, n, heads, dim].
 
     Returns:
@@ -76,7 +79,8 @@ def lightning_attn2(
     Source: Lightning Attention-2, arXiv 2401.04658.
     """
     q, k, v = heads_first(q, k, v, layout)
-    o, state = attend(Call(q, k, v, s, initial_state, cu_seqlens, scale, return_state))
+    call = Call(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
+    o, state = attend(call) if cp is None else attend_on_ranks(call, cp)
     if layout != "bhnd":
         o = o.transpose(1, 2)
     return o if state is None or not return_state else (o, state)

@@ -24,6 +24,7 @@ from ..common.private_torch import (
     is_dtensor,
 )
 from ..common.validate import check_values
+from .context import ContextParallel, Passes, attend_across, local_call
 from .plans import backward_plan, check, choose, forward_plan, portable
 
 _LIBRARY = torch.library.Library(ops.name, "DEF")
@@ -67,6 +68,28 @@ def attend(call: Call) -> tuple[Tensor, Tensor | None]:
     if call.needs_grad():
         return differentiable(call, plan.forward, _run_backward)
     return plan.forward(call)
+
+
+def attend_on_ranks(call: Call, cp: ContextParallel) -> tuple[Tensor, Tensor | None]:
+    """Check the call of this rank's tokens and compute it by the operator.
+
+    Raises:
+        ValueError, NotImplementedError: as `plans.check`, or if `cp` does not fit the call.
+    """
+    call = local_call(call, cp)
+    check(call)
+    passes = Passes(lambda given: linear_attention(*given), _run_backward, _leaving_state)
+    return attend_across(call, cp, passes)
+
+
+def _leaving_state(call: Call, reverse: bool) -> Tensor:
+    """Compute the state that leaves a call, or a reverse one, by the operators."""
+    if not reverse:
+        return linear_attention(*call._replace(return_state=True))[1]
+    # The gradient of an initial state does not depend on that, nor on k and v.
+    upstream = Upstream(call.v, call.initial_state, (False, False, False, True))
+    given = call._replace(q=call.k, k=call.k, v=call.v, initial_state=empty_state(call))
+    return _call_backward(upstream, given).d_initial  # type: ignore[return-value]
 
 
 def _register_shardings() -> None:

@@ -20,13 +20,13 @@ pytestmark = pytest.mark.skipif(
     "cases",
     [
         ["equal:2", "equal:3", "equal:8"],
-        ["compiled:2", "trained:2"],
+        ["interpreted:3", "compiled:2", "trained:2"],
         ["refused:2", "orphaned:3"],
     ],
     ids=lambda cases: cases[0],
 )
 def test_ranks_find_what_one_process_finds(cases, tmp_path):
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.support.context_calls", str(tmp_path), *cases],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
