@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lightning_bench.training import NO_MODEL, Training
 from lightning_bench.variant import PLAIN, Variant
 
 Direction = Literal["fwd", "bwd", "fwd_bwd"]
@@ -30,7 +31,7 @@ Family = Literal[
     "norm",
 ]
 Layout = Literal["bhnd", "bnhd"]
-Metric = Literal["speed", "memory", "check"]
+Metric = Literal["speed", "memory", "check", "train"]
 ProtocolName = Literal["lbench", "paper"]
 Distribution = Literal["normal", "outliers", "large", "small"]
 
@@ -48,7 +49,8 @@ class Shape:
     """What the inputs look like: q and k are [batch, heads, seq_len, head_dim], v is [..., value_dim].
 
     Cases of one shape share their inputs, their oracle and the rounds in which they are timed. With fewer
-    `kv_heads` than heads these are the heads of k and v.
+    `kv_heads` than heads these are the heads of k and v. With a model in `training` this is the shape of its
+    attention, in all layers but TransNormerLLM's first, and batch · seq_len are the tokens of a step.
     """
 
     batch: int
@@ -59,6 +61,7 @@ class Shape:
     dtype: Dtype
     device: Device
     variant: Variant = PLAIN
+    training: Training = NO_MODEL
 
     @property
     def kv_heads(self) -> int:
@@ -94,7 +97,7 @@ class Shape:
     def __str__(self) -> str:
         return (
             f"b{self.batch}-h{self.heads}-n{self.seq_len}-d{self.head_dim}-e{self.value_dim}"
-            f"-{self.dtype}-{self.device}{self.variant}"
+            f"-{self.dtype}-{self.device}{self.variant}{self.training}"
         )
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from lightning_bench.case import Case, Distribution, Family
-from lightning_bench.errors import Unavailable
 from lightning_bench.families.work import Work
 from lightning_bench.measure import paper
 from lightning_bench.measure.audit import new_contents
@@ -22,16 +19,16 @@ from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Emit, Enter, Job, Outcome
 from lightning_bench.measure.memory_row import memory_figures
 from lightning_bench.measure.oracle import Reference
+from lightning_bench.measure.outcomes import Outcomes, is_oom
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
 from lightning_bench.measure.second import consult_second
-from lightning_bench.measure.session import PoisonedError, Session
+from lightning_bench.measure.session import Session
 from lightning_bench.measure.speed_row import graph_samples, speed_outcome, with_load
+from lightning_bench.measure.training.train_bench import TrainBench
 from lightning_bench.measure.watch import Watch
-from lightning_bench.providers import get_provider, load_error
+from lightning_bench.providers import load_error
 from lightning_bench.providers.registry.base import Provider
-
-_OOM_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> bool:
@@ -43,7 +40,8 @@ def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> bool:
     session.assert_clean(0)
     session.foreign.job_begins()
     watch = Watch(enter, emit, alone=len(job.cases) == 1)
-    bench = _Bench(session, job, watch.enter, watch.emit)
+    make = TrainBench if job.metric == "train" else _Bench
+    bench = make(session, job, watch.enter, watch.emit)
     try:
         bench.run()
         return watch.reusable()
@@ -67,13 +65,10 @@ class _Bench:
 
     def __init__(self, session: Session, job: Job, enter: Enter, emit: Emit) -> None:
         self.session, self.job, self.enter = session, job, enter
-        self._emitted: list[Case] = []
-        self._emit = emit
+        self.outcomes = Outcomes(session, job, enter, emit)
         self._references: dict[Family, Reference] = {}
         self._others: dict[int, _Other] = {}
         self._moved = False
-        # To this number the watch sets torch back before each turn; who changes it has that in its row.
-        self._cpu_threads = torch.get_num_threads() if session.device == "cpu" else None
         limits = job.limits
         self._rule = StopRule(
             ci_percent=limits.ci_percent,
@@ -82,14 +77,9 @@ class _Bench:
             sample_limit_s=limits.sample_limit_s,
         )
 
-    def emit(self, outcome: Outcome) -> None:
-        """Give a case its outcome."""
-        self._emitted.append(outcome.case)
-        self._emit(replace(outcome, figures=replace(outcome.figures, cpu_threads=self._cpu_threads)))
-
     def run(self) -> None:
         """Measure every case of the job."""
-        loaded = self._loaded()
+        loaded = self.outcomes.loaded()
         if not loaded:
             return
         interleave = self.job.metric == "speed" and self.job.protocol == "lbench"
@@ -102,35 +92,17 @@ class _Bench:
         try:
             self._inputs = self._drawn(0)
         except (RuntimeError, MemoryError) as error:
-            if not _is_oom(error):
+            if not is_oom(error):
                 raise
             for case, _ in loaded:
-                self.emit(Outcome(case, "oom", "the inputs alone do not fit: " + load_error(error)))
+                self.outcomes.emit(Outcome(case, "oom", "the inputs alone do not fit: " + load_error(error)))
             return
         if interleave:
             self._interleaved(loaded)
             return
         for case, provider in loaded:
-            with self._outcome(case):
+            with self.outcomes.of(case):
                 self._by_itself(case, provider)
-
-    def _loaded(self) -> list[tuple[Case, Provider]]:
-        """Return the cases whose provider loads and takes them; the others get their outcome here."""
-        loaded = []
-        for case in self.job.cases:
-            with self._outcome(case):
-                self.enter(case.id, "load")
-                provider = get_provider(case.provider)
-                try:
-                    provider.load()
-                except (ImportError, OSError, Unavailable) as error:
-                    raise CaseEnded("unavailable", load_error(error)) from error
-                if reason := GUARD.replaced():
-                    raise CaseEnded("wrong", reason)
-                if reason := provider.unsupported(case.shape, case.direction):
-                    raise CaseEnded("unsupported", reason)
-                loaded.append((case, provider))
-        return loaded
 
     def _interleaved(self, loaded: list[tuple[Case, Provider]]) -> None:
         """Time all cases in shuffled rounds; what does not fit beside the others runs alone afterwards."""
@@ -138,7 +110,7 @@ class _Bench:
         beside, alone = (loaded, []) if len(loaded) > 1 else ([], loaded)
         for case, provider in beside:
             try:
-                with self._outcome(case, oom_ends=False):
+                with self.outcomes.of(case, oom_ends=False):
                     ready.append(self._prepare(case, provider))
             except (RuntimeError, MemoryError):  # out of memory beside the others
                 alone.append((case, provider))
@@ -149,7 +121,7 @@ class _Bench:
         for case, provider in alone:
             self.session.release()
             self.session.assert_clean(self._own_bytes())
-            with self._outcome(case):
+            with self.outcomes.of(case):
                 self._time([self._prepare(case, provider)])
 
     def _own_bytes(self) -> int:
@@ -180,11 +152,11 @@ class _Bench:
             if gated.case in failed:
                 continue
             self.enter(gated.case.id, "samples")
-            with self._outcome(gated.case):
+            with self.outcomes.of(gated.case):
                 if self.job.graph:
                     self._restore()
                 replays = partial(graph_samples, gated, self._inputs, self._rule, session, self.enter)
-                self.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
+                self.outcomes.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
 
     def _time_anew(self, ready: list[tuple[Gated, Task]]) -> None:
         """Time calls on contents that are new, and again: what is kept of a call shows in the difference."""
@@ -219,7 +191,7 @@ class _Bench:
                     if gated.audit.failure is None and gated.case not in failed:
                         failed |= self._judge_on(other, gated)
         except (RuntimeError, MemoryError) as error:
-            if not _is_oom(error):  # else the column `checks` does not name what could not be judged
+            if not is_oom(error):  # else the column `checks` does not name what could not be judged
                 raise
         return failed
 
@@ -231,10 +203,10 @@ class _Bench:
                 family, other.inputs, gradients=self._gradients, seed=other.seed, every_pair=False
             )
         self.enter(gated.case.id, "check")
-        before = len(self._emitted)
-        with self._outcome(gated.case, oom_ends=False):
+        before = len(self.outcomes.emitted)
+        with self.outcomes.of(gated.case, oom_ends=False):
             gated.audit.judge_anew(other.references[family], other.distribution)
-        return {gated.case} if len(self._emitted) > before else set()
+        return {gated.case} if len(self.outcomes.emitted) > before else set()
 
     def _other(self, number: int, distribution: Distribution) -> _Other:
         if number not in self._others:
@@ -273,9 +245,9 @@ class _Bench:
             load = foreign.figures(case.id)
             figures = with_load(figures, load)
             if load.trouble:
-                self.emit(Outcome(case, "unstable", load.trouble, figures))
+                self.outcomes.emit(Outcome(case, "unstable", load.trouble, figures))
                 return
-        self.emit(Outcome(case, "ok", "", figures))
+        self.outcomes.emit(Outcome(case, "ok", "", figures))
 
     def _restore(self) -> None:
         """Give the inputs the values back, in place, that calls were judged on."""
@@ -302,31 +274,3 @@ class _Bench:
             if self.session.device == "cuda":
                 torch.cuda.synchronize()
         return self._references[family]
-
-    @contextmanager
-    def _outcome(self, case: Case, *, oom_ends: bool = True) -> Iterator[None]:
-        """Turn what a provider raises into the case's outcome; a lost device ends the whole process."""
-        try:
-            yield
-            return
-        except PoisonedError:
-            raise
-        except CaseEnded as ended:
-            outcome = Outcome(case, ended.status, ended.reason, ended.figures)
-        except (Exception, SystemExit) as error:
-            self.session.assert_alive(error)
-            if isinstance(error, (RuntimeError, MemoryError)) and _is_oom(error):
-                if not oom_ends:
-                    raise
-                outcome = Outcome(case, "oom", load_error(error))
-            else:
-                outcome = Outcome(case, "crashed", load_error(error))
-        self.emit(outcome)
-
-
-def _is_oom(error: BaseException) -> bool:
-    """Whether device or host memory is exhausted, in the words of torch, CUDA and Python."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return any(words in text for words in _OOM_WORDS)

@@ -68,6 +68,16 @@ class Figures:
     ceiling_gbps: float | None = None
     ceiling_of: str = ""
     ceiling_tflops: float | None = None
+    tokens_per_s: float | None = None
+    mfu_percent: float | None = None
+    forward_ms: float | None = None
+    backward_ms: float | None = None
+    optimizer_ms: float | None = None
+    compile_s: float | None = None
+    energy_per_token_j: float | None = None
+    first_loss: float | None = None
+    loss: float | None = None
+    parameters: int | None = None
     extra_mib: float | None = None
     peak_mib: float | None = None
     saved_mib: float | None = None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from lightning_bench.case import Device, Direction, Dtype, Metric, ProtocolName, Shape
 from lightning_bench.record.codec import LARGEST, Schema
+from lightning_bench.training import TRAINING, Training, read_compiled, read_recomputed
 from lightning_bench.variant import PLAIN, Variant, packing_text, part_text, read_packing, read_part
 
 Status = Literal["ok", "unavailable", "unsupported", "oom", "timeout", "crashed", "wrong", "unstable"]
@@ -47,7 +48,7 @@ class Record:
     """
 
     suite: Annotated[str, "name of the suite that asked for the case"] = ""
-    metric: Annotated[Metric, "what was measured: speed, memory or check"]
+    metric: Annotated[Metric, "what was measured: speed, memory, check or train"]
     protocol: Annotated[ProtocolName, "how it was measured: lbench or paper"]
     status: Annotated[Status, "how it ended: ok, or what kept it from that; see Status"]
     reason: Annotated[str, "why the status is not ok, in one line"] = ""
@@ -74,7 +75,14 @@ class Record:
     packing: Annotated[
         str, "lengths of the documents that are packed into seq_len, as 96k+31x1k; or blank"
     ] = ""
-    median_ms: Annotated[Figure, "median time, ms"] = None
+    model: Annotated[str, "model that is trained around the attention; blank for attention by itself"] = ""
+    compile: Annotated[
+        str, "what torch.compile compiles of the model: parts, which is all but the attention; or blank"
+    ] = ""
+    recompute: Annotated[
+        str, "what the backward pass computes again: layers, by activation checkpointing; or blank"
+    ] = ""
+    median_ms: Annotated[Figure, "median time, ms; of metric train that of a step"] = None
     p20_ms: Annotated[Figure, "20th percentile of the time, ms"] = None
     p80_ms: Annotated[Figure, "80th percentile of the time, ms"] = None
     min_ms: Annotated[Figure, "shortest time, ms"] = None
@@ -114,19 +122,40 @@ class Record:
     ceiling_tflops: Annotated[
         Figure, "matrix rate in this dtype measured in the same run, TFLOP/s (10^12)"
     ] = None
+    tokens_per_s: Annotated[
+        Figure, "tokens per second and GPU, in training: batch · seq_len over median_ms"
+    ] = None
+    mfu_percent: Annotated[
+        Figure, "tflops over the GPU's dense matrix rate by its data sheet, %: model FLOPs utilization"
+    ] = None
+    forward_ms: Annotated[Figure, "median time of a step's forward pass and loss, ms"] = None
+    backward_ms: Annotated[Figure, "median time of a step's backward pass, ms"] = None
+    optimizer_ms: Annotated[Figure, "median time of a step's optimizer, ms"] = None
+    compile_s: Annotated[
+        Figure, "what the first step took longer than a median step, s: compiling, caches as they were"
+    ] = None
+    energy_per_token_j: Annotated[
+        Figure, "energy of the whole board over the timed steps, over their tokens, J; blank without NVML"
+    ] = None
+    first_loss: Annotated[Figure, "loss of the first step, nats per token"] = None
+    loss: Annotated[Figure, "mean loss of the last timed steps, nats per token"] = None
+    parameters: Annotated[int | None, "trained parameters of the model, embeddings included"] = None
     extra_mib: Annotated[Figure, "peak memory that the call adds to inputs already there, MiB (2^20)"] = None
     peak_mib: Annotated[Figure, "absolute peak of allocated memory, MiB (2^20)"] = None
     saved_mib: Annotated[Figure, "memory held between forward and backward, MiB (2^20)"] = None
     reserved_mib: Annotated[Figure, "peak of memory that the allocator reserved, MiB (2^20)"] = None
     ideal_mib: Annotated[Figure, "memory of the call's outputs alone, MiB (2^20)"] = None
     extra_ratio: Annotated[Figure, "extra_mib over ideal_mib"] = None
-    error_o: Annotated[Figure, "relative L2 error of the output against the fp64 oracle"] = None
+    error_o: Annotated[
+        Figure,
+        "relative L2 error of the output against the fp64 oracle; of metric train of a small model's logits",
+    ] = None
     error_dq: Annotated[Figure, "relative L2 error of the gradient of q"] = None
     error_dk: Annotated[Figure, "relative L2 error of the gradient of k"] = None
     error_dv: Annotated[Figure, "relative L2 error of the gradient of v"] = None
-    error_dgate: Annotated[Figure, "worst relative L2 error of the gradients of gates and other inputs"] = (
-        None
-    )
+    error_dgate: Annotated[
+        Figure, "worst relative L2 error of the gradients of gates, weights and other inputs"
+    ] = None
     error_budget: Annotated[Figure, "largest relative L2 error that passes the gate"] = None
     checks: Annotated[str, "what was judged beside the errors: see docs/trust.md"] = ""
     seed: Annotated[int | None, "seed of the inputs and of the choice of what is judged"] = None
@@ -213,6 +242,7 @@ class Record:
             self.dtype,
             self.device,
             variant,
+            Training.of_columns(**{name: getattr(self, name) for name in TRAINING}),
         )
 
 
@@ -270,6 +300,14 @@ def _rank(value: str) -> str:
     return part_text(read_part(value, "rank"))
 
 
+def _compiled(value: str) -> str:
+    return read_compiled(one_line(value))
+
+
+def _recomputed(value: str) -> str:
+    return read_recomputed(one_line(value))
+
+
 def _packing(value: str) -> str:
     return packing_text(read_packing(value))
 
@@ -294,6 +332,7 @@ def _tidy_by_column() -> dict[str, Callable[[Any], Any]]:
     tidy = {name: by_type.get(hint, one_line) for name, hint in get_type_hints(Record).items()}
     tidy |= dict.fromkeys(("heads", "head_dim", "value_dim"), _unstated_size)
     tidy |= {"layer": _layer, "rank": _rank, "packing": _packing}
+    tidy |= {"compile": _compiled, "recompute": _recomputed}
     return tidy | {name: _time for name in tidy if name.endswith("_ms")}
 
 

@@ -70,7 +70,7 @@ class Plan:
             limits=suite.limits,
             machine=machine,
             device=machine.device,
-            cases=tuple(expand(suite, overrides or Overrides(), machine.device)),
+            cases=tuple(expand(suite, overrides or Overrides(), machine.device, metric)),
             inputs=suite.inputs,
             graph=suite.graph,
         )
@@ -82,7 +82,7 @@ class Plan:
 
         Memory, errors and what protocol `paper` repeats are measured in one.
         """
-        if self.metric != "speed" or self.protocol != "lbench":
+        if self.metric not in ("speed", "train") or self.protocol != "lbench":
             return 1
         return self.limits.processes or _PROCESSES[self.device]
 

@@ -74,7 +74,7 @@ class Planner:
         device = self.settings.device or detect_device()
         if self.overrides.kernels is not None:
             return suite_with_family({family_of(spec) for spec in self.overrides.kernels}, device)
-        return load_suite(default_suite(device))
+        return load_suite(default_suite(device, self.metric))
 
     def plan(self, suite: Suite) -> Plan:
         """Return the plan; UsageError for axes that leave nothing to run, and a device that is missing."""

@@ -266,6 +266,7 @@ class Sweep:
             value_dim=shape.value_dim,
             device=shape.device,
             **shape.variant.columns,
+            **shape.training.columns,
             device_name=machine.device_name,
             capability=machine.capability,
             driver=machine.driver,

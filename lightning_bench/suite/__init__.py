@@ -1,7 +1,7 @@
 """Suites: a TOML file that says what to measure, validated, and expanded to cases."""
 
 from lightning_bench.suite.axes import LengthBound
-from lightning_bench.suite.expand import Overrides, checked_overrides, expand
+from lightning_bench.suite.expand import Overrides, checked_overrides, every_case, expand
 from lightning_bench.suite.find import bundled_suites, default_suite, find_suite
 from lightning_bench.suite.load import load_suite, suite_with_family
 from lightning_bench.suite.model import Exclude, Group, Limits, Suite
@@ -17,6 +17,7 @@ __all__ = [
     "bundled_suites",
     "checked_overrides",
     "default_suite",
+    "every_case",
     "expand",
     "find_suite",
     "load_suite",

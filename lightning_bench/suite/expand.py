@@ -10,8 +10,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lightning_bench.case import DIRECTIONS, DTYPES, Case, Device, Direction, Dtype, Family, Shape
+from lightning_bench.case import DIRECTIONS, DTYPES, Case, Device, Direction, Dtype, Family, Metric, Shape
 from lightning_bench.errors import UsageError
+from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.suite.axes import (
     Faults,
     distinct,
@@ -26,6 +27,7 @@ from lightning_bench.suite.axes import (
     uneven_heads,
 )
 from lightning_bench.suite.model import Group, Suite
+from lightning_bench.suite.training_groups import COMPILE_WORDS, RECOMPUTE_WORDS, expand_training
 from lightning_bench.variant import Variant, packing_label, read_packing
 
 MOST_CELLS = 100_000
@@ -46,8 +48,19 @@ _AXES = (
     "packing",
 )
 
+_OF_TRAINING = ("model", "tokens", "compile", "recompute")
+"""Axes that only `lbench train` has."""
+
 _SPECS = {"providers": "--provider", "added": "--provider", "kernels": "--kernel"}
 """The fields of `Overrides` that name providers, and the options that set them."""
+
+_WORDS: dict[str, tuple[str, ...]] = {
+    "direction": DIRECTIONS,
+    "dtype": DTYPES,
+    "model": tuple(MODELS),
+    "compile": COMPILE_WORDS,
+    "recompute": RECOMPUTE_WORDS,
+}
 
 
 @dataclass(frozen=True)
@@ -74,15 +87,25 @@ class Overrides:
     layer: tuple[str, ...] | None = None
     rank: tuple[str, ...] | None = None
     packing: tuple[str, ...] | None = None
+    model: tuple[str, ...] | None = None
+    tokens: tuple[int, ...] | None = None
+    compile: tuple[str, ...] | None = None
+    recompute: tuple[str, ...] | None = None
 
 
-def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
-    """Return the cases of a suite on a device, grouped by shape, with providers in the suite's order.
+def expand(suite: Suite, overrides: Overrides, device: Device, metric: Metric = "speed") -> list[Case]:
+    """Return the cases of a suite for a metric on a device, grouped by shape, providers in the suite's order.
+
+    `train` has cases of its own, those of the tables headed [[train]]; all other metrics share theirs.
 
     Shapes are in the order of the groups; within a group, dtype and head_dim change slowest and seq_len
     fastest. UsageError if an override is wrong or the excludes leave nothing.
     """
     overrides = checked_overrides(overrides)
+    if metric == "train" and suite.train:
+        return expand_training(suite, overrides, device)
+    if metric == "train" or not suite.groups:
+        raise UsageError(_of_other_metrics(suite, metric))
     ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
     empty: list[str] = []
     cells = 0
@@ -122,6 +145,24 @@ def expand(suite: Suite, overrides: Overrides, device: Device) -> list[Case]:
             )
         )
     return [case for directions in ordered.values() for cases in directions.values() for case in cases]
+
+
+def every_case(suite: Suite, device: Device) -> list[Case]:
+    """Return the cases of a suite for all metrics on a device."""
+    attention = expand(suite, Overrides(), device) if suite.groups else []
+    return [*attention, *(expand(suite, Overrides(), device, "train") if suite.train else [])]
+
+
+def _of_other_metrics(suite: Suite, metric: Metric) -> str:
+    if metric == "train":
+        return (
+            f"suite {suite.name} trains no models: {suite.path} has no table headed [[train]]; allowed: "
+            "`lbench train table1`, `lbench train quick`, or a suite of yours that has one"
+        )
+    return (
+        f"suite {suite.name} trains whole models and has nothing for `lbench {metric}`; run "
+        f"`lbench train {suite.name}`, or name another suite (`lbench suites` lists them)"
+    )
 
 
 @dataclass(frozen=True)
@@ -262,7 +303,7 @@ def checked_overrides(overrides: Overrides) -> Overrides:
     """Return the axes as rows have them. UsageError names every option of the command line that is wrong."""
     faults: list[str] = []
     checked: dict[str, Any] = {}
-    for axis in (*_SPECS, *_AXES[1:]):
+    for axis in (*_SPECS, *_AXES[1:], *_OF_TRAINING):
         values = getattr(overrides, axis)
         if values is None:
             continue
@@ -280,10 +321,8 @@ def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ..
     once = distinct(values)
     if axis in _SPECS:
         return read_providers(once, Path.cwd())
-    if axis == "direction":
-        return read_words(once, DIRECTIONS)
-    if axis == "dtype":
-        return read_words(once, DTYPES)
+    if axis in _WORDS:
+        return read_words(once, _WORDS[axis])
     if axis == "layer":
         return read_parts(once, "layer")
     if axis == "rank":

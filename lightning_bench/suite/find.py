@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_bench.case import Device
+from lightning_bench.case import Device, Metric
 from lightning_bench.errors import UsageError
 from lightning_bench.words import any_of, nearest_words
 
@@ -16,9 +16,11 @@ def bundled_suites() -> list[str]:
     return sorted(path.stem for path in _bundled_folder().glob("*.toml"))
 
 
-def default_suite(device: Device) -> str:
-    """Return the suite that runs if none is named: `paper` on a GPU, `quick` on a CPU."""
-    return "paper" if device == "cuda" else "quick"
+def default_suite(device: Device, metric: Metric = "speed") -> str:
+    """Return the suite that runs if none is named: `quick` on a CPU; on a GPU `paper`, to train `table1`."""
+    if device == "cpu":
+        return "quick"
+    return "table1" if metric == "train" else "paper"
 
 
 def find_suite(name_or_path: str | Path) -> Path:

@@ -28,9 +28,10 @@ def line_numbers(text: str, raw: dict[str, Any]) -> dict[Location, int]:
             found[table] = number
         elif key := _KEY.match(line):
             found.setdefault((*table, key[2]), number)
-    groups = raw.get("group")
-    if isinstance(groups, list) and counts.get(("group",), 0) != len(groups):
-        return {}
+    for name in ("group", "train"):
+        groups = raw.get(name)
+        if isinstance(groups, list) and counts.get((name,), 0) != len(groups):
+            return {}
     return found
 
 

@@ -49,6 +49,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
         graph=content.graph,
         limits=content.limits,
         groups=content.group,
+        train=content.train,
     )
 
 

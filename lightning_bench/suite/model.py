@@ -34,7 +34,6 @@ from lightning_bench.suite.axes import (
     LENGTHS_ALLOWED,
     PACKINGS_ALLOWED,
     PARTS_ALLOWED,
-    PROVIDERS_ALLOWED,
     Faults,
     LengthBound,
     packed_batch,
@@ -42,10 +41,11 @@ from lightning_bench.suite.axes import (
     read_lengths,
     read_packings,
     read_parts,
-    read_providers,
     read_words,
     uneven_heads,
 )
+from lightning_bench.suite.fields import Providers
+from lightning_bench.suite.training_groups import TRAIN_ALLOWED, TrainGroup
 from lightning_bench.variant import packing_text
 
 EXCLUDE_ALLOWED = 'a list of entries such as [{family = "softmax", seq_len = "> 65536"}]'
@@ -53,22 +53,16 @@ GROUPS_ALLOWED = "one or more tables headed [[group]]"
 TEXT_ALLOWED = "a string that is not empty"
 
 
-def _providers(value: object, info: ValidationInfo) -> tuple[str, ...]:
-    return read_providers(value, info.context["folder"] if info.context else Path.cwd())
-
-
 def _list_to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _groups(value: object) -> object:
-    if value in ([], ()):
-        raise Faults(f"is empty; allowed: {GROUPS_ALLOWED}")
+def _groups(value: object, info: ValidationInfo) -> object:
+    if value in ([], ()) and not info.data.get("train"):
+        raise Faults(f"is {'missing' if value == () else 'empty'}; allowed: {GROUPS_ALLOWED}")
     return _list_to_tuple(value)
 
 
-# A message about a fault quotes the description of the field as what is allowed.
-_Providers = Annotated[tuple[str, ...], BeforeValidator(_providers), Field(description=PROVIDERS_ALLOWED)]
 _Directions = Annotated[
     tuple[Direction, ...],
     BeforeValidator(lambda value: read_words(value, DIRECTIONS)),
@@ -154,7 +148,7 @@ class Limits(_Table):
 class Exclude(_Table):
     """An entry of `exclude`: a cell that matches every key given here is left out."""
 
-    provider: _Providers | None = None
+    provider: Providers | None = None
     family: _Families | None = None
     direction: _Directions | None = None
     dtype: _Dtypes | None = None
@@ -215,7 +209,7 @@ class Group(_Table):
     `seq_len`, which is then the sum of its documents.
     """
 
-    providers: _Providers
+    providers: Providers
     direction: _Directions
     dtype: _Dtypes
     batch: _Lengths
@@ -258,7 +252,10 @@ class Group(_Table):
 
 
 class SuiteFile(_Table):
-    """A whole suite file: title, description, protocol, device, inputs, graph, limits and groups."""
+    """A whole suite file: title, description, protocol, device, inputs, graph, limits and groups.
+
+    `train` comes first: a file that has it needs no `group`.
+    """
 
     title: _Text
     description: _Text
@@ -267,7 +264,12 @@ class SuiteFile(_Table):
     inputs: _Distributions = Field(default=("normal", "outliers"), description=", ".join(DISTRIBUTIONS))
     graph: bool = Field(default=False, description="true or false")
     limits: Limits = Field(default=Limits(), description="a table headed [limits]")
-    group: Annotated[tuple[Group, ...], BeforeValidator(_groups)] = Field(description=GROUPS_ALLOWED)
+    train: Annotated[tuple[TrainGroup, ...], BeforeValidator(_list_to_tuple)] = Field(
+        default=(), description=TRAIN_ALLOWED
+    )
+    group: Annotated[tuple[Group, ...], BeforeValidator(_groups)] = Field(
+        default=(), validate_default=True, description=GROUPS_ALLOWED
+    )
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,7 @@ class Suite:
     """What to measure, and for how long. `device` is None if the machine decides.
 
     Results are judged on every distribution of `inputs`, and timed on the first. With `graph` the replays of
-    a CUDA graph are timed too.
+    a CUDA graph are timed too. `train` has the groups of `lbench train`, `groups` those of the other metrics.
     """
 
     name: str
@@ -288,14 +290,16 @@ class Suite:
     groups: tuple[Group, ...]
     inputs: tuple[Distribution, ...] = ("normal", "outliers")
     graph: bool = False
+    train: tuple[TrainGroup, ...] = ()
 
 
 def table_fields(keys: tuple[str, ...]) -> dict[str, Any]:
     """Return the fields of the table that is reached by these keys from the top of a suite file."""
-    models: dict[tuple[str, ...], type[_Table]] = {
+    models: dict[tuple[str, ...], type[BaseModel]] = {
         (): SuiteFile,
         ("limits",): Limits,
         ("group",): Group,
+        ("train",): TrainGroup,
         ("group", "exclude"): Exclude,
     }
     return dict(models[keys].model_fields)

@@ -25,7 +25,7 @@ def suites(
     """List the bundled suites, or the cases of one."""
     from lightning_bench.cli.shared.device import parse_device, resolve_device
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.suite import Overrides, bundled_suites, expand, load_suite
+    from lightning_bench.suite import bundled_suites, every_case, load_suite
 
     sink = Sink(as_json=as_json)
     chosen = resolve_device(None) if device is None else parse_device(device)[0]
@@ -34,7 +34,7 @@ def suites(
         rows = [
             {
                 "name": suite.name,
-                "cases": len(expand(suite, Overrides(), suite.device or chosen)),
+                "cases": len(every_case(suite, suite.device or chosen)),
                 "title": suite.title,
                 "description": suite.description,
             }
@@ -49,7 +49,7 @@ def suites(
             )
         return
     suite = load_suite(name)
-    cases = expand(suite, Overrides(), suite.device or chosen)
+    cases = every_case(suite, suite.device or chosen)
     if as_json:
         sink.data(
             {

@@ -13,6 +13,8 @@ FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
     ("speed", "paper"): ("mean_ms", "ms, mean as the papers took it", 6),
     ("memory", "lbench"): ("extra_mib", "MiB that the call adds", 2),
     ("memory", "paper"): ("peak_mib", "MiB, mean peak, inputs included", 6),
+    ("train", "lbench"): ("tokens_per_s", "tokens/s on a GPU, of the median step", 0),
+    ("train", "paper"): ("tokens_per_s", "tokens/s on a GPU, as published", 0),
 }
 """The column that is the figure of a metric under a protocol, what it is, and its decimals."""
 
@@ -69,7 +71,10 @@ def figure_with_unit(record: Record) -> str:
         return ""
     if record.metric == "check":
         return f"error {figure_text(record, value)}"
-    return f"{figure_text(record, value)} {'ms' if record.metric == 'speed' else 'MiB'}"
+    return f"{figure_text(record, value)} {_UNITS[record.metric]}"
+
+
+_UNITS: dict[Metric, str] = {"speed": "ms", "memory": "MiB", "train": "tokens/s"}
 
 
 def worst_error(record: Record) -> float | None:

@@ -12,11 +12,27 @@ from lightning_bench.record import Record
 from lightning_bench.report.tables.figures import figure, figure_text, floor_bandwidth, protocol_unit, unit
 
 KindName = Literal[
-    "ms", "speedup", "tflops", "gbps", "floor", "graph", "per_token", "tokens", "memory", "check"
+    "ms",
+    "speedup",
+    "tflops",
+    "gbps",
+    "floor",
+    "graph",
+    "per_token",
+    "tokens",
+    "memory",
+    "check",
+    "tgs",
+    "mfu",
+    "peak",
+    "phases",
 ]
 
 KIND_NAMES: tuple[KindName, ...] = get_args(KindName)
 _SPEED: tuple[KindName, ...] = ("ms", "speedup", "tflops", "gbps", "floor")
+_TRAIN: tuple[KindName, ...] = ("tgs", "mfu", "peak", "phases")
+_TOGETHER: dict[str, tuple[KindName, ...]] = {"speed": _SPEED, "train": _TRAIN}
+"""Words of `--metric` that stand for several kinds."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,19 @@ def _memory_unit(record: Record) -> str:
     return f"{unit(record)}{ratio}"
 
 
+def _with_interval(record: Record, value: float) -> str:
+    """Return tokens/s and half their interval in per cent: over steps, and processes if there are several."""
+    text = figure_text(record, value)
+    if not (record.ci_low_ms and record.ci_high_ms and record.median_ms):
+        return text
+    return f"{text} ±{50 * (record.ci_high_ms - record.ci_low_ms) / record.median_ms:.1f} %"
+
+
+def _phases_text(record: Record, value: float) -> str:
+    phases = (record.forward_ms, record.backward_ms, record.optimizer_ms)
+    return " + ".join("?" if ms is None else f"{ms:.1f}" for ms in phases)
+
+
 KINDS: dict[KindName, TableKind] = {
     "ms": TableKind("ms", "speed", unit, figure, figure_text, "low"),
     # Its value is the time; a table divides the baseline's by it.
@@ -118,27 +147,53 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "memory": TableKind("memory", "memory", _memory_unit, figure, _memory_text, "low"),
     "check": TableKind("check", "check", unit, figure, figure_text, "low"),
+    "tgs": TableKind("tgs", "train", unit, figure, _with_interval, "high"),
+    "mfu": TableKind(
+        "mfu",
+        "train",
+        lambda r: "MFU: model FLOPs of a step over its time, % of the GPU's rate by its data sheet",
+        lambda r: r.mfu_percent,
+        lambda r, x: f"{x:.1f}",
+        "high",
+    ),
+    "peak": TableKind(
+        "peak",
+        "train",
+        lambda r: "MiB, peak of a step, weights and optimizer included",
+        lambda r: r.peak_mib,
+        lambda r, x: f"{x:.0f}",
+        "low",
+    ),
+    "phases": TableKind(
+        "phases",
+        "train",
+        lambda r: "ms of forward + backward + optimizer, each a median",
+        lambda r: r.median_ms,
+        _phases_text,
+        "low",
+    ),
 }
 FIGURE_KINDS: dict[Metric, TableKind] = {
     "speed": TableKind("ms", "speed", protocol_unit, figure, figure_text, "low"),
     "memory": TableKind("memory", "memory", protocol_unit, figure, figure_text, "low"),
     "check": TableKind("check", "check", protocol_unit, figure, figure_text, "low"),
+    "train": TableKind("tgs", "train", protocol_unit, figure, figure_text, "high"),
 }
 """The kind that shows nothing but the figure of a metric, as a sweep prints it."""
 
 
 def chosen_kinds(names: Sequence[str]) -> tuple[TableKind, ...] | None:
-    """Return the kinds of `--metric`: their names, or `speed` for all about time; None if none is named.
+    """Return the kinds of `--metric`: their names, or `speed` and `train` for several; None if none is named.
 
     Raises UsageError for a name that is neither.
     """
     chosen: list[KindName] = []
     for name in (part.strip() for each in names for part in each.split(",")):
         match = [each for each in KIND_NAMES if each == name]
-        if not match and name != "speed":
-            allowed = ", ".join(("speed", *KIND_NAMES))
+        if not match and name not in _TOGETHER:
+            allowed = ", ".join((*_TOGETHER, *KIND_NAMES))
             raise UsageError(f"--metric {name!r} is not known; allowed: {allowed}")
-        chosen += match or _SPEED
+        chosen += match or _TOGETHER[name]
     return tuple(KINDS[name] for name in dict.fromkeys(chosen)) or None
 
 
@@ -146,6 +201,8 @@ def default_kinds(record: Record) -> tuple[TableKind, ...]:
     """Return all kinds that rows like this one can fill; the training of a whole model is in tokens/s."""
     if record.metric == "speed":
         return tuple(KINDS[name] for name in ((*_SPEED, "graph") if record.heads else ("tokens", "ms")))
+    if record.metric == "train":
+        return tuple(KINDS[name] for name in _TRAIN)
     return (KINDS[record.metric],)
 
 

@@ -2,15 +2,14 @@
 
 The model is TransNormerLLM (arXiv 2307.14995) in small: two layers of normalised linear attention without a
 softmax, SiLU on q and k, an output gate, a gated linear unit, and slopes that fall with the layer, so that
-the last one hardly decays. It reads characters of ``data/alice.txt``: chapter I of Alice's Adventures in
-Wonderland by Lewis Carroll (1865), up to "finished it off"; the text is in the public domain.
+the last one hardly decays. It reads characters of ``lightning_bench/models/alice.txt``: chapter I of Alice's
+Adventures in Wonderland by Lewis Carroll (1865), up to "finished it off"; the text is in the public domain.
 
 Each run is made twice from one seed and sees the same batches. Nothing but the attention differs, so the
 curves of the loss differ by rounding alone, which training amplifies from step to step.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +17,11 @@ from torch.nn import functional
 
 import lightning_kernels as lk
 from tests.support.kernel_cases import make_inputs, oracle, relative_l2, run
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
-TEXT = Path(__file__).with_name("data").joinpath("alice.txt").read_text()
+TEXT = (ROOT / "lightning_bench/models/alice.txt").read_text()
 
 
 @dataclass(frozen=True)

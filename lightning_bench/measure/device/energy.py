@@ -1,0 +1,62 @@
+"""Energy that the GPU's board has used, by the counter that NVML keeps of it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lightning_bench.case import Device
+from lightning_bench.machine.gpu import Gpu, cuda_gpu, open_board
+
+# NVML brings its counter up to date every tenth of a second at the latest: over this long it is right to 5 %.
+LEAST_SECONDS = 2.0
+
+
+class Energy(Protocol):
+    """A counter of joules; `missing` says why there is none, and is "" if there is one."""
+
+    missing: str
+
+    def read_j(self) -> float | None:
+        """Return the joules used since some time in the past, None without a counter."""
+
+
+class NoEnergy:
+    """No counter."""
+
+    def __init__(self, missing: str) -> None:
+        self.missing = missing
+
+    def read_j(self) -> None:
+        """Return None."""
+        return
+
+
+class NvmlEnergy:
+    """The counter of a whole board, memory and fans included; it counts whoever uses the board."""
+
+    missing = ""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._nvml, self._handle = open_board(gpu)
+
+    def read_j(self) -> float:
+        """Read the counter, which is in mJ."""
+        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+
+
+def make_energy(device: Device, gpu: Gpu | None = None) -> Energy:
+    """Return the counter of the GPU that CUDA calls 0, or of `gpu`; one that is missing says why.
+
+    A MIG slice has none of its own.
+    """
+    if device != "cuda":
+        return NoEnergy("a CPU has no counter of energy that lbench reads")
+    try:
+        gpu = gpu or cuda_gpu()
+        if gpu.mig != "off":
+            return NoEnergy("a MIG slice has no counter of energy")
+        energy = NvmlEnergy(gpu)
+        energy.read_j()
+    except Exception as error:  # any NVML error: energy is beside the figure, not the figure
+        return NoEnergy(f"NVML counts no energy here ({type(error).__name__})")
+    return energy

@@ -1,0 +1,1 @@
+"""A training step of a whole model, checked and measured."""

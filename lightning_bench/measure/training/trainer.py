@@ -1,0 +1,80 @@
+"""One model in training: real steps on real text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_bench.case import Shape
+from lightning_bench.measure.device.lap_clock import LapClock
+from lightning_bench.measure.training.model_gate import slopes_of_layers
+from lightning_bench.models.byte_text import ByteText
+from lightning_bench.models.model_sizes import MODELS
+from lightning_bench.models.plugged_attention import attention_of, build_model
+from lightning_bench.providers.dtypes import torch_dtype
+from lightning_bench.providers.registry.base import Provider
+
+PHASES = ("forward", "backward", "optimizer")
+"""What a step consists of; the loss belongs to forward."""
+
+_RATE, _BETAS, _WEIGHT_DECAY = 3e-4, (0.9, 0.95), 0.1
+
+
+class Trainer:
+    """The model of a case on a loaded provider, with fused AdamW and a text, on the device of the shape.
+
+    Weights, gradients and the optimizer's moments have the dtype of the case: nothing is kept in fp32 beside
+    16-bit weights. The learning rate is constant.
+    """
+
+    def __init__(self, shape: Shape, provider: Provider, seed: int) -> None:
+        self.shape, self.size = shape, MODELS[shape.training.model]
+        with torch.random.fork_rng(), torch.device(shape.device):
+            torch.manual_seed(seed)
+            self.model = build_model(
+                self.size,
+                attention_of(provider),
+                slopes_of_layers(self.size, shape),
+                shape.seq_len,
+                torch_dtype(shape.dtype),
+                recompute=shape.training.recompute == "layers",
+            )
+        if shape.training.compile == "parts":
+            self.model.compile_parts()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
+        )
+        self._text = ByteText(shape.device, seed)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.shape.batch * self.shape.seq_len
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of weights and of the optimizer's moments."""
+        moments = [x for state in self.optimizer.state.values() for x in state.values()]
+        held = [x for x in (*self.model.parameters(), *moments) if isinstance(x, Tensor)]
+        return sum(x.numel() * x.element_size() for x in held)
+
+    def step(self, clock: LapClock) -> Tensor:
+        """Take a step and return its loss; the clock is marked before each of `PHASES`, not at the end."""
+        clock.mark()
+        loss: Tensor = self.model(*self._text.batch(self.shape.batch, self.shape.seq_len))
+        clock.mark()
+        loss.backward()
+        clock.mark()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def steps(self, count: int, clock: LapClock) -> tuple[list[list[float]], list[Tensor]]:
+        """Take steps one after the other without waiting. Return the times of each step's phases, and losses.
+
+        Times are in ms. The device has finished when this returns.
+        """
+        losses = [self.step(clock) for _ in range(count)]
+        clock.mark()
+        laps, phases = clock.laps(), len(PHASES)
+        return [laps[at : at + phases] for at in range(0, count * phases, phases)], losses

@@ -1,0 +1,124 @@
+"""What all models share: embedding, layers, the loss, compiling and activation checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lightning_bench.models.model_sizes import ModelSize
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of one layer: q, k [batch, seq_len, heads, head_dim] and v [..., value_dim] to o like v."""
+
+EPS = 1e-6
+_INIT_STD = 0.02
+# The logits of so many tokens at once: of 64000 words, all of a step would be more elements than 2^31.
+_LOSS_TOKENS = 16384
+
+
+class Block(nn.Module):
+    """One layer: what comes before its attention, the attention, and what comes after it.
+
+    `before` maps x [batch, seq_len, dim] to q, k, v and further tensors, `after` maps x, the output of the
+    attention and these to the next x. They are modules of their own so that they can be compiled: the
+    attention between them is called as a user calls its library.
+    """
+
+    def __init__(self, before: nn.Module, attend: Attend, after: nn.Module) -> None:
+        super().__init__()
+        self.before, self.attend, self.after = before, attend, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [batch, seq_len, dim] to the next x."""
+        q, k, v, *more = self.before(x)
+        next_x: Tensor = self.after(x, self.attend(q, k, v), *more)
+        return next_x
+
+
+class HeadLoss(nn.Module):
+    """Norm, output projection and cross entropy, for some of the tokens."""
+
+    def __init__(self, norm: nn.Module, dim: int, vocabulary: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm, self.head = norm, nn.Linear(dim, vocabulary, bias=False, dtype=dtype)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Map x [..., dim] to logits [..., vocabulary]."""
+        out: Tensor = self.head(self.norm(x))
+        return out
+
+    def forward(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Return the summed cross entropy, nats: of x [tokens, dim] against the token after each [tokens]."""
+        logits = self.logits(x)
+        at_least_fp32 = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return functional.cross_entropy(at_least_fp32, targets, reduction="sum")
+
+
+class LanguageModel(nn.Module):
+    """A model of bytes or words: `blocks` between an embedding and the loss, which share no weights.
+
+    With `recompute`, only the input of each block is kept for the backward pass, and the block is computed
+    again there.
+    """
+
+    def __init__(
+        self,
+        size: ModelSize,
+        blocks: Sequence[Block],
+        norm: nn.Module,
+        dtype: torch.dtype,
+        *,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.embed = nn.Embedding(size.vocabulary, size.dim, dtype=dtype)
+        self.blocks = nn.ModuleList(blocks)
+        self.loss = HeadLoss(norm, size.dim, size.vocabulary, dtype)
+        for name, weight in self.named_parameters():
+            if weight.dim() > 1 and not name.endswith("theta"):
+                nn.init.normal_(weight, std=_INIT_STD)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Map tokens [batch, seq_len] to logits [batch, seq_len, vocabulary]."""
+        logits: Tensor = self.loss.logits(self._hidden(tokens))
+        return logits
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross entropy, nats per token: of tokens and the token after each, both int64."""
+        parts = -(-tokens.numel() // _LOSS_TOKENS)
+        xs, wanted = self._hidden(tokens).flatten(0, 1).chunk(parts), targets.flatten().chunk(parts)
+        total: Tensor = sum(self.loss(x, part) for x, part in zip(xs, wanted, strict=True))
+        return total / tokens.numel()
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile everything but the attention: equal parts of the blocks are compiled once."""
+        for block in self._blocks:
+            block.before.compile(backend=backend, dynamic=False)
+            block.after.compile(backend=backend, dynamic=False)
+        self.loss.compile(backend=backend, dynamic=False)
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        x: Tensor = self.embed(tokens)
+        for block in self._blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute else block(x)
+        return x
+
+    @property
+    def _blocks(self) -> Iterator[Block]:
+        return (block for block in self.blocks if isinstance(block, Block))
+
+
+def heads_of(x: Tensor, heads: int) -> Tensor:
+    """Return x [batch, seq_len, heads · d] as [batch, seq_len, heads, d]."""
+    parts: Tensor = x.unflatten(-1, (heads, -1))
+    return parts
+
+
+def positions(seq_len: int, dtype: torch.dtype) -> Tensor:
+    """Return 0, 1, … in the dtype of angles, on the default device: at least fp32, else they repeat."""
+    return torch.arange(seq_len, dtype=torch.promote_types(dtype, torch.float32))

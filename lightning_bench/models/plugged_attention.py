@@ -1,0 +1,81 @@
+"""Attention plugged into a model: that of a provider, or the definition in fp64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_bench.models.language_model import Attend, LanguageModel
+from lightning_bench.models.llama import llama
+from lightning_bench.models.model_sizes import ModelSize
+from lightning_bench.models.transnormer_llm import transnormer
+from lightning_bench.providers.registry.base import Inputs, Provider
+
+AttentionOfLayer = Callable[[Tensor], Attend]
+"""From the slopes of a layer [heads] to its attention; softmax attention ignores them."""
+
+
+def build_model(
+    size: ModelSize,
+    attention: AttentionOfLayer,
+    slopes: Sequence[Tensor],
+    seq_len: int,
+    dtype: torch.dtype,
+    *,
+    recompute: bool = False,
+) -> LanguageModel:
+    """Return a model on the default device; `slopes` has those of each layer, [heads]."""
+    attends = [attention(of_layer) for of_layer in slopes]
+    if size.architecture == "transnormer":
+        return transnormer(size, attends, dtype, recompute=recompute)
+    return llama(size, attends, seq_len, dtype, recompute=recompute)
+
+
+def attention_of(provider: Provider) -> AttentionOfLayer:
+    """Return the attention of a provider that is loaded. It is called anew, as in training, each time.
+
+    Projections make layout bnhd; a provider of layout bhnd gets views of it.
+    """
+
+    def of_layer(slopes: Tensor) -> Attend:
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if provider.layout == "bnhd":
+                return provider.build(Inputs(q, k, v, slopes))()
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            return provider.build(Inputs(q, k, v, slopes))().transpose(1, 2)
+
+        return attend
+
+    return of_layer
+
+
+def exact_linear(slopes: Tensor) -> Attend:
+    """Return linear attention with a decay in fp64, every pair of tokens by itself; o in the dtype of v."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        n = torch.arange(q.shape[1], device=q.device)
+        apart = (n[:, None] - n).double()
+        decay = torch.where(apart < 0, 0.0, torch.exp(-slopes.double()[:, None, None] * apart.clamp(min=0)))
+        scores = torch.einsum("bihd,bjhd->bhij", q.double(), k.double()) * decay
+        return torch.einsum("bhij,bjhe->bihe", scores, v.double()).to(v.dtype)
+
+    return attend
+
+
+def exact_softmax(slopes: Tensor) -> Attend:
+    """Return causal softmax attention with scale 1/√head_dim in fp64; o in the dtype of v."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = torch.einsum("bihd,bjhd->bhij", q.double(), k.double()) * q.shape[-1] ** -0.5
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        weights = scores.masked_fill(later, -torch.inf).softmax(-1)
+        return torch.einsum("bhij,bjhe->bihe", weights, v.double()).to(v.dtype)
+
+    return attend
+
+
+def exact_attention(size: ModelSize) -> AttentionOfLayer:
+    """Return the definition of the model's attention."""
+    return exact_linear if size.family == "linear_decay" else exact_softmax

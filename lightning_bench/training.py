@@ -1,0 +1,75 @@
+"""Training: the whole model that a case trains around its attention, and how a step of it is run.
+
+Every fact has a default that stands for attention by itself, a column of the result file, and a part of the
+case's id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+Compiled = Literal["", "parts"]
+Recomputed = Literal["", "layers"]
+
+COMPILED: tuple[Compiled, ...] = get_args(Compiled)
+RECOMPUTED: tuple[Recomputed, ...] = get_args(Recomputed)
+NONE = "none"
+"""How a suite writes the blank of both."""
+
+
+@dataclass(frozen=True, order=True)
+class Training:
+    """What is trained: a `model` by its name, blank for none.
+
+    `compile` is `parts` if torch.compile compiles all but the attention, `recompute` is `layers` if the
+    backward pass computes each layer again (activation checkpointing).
+    """
+
+    model: str = ""
+    compile: Compiled = ""
+    recompute: Recomputed = ""
+
+    @classmethod
+    def of_columns(cls, model: str, compile: str, recompute: str) -> Training:
+        """Return the training of a row's columns. Raise ValueError for a word that is not known."""
+        return cls(model, read_compiled(compile), read_recomputed(recompute))
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The row's columns; a default is a blank."""
+        return {"model": self.model, "compile": self.compile, "recompute": self.recompute}
+
+    @property
+    def words(self) -> str:
+        """How a step is run, for people: parts compiled, layers recomputed; blank for neither."""
+        words = {"compiled": self.compile, "recomputed": self.recompute}
+        return ", ".join(f"{what} {how}" for how, what in words.items() if what)
+
+    def __str__(self) -> str:
+        texts = (self.model, self.compile and f"compile-{self.compile}")
+        return "".join(f"-{x}" for x in (*texts, self.recompute and f"recompute-{self.recompute}") if x)
+
+
+NO_MODEL = Training()
+"""Attention by itself."""
+
+TRAINING = tuple(NO_MODEL.columns)
+"""The columns; a blank is the default."""
+
+
+def read_compiled(text: str) -> Compiled:
+    """Return the word for what is compiled. Raise ValueError."""
+    return cast(Compiled, _known(text, COMPILED))
+
+
+def read_recomputed(text: str) -> Recomputed:
+    """Return the word for what is recomputed. Raise ValueError."""
+    return cast(Recomputed, _known(text, RECOMPUTED))
+
+
+def _known(text: str, allowed: tuple[str, ...]) -> str:
+    if text not in allowed:
+        words = ", ".join(word or "nothing" for word in allowed)
+        raise ValueError(f"{text!r} is not known; allowed: {words}")
+    return text
