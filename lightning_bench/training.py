@@ -22,33 +22,36 @@ NONE = "none"
 class Training:
     """What is trained: a `model` by its name, blank for none.
 
+    A step takes as many sequences as `step_tokens` hold, and at least one: the batch follows from it.
     `compile` is `parts` if torch.compile compiles all but the attention, `recompute` is `layers` if the
     backward pass computes each layer again (activation checkpointing).
     """
 
     model: str = ""
+    step_tokens: int = 0
     compile: Compiled = ""
     recompute: Recomputed = ""
 
     @classmethod
-    def of_columns(cls, model: str, compile: str, recompute: str) -> Training:
+    def of_columns(cls, model: str, step_tokens: int | None, compile: str, recompute: str) -> Training:
         """Return the training of a row's columns. Raise ValueError for a word that is not known."""
-        return cls(model, read_compiled(compile), read_recomputed(recompute))
+        return cls(model, step_tokens or 0, read_compiled(compile), read_recomputed(recompute))
 
     @property
     def columns(self) -> dict[str, Any]:
         """The row's columns; a default is a blank."""
-        return {"model": self.model, "compile": self.compile, "recompute": self.recompute}
-
-    @property
-    def words(self) -> str:
-        """How a step is run, for people: parts compiled, layers recomputed; blank for neither."""
-        words = {"compiled": self.compile, "recomputed": self.recompute}
-        return ", ".join(f"{what} {how}" for how, what in words.items() if what)
+        return {
+            "model": self.model,
+            "step_tokens": self.step_tokens or None,
+            "compile": self.compile,
+            "recompute": self.recompute,
+        }
 
     def __str__(self) -> str:
-        texts = (self.model, self.compile and f"compile-{self.compile}")
-        return "".join(f"-{x}" for x in (*texts, self.recompute and f"recompute-{self.recompute}") if x)
+        parts = [self.model, f"tokens{self.step_tokens}" if self.step_tokens else ""]
+        how = {"compile": self.compile, "recompute": self.recompute}
+        parts += [f"{name}-{word}" for name, word in how.items() if word]
+        return "".join(f"-{part}" for part in parts if part)
 
 
 NO_MODEL = Training()

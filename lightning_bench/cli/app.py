@@ -18,6 +18,7 @@ from lightning_bench.cli.commands.providers import providers
 from lightning_bench.cli.commands.report import report
 from lightning_bench.cli.commands.suites import suites
 from lightning_bench.cli.commands.sweep import sweep
+from lightning_bench.cli.commands.train import train
 from lightning_bench.cli.commands.verify import verify
 from lightning_bench.cli.shared.help_text import LbenchGroup, command_with
 
@@ -76,6 +77,14 @@ _add(
     "Check each case against fp64, without timing it.",
     "lbench check quick",
     "lbench check systems --dtype bf16 --sanitizer memcheck",
+)
+_add(
+    "train",
+    train,
+    "Train whole models: tokens per second, memory, time per phase.",
+    "lbench train quick",
+    "lbench train table1 --model tnl-0.4b,llama-0.4b --seq-len 1k..64k",
+    "lbench train table1 --provider +flash4 --dry-run",
 )
 _add(
     "report",

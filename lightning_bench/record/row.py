@@ -76,6 +76,9 @@ class Record:
         str, "lengths of the documents that are packed into seq_len, as 96k+31x1k; or blank"
     ] = ""
     model: Annotated[str, "model that is trained around the attention; blank for attention by itself"] = ""
+    step_tokens: Annotated[
+        int | None, "most tokens of a training step: a batch is as many sequences as they hold, at least one"
+    ] = None
     compile: Annotated[
         str, "what torch.compile compiles of the model: parts, which is all but the attention; or blank"
     ] = ""

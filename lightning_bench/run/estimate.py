@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from lightning_bench.case import Case
+from lightning_bench.case import DTYPE_BYTES, Case
 from lightning_bench.families.work import Work
+from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.record import Record
 from lightning_bench.run.plan import Plan
 from lightning_bench.words import counted
@@ -31,7 +32,7 @@ def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimat
 
     It goes by the times at which earlier runs began and wrote their rows: those of this metric, protocol and
     kind of device, and of them those of the same device and of the same suite if there are any. Without such
-    rows a sweep of speed is taken to sample as long as its limits let it.
+    rows a sweep of speed or training is taken to sample as long as its limits let it.
     """
     rows = [
         row
@@ -48,7 +49,7 @@ def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimat
         suites = sorted({row.suite for row in rows})
         basis = f"by {counted(len(rows), 'earlier row')} of {', '.join(suites)} on {', '.join(names)}"
         return Estimate(pace * count * plan.processes, basis)
-    if plan.metric == "speed":
+    if plan.metric in ("speed", "train"):
         return Estimate(
             count * plan.processes * plan.limits.sample_limit_s,
             "sampling at its longest, without starting, checking and warming up: no earlier row tells",
@@ -57,7 +58,12 @@ def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimat
 
 
 def needed_mib(plan: Plan, case: Case) -> float:
-    """Return what the inputs, the output and, backward, the gradients of a case take at least, MiB."""
+    """Return what a case takes at least, MiB: its inputs, output and, backward, their gradients.
+
+    In training they are the weights, their gradients and the optimizer's two moments of each.
+    """
+    if model := case.shape.training.model:
+        return 4 * DTYPE_BYTES[case.shape.dtype] * MODELS[model].parameters / 2**20
     family = plan.providers[case.provider].provider.family
     return Work.of(family, case.shape, case.direction).plan_bytes / 2**20
 

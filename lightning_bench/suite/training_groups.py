@@ -129,7 +129,9 @@ def _cases(
         overrides.seq_len or group.seq_len,
     ):
         size = MODELS[model]
-        training = Training(model, read_compiled(_blank(compile_)), read_recomputed(_blank(recompute)))
+        training = Training(
+            model, tokens, read_compiled(_blank(compile_)), read_recomputed(_blank(recompute))
+        )
         shape = Shape(
             batch=max(1, tokens // seq_len),
             heads=size.heads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -16,7 +17,11 @@ from lightning_bench.cli.shared.common_options import (
     KERNEL_PANEL,
     OUTPUT_PANEL,
     RUNNING_PANEL,
+    DryRun,
+    Fresh,
     Output,
+    Processes,
+    Retry,
     Running,
     known,
 )
@@ -104,44 +109,14 @@ class SweepOptions:
             rich_help_panel=RUNNING_PANEL,
         ),
     ] = None
-    retry: Annotated[
-        bool,
-        typer.Option(
-            "--retry",
-            help="Run again what failed or was unstable last time.",
-            rich_help_panel=RUNNING_PANEL,
-        ),
-    ] = False
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh", help="Start over; an existing file is set aside.", rich_help_panel=RUNNING_PANEL
-        ),
-    ] = False
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            "--processes",
-            metavar="N",
-            min=1,
-            max=30,
-            help="Processes that time each case, one after the other. Default: the suite's, "
-            "else 3 on a GPU and 1 on a CPU.",
-            rich_help_panel=RUNNING_PANEL,
-        ),
-    ] = None
+    retry: Retry = False
+    fresh: Fresh = False
+    processes: Processes = None
     quick: Annotated[
         bool,
         typer.Option("--quick", help="One process and ±5 %: a first look.", rich_help_panel=RUNNING_PANEL),
     ] = False
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Show the plan and what it will take; run nothing. Needs no GPU.",
-            rich_help_panel=RUNNING_PANEL,
-        ),
-    ] = False
+    dry_run: DryRun = False
 
 
 @grouped
@@ -198,12 +173,17 @@ def sweep(
         return
     if metric == "speed":
         warn_if_busy(sink, plans[0].device)
+    measure(sink, plans, out, fresh=how.fresh, retry=how.retry)
+
+
+def measure(sink: Sink, plans: Sequence[Plan], out: Path | None, *, fresh: bool, retry: bool) -> None:
+    """Measure the plans into their files, print what came of it, and leave with the exit code."""
     started: set[Path] = set()
     failed = False
     results = []
     for plan in plans:
         path = out or default_out(plan)
-        summary = _run(sink, plan, path, fresh=how.fresh and path not in started, retry=how.retry)
+        summary = _run(sink, plan, path, fresh=fresh and path not in started, retry=retry)
         started.add(path)
         failed |= summary.failed
         results.append((plan, path, summary))

@@ -37,6 +37,36 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.", rich
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no tables.", rich_help_panel=OUTPUT_PANEL)
 ]
+Retry = Annotated[
+    bool,
+    typer.Option(
+        "--retry", help="Run again what failed or was unstable last time.", rich_help_panel=RUNNING_PANEL
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Start over; an existing file is set aside.", rich_help_panel=RUNNING_PANEL),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        max=30,
+        help="Processes that time each case, one after the other. Default: the suite's, "
+        "else 3 on a GPU and 1 on a CPU.",
+        rich_help_panel=RUNNING_PANEL,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show the plan and what it will take; run nothing. Needs no GPU.",
+        rich_help_panel=RUNNING_PANEL,
+    ),
+]
 
 
 @dataclass(frozen=True)

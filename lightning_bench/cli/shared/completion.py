@@ -51,6 +51,13 @@ def suites(incomplete: str) -> list[str]:
     return _that_begin(incomplete, [*bundled_suites(), *files])
 
 
+def models() -> list[str]:
+    """Return every model that can be trained."""
+    from lightning_bench.models.model_sizes import MODELS
+
+    return list(MODELS)
+
+
 def provider_names() -> list[str]:
     """Return every provider that has a name."""
     from lightning_bench.providers import provider_names as names

@@ -13,8 +13,8 @@ FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
     ("speed", "paper"): ("mean_ms", "ms, mean as the papers took it", 6),
     ("memory", "lbench"): ("extra_mib", "MiB that the call adds", 2),
     ("memory", "paper"): ("peak_mib", "MiB, mean peak, inputs included", 6),
-    ("train", "lbench"): ("tokens_per_s", "tokens/s on a GPU, of the median step", 0),
-    ("train", "paper"): ("tokens_per_s", "tokens/s on a GPU, as published", 0),
+    ("train", "lbench"): ("tokens_per_s", "tokens/s on one device, of the median step", 0),
+    ("train", "paper"): ("tokens_per_s", "tokens/s on one device, as published", 0),
 }
 """The column that is the figure of a metric under a protocol, what it is, and its decimals."""
 
@@ -24,6 +24,9 @@ def title(record: Record, variant: Variant | None = None) -> str:
 
     `variant` is what all rows of the table share, that of the row if None.
     """
+    if record.metric == "train" and record.model:
+        how = str(record.shape.training).removeprefix(f"-{record.model}")
+        return f"{record.suite}-train_{record.model}-dtype_{record.dtype}{how}"
     variant = record.shape.variant if variant is None else variant
     name = f"{record.suite}-{record.metric}_{record.direction}-batch{record.batch}"
     if not record.heads:  # a published figure of a whole model, whose shape was not stated

@@ -87,5 +87,8 @@ def group(rows: Iterable[Row], *, mix: bool = False) -> list[RowGroup]:
     keys = shape if mix else [*ORIGIN, *shape]
     rows = list(rows)
     lines = pd.Series([GridLine.of(row.record) for row in rows], dtype=object)
-    groups = frame_of(rows)[_COLUMNS].assign(line=lines).groupby(keys, sort=False, dropna=False)
+    frame = frame_of(rows)[_COLUMNS].assign(line=lines)
+    # In training the batch follows from the length: lines of one table differ in both.
+    frame["batch"] = frame["batch"].where(frame["metric"] != "train", 0)
+    groups = frame.groupby(keys, sort=False, dropna=False)
     return [RowGroup(frame, mixed=mix and len(frame.drop_duplicates(ORIGIN)) > 1) for _, frame in groups]

@@ -12,6 +12,7 @@ from lightning_bench.suite import (
     Overrides,
     bundled_suites,
     default_suite,
+    every_case,
     expand,
     find,
     find_suite,
@@ -44,7 +45,7 @@ def test_header_states_the_number_of_cases(name: str) -> None:
     stated = re.search(r"^# Cases: (\d+)", header, re.MULTILINE)
     assert stated, f"{name}.toml does not state `# Cases: N`"
     suite = load_suite(name)
-    cases = len(expand(suite, Overrides(), suite.device or "cpu"))
+    cases = len(every_case(suite, suite.device or "cpu"))
     assert cases == int(stated[1]), f"{name}.toml has {cases} cases: correct `# Cases:` at its top"
 
 
@@ -170,7 +171,8 @@ def test_a_provider_of_ones_own_lies_beside_its_suite(
         "        raise NotImplementedError\n"
     )
     text = find_suite("quick").read_text(encoding="utf-8").replace('"sdpa-flash"', '"own.py:Mine"')
-    (tmp_path / "mine.toml").write_text(text + 'exclude = [{ family = "softmax", direction = "bwd" }]\n')
+    exclude = 'exclude = [{ family = "softmax", direction = "bwd" }]\n'
+    (tmp_path / "mine.toml").write_text(text.replace("[[group]]\n", "[[group]]\n" + exclude))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     cases = expand(load_suite("../mine.toml"), Overrides(), "cpu")
@@ -181,7 +183,7 @@ def test_a_provider_of_ones_own_lies_beside_its_suite(
 
 
 def test_an_unknown_provider_is_told_with_the_nearest(tmp_path: Path) -> None:
-    text = find_suite("quick").read_text(encoding="utf-8").replace('"sdpa-flash"', '"sdpa-flsh"')
+    text = find_suite("quick").read_text(encoding="utf-8").replace('"sdpa-flash"', '"sdpa-flsh"', 1)
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(UsageError) as caught:
         load_suite(tmp_path / "mine.toml")
