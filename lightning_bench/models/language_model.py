@@ -23,19 +23,21 @@ _LOSS_TOKENS = 16384
 class Block(nn.Module):
     """One layer: what comes before its attention, the attention, and what comes after it.
 
-    `before` maps x [batch, seq_len, dim] to q, k, v and further tensors, `after` maps x, the output of the
-    attention and these to the next x. They are modules of their own so that they can be compiled: the
-    attention between them is called as a user calls its library.
+    `before` maps x [tokens, dim], those of all sequences, to q, k, v [tokens, heads, ·] and further tensors;
+    `after` maps x, the output of the attention and these to the next x. They are modules of their own so that
+    they can be compiled, once for sequences of any length: the attention between them, which alone knows of
+    sequences, is called as a user calls its library.
     """
 
     def __init__(self, before: nn.Module, attend: Attend, after: nn.Module) -> None:
         super().__init__()
         self.before, self.attend, self.after = before, attend, after
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [batch, seq_len, dim] to the next x."""
+    def forward(self, x: Tensor, seq_len: int) -> Tensor:
+        """Map x [tokens, dim] of sequences of `seq_len` to the next x."""
         q, k, v, *more = self.before(x)
-        next_x: Tensor = self.after(x, self.attend(q, k, v), *more)
+        q, k, v = (part.unflatten(0, (-1, seq_len)) for part in (q, k, v))
+        next_x: Tensor = self.after(x, self.attend(q, k, v).flatten(0, 1).flatten(1), *more)
         return next_x
 
 
@@ -86,12 +88,12 @@ class LanguageModel(nn.Module):
     def logits(self, tokens: Tensor) -> Tensor:
         """Map tokens [batch, seq_len] to logits [batch, seq_len, vocabulary]."""
         logits: Tensor = self.loss.logits(self._hidden(tokens))
-        return logits
+        return logits.view(*tokens.shape, -1)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy, nats per token: of tokens and the token after each, both int64."""
         parts = -(-tokens.numel() // _LOSS_TOKENS)
-        xs, wanted = self._hidden(tokens).flatten(0, 1).chunk(parts), targets.flatten().chunk(parts)
+        xs, wanted = self._hidden(tokens).chunk(parts), targets.flatten().chunk(parts)
         total: Tensor = sum(self.loss(x, part) for x, part in zip(xs, wanted, strict=True))
         return total / tokens.numel()
 
@@ -103,9 +105,10 @@ class LanguageModel(nn.Module):
         self.loss.compile(backend=backend, dynamic=False)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
-        x: Tensor = self.embed(tokens)
+        x: Tensor = self.embed(tokens.flatten())
+        seq_len = tokens.shape[1]
         for block in self._blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.recompute else block(x)
+            x = checkpoint(block, x, seq_len, use_reentrant=False) if self.recompute else block(x, seq_len)
         return x
 
     @property
@@ -114,7 +117,7 @@ class LanguageModel(nn.Module):
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
-    """Return x [batch, seq_len, heads · d] as [batch, seq_len, heads, d]."""
+    """Return x [tokens, heads · d] as [tokens, heads, d]."""
     parts: Tensor = x.unflatten(-1, (heads, -1))
     return parts
 

@@ -31,10 +31,11 @@ def rotation(seq_len: int, head_dim: int, dtype: torch.dtype) -> Rotation:
 
 
 def rotated(x: Tensor, by: Rotation) -> Tensor:
-    """Return x [batch, seq_len, heads, head_dim] with its two halves rotated against each other."""
+    """Return x [tokens, heads, head_dim] with its two halves rotated against each other."""
     cos, sin = by
+    x = x.unflatten(0, (-1, len(cos)))
     left, right = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-right, left], dim=-1) * sin).to(x.dtype)
+    return (x * cos + torch.cat([-right, left], dim=-1) * sin).to(x.dtype).flatten(0, 1)
 
 
 class LlamaBefore(nn.Module):
@@ -48,7 +49,7 @@ class LlamaBefore(nn.Module):
         self.by = by
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map x [batch, seq_len, dim] to q, k, v [batch, seq_len, heads, head_dim]."""
+        """Map x [tokens, dim] to q, k, v [tokens, heads, head_dim]."""
         q, k, v = (heads_of(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
         return rotated(q, self.by), rotated(k, self.by), v
 
@@ -64,8 +65,8 @@ class LlamaAfter(nn.Module):
         self.down = nn.Linear(size.glu_width, size.dim, bias=False, dtype=dtype)
 
     def forward(self, x: Tensor, o: Tensor) -> Tensor:
-        """Map x [batch, seq_len, dim] and o [batch, seq_len, heads, head_dim] to the next x."""
-        x = x + self.out(o.flatten(2))
+        """Map x and the output of the attention, both [tokens, dim], to the next x."""
+        x = x + self.out(o)
         gate, value = self.up(self.norm(x)).chunk(2, dim=-1)
         next_x: Tensor = x + self.down(silu(gate) * value)
         return next_x

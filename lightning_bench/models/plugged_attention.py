@@ -29,7 +29,7 @@ def build_model(
     """Return a model on the default device; `slopes` has those of each layer, [heads]."""
     attends = [attention(of_layer) for of_layer in slopes]
     if size.architecture == "transnormer":
-        return transnormer(size, attends, dtype, recompute=recompute)
+        return transnormer(size, attends, seq_len, dtype, recompute=recompute)
     return llama(size, attends, seq_len, dtype, recompute=recompute)
 
 

@@ -39,29 +39,31 @@ class Lrpe(nn.Module):
     rounded θ would be off by whole turns late in a sequence.
     """
 
-    def __init__(self, heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(self, heads: int, head_dim: int, seq_len: int, dtype: torch.dtype) -> None:
         super().__init__()
+        self.seq_len = seq_len
         rates = 10000.0 ** (-2.0 / (heads * head_dim) * positions(heads * head_dim, dtype))
         self.theta = nn.Parameter(rates.view(heads, head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [batch, seq_len, heads, d] to [batch, seq_len, heads, 2 d]."""
-        index = torch.arange(x.shape[1], device=x.device, dtype=self.theta.dtype)
+        """Map x [tokens, heads, d] to [tokens, heads, 2 d]."""
+        index = torch.arange(self.seq_len, device=x.device, dtype=self.theta.dtype)
         angles = index[:, None, None] * self.theta
-        return torch.cat([x * angles.cos(), x * angles.sin()], dim=-1).to(x.dtype)
+        x = x.unflatten(0, (-1, self.seq_len))
+        return torch.cat([x * angles.cos(), x * angles.sin()], dim=-1).to(x.dtype).flatten(0, 1)
 
 
 class TransNormerBefore(nn.Module):
     """From x to q, k, v and the gate u."""
 
-    def __init__(self, size: ModelSize, dtype: torch.dtype, *, first: bool) -> None:
+    def __init__(self, size: ModelSize, dtype: torch.dtype, lrpe: Lrpe | None) -> None:
         super().__init__()
         self.heads, self.norm = size.heads, SimpleRmsNorm()
         self.qkvu = nn.Linear(size.dim, 4 * size.dim, bias=False, dtype=dtype)
-        self.lrpe = Lrpe(size.heads, size.head_dim, dtype) if first else None
+        self.lrpe = lrpe
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map x [batch, seq_len, dim] to q, k, v [batch, seq_len, heads, ·] and u like x."""
+        """Map x [tokens, dim] to q, k, v [tokens, heads, ·] and u like x."""
         q, k, v, u = self.qkvu(self.norm(x)).chunk(4, dim=-1)
         q, k, v = (heads_of(part, self.heads) for part in (silu(q), silu(k), v))
         return (q, k, v, u) if self.lrpe is None else (self.lrpe(q), self.lrpe(k), v, u)
@@ -78,19 +80,20 @@ class TransNormerAfter(nn.Module):
         self.down = nn.Linear(size.glu_width, size.dim, bias=False, dtype=dtype)
 
     def forward(self, x: Tensor, o: Tensor, u: Tensor) -> Tensor:
-        """Map x, u [batch, seq_len, dim] and o [batch, seq_len, heads, d] to the next x."""
-        x = x + self.out(self.norm(o.flatten(2)) * u)
+        """Map x, the output of the attention and u, each [tokens, dim], to the next x."""
+        x = x + self.out(self.norm(o) * u)
         left, right = self.up(self.norm(x)).chunk(2, dim=-1)
         next_x: Tensor = x + self.down(left * right)
         return next_x
 
 
 def transnormer(
-    size: ModelSize, attends: Sequence[Attend], dtype: torch.dtype, *, recompute: bool = False
+    size: ModelSize, attends: Sequence[Attend], seq_len: int, dtype: torch.dtype, *, recompute: bool = False
 ) -> LanguageModel:
-    """Return the model on the default device; `attends` has one attention per layer, slopes included."""
+    """Return the model on the default device, for sequences of `seq_len`; one attention per layer."""
+    lrpe = Lrpe(size.heads, size.head_dim, seq_len, dtype)
     blocks = [
-        Block(TransNormerBefore(size, dtype, first=layer == 0), attend, TransNormerAfter(size, dtype))
+        Block(TransNormerBefore(size, dtype, None if layer else lrpe), attend, TransNormerAfter(size, dtype))
         for layer, attend in enumerate(attends)
     ]
     return LanguageModel(size, blocks, SimpleRmsNorm(), dtype, recompute=recompute)

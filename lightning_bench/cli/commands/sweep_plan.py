@@ -57,7 +57,8 @@ def show_plans(sink: Sink, plans: Sequence[Plan]) -> None:
         sink.say(_in_words(plan, count, estimate))
         if gpu:
             sink.say(f"{plan.suite} cannot run here: {gpu}")
-    sink.say(_memory_in_words(rows))
+    of_model = "weights, gradients and the optimizer's moments"
+    sink.say(_memory_in_words(rows, of_model if plans[0].metric == "train" else "inputs and outputs"))
 
 
 def _planned(plan: Plan, earlier: Sequence[Record]) -> list[PlannedCase]:
@@ -110,9 +111,9 @@ def _in_words(plan: Plan, count: int, estimate: Estimate) -> str:
     return f"{plan.suite} {plan.metric}: {many}: {time} ({estimate.basis})"
 
 
-def _memory_in_words(rows: Sequence[PlannedCase]) -> str:
+def _memory_in_words(rows: Sequence[PlannedCase], what: str) -> str:
     most = max(rows, key=lambda row: row.needs_mib)
-    text = f"inputs and outputs take at least {most.needs_mib:,.1f} MiB ({most.case_id})"
+    text = f"{what} take at least {most.needs_mib:,.1f} MiB ({most.case_id})"
     recorded = [row for row in rows if row.recorded_peak_mib is not None]
     if not recorded:
         return text

@@ -30,7 +30,9 @@ from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.record import Status
 
-_WARM_UP_STEPS = 2  # after the first, which compiles: the allocator and clocks settle
+_WARM_UP_STEPS = (
+    1  # after one that compiles and one whose memory is measured: the allocator and clocks settle
+)
 _TURN_S, _MOST_IN_TURN = 0.5, 10
 _LAST_LOSSES = 3
 

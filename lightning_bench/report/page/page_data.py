@@ -19,6 +19,10 @@ from lightning_bench.report.tables.origin import VERSIONS, distinct
 AXIS_NAMES = {
     "device": "device",
     "dtype": "dtype",
+    "model": "model",
+    "step_tokens": "tokens per step",
+    "compile": "compiled",
+    "recompute": "recomputed",
     "batch": "batch",
     "heads": "heads",
     "head_dim": "head dim",
@@ -42,6 +46,10 @@ KIND_LABELS = {
     "tokens": "tokens/s",
     "memory": "MiB",
     "check": "error",
+    "tgs": "tokens/s",
+    "mfu": "MFU, %",
+    "peak": "MiB",
+    "phases": "ms by phase",
     "against": "against published",
 }
 

@@ -16,12 +16,15 @@ from lightning_bench.report.collect import frame_of
 from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn
 from lightning_bench.report.tables.grid_lines import LINE, GridLine, common
 from lightning_bench.report.tables.origin import distinct
+from lightning_bench.training import TRAINING
 from lightning_bench.variant import packing_label, read_packing
 from lightning_bench.words import DIRECTION_WORDS, counted
 
-_METRICS = {"speed": "Time", "memory": "Memory", "check": "Error"}
+_METRICS = {"speed": "Time", "memory": "Memory", "check": "Error", "train": "Training"}
 _DIMS = ("heads", "head_dim", "value_dim")
-_FIELDS = ("device", "dtype", "batch", *_DIMS, *VARIANT, "seq_len")
+_FIELDS = ("device", "dtype", *TRAINING, "batch", *_DIMS, *VARIANT, "seq_len")
+# What follows from a model and a length.
+_TOLD_BY_MODEL = {"batch", *_DIMS}
 _EMPTY = GridCell("")
 _MANY = 8  # columns from which a table of few lines is turned on its side
 
@@ -94,6 +97,7 @@ class _Part:
 
     def shape(self, line: GridLine) -> LineShape:
         found = {name: getattr(self.record, name) for name in _FIELDS}
+        found |= {"step_tokens": self.record.step_tokens or ""}
         found |= {name: line.variant.columns[name] for name in LINE}
         return found | {"seq_len": line.n, "kv_heads": self.record.kv_heads or ""}
 
@@ -140,6 +144,9 @@ def shape_words(shape: LineShape, fields: Sequence[str]) -> str:
         found.append(f"head dim {dims_text(shape)}")
     if "kv_heads" in fields and shape["kv_heads"]:
         found.append(f"{shape['kv_heads']} kv heads")
+    for name in TRAINING:
+        if name in fields and shape[name]:
+            found.append(training_text(shape, name))
     words = {"layer": "layer", "rank": "rank", "packing": "documents"}
     found += [
         f"{word} {field_text(shape, name)}" for name, word in words.items() if name in fields and shape[name]
@@ -155,6 +162,12 @@ def field_text(shape: LineShape, name: str) -> str:
     if name == "kv_heads":
         return str(shape["kv_heads"] or shape["heads"])
     return packing_label(read_packing(str(shape[name]))) if name == "packing" else str(shape[name])
+
+
+def training_text(shape: LineShape, name: str) -> str:
+    """Return what is trained, and how, in words: tnl-1b, 65536 tokens per step, layers recomputed."""
+    words = {"step_tokens": "{} tokens per step", "compile": "{} compiled", "recompute": "{} recomputed"}
+    return words.get(name, "{}").format(shape[name])
 
 
 def dims_text(shape: LineShape) -> str:
@@ -179,7 +192,8 @@ def _view(parts: Sequence[_Part], number: Callable[[Row | None], int], *, severa
     folded = _folded(parts, columns)
     lines: dict[tuple[object, ...], Line] = {}
     at: dict[tuple[int, int], tuple[object, ...]] = {}
-    kept = [name for name in _FIELDS if not (folded and name in _DIMS)]
+    dropped = _TOLD_BY_MODEL if first.model else set(_DIMS) if folded else set()
+    kept = [name for name in _FIELDS if name not in dropped]
     for place, part in enumerate(parts):
         for row, line in enumerate(part.grids[0].lines):
             shape = part.shape(line)
@@ -247,12 +261,18 @@ def _kind(name: str, parts: Sequence[_Part], cells: list[list[GridCell]]) -> Kin
     notes: dict[str, list[str]] = {}
     for part, grid in grids:
         for note in grid.notes:
-            notes.setdefault(note, []).append(shape_words(part.shared, ("batch", *_DIMS, *VARIANT, "dtype")))
+            notes.setdefault(note, []).append(shape_words(part.shared, _shape_fields(part)))
     shown = [
         note if len(where) == len(grids) or len(grids) == 1 else f"{note} ({'; '.join(dict.fromkeys(where))})"
         for note, where in notes.items()
     ]
     return Kind("; or ".join(units), shown, cells)
+
+
+def _shape_fields(part: _Part) -> tuple[str, ...]:
+    if part.record.model:
+        return (*TRAINING, "dtype")
+    return ("batch", *_DIMS, *VARIANT, "dtype")
 
 
 def _key(shape: LineShape, axes: Sequence[str]) -> str:
@@ -287,11 +307,7 @@ def _suite(r: Record, kind: str) -> str:
 def _title(part: _Part) -> str:
     r = part.record
     words = f"{_METRICS[r.metric]}, {DIRECTION_WORDS[r.direction]}"
-    return (
-        words
-        if len(part.key) > 1
-        else f"{words}: {shape_words(part.shared, ('batch', *_DIMS, *VARIANT, 'dtype'))}"
-    )
+    return words if len(part.key) > 1 else f"{words}: {shape_words(part.shared, _shape_fields(part))}"
 
 
 def _under(records: Sequence[Record], kind: str, fixed: str) -> str:

@@ -91,11 +91,13 @@ def test_exact_attention_is_that_of_other_forms() -> None:
 
 def test_positions_enter_scores_as_distances() -> None:
     torch.manual_seed(0)
-    q, k = torch.randn(1, 1, 2, 8, dtype=torch.float64), torch.randn(1, 1, 2, 8, dtype=torch.float64)
-    q, k = (x.expand(1, 9, 2, 8) for x in (q, k))
-    lrpe, by = Lrpe(2, 8, torch.float64), rotation(9, 8, torch.float64)
+    q, k = torch.randn(1, 2, 8, dtype=torch.float64), torch.randn(1, 2, 8, dtype=torch.float64)
+    q, k = (x.expand(18, 2, 8) for x in (q, k))  # two sequences, which begin anew
+    lrpe, by = Lrpe(2, 8, 9, torch.float64), rotation(9, 8, torch.float64)
     for turned in (lrpe, lambda x: rotated(x, by)):
-        scores = torch.einsum("bihd,bjhd->hij", turned(q), turned(k)).detach()
+        first, second = torch.einsum("bihd,bjhd->bhij", *(turned(x).unflatten(0, (2, 9)) for x in (q, k)))
+        torch.testing.assert_close(second, first)
+        scores = first.detach()
         for apart in range(9):
             diagonal = scores.diagonal(apart, 1, 2)
             torch.testing.assert_close(diagonal, diagonal[:, :1].expand_as(diagonal))

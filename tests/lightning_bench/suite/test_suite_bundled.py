@@ -32,6 +32,7 @@ NAMES = [
     "srmsnorm",
     "systems",
     "systems-quick",
+    "table1",
 ]
 
 
@@ -114,7 +115,24 @@ def test_parallelism_keeps_the_tokens_constant() -> None:
     assert sorted(shape.batch * shape.heads for shape in shapes) == [8, 16, 32, 64, 128, 256]
 
 
+def test_table1_trains_the_models_of_the_published_table() -> None:
+    cases = expand(load_suite("table1"), Overrides(), "cuda", "train")
+    lengths = [1024, 2048, 4096, 8192, 16384, 32768, 65536, 81920, 94208]
+    found = {(c.shape.training.model, c.provider, c.shape.seq_len) for c in cases}
+    pairs = [("tnl", "lightning2"), ("tnl", "lightning1"), ("llama", "sdpa-cudnn"), ("llama", "flash4")]
+    assert found == {
+        (f"{model}-{size}", provider, n)
+        for model, provider in pairs
+        for size in ("0.4b", "1b", "3b")
+        for n in lengths
+    }
+    assert {c.shape.batch * c.shape.seq_len for c in cases} == {65536, 81920, 94208}
+    assert {c.shape.training.recompute for c in cases if "3b" in c.shape.training.model} == {"layers"}
+
+
 def test_default_suite() -> None:
+    assert default_suite("cuda", "train") == "table1"
+    assert default_suite("cpu", "train") == "quick"
     assert default_suite("cuda") == "paper"
     assert default_suite("cpu") == "quick"
 
