@@ -40,8 +40,11 @@ def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> bool:
     session.assert_clean(0)
     session.foreign.job_begins()
     watch = Watch(enter, emit, alone=len(job.cases) == 1)
-    make = TrainBench if job.metric == "train" else _Bench
-    bench = make(session, job, watch.enter, watch.emit)
+    bench: TrainBench | _Bench
+    if job.metric == "train":
+        bench = TrainBench(session, job, watch.enter, watch.emit, watch.excuse)
+    else:
+        bench = _Bench(session, job, watch.enter, watch.emit)
     try:
         bench.run()
         return watch.reusable()

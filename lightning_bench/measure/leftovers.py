@@ -56,6 +56,10 @@ class Leftovers:
         self._ours: set[object] = {*running_threads(), *_children()}
         self.found: list[Leftover] = []
 
+    def excuse(self) -> None:
+        """Take what runs and was not yet noted for nobody's."""
+        self._ours |= {*running_threads(), *_children()}
+
     def note(self, owner: str, *, children: bool) -> None:
         """Attribute to `owner` what has appeared; a look at child processes takes milliseconds."""
         running: list[threading.Thread | psutil.Process] = [*running_threads()]

@@ -54,6 +54,11 @@ class Watch:
             outcome = replace(outcome, status=status, reason=reason)
         self._emit(outcome)
 
+    def excuse(self) -> None:
+        """Take what the phase so far has changed or started for the harness's own, as torch.compile does."""
+        self._state = ProcessState.read()
+        self._leftovers.excuse()
+
     def reusable(self) -> bool:
         """Whether another job may be measured in this process."""
         self._settle(children=True)

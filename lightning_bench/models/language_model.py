@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from lightning_bench.models.model_sizes import ModelSize
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of one layer: q, k [batch, seq_len, heads, head_dim] and v [..., value_dim] to o like v."""
+
+Backend = Callable[[Any, list[Tensor]], Callable[..., Any]]
+"""What torch.compile hands a graph and its example inputs to."""
 
 EPS = 1e-6
 _INIT_STD = 0.02
@@ -97,12 +101,14 @@ class LanguageModel(nn.Module):
         total: Tensor = sum(self.loss(x, part) for x, part in zip(xs, wanted, strict=True))
         return total / tokens.numel()
 
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile everything but the attention: equal parts of the blocks are compiled once."""
-        for block in self._blocks:
-            block.before.compile(backend=backend, dynamic=False)
-            block.after.compile(backend=backend, dynamic=False)
-        self.loss.compile(backend=backend, dynamic=False)
+    def compile_parts(self, backend: str | Backend = "inductor") -> None:
+        """Compile everything but the attention: equal parts of the blocks are compiled once.
+
+        A part that cannot be compiled as a whole raises an error when it first runs.
+        """
+        parts = [part for block in self._blocks for part in (block.before, block.after)]
+        for part in (*parts, self.loss):
+            part.compile(backend=backend, dynamic=False, fullgraph=True)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         x: Tensor = self.embed(tokens.flatten())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -55,10 +56,15 @@ class _Run:
 
 
 class TrainBench:
-    """The state of one job: its cases are trained one after the other, with the device to themselves."""
+    """The state of one job: its cases are trained one after the other, with the device to themselves.
 
-    def __init__(self, session: Session, job: Job, enter: Enter, emit: Emit) -> None:
-        self.session, self.job, self.enter = session, job, enter
+    `compiled` is called when torch.compile has done what changes the process.
+    """
+
+    def __init__(
+        self, session: Session, job: Job, enter: Enter, emit: Emit, compiled: Callable[[], None]
+    ) -> None:
+        self.session, self.job, self.enter, self._compiled = session, job, enter, compiled
         self.outcomes = Outcomes(session, job, enter, emit)
         self._energy: Energy = make_energy(session.device)
         limits = job.limits
@@ -119,6 +125,8 @@ class TrainBench:
         begin = _now()
         run.losses += run.trainer.steps(1, clock)[1]
         run.first_s = _now() - begin
+        if case.shape.training.compile:
+            self._compiled()
         losses, run.memory = self.session.meter.measure(lambda: run.trainer.steps(1, clock)[1])
         run.losses += losses + run.trainer.steps(_WARM_UP_STEPS, clock)[1]
         return run

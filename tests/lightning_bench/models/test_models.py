@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -149,6 +151,25 @@ def test_compiled_parts_compute_the_same(size: ModelSize) -> None:
     plain, compiled = made(size), made(size)
     compiled.compile_parts(backend="aot_eager")
     torch.testing.assert_close(gradients(compiled, text), gradients(plain, text))
+    torch.compiler.reset()
+
+
+@of_each
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_equal_layers_are_compiled_once(size: ModelSize, recompute: bool) -> None:
+    compiled: list[object] = []
+
+    def counted(graph: Any, inputs: list[Tensor]) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward  # type: ignore[no-any-return]
+
+    model = made(replace(size, layers=12), recompute=recompute)  # more than dynamo compiles anew
+    model.compile_parts(backend=counted)
+    for seed in range(2):
+        model(*ByteText("cpu", seed).batch(2, SEQ_LEN)).backward()
+    # Before and after the attention, the loss, and TransNormerLLM's first layer.
+    assert len(compiled) == (4 if size.architecture == "transnormer" else 3)
     torch.compiler.reset()
 
 

@@ -256,9 +256,10 @@ def test_a_long_table_looks_at_its_lines_once(monkeypatch: pytest.MonkeyPatch) -
 def test_kinds_by_name() -> None:
     names = [kind.name for kind in chosen_kinds(["memory,ms", "speed"]) or ()]
     assert names == ["memory", "ms", "speedup", "tflops", "gbps", "floor"]
+    assert [kind.name for kind in chosen_kinds(["train"]) or ()] == ["tgs", "mfu", "peak", "phases"]
     assert chosen_kinds([]) is None
     assert [kind.name for kind in chosen_kinds([",".join(KIND_NAMES)]) or ()] == list(KIND_NAMES)
-    with pytest.raises(UsageError, match="--metric 'sped' is not known; allowed: speed, ms"):
+    with pytest.raises(UsageError, match="--metric 'sped' is not known; allowed: speed, train, ms"):
         chosen_kinds(["ms,sped"])
 
 
