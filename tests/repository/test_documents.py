@@ -83,8 +83,9 @@ def test_the_library_examples_are_these() -> None:
         "lightning_attn2_step",
         "lightning_attn2_torch",
         "lightning_attn2_serve",
+        "ContextParallel",
     }
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
 
 
 @pytest.mark.slow
