@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .lightning2.blocked import lightning_attn2_torch
     from .lightning2.context import ContextParallel
     from .lightning2.reference import reference_attention, reference_recurrent
+    from .lightning2.state_forms import lightning_attn2_state, lightning_attn2_state_torch
     from .norm.rms_norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
     from .serving.drafts import Accepted
     from .serving.serve import lightning_attn2_serve
@@ -41,6 +42,8 @@ __all__ = [
     "lightning_attn2_commit_torch",
     "lightning_attn2_serve",
     "lightning_attn2_serve_torch",
+    "lightning_attn2_state",
+    "lightning_attn2_state_torch",
     "lightning_attn2_step",
     "lightning_attn2_step_torch",
     "lightning_attn2_torch",
@@ -69,6 +72,8 @@ _HOME = {
     "lightning_attn2_commit_torch": "serving.verify_torch",
     "lightning_attn2_serve": "serving.serve",
     "lightning_attn2_serve_torch": "serving.serve_torch",
+    "lightning_attn2_state": "lightning2.state_forms",
+    "lightning_attn2_state_torch": "lightning2.state_forms",
     "lightning_attn2_step": "step.decode_step",
     "lightning_attn2_step_torch": "step.decode_step",
     "lightning_attn2_torch": "lightning2.blocked",

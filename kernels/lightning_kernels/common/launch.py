@@ -21,7 +21,7 @@ def interpreted(kernel: object) -> bool:
     return not isinstance(kernel, triton.JITFunction)
 
 
-def check_device(tensor: Tensor, kernel: object, name: str) -> None:
+def check_device(tensor: Tensor, kernel: object, name: str, instead: str = "lightning_attn2_torch") -> None:
     """Check that the kernel can run where the tensor is.
 
     Raises:
@@ -29,7 +29,7 @@ def check_device(tensor: Tensor, kernel: object, name: str) -> None:
     """
     if not tensor.is_cuda and not interpreted(kernel):
         raise ValueError(
-            f"{name} needs tensors on a GPU, got {tensor.device}: use lightning_attn2_torch there, "
+            f"{name} needs tensors on a GPU, got {tensor.device}: use {instead} there, "
             "or set TRITON_INTERPRET=1 before the import to debug"
         )
 
@@ -58,7 +58,7 @@ class Launches:
         self,
         grid: LaunchGrid,
         tensors: tuple[Tensor | None, ...],
-        scale: float,
+        scale: float | None,
         rest: tuple[int | str, ...],
         options: tuple[tuple[str, int], ...],
     ) -> Callable[..., object]:
@@ -67,7 +67,7 @@ class Launches:
         Args:
             grid: the numbers of programs.
             tensors: the first arguments of the kernel.
-            scale: the argument after them.
+            scale: the argument after them, if there is one.
             rest: all others, in order: ints, and the constants.
             options: of the launch, such as num_warps, by name.
 
@@ -76,14 +76,14 @@ class Launches:
         """
         kinds = [None if x is None else (x.dtype, x.get_device(), x.data_ptr() & 15) for x in tensors]
         key = grid, rest, options, *kinds
-        first = tensors[0]
+        first, floats = tensors[0], () if scale is None else (scale,)
         with _NOTHING if first is None else on_device(first):
             launch = self._known.get(key)
             if launch is not None:
-                launch(*tensors, scale, *rest)
+                launch(*tensors, *floats, *rest)
                 return launch
             named = dict(options)
-            compiled = self._kernel[grid](*tensors, scale, *rest, **named)
+            compiled = self._kernel[grid](*tensors, *floats, *rest, **named)
             if compiled is None:  # the interpreter, or a hook of triton's took the launch
                 return lambda *arguments: self._kernel[grid](*arguments, **named)
             device = -1 if first is None else first.get_device()

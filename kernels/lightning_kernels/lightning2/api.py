@@ -10,6 +10,8 @@ from ..common.validate import KERNEL_DTYPES, check_dims, check_nvidia, heads_fir
 from .context import ContextParallel
 from .cuts import hopper_launch
 from .operator import attend, attend_on_ranks
+from .state_call import StateCall, check_every
+from .state_forms import states_of
 from .tiles import hopper_takes, lightning2_tiles, processors, shared_limit
 
 
@@ -17,14 +19,22 @@ from .tiles import hopper_takes, lightning2_tiles, processors, shared_limit
 def lightning_attn2(
     q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
     initial_state: Tensor | None = None, return_state: Literal[False] = False,
-    cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None, layout: str = "bhnd",
+    return_states_every: None = None, cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None,
+    layout: str = "bhnd",
 ) -> Tensor: ...  # fmt: skip
 @overload
 def lightning_attn2(
     q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
     initial_state: Tensor | None = None, return_state: Literal[True],
-    cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None, layout: str = "bhnd",
+    return_states_every: None = None, cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None,
+    layout: str = "bhnd",
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+@overload
+def lightning_attn2(
+    q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
+    initial_state: Tensor | None = None, return_state: bool = False, return_states_every: int,
+    cu_seqlens: Tensor | None = None, layout: str = "bhnd",
+) -> tuple[Tensor, ...]: ...  # fmt: skip
 def lightning_attn2(
     q: Tensor,
     k: Tensor,
@@ -34,10 +44,11 @@ def lightning_attn2(
     scale: float = 1.0,
     initial_state: Tensor | None = None,
     return_state: bool = False,
+    return_states_every: int | None = None,
     cu_seqlens: Tensor | None = None,
     cp: ContextParallel | None = None,
     layout: str = "bhnd",
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, ...]:
     """Compute causal linear attention with a fixed decay per head, in one pass over the sequence.
 
     o_t = scale · q_t · X_t,   X_t = exp(−s) · X_{t−1} + k_tᵀ v_t,   X_{−1} = initial_state
@@ -59,6 +70,8 @@ def lightning_attn2(
         initial_state: X before the first token [b, hq, head_dim, value_dim], any floating dtype and strides;
             None means zeros. It gets a gradient.
         return_state: whether to return X after the last token too; a loss may depend on it.
+        return_states_every: C, to return X after each C tokens of a sequence too, and after its last; a loss
+            may depend on them. They are computed by kernels of their own, which read k and v once more.
         cu_seqlens: int32 [num_seqs + 1], where sequence i is tokens cu_seqlens[i] to cu_seqlens[i+1] − 1 of
             a batch of 1: from 0, never decreasing, to at most n (not checked on a GPU). Rows beyond are zeros
             in o and in gradients. States are then [num_seqs, hq, head_dim, value_dim].
@@ -68,22 +81,31 @@ def lightning_attn2(
     Returns:
         o [b, hq, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is
         contiguous, or as q is where several heads share one kv head; with return_state (o, state), the state
-        in fp32.
+        in fp32. With return_states_every=C the states come last, (o, states) or (o, state, states), in fp32:
+        [b, hq, ⌈n / C⌉, head_dim, value_dim], where number c is X after token min((c + 1)·C, n) − 1. With
+        cu_seqlens they are [1, hq, n // C + num_seqs, head_dim, value_dim]: those of sequence i, of
+        ⌈length / C⌉ chunks that begin at its first token, are from cu_seqlens[i] // C + i on, and zeros are
+        where no sequence has a chunk.
 
     Raises:
-        ValueError: if shapes, dtypes, dims or devices are not as above, or the tensors are not on a GPU of
-            NVIDIA.
+        ValueError: if shapes, dtypes, dims or devices are not as above, return_states_every is not an int of
+            at least 1, or the tensors are not on a GPU of NVIDIA.
         NotImplementedError: if s requires a gradient.
         ModuleNotFoundError: if triton is not installed.
 
     Source: Lightning Attention-2, arXiv 2401.04658.
     """
     q, k, v = heads_first(q, k, v, layout)
+    every = 0 if return_states_every is None else check_every(return_states_every, cp)
     call = Call(q, k, v, s, initial_state, cu_seqlens, scale, return_state)
     o, state = attend(call) if cp is None else attend_on_ranks(call, cp)
     if layout != "bhnd":
         o = o.transpose(1, 2)
-    return o if state is None or not return_state else (o, state)
+    if not every:
+        return o if state is None or not return_state else (o, state)
+    given = StateCall(k, v, s, initial_state, cu_seqlens, q.shape[1], every)
+    states = states_of(given, "lightning_attn2")
+    return (o, states) if state is None or not return_state else (o, state, states)
 
 
 def lightning2_config(

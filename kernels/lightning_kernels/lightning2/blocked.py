@@ -27,6 +27,8 @@ from ..common.call import Call
 from ..common.core import core_forward
 from ..common.validate import autocast_dtype, check_call, check_values, heads_first
 from .context import ContextParallel, Passes, attend_across, local_call
+from .state_call import StateCall, check_every
+from .state_forms import states_of_torch
 from .tiles import STEEPEST
 
 _SEGMENT_ELEMENTS = {"cpu": 1 << 17}
@@ -38,16 +40,22 @@ _SEGMENT_ELEMENTS_ELSEWHERE = 1 << 24
 def lightning_attn2_torch(
     q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
     initial_state: Tensor | None = None, return_state: Literal[False] = False,
-    cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None, layout: str = "bhnd",
-    block_size: int = 64,
+    return_states_every: None = None, cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None,
+    layout: str = "bhnd", block_size: int = 64,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def lightning_attn2_torch(
     q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
     initial_state: Tensor | None = None, return_state: Literal[True],
-    cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None, layout: str = "bhnd",
-    block_size: int = 64,
+    return_states_every: None = None, cu_seqlens: Tensor | None = None, cp: ContextParallel | None = None,
+    layout: str = "bhnd", block_size: int = 64,
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+@overload
+def lightning_attn2_torch(
+    q: Tensor, k: Tensor, v: Tensor, s: Tensor | None = None, *, scale: float = 1.0,
+    initial_state: Tensor | None = None, return_state: bool = False, return_states_every: int,
+    cu_seqlens: Tensor | None = None, layout: str = "bhnd", block_size: int = 64,
+) -> tuple[Tensor, ...]: ...  # fmt: skip
 def lightning_attn2_torch(
     q: Tensor,
     k: Tensor,
@@ -57,11 +65,12 @@ def lightning_attn2_torch(
     scale: float = 1.0,
     initial_state: Tensor | None = None,
     return_state: bool = False,
+    return_states_every: int | None = None,
     cu_seqlens: Tensor | None = None,
     cp: ContextParallel | None = None,
     layout: str = "bhnd",
     block_size: int = 64,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, ...]:
     """Compute causal linear attention with a fixed decay per head by batched matrix products.
 
     o_t = scale · q_t · X_t,   X_t = exp(−s) · X_{t−1} + k_tᵀ v_t,   X_{−1} = initial_state
@@ -80,6 +89,8 @@ def lightning_attn2_torch(
         initial_state: X before the first token [b, hq, head_dim, value_dim], any floating dtype and strides;
             None means zeros. It gets a gradient.
         return_state: whether to return X after the last token too; a loss may depend on it.
+        return_states_every: C, to return X after each C tokens too, as `lightning_attn2` does; autograd saves
+            what their gradients need.
         cu_seqlens: int32 [num_seqs + 1], where sequence i is tokens cu_seqlens[i] to cu_seqlens[i+1] − 1 of
             a batch of 1: from 0, never decreasing, to at most n (checked on the CPU). Rows beyond are zeros
             in o and in gradients. States are then [num_seqs, hq, head_dim, value_dim]. On a GPU, reading it
@@ -91,10 +102,12 @@ def lightning_attn2_torch(
     Returns:
         o [b, hq, n, value_dim] in the dtype of q, laid out in memory as v is where its last dim is
         contiguous, or as q is where several heads share one kv head; with return_state (o, state), the state
-        in fp32, or in fp64 for fp64 inputs.
+        in fp32, or in fp64 for fp64 inputs; with return_states_every (o, states) or (o, state, states), as
+        `lightning_attn2` returns them.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit together, or block_size is less than 1.
+        ValueError: if shapes, dtypes or devices do not fit together, or block_size or return_states_every is
+            less than 1.
         NotImplementedError: if s requires a gradient.
 
     Source: Lightning Attention-2, arXiv 2401.04658.
@@ -107,6 +120,7 @@ def lightning_attn2_torch(
         check_values(call)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
+    every = 0 if return_states_every is None else check_every(return_states_every, cp)
     dtype = autocast_dtype(q)
     if dtype is not None:
         call = call._replace(q=call.q.to(dtype), k=call.k.to(dtype), v=call.v.to(dtype))
@@ -122,7 +136,10 @@ def lightning_attn2_torch(
         o, state = attend_across(call, cp, passes)
     if layout != "bhnd":
         o = o.transpose(1, 2)
-    return o if state is None else (o, state)
+    if not every:
+        return o if state is None else (o, state)
+    states = states_of_torch(StateCall(*call[1:6], call.q.shape[1], every))
+    return (o, states) if state is None else (o, state, states)
 
 
 @dataclass(frozen=True, slots=True)
