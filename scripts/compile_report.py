@@ -30,8 +30,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 
 from lightning_kernels.gateloop import gateloop_kernel as gateloop
 from lightning_kernels.lightning1 import lightning1_kernel as lightning1
+from lightning_kernels.lightning2 import chunk_kernels
 from lightning_kernels.lightning2 import portable as lightning2
-from lightning_kernels.lightning2.tiles import hopper_tiles, lightning1_tiles, lightning2_tiles, serve_tiles
+from lightning_kernels.lightning2.tiles import (
+    hopper_tiles,
+    lightning1_tiles,
+    lightning2_tiles,
+    serve_tiles,
+    state_grad_tiles,
+)
 from lightning_kernels.norm import norm_kernel as norm
 from lightning_kernels.serving import serve_kernel as serve
 from lightning_kernels.serving import verify_kernel as verify
@@ -39,7 +46,7 @@ from lightning_kernels.step import step_kernel as step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
-KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop", "serve", "verify")
+KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop", "serve", "verify", "states")
 FEATURES = (
     "decay", "reverse", "initial", "final", "packed", "few", "long", "ahead",
     "steps", "snapshots", "stochastic", "accepted",
@@ -111,6 +118,8 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
         return hopper_variant(head_dim, value_dim, features)
     if name == "serve":
         return serve_variant(arch, dtype, head_dim, value_dim, features)
+    if name == "states":
+        return states_variant(arch, dtype, head_dim, value_dim, features)
     if name == "norm":  # of contiguous rows of head_dim elements; `reverse` is its backward pass
         rows, block, warps = norm.norm_tile(head_dim)
         constants = {"D": head_dim, "ROWS": rows, "BLOCK_D": block, "ONE_DIM": True}
@@ -183,6 +192,22 @@ def verify_variant(head_dim, value_dim, features):
         "index_ptr": "*i32", "accepted_ptr": "*i32",
     }  # fmt: skip
     return verify.verify_kernel, constants, {"num_warps": verify._WARPS}, types, f"block_e={block_e}"
+
+
+def states_variant(arch, dtype, head_dim, value_dim, features):
+    """Return the same for the sums of chunks; `reverse` is the gradient of v, whose width is value_dim."""
+    constants = {"HAS_DECAY": "decay" in features, "PACKED": "packed" in features}
+    types = {"sums_ptr": "*fp32", "grad_ptr": "*fp32", "offsets_ptr": "*i32"}
+    if "reverse" in features:
+        kernel = chunk_kernels.chunk_grads_kernel
+        tiles = state_grad_tiles(head_dim, value_dim, DTYPES[dtype])
+        constants |= {"IN": head_dim, "OUT": value_dim, "BLOCK_IN": tiles.block_d, "BLOCK_OUT": tiles.block_e}
+    else:
+        kernel = chunk_kernels.chunk_sums_kernel
+        tiles = lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
+        constants |= {"D": head_dim, "E": value_dim, "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e}
+    constants |= {"BLOCK": tiles.block, "PRECISION": tiles.precision}
+    return kernel, constants, {"num_warps": tiles.warps, "num_stages": tiles.stages}, types, str(tiles)
 
 
 def hopper_variant(head_dim, value_dim, features):

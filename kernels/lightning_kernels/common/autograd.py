@@ -1,6 +1,6 @@
 """The one autograd function of linear attention with decay, around any implementation of its two passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -62,7 +62,8 @@ class _DecayAttention(torch.autograd.Function):
         upstream = Upstream(grad_o, grad_state, ctx.needs_input_grad[:4])
         grads = ctx.run_backward(upstream, call)
         if torch.is_grad_enabled():  # as for `create_graph`
-            grads = _refuse_second_derivative(grads, grad_o, grad_state, call)
+            inputs = grad_o, grad_state, q, k, v, initial_state
+            grads = Gradients(*(refuse_second_derivative(x, inputs) for x in grads))
         return *grads, None, None, None
 
 
@@ -82,14 +83,9 @@ class _NoSecondDerivative(torch.autograd.Function):
         )
 
 
-def _refuse_second_derivative(
-    grads: Gradients, grad_o: Tensor | None, grad_state: Tensor | None, call: Call
-) -> Gradients:
-    """Return gradients that depend on all that they were computed from, and raise where these are used."""
-    inputs = grad_o, grad_state, call.q, call.k, call.v, call.initial_state
-    return Gradients(
-        *(
-            None if grad is None else _NoSecondDerivative.apply(grad, *inputs)  # type: ignore[no-untyped-call]
-            for grad in grads
-        )
-    )
+def refuse_second_derivative(grad: Tensor | None, inputs: Sequence[Tensor | None]) -> Tensor | None:
+    """Return a gradient that depends on `inputs`, of which it was computed, and raises where that is used."""
+    if grad is None:
+        return None
+    refusing: Tensor = _NoSecondDerivative.apply(grad, *inputs)  # type: ignore[no-untyped-call]
+    return refusing

@@ -37,10 +37,14 @@ def load_slope(slope_ptr, head, HAS_DECAY: tl.constexpr):  # type: ignore[no-unt
 
 @triton.jit
 def split_decay(slope, tokens):  # type: ignore[no-untyped-def]
-    """Return λ^tokens in fp32 and what its rounding left over, which would add up over chunks."""
+    """Return λ^tokens as two numbers: X decays to X·keep + (X·change + what is added).
+
+    X + X·(λ − 1) rounds λ − 1 and not λ, whose error would add up over chunks. Where that would cancel, for a
+    steep decay, it is λ and what its rounding left over.
+    """
     exact = tl.exp(tl.cast(slope, tl.float64) * -tl.cast(tokens, tl.float64))
-    decay = tl.cast(exact, tl.float32)
-    return decay, tl.cast(exact - decay, tl.float32)
+    keep = tl.where(exact > 0.5, 1.0, tl.cast(exact, tl.float32))
+    return keep, tl.cast(exact - keep, tl.float32)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -150,8 +154,8 @@ def pass_states_kernel(  # type: ignore[no-untyped-def]
     sequence = pid // tiles // heads
     place, chunks, last = find_places(offsets_ptr, sequence, seq_len, every, PACKED)
     slope = load_slope(slope_ptr, head, HAS_DECAY)
-    decay, rest = split_decay(slope, every)
-    last_decay, last_rest = split_decay(slope, last)
+    keep, change = split_decay(slope, every)
+    last_keep, last_change = split_decay(slope, last)
     row = head if PACKED else sequence_head
     at = sums_ptr + (tl.cast(row, tl.int64) * places + place) * SIZE + element
     state = tl.zeros([TILE], dtype=tl.float32)
@@ -161,9 +165,8 @@ def pass_states_kernel(  # type: ignore[no-untyped-def]
         of_chunk = at + tl.cast(chunk, tl.int64) * SIZE
         total = tl.load(of_chunk, mask=inside, other=0.0)
         if HAS_DECAY:
-            is_last = chunk == chunks - 1
-            rounded = tl.where(is_last, last_decay, decay)
-            state = tl.fma(state, rounded, state * tl.where(is_last, last_rest, rest) + total)
+            kept = tl.where(chunk == chunks - 1, last_keep, keep)
+            state = state * kept + (state * tl.where(chunk == chunks - 1, last_change, change) + total)
         else:
             state += total
         if not HAS_FINAL:
@@ -191,8 +194,8 @@ def pass_grads_kernel(  # type: ignore[no-untyped-def]
     sequence = pid // tiles // heads
     place, chunks, last = find_places(offsets_ptr, sequence, seq_len, every, PACKED)
     slope = load_slope(slope_ptr, head, HAS_DECAY)
-    decay, rest = split_decay(slope, every)
-    last_decay, last_rest = split_decay(slope, last)
+    keep, change = split_decay(slope, every)
+    last_keep, last_change = split_decay(slope, last)
     row = head if PACKED else sequence_head
     at = (tl.cast(row, tl.int64) * places + place) * SIZE + element
     grad = tl.zeros([TILE], dtype=tl.float32)
@@ -204,8 +207,8 @@ def pass_grads_kernel(  # type: ignore[no-untyped-def]
             grad += tl.load(grad_ptr + of_chunk, mask=inside, other=0.0)
         tl.store(total_ptr + of_chunk, grad, mask=inside)
         if HAS_DECAY:
-            rounded = tl.where(back == 0, last_decay, decay)
-            grad = tl.fma(grad, rounded, grad * tl.where(back == 0, last_rest, rest))
+            kept = tl.where(back == 0, last_keep, keep)
+            grad = grad * kept + grad * tl.where(back == 0, last_change, change)
     if HAS_INITIAL:
         tl.store(initial_ptr + sequence_head * SIZE + element, grad, mask=inside)
 

@@ -15,7 +15,7 @@ from .chunk_kernels import (
     pass_states_kernel,
 )
 from .state_call import StateCall, StateGradients
-from .tiles import Tiles, lightning2_tiles, shared_limit
+from .tiles import Tiles, lightning2_tiles, shared_limit, state_grad_tiles
 
 __all__ = ["backward", "check_runnable", "forward"]
 
@@ -144,20 +144,18 @@ def _token_grads(
         out.zero_()
     elif not out.numel():
         return grad
-    low = x.dtype != torch.float32
-    block, block_out, warps = (64, 64, 4) if low else (16, 32, 4)
-    inner = max(16, 1 << (x.shape[3] - 1).bit_length())
+    tiles = state_grad_tiles(x.shape[3], width, x.dtype)
     if total.numel():
         _chunk_grads(
-            (b * call.heads * chunks.places * -(-width // block_out), 1, 1),
+            (b * call.heads * chunks.places * tiles.split_e, 1, 1),
             (x, total, out, chunks.slopes, chunks.bounds),
             None,
             (
                 *chunks.numbers(call), call.sequences(), call.heads // kv_heads, *x.stride()[:3],
-                *out.stride()[:3], *strides, x.shape[3], width, block, inner, block_out,
-                chunks.slopes is not None, chunks.bounds is not None, chunks.tiles.precision,
+                *out.stride()[:3], *strides, x.shape[3], width, tiles.block, tiles.block_d, tiles.block_e,
+                chunks.slopes is not None, chunks.bounds is not None, tiles.precision,
             ),
-            (("num_warps", warps), ("num_stages", 2)),
+            (("num_warps", tiles.warps), ("num_stages", tiles.stages)),
         )  # fmt: skip
     sum_groups(out, grad)
     return grad

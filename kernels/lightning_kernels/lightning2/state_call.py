@@ -63,10 +63,7 @@ def check_every(every: int, cp: object = None) -> int:
         ValueError: if it is not an int of at least 1, or if tokens lie on the ranks of a `ContextParallel`.
     """
     if cp is not None:
-        raise ValueError(
-            "return_states_every takes whole sequences, not parts of them on the ranks of cp: pass one of them, "
-            "or return_state"
-        )
+        raise ValueError("return_states_every takes whole sequences, not parts of them on the ranks of cp")
     if isinstance(every, bool) or not isinstance(every, int | torch.SymInt) or every < 1:
         raise ValueError(f"return_states_every must be an int of at least 1, tokens per chunk, got {every!r}")
     return every

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .._ops import add_op_namespace_prefix, ops
 from ..common.allocate import empty_like
+from ..common.autograd import refuse_second_derivative
 from ..common.call import Call
 from ..common.flops import register_state_flops
 from ..common.private_torch import below_autocast, below_autograd, has_forward_mode
@@ -95,12 +95,16 @@ class _States(torch.autograd.Function):
             return linear_attention_states(k, v, slopes, initial_state, cu_seqlens, heads, every)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute the gradients that are asked for, which have no gradients of their own."""
+        """Compute the gradients that are asked for."""
+        k, v, _, initial_state, _ = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        grads = _states_backward(grad, *ctx.saved_tensors, ctx.heads, ctx.every, needs)
-        return *(x if need else None for x, need in zip(grads, needs, strict=True)), None, None, None, None
+        with torch.no_grad():
+            grads = _states_backward(grad, *ctx.saved_tensors, ctx.heads, ctx.every, needs)
+        wanted: list[Tensor | None] = [x if need else None for x, need in zip(grads, needs, strict=True)]
+        if torch.is_grad_enabled():  # as for `create_graph`
+            wanted = [refuse_second_derivative(x, (grad, k, v, initial_state)) for x in wanted]
+        return *wanted, None, None, None, None
 
 
 def _autograd(*fields: Any) -> Tensor:

@@ -84,6 +84,16 @@ def serve_tiles(head_dim: int, value_dim: int, dtype: torch.dtype, shared_limit:
     return replace(tiles, block_e=block_e, split_e=-(-value_dim // block_e), warps=4, stages=stages)
 
 
+def state_grad_tiles(inner: int, outer: int, dtype: torch.dtype) -> Tiles:
+    """Choose the tiles of the gradients of tokens by that of a state: sums over `inner`, columns of `outer`.
+
+    A program holds [inner, block_e] of the state's gradient and multiplies [block, inner] of a tensor by it.
+    """
+    block_d = _padded(inner)
+    block, block_e = (16, 32) if dtype == torch.float32 else (32 if block_d == 256 else 64, 64)
+    return Tiles(block, block_d, block_e, -(-outer // block_e), 4, 2)
+
+
 def hopper_takes(dtype: torch.dtype, *dims: int) -> bool:
     """Say whether the Hopper kernel may be used for this dtype and these dims.
 

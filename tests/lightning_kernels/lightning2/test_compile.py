@@ -56,6 +56,7 @@ AHEAD_BACKWARD = ["--with", "decay", "reverse", "ahead"]
 WIDE = ["--with", "decay", "initial", "final", "long"]
 DRAFTS = ["--with", "decay", "accepted", "stochastic"]
 SERVED = ["--with", "decay", "snapshots"]
+STATES_BACKWARD = ["--with", "decay", "packed", "reverse"]
 ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 
 
@@ -89,6 +90,12 @@ CASES = [
     (90, ["--kernel", "serve", "--dtype", "bf16", "--dims", "128x128", *SERVED, "stochastic", "steps"], 1),
     (80, ["--kernel", "verify", "--dtype", "bf16", "--dims", "128x128", *DRAFTS], 1),
     (120, ["--kernel", "serve", "--dtype", "fp16", "--dims", "128x128"], 1),
+    (89, ["--kernel", "states", "--dtype", "bf16", "fp32", "--dims", "128x128", "256x256"], 4),
+    (
+        89,
+        ["--kernel", "states", "--dtype", "bf16", "fp32", "--dims", "128x128", "256x256", *STATES_BACKWARD],
+        4,
+    ),
     (89, ["--kernel", "step", "--dtype", "bf16", "--dims", "128x128"], 1),
     (89, ["--kernel", "lightning2", "--dtype", "bf16", "fp32", "--dims", "128x128", *ALL], 2),
     (89, ["--kernel", "lightning2", "--dtype", "fp16", "--dims", "256x64", "64x256"], 2),
