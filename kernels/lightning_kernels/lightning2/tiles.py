@@ -89,7 +89,7 @@ def state_grad_tiles(inner: int, outer: int, dtype: torch.dtype) -> Tiles:
 
     A program holds [inner, block_e] of the state's gradient and multiplies [block, inner] of a tensor by it.
     """
-    block_d = _padded(inner)
+    block_d = padded(inner)
     block, block_e = (16, 32) if dtype == torch.float32 else (32 if block_d == 256 else 64, 64)
     return Tiles(block, block_d, block_e, -(-outer // block_e), 4, 2)
 
