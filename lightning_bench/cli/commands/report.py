@@ -114,7 +114,6 @@ def report(
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine.identity import host_identity
     from lightning_bench.report.document import FORMATS, make_comparison, make_report
-    from lightning_bench.report.tables.grid import same_origin
 
     if show and out is None:
         if formats is not None:
@@ -155,7 +154,7 @@ def report(
             sink.say(remark)
         with paged(sink):
             for grid, after in zip_longest(document.grids, document.grids[1:]):
-                sink.paper_table(grid, origin=after is None or not same_origin(grid, after))
+                sink.paper_table(grid, after)
 
 
 def _formats(text: str | None, out: Path | None, *, plots: bool) -> tuple[list[FormatName], list[PlotFormat]]:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from lightning_bench.run.sweep import Summary
 
 
+_SANITIZER_PANEL = "Under compute-sanitizer (check only)"
+
+
 @dataclass(frozen=True)
 class KernelOptions:
     """A kernel of one's own, and what it is compared with at the shapes of a suite of its family."""
@@ -89,26 +92,6 @@ class SweepOptions:
             rich_help_panel=RUNNING_PANEL,
         ),
     ] = None
-    sanitizer: Annotated[
-        str | None,
-        typer.Option(
-            "--sanitizer",
-            metavar="TOOL",
-            autocompletion=one_of(_tools),
-            help="Run each worker under NVIDIA's compute-sanitizer: memcheck, racecheck, initcheck or "
-            "synccheck (check only).",
-            rich_help_panel=RUNNING_PANEL,
-        ),
-    ] = None
-    compute_sanitizer: Annotated[
-        Path | None,
-        typer.Option(
-            "--compute-sanitizer",
-            metavar="PATH",
-            help="The program for --sanitizer. Default: on PATH, in a CUDA toolkit or in its wheel.",
-            rich_help_panel=RUNNING_PANEL,
-        ),
-    ] = None
     retry: Retry = False
     fresh: Fresh = False
     processes: Processes = None
@@ -117,6 +100,25 @@ class SweepOptions:
         typer.Option("--quick", help="One process and ±5 %: a first look.", rich_help_panel=RUNNING_PANEL),
     ] = False
     dry_run: DryRun = False
+    sanitizer: Annotated[
+        str | None,
+        typer.Option(
+            "--sanitizer",
+            metavar="TOOL",
+            autocompletion=one_of(_tools),
+            help="Run each worker under it: memcheck, racecheck, initcheck or synccheck.",
+            rich_help_panel=_SANITIZER_PANEL,
+        ),
+    ] = None
+    compute_sanitizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--compute-sanitizer",
+            metavar="PATH",
+            help="The program for --sanitizer. Default: on PATH, in a CUDA toolkit or in its wheel.",
+            rich_help_panel=_SANITIZER_PANEL,
+        ),
+    ] = None
 
 
 @grouped

@@ -169,12 +169,13 @@ class Sink:
         text = Text.assemble(*((plain(text), style) for text, style in parts))
         self.out.print(text, soft_wrap=not self.out.is_terminal)
 
-    def paper_table(self, grid: Grid, *, origin: bool = True) -> None:
+    def paper_table(self, grid: Grid, after: Grid | None = None) -> None:
         """Print a table in the published shape, cut into as many parts as the width needs.
 
-        Without `origin` the lines that say where its rows are from are left out.
+        What is also below the table `after` it is not printed twice.
         """
         from lightning_bench.report.formats.plain_text import GAP, grid_parts, note_lines, title_lines
+        from lightning_bench.report.tables.grid import lines_below
 
         width = self.out.width
         self._lines(title_lines(grid, width), "bold")
@@ -183,7 +184,7 @@ class Sink:
                 style = _HEAD_STYLES.get(number, "")
                 cells = [plain_text(cell.text, "bold" if cell.best else style) for cell in line]
                 self.out.print(Text(GAP).join(cells), soft_wrap=True)
-        self._lines(note_lines([*grid.notes, *(grid.origin if origin else ())], width), "dim")
+        self._lines(note_lines(lines_below(grid, after), width), "dim")
         self.out.print()
 
     def _lines(self, lines: Iterable[str], style: str) -> None:

@@ -17,6 +17,7 @@ from lightning_bench.comparison.result import (
 from lightning_bench.words import counted
 
 _MOST_AMBIGUOUS = 5
+_FAR = 1000  # times: what a bound beyond it is does not matter
 HEADERS = ("verdict", "change", "99 % interval", "base", "head", "case")
 
 
@@ -26,10 +27,13 @@ def change_text(cell: ComparedCell) -> str:
 
 
 def interval_text(cell: ComparedCell | Overall) -> str:
-    """Return the interval as `-0.4 … +1.2 %`, or "" if the ratio has no bounds."""
+    """Return the interval as `-0.4 … +1.2 %`, or "" if the ratio has no bounds.
+
+    Of a change whose direction is not known, a bound beyond `_FAR` is not told in full.
+    """
     if cell.low is None or cell.high is None or cell.high == float("inf"):
         return ""
-    high = percent(cell.high)
+    high = percent(cell.high) if cell.high <= _FAR or cell.low > 1 else f">×{_FAR}"
     low = f"{100 * (cell.low - 1):+.1f}" if high.endswith("%") else percent(cell.low)
     return f"{low} … {high}"
 

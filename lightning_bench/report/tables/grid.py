@@ -196,13 +196,20 @@ class _GroupTable:
         return lines
 
 
-def same_origin(grid: Grid, other: Grid) -> bool:
-    """Return whether the lines of origin of two tables say the same, in whatever order of providers."""
+def lines_below(grid: Grid, after: Grid | None = None) -> list[str]:
+    """Return the notes and the origin of a table, without those that the table `after` it has below, too.
 
-    def said(lines: Iterable[str]) -> list[set[str]]:
-        return [set(line.removeprefix("providers: ").split("; ")) for line in lines]
+    That are notes of the same rows, and an origin that says the same, in whatever order of providers.
+    """
+    if after is None:
+        return [*grid.notes, *grid.origin]
+    shared = after.notes if after.title == grid.title else []
+    notes = [note for note in grid.notes if note not in shared]
+    return [*notes, *([] if _said(grid.origin) == _said(after.origin) else grid.origin)]
 
-    return said(grid.origin) == said(other.origin)
+
+def _said(origin: Iterable[str]) -> list[set[str]]:
+    return [set(line.removeprefix("providers: ").split("; ")) for line in origin]
 
 
 def cell_without_figure(row: Row | None, style: TableStyle = REPORT) -> GridCell:

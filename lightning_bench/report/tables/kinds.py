@@ -73,6 +73,11 @@ def _per_token_ns(record: Record) -> float | None:
     return time_ms * 1e6 / (record.batch * record.seq_len) if time_ms is not None else None
 
 
+def _rate_text(value: float, decimals: int) -> str:
+    """Return a rate with so many decimals; one of which these leave no two digits, as of a CPU, has three."""
+    return f"{value:.{decimals}f}" if value >= 10 ** (1 - decimals) else f"{value:.3g}"
+
+
 def _memory_text(record: Record, value: float) -> str:
     text = figure_text(record, value)
     if record.protocol != "lbench" or not record.ideal_mib:
@@ -107,7 +112,7 @@ KINDS: dict[KindName, TableKind] = {
         "speed",
         lambda r: "TFLOP/s, model operations over the median",
         lambda r: r.tflops,
-        lambda r, x: f"{x:.1f}",
+        lambda r, x: _rate_text(x, 1),
         "high",
     ),
     "gbps": TableKind(
@@ -115,7 +120,7 @@ KINDS: dict[KindName, TableKind] = {
         "speed",
         lambda r: "GB/s, model traffic over the median",
         lambda r: r.gbps,
-        lambda r, x: f"{x:.0f}",
+        lambda r, x: _rate_text(x, 0),
         "high",
     ),
     "floor": TableKind(

@@ -81,6 +81,8 @@ def test_both_ends_of_an_interval_have_a_unit() -> None:
     assert interval_text(cell("SLOWER")) == "+3.0 … +7.0 %"
     assert interval_text(cell("AMBIGUOUS", low=0.5, high=12.0)) == "-50.0 % … ×12"
     assert interval_text(cell("SLOWER", low=11.0, high=12.0)) == "×11 … ×12"
+    assert interval_text(cell("AMBIGUOUS", low=1e-4, high=1e101)) == "-100.0 % … >×1000"
+    assert interval_text(cell("SLOWER", low=2e3, high=3e3)) == "×2e+03 … ×3e+03"
 
 
 def test_markdown_is_short_first_and_folds_the_rest() -> None:

@@ -115,7 +115,7 @@ def test_a_figure_leads_to_its_row_and_samples(opened: Open) -> None:
     label = find(page, "#case .strip")[0].get_attribute("aria-label")
     assert label == "20 samples, median 0.4 ms, 95 % interval of the median 0.396 to 0.404 ms"
     row = dict(line.text.split(" ", 1) for line in find(page, "#case tbody tr"))
-    assert row["median_ms"] == "0.4 median time, ms"
+    assert row["median_ms"].startswith("0.4 median time, ms")
     assert row["source"].split()[0].endswith("story.csv")
     page.back()
     until(lambda: not dialog.get_attribute("open"))

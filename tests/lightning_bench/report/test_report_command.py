@@ -86,6 +86,15 @@ def test_what_is_under_every_table_is_printed_once(results: Path, lbench: Lbench
     assert lbench("report", apart, "--metric", "ms").out.count("source: apart.csv") == 2
 
 
+def test_notes_of_the_same_rows_are_printed_once(results: Path, lbench: Lbench) -> None:
+    row = replace(BASE, status="unstable", reason="a passing cloud", tflops=0.0123, gbps=4.56)
+    back = replace(row, direction="bwd", case_id="a/bwd/n64", reason="a stone")
+    ran = lbench("report", save(Path("kinds.csv"), row, back))
+    assert ran.out.count("TFLOP/s") == ran.out.count("GB/s, model") == 2
+    assert ran.out.count("a passing cloud") == ran.out.count("a stone") == 1
+    assert ran.out.count("0.0123*") == ran.out.count("4.56*") == 2
+
+
 def test_the_legend_says_what_is_there(results: Path, lbench: Lbench) -> None:
     assert "Bold" not in lbench("report").err, "no bold in a pipe"
     assert "unstable" not in lbench("report").err
