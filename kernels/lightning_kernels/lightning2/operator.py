@@ -138,7 +138,8 @@ def _autocast(device_type: str) -> Callable[[Call], Pair]:
 
 
 def _forward(call: Call) -> Pair:
-    out, state = choose(call.q, call.k, call.v).forward(call)
+    plan = forward_plan(call, checked=True) or choose(call.q, call.k, call.v)
+    out, state = plan.forward(call)
     return out, call.q.new_empty(0) if state is None else state
 
 
@@ -154,7 +155,9 @@ def _forward_fake(call: Call) -> Pair:
 
 
 def _backward(upstream: Upstream, call: Call) -> Four:
-    grads = choose(call.q, call.k, call.v, upstream.grad_o).backward(upstream, call)
+    upstream = upstream._replace(needs=tuple(upstream.needs))  # as a key
+    plan = backward_plan(upstream, call) or choose(call.q, call.k, call.v, upstream.grad_o)
+    grads = plan.backward(upstream, call)
     dq, dk, dv, d_initial = (
         x.new_empty(0) if grad is None else grad
         for grad, x in zip(grads, (call.q, call.k, call.v, call.q), strict=True)

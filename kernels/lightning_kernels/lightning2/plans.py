@@ -21,8 +21,8 @@ from .tiles import hopper_takes
 _plans: KeptByKind[Implementation] = KeptByKind()
 
 
-def forward_plan(call: Call) -> Implementation | None:
-    """Return what computes the call, checked; None where only the operator can (`kind_of`).
+def forward_plan(call: Call, *, checked: bool = False) -> Implementation | None:
+    """Return what computes the call, which is checked unless it has been; None as `KeptByKind.find`.
 
     Raises:
         ValueError, NotImplementedError: as `check`.
@@ -31,17 +31,18 @@ def forward_plan(call: Call) -> Implementation | None:
     q, k, v, slopes, initial_state, bounds, _, return_state = call
 
     def decide() -> Implementation:
-        check(call)
+        if not checked:
+            check(call)
         return choose(q, k, v)
 
     learned = slopes is not None and slopes.requires_grad and torch.is_grad_enabled()  # is refused
     given = slopes is None, initial_state is None, bounds is None
-    also = given, return_state, learned, hopper_is_on(), invariant()
+    also = given, checked, return_state, learned, hopper_is_on(), invariant()
     return _plans.find((q, k, v, slopes, initial_state, bounds), also, decide)
 
 
 def backward_plan(upstream: Upstream, call: Call) -> Implementation | None:
-    """Return what computes the gradients of a call; None where only the operator can (`kind_of`)."""
+    """Return what computes the gradients of a call; None as `KeptByKind.find`."""
     q, k, v, slopes, initial_state, bounds, _, _ = call
     grad_o, grad_state, needs = upstream
     given = slopes is None, initial_state is None, bounds is None, grad_o is None, grad_state is None

@@ -78,19 +78,23 @@ def lightning_attn2_step(
 _steps: "KeptByKind[AttentionStep]" = KeptByKind()
 
 
-def _known_step(call: StepCall) -> "AttentionStep | None":
-    """Return what computes steps of this kind, checked; None where only the operator can (`kind_of`)."""
+def _known_step(call: StepCall, *, checked: bool = False) -> "AttentionStep | None":
+    """Return what computes steps of this kind, which are checked unless they have been.
+
+    None where only the operator can: where a gradient is asked for, and as `KeptByKind.find`.
+    """
 
     def decide() -> "AttentionStep":
         from .step_kernel import AttentionStep
 
-        _check_for_kernel(call)
+        if not checked:
+            _check_for_kernel(call)
         return AttentionStep(call)
 
     if torch.is_grad_enabled() and call.any_requires_grad():
         return None
     absent = call.slopes is None, call.state_indices is None, call.rounding_seeds is None
-    return _steps.find(call, (*absent, invariant()), decide)
+    return _steps.find(call, (*absent, checked, invariant()), decide)
 
 
 def _check_for_kernel(call: StepCall) -> None:
@@ -165,7 +169,8 @@ def _run(
     from .step_kernel import AttentionStep
 
     call = StepCall(q, k, v, slopes, state, state_indices, rounding_seeds)
-    o = AttentionStep(call)(call, scale)
+    step = _known_step(call, checked=True) or AttentionStep(call)
+    o = step(call, scale)
     increment_version(state)
     return o
 

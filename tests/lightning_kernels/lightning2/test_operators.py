@@ -268,6 +268,27 @@ def test_a_scale_that_is_an_int(monkeypatch):
     assert [(type(scale), scale) for scale in seen] == [(float, 1.0), (float, 1.0), (float, 0.5)]
 
 
+def test_the_operators_decide_once_per_kind(monkeypatch):
+    """Those that a compiled model calls, which does not check its calls again; a call by users is checked."""
+    monkeypatch.setattr(plans, "_plans", call_kinds.KeptByKind())
+    decided, checked = [], []
+    choose, check = plans.choose, plans.check
+    monkeypatch.setattr(plans, "choose", lambda *x: decided.append(1) or choose(*x))
+    monkeypatch.setattr(plans, "check", lambda call: checked.append(1) or check(call))
+    case = make_case(1, 2, 1, 20, 16, 32, torch.float32, device=DEVICE)
+    forward = torch.ops.lightning_kernels.linear_attention.default
+    backward = torch.ops.lightning_kernels.linear_attention_backward.default
+    for _ in range(3):
+        tensors = [x.detach().clone() for x in (case.q, case.k, case.v, case.s)]
+        o, _ = forward(*tensors, None, None, 1.0, False)
+        backward(torch.ones_like(o), None, *tensors, None, None, 1.0, [True, True, False, False])
+    assert len(decided) == 2
+    assert not checked
+    monkeypatch.setattr(operator, "unobserved", lambda _: True)
+    assert torch.equal(lk.lightning_attn2(*tensors), o)
+    assert len(checked) == 1
+
+
 @pytest.mark.usefixtures("past_the_dispatcher")
 def test_a_plan_is_for_one_layout():
     case = make_case(1, 2, 2, 20, 16, 32, torch.float32, device=DEVICE)

@@ -181,3 +181,19 @@ def test_negative_slopes_are_refused_on_the_cpu(step):
     token = make_token(1, 2, 2, 16, 16, torch.float32)
     with pytest.raises(ValueError, match="at least 0"):
         step(*token, torch.tensor([0.1, -0.1]), state=make_state(1, 2, 16, 16))
+
+
+def test_the_operator_decides_once_per_kind(monkeypatch):
+    """The one that a compiled model calls, which has been checked; a call by users is checked."""
+    monkeypatch.setattr(decode_step, "_steps", call_kinds.KeptByKind())
+    checked, check = [], decode_step._check_for_kernel
+    monkeypatch.setattr(decode_step, "_check_for_kernel", lambda call: checked.append(1) or check(call))
+    operator = torch.ops.lightning_kernels.linear_attention_step.default
+    state = make_state(1, 2, 16, 16)
+    for _ in range(3):
+        operator(*make_token(1, 2, 2, 16, 16, torch.float32), None, state, 1.0)
+    assert len(decode_step._steps) == 1
+    assert not checked
+    monkeypatch.setattr(decode_step, "unobserved", lambda _: True)
+    lightning_attn2_step(*make_token(1, 2, 2, 16, 16, torch.float32), state=state)
+    assert len(checked) == 1
