@@ -35,6 +35,9 @@ Metric = Literal["speed", "memory", "check", "train"]
 ProtocolName = Literal["lbench", "paper"]
 Distribution = Literal["normal", "outliers", "large", "small"]
 
+TIMED: frozenset[Metric] = frozenset({"speed", "train"})
+"""Metrics whose rows have a time: of a call, or of a training step."""
+
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 DEVICES: tuple[Device, ...] = get_args(Device)

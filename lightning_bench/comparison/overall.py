@@ -15,6 +15,7 @@ from lightning_bench.comparison.noise import ASSUMED, ASSUMED_DF
 from lightning_bench.comparison.result import Overall
 from lightning_bench.comparison.rule import Floats, Shift
 from lightning_bench.comparison.sides import Run
+from lightning_bench.training import Training
 from lightning_bench.variant import Variant
 
 
@@ -73,11 +74,11 @@ def lines_of(timed: Sequence[Versus]) -> dict[tuple[str, ...], list[int]]:
     lines: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, versus in enumerate(timed):
         r = versus.record
-        lines[r.provider, r.family, r.direction, r.protocol].append(index)
+        lines[r.metric, r.provider, r.family, r.direction, r.protocol].append(index)
 
-    def place(index: int) -> tuple[str, int, int, int, Variant, int, int]:
-        r = timed[index].record
-        return r.dtype, r.head_dim, r.value_dim, r.heads, r.shape.variant, r.seq_len, r.batch
+    def place(index: int) -> tuple[str, int, int, int, Variant, Training, int, int]:
+        r, shape = timed[index].record, timed[index].record.shape
+        return r.dtype, r.head_dim, r.value_dim, r.heads, shape.variant, shape.training, r.seq_len, r.batch
 
     return {key: sorted(line, key=place) for key, line in lines.items()}
 

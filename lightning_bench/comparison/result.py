@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from lightning_bench.case import TIMED
 from lightning_bench.errors import ExitCode, UsageError
 from lightning_bench.words import counted
 
@@ -282,7 +283,7 @@ def accept(comparison: Comparison, allowed: dict[str, str]) -> Comparison:
     worse = {
         (cell.protocol, cell.case_id): cell.accepted
         for cell in cells
-        if cell.metric == "speed" and cell.verdict in comparison.fail_on
+        if cell.metric in TIMED and cell.verdict in comparison.fail_on
     }
 
     def of_cells(one: Overall) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_bench.case import TIMED
 from lightning_bench.comparison.collector import collector_paused
 from lightning_bench.comparison.rule import Floats
 from lightning_bench.errors import UsageError
@@ -91,7 +92,7 @@ def _runs_of(file: Path, remarks: list[str]) -> list[Run]:
     lacking = 0
     for record in records:
         figure = record.median_ms if record.median_ms is not None else record.mean_ms
-        if record.metric != "speed" or not figure or figure <= 0:
+        if record.metric not in TIMED or not figure or figure <= 0:
             runs.append(Run(record, file))
             continue
         if record.processes and record.processes > 1:

@@ -116,26 +116,36 @@ def make_report(
     return Report("Results", remarks, tables, messages, rows, page_grids)
 
 
+_OF_MODELS = " (Those of whole models, which no kernel can be held against: lbench report results/published.)"
+
+
 def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ()) -> Report:
     """Return the published tables, each cell beside what these files and folders have for it."""
     from lightning_bench.report.published.against import against
     from lightning_bench.report.published.evidence import faults_in, main_machine
     from lightning_bench.report.published.findings import findings  # Jinja2: for a comparison and a page only
+    from lightning_bench.report.published.training_table import training_tables
 
     published = collect([published_folder()]).rows
     collected = collect(paths)
     theirs = {row.record.machine_id for row in published}
     kinds = chosen_kinds(metrics)
     measured = [row for row in collected.rows if row.record.machine_id not in theirs]
-    wanted = {kind.metric for kind in kinds} if kinds else {"speed", "memory"}
+    wanted = {kind.metric for kind in kinds} if kinds else {"speed", "memory", "train"}
+    trained = training_tables(measured, published) if "train" in wanted else []
+    measured = [row for row in measured if row.record.metric != "train"]
+    if trained and not measured:  # of the tables of attention none is meant
+        return _comparison_of_models(trained, collected)
     kept = [row for row in published if row.record.metric in wanted and row.record.heads]
-    tables = against(measured, kept)
+    tables = [*against(measured, kept), *trained]
     if not tables:
-        raise UsageError("no published table is of that metric; allowed with --against: speed, memory")
+        raise UsageError(
+            "no published table is of that metric and measured here; allowed with --against: speed, memory, "
+            "and train if these rows have a model of the published table"
+        )
     remarks = [
         f"{len(kept)} published figures of attention, each beside what {counted(len(measured), 'row')} "
-        "measured here have for its cell. (Those of whole models, which no kernel can be held against: "
-        "lbench report results/published.)",
+        f"measured here have for its cell.{'' if trained else _OF_MODELS}",
         _STAR,
     ]
     judged = main_machine(measured)
@@ -151,8 +161,19 @@ def make_comparison(paths: Sequence[str | Path], *, metrics: Sequence[str] = ())
         tables,
         collected.skipped,
         [],
-        lambda: tables,
+        lambda: [each.upright for each in tables],
         found,
+    )
+
+
+def _comparison_of_models(tables: list[Grid], collected: Collected) -> Report:
+    return Report(
+        "Published and measured here",
+        ["Training of whole models, each published figure beside those of the models here.", _STAR],
+        tables,
+        [*collected.skipped, *collected.replaced],
+        [],
+        lambda: [each.upright for each in tables],
     )
 
 

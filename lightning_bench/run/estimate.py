@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from lightning_bench.case import DTYPE_BYTES, Case
+from lightning_bench.case import DTYPE_BYTES, TIMED, Case
 from lightning_bench.families.work import Work
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.record import Record
@@ -49,7 +49,7 @@ def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimat
         suites = sorted({row.suite for row in rows})
         basis = f"by {counted(len(rows), 'earlier row')} of {', '.join(suites)} on {', '.join(names)}"
         return Estimate(pace * count * plan.processes, basis)
-    if plan.metric in ("speed", "train"):
+    if plan.metric in TIMED:
         return Estimate(
             count * plan.processes * plan.limits.sample_limit_s,
             "sampling at its longest, without starting, checking and warming up: no earlier row tells",

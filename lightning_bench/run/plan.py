@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lightning_bench.case import Case, Device, Distribution, Metric, ProtocolName, Shape
+from lightning_bench.case import TIMED, Case, Device, Distribution, Metric, ProtocolName, Shape
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import Machine
 from lightning_bench.providers import declared_provider, load_error
@@ -82,7 +82,7 @@ class Plan:
 
         Memory, errors and what protocol `paper` repeats are measured in one.
         """
-        if self.metric not in ("speed", "train") or self.protocol != "lbench":
+        if self.metric not in TIMED or self.protocol != "lbench":
             return 1
         return self.limits.processes or _PROCESSES[self.device]
 

@@ -76,7 +76,7 @@ def ceilings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("line", re.findall(r"^lbench .*$", README, re.MULTILINE))
 def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilings: Path) -> None:
     words = line.split("#")[0].split()[1:]
-    if words[0] in ("speed", "memory", "check"):
+    if words[0] in ("speed", "memory", "check", "train"):
         words += ["--dry-run", "--device", "cpu"]
     folder = ROOT if words[0] in ("report", "history") else tmp_path
     if words[0] in ("ceilings", "profile"):

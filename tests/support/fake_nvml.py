@@ -111,6 +111,9 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetPowerUsage(self, handle: Board | Slice) -> int:  # noqa: N802
         return 1000 * self._sensors(handle).mhz
 
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Board | Slice) -> int:  # noqa: N802
+        return 5000 * self._sensors(handle).mhz
+
     def nvmlDeviceGetTemperature(self, handle: Board | Slice, kind: int) -> int:  # noqa: N802
         return self._sensors(handle).mhz // 100
 

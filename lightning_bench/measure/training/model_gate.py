@@ -8,12 +8,13 @@ with exact attention, so that it allows for rounding and not for another attenti
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lightning_bench.case import Dtype, Shape
+from lightning_bench.case import Device, Dtype, Shape
 from lightning_bench.measure.inputs import slopes_of
 from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.language_model import LanguageModel
@@ -51,8 +52,7 @@ def judge_model(size: ModelSize, provider: Provider, dtype: Dtype, shape: Shape,
     small = size.small()
     rounded = torch_dtype(dtype)
     exact = exact_attention(small)
-    with torch.random.fork_rng(), torch.device(shape.device):
-        torch.manual_seed(seed)
+    with seeded(shape.device, seed):
         weights = _drawn(build_model(small, exact, slopes_of_layers(small, shape), SEQ_LEN, rounded))
         text = ByteText(shape.device, seed).batch(BATCH, SEQ_LEN)
 
@@ -64,6 +64,15 @@ def judge_model(size: ModelSize, provider: Provider, dtype: Dtype, shape: Shape,
         right = run(exact, torch.float64)
         found, rounded_only = run(attention_of(provider), rounded), run(exact, rounded)
         return _compared(found, rounded_only, right, _FACTOR[dtype])
+
+
+@contextmanager
+def seeded(device: Device, seed: int) -> Iterator[None]:
+    """Make and draw tensors on a device from a seed, and leave torch's own random numbers as they were."""
+    devices = [torch.cuda.current_device()] if device == "cuda" else []
+    with torch.random.fork_rng(devices), torch.device(device):
+        torch.manual_seed(seed)
+        yield
 
 
 def slopes_of_layers(size: ModelSize, shape: Shape) -> list[Tensor]:

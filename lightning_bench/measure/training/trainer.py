@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_bench.case import Shape
 from lightning_bench.measure.device.lap_clock import LapClock
-from lightning_bench.measure.training.model_gate import slopes_of_layers
+from lightning_bench.measure.training.model_gate import seeded, slopes_of_layers
 from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.models.plugged_attention import attention_of, build_model
@@ -29,8 +29,7 @@ class Trainer:
 
     def __init__(self, shape: Shape, provider: Provider, seed: int) -> None:
         self.shape, self.size = shape, MODELS[shape.training.model]
-        with torch.random.fork_rng(), torch.device(shape.device):
-            torch.manual_seed(seed)
+        with seeded(shape.device, seed):
             self.model = build_model(
                 self.size,
                 attention_of(provider),

@@ -41,7 +41,7 @@ def table_csv(grids: Iterable[Grid]) -> str:
     """Return every cell of every table with what its row says of it. A blank `value` has a reason."""
     lines = [
         _line(grid, line, column, cell)
-        for grid in grids
+        for grid in (each.upright for each in grids)
         for line, cells in zip(grid.lines, grid.cells, strict=True)
         for column, cell in zip(grid.columns, cells, strict=True)
     ]

@@ -62,13 +62,13 @@ def time_plot(records: Iterable[Record], *, look: Look = COLUMN, over: Over = "s
     """Draw time in ms against n, both logarithmic, with the band from the 20th to the 80th percentile."""
     records = of_one(records, over=over)
     what = "median" if records and records[0].protocol == "lbench" else "mean"
-    quantity = _Quantity(
+    quantity = Quantity(
         f"{what} time (ms)",
         time_ms,
         band=lambda r: (r.p20_ms, r.p80_ms),
         reference=("minimum bytes", _least_bytes(records), bytes_floor_ms),
     )
-    return _lines(records, look, quantity, over)
+    return draw_lines(records, look, quantity, over)
 
 
 def per_token_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None:
@@ -78,13 +78,13 @@ def per_token_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure 
         return None if ms is None else ms * 1e6 / (record.batch * record.seq_len)
 
     records = of_one(records)
-    quantity = _Quantity(
+    quantity = Quantity(
         "time per token (ns)",
         lambda r: ns(r, time_ms(r)),
         band=lambda r: (ns(r, r.p20_ms), ns(r, r.p80_ms)),
         reference=("minimum bytes", _least_bytes(records), lambda r: ns(r, bytes_floor_ms(r))),
     )
-    return _lines(records, look, quantity)
+    return draw_lines(records, look, quantity)
 
 
 def _least_bytes(records: Sequence[Record]) -> str:
@@ -116,10 +116,10 @@ def speedup_plot(
         notes.append(
             f"{names[baseline]} computes {family}; against another family a speedup compares mechanisms."
         )
-    quantity = _Quantity(
+    quantity = Quantity(
         f"speedup over {names[baseline]}", speedup, notes=notes, needed=time_ms, baseline=baseline
     )
-    return _lines(records, look, quantity, over)
+    return draw_lines(records, look, quantity, over)
 
 
 def memory_plot(records: Iterable[Record], *, look: Look = COLUMN, over: Over = "seq_len") -> Figure | None:
@@ -128,13 +128,13 @@ def memory_plot(records: Iterable[Record], *, look: Look = COLUMN, over: Over = 
     if records and records[0].protocol == "paper":
         label = "peak memory, inputs included (MiB)"
         reference = ("inputs and outputs", "Dotted: inputs and outputs, the minimum.", io_mib)
-        return _lines(records, look, _Quantity(label, memory_mib, reference=reference), over)
-    quantity = _Quantity(
+        return draw_lines(records, look, Quantity(label, memory_mib, reference=reference), over)
+    quantity = Quantity(
         "memory that the call adds (MiB)",
         memory_mib,
         reference=("outputs", "Dotted: the outputs, the minimum.", lambda r: r.ideal_mib),
     )
-    return _lines(records, look, quantity, over)
+    return draw_lines(records, look, quantity, over)
 
 
 def roofline_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure | None:
@@ -184,7 +184,7 @@ def roofline_plot(records: Iterable[Record], *, look: Look = COLUMN) -> Figure |
 
 
 @dataclass(frozen=True)
-class _Quantity:
+class Quantity:
     """What a plot shows of a row: the value of its line, and what is drawn and written beside it.
 
     `reference` has a name, a sentence and a value. `needed` is what a row must have to need no note, if
@@ -200,7 +200,9 @@ class _Quantity:
     baseline: str = ""
 
 
-def _lines(records: list[Record], look: Look, quantity: _Quantity, over: Over = "seq_len") -> Figure | None:
+def draw_lines(
+    records: list[Record], look: Look, quantity: Quantity, over: Over = "seq_len"
+) -> Figure | None:
     """Return lines of a quantity over n or batch; None with figures at fewer than two places."""
     value, band, reference = quantity.value, quantity.band, quantity.reference
     shown = [r for r in records if value(r)]

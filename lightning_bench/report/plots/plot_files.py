@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from matplotlib.figure import Figure
 
@@ -28,9 +28,13 @@ from lightning_bench.report.plots.line_plots import (
 )
 from lightning_bench.report.plots.plot_rows import SHARED, Over, check_same
 from lightning_bench.report.plots.style import COLUMN, WIDE, Look, house_style
+from lightning_bench.report.plots.training_plots import TrainedQuantity, size_of, training_plot
 from lightning_bench.report.tables.figures import title
+from lightning_bench.training import TRAINING
 
-PlotName = Literal["time", "speedup", "per_token", "roofline", "memory", "heat_floor", "heat_ms", "dots"]
+PlotName = Literal[
+    "time", "speedup", "per_token", "roofline", "memory", "heat_floor", "heat_ms", "dots", "tokens", "peak"
+]
 
 _NOT_BATCH = [column for column in (*ORIGIN, *SHAPE) if column != "batch"]
 _ALONE = 12  # plots that one process draws sooner than others start
@@ -69,6 +73,8 @@ class Drawing:
                 return heat_map(records, look=look)
             case "heat_ms":
                 return heat_map(records, value="ms", look=look)
+            case "tokens" | "peak" as quantity:
+                return training_plot(records, quantity, look=look)
 
 
 def save_plot(
@@ -157,6 +163,8 @@ def _save(drawing: Drawing, formats: Sequence[PlotFormat]) -> list[Path]:
 
 def _drawings(rows: Sequence[Row], baseline: str | None) -> Iterator[Drawing]:
     """Yield plots of tables of several lengths, then of those of one length, then of all dims together."""
+    yield from _of_training([row for row in rows if row.record.metric == "train"])
+    rows = [row for row in rows if row.record.metric != "train"]
     single: list[Row] = []
     for members in rows_by(frame_of(rows), (*ORIGIN, *SHAPE)).values():
         if len({row.record.seq_len for row in members}) > 1:
@@ -176,6 +184,17 @@ def _drawings(rows: Sequence[Row], baseline: str | None) -> Iterator[Drawing]:
         name = _without(records[0], "qk_dim", "v_dim")
         yield Drawing(f"{name}-heat_floor", "heat_floor", records, COLUMN)
         yield Drawing(f"{name}-heat_ms", "heat_ms", records, COLUMN)
+
+
+def _of_training(rows: Sequence[Row]) -> Iterator[Drawing]:
+    """Yield plots over n of models of one size, whatever attention they have."""
+    frame = frame_of(rows).assign(size=[size_of(row.record) for row in rows])
+    alike = [*ORIGIN, "device", "dtype", "size", *(name for name in TRAINING if name != "model")]
+    for members in rows_by(frame, alike).values():
+        records = [row.record for row in members]
+        name = title(records[0]).replace(records[0].model, size_of(records[0]))
+        for kind in get_args(TrainedQuantity):
+            yield from _both(Drawing(f"{name}-{kind}", kind, records, COLUMN))
 
 
 def _over(rows: Sequence[Row], over: Over, baseline: str | None) -> Iterator[Drawing]:

@@ -135,6 +135,10 @@ def batch_label(records: Sequence[Record]) -> str:
 def heading(records: Sequence[Record], *, dims: bool = True) -> str:
     """Return what the plot is of, in words: direction, shape and dtype, as far as the records agree."""
     r = records[0]
+    if r.model:
+        models = ", ".join(dict.fromkeys(each.model for each in records))
+        how = [f"{r.compile} compiled"] * bool(r.compile) + [f"{r.recompute} recomputed"] * bool(r.recompute)
+        return ", ".join([f"Training {models}", f"{r.step_tokens} tokens per step", *how, r.dtype])
     parts = [_capital(DIRECTION_WORDS[r.direction])]
     if len({each.batch for each in records}) == 1:
         parts.append(f"batch {r.batch}")

@@ -63,6 +63,11 @@ class Grid:
         heads = self.heads  # which looks at every line
         return [line_texts(line, heads) for line in self.lines]
 
+    @property
+    def upright(self) -> Grid:
+        """The same cells with one line per length: the table itself, unless it is on its side."""
+        return self
+
 
 @dataclass(frozen=True)
 class TableStyle:

@@ -1,0 +1,94 @@
+"""Training on a real GPU: every attention in its model, a compiled step, and the clocks of its phases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_bench.case import Case, Shape
+from lightning_bench.measure.bench import run_job
+from lightning_bench.measure.device.energy import make_energy
+from lightning_bench.measure.device.lap_clock import CudaLapClock
+from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.measure.session import Session
+from lightning_bench.measure.training.model_gate import judge_model
+from lightning_bench.measure.training.trainer import Trainer
+from lightning_bench.models.model_sizes import MODELS
+from lightning_bench.providers import get_provider, provider_names
+from lightning_bench.suite import Limits
+from lightning_bench.training import Training
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("default"),  # other libraries' warnings are not ours
+]
+
+FAMILIES = {"linear_decay": "tnl-0.4b", "softmax": "llama-0.4b"}
+
+
+def shape(model: str, batch: int, seq_len: int, **how: str) -> Shape:
+    size = MODELS[model]
+    training = Training(model, batch * seq_len, **how)  # type: ignore[arg-type]
+    return Shape(batch, size.heads, seq_len, size.head_dim, size.head_dim, "bf16", "cuda", training=training)
+
+
+def attentions() -> list[tuple[str, str]]:
+    """Return (model, provider) of every provider here that has the attention of a model."""
+    names = [name for name in provider_names() if get_provider(name).family in FAMILIES]
+    return [(FAMILIES[get_provider(name).family], name) for name in names]
+
+
+@pytest.mark.parametrize(("model", "name"), attentions())
+def test_every_attention_gives_logits_and_gradients_of_fp64(model: str, name: str) -> None:
+    provider, of = get_provider(name), shape(model, 2, 200)
+    if reason := provider.unavailable("cuda"):
+        pytest.skip(reason)
+    provider.load()
+    for layer in (0, 1):
+        if reason := provider.unsupported(MODELS[model].layer_shape(of, layer), "fwd_bwd"):
+            pytest.skip(reason)
+    assert judge_model(MODELS[model], provider, "bf16", of, seed=1).failure is None
+
+
+@pytest.mark.parametrize(("model", "provider"), [("tnl-tiny", "lightning2"), ("llama-tiny", "sdpa-flash")])
+def test_a_compiled_model_is_measured(model: str, provider: str) -> None:
+    limits = Limits(time_limit_s=600, sample_limit_s=4.0, min_samples=100, max_samples=2000, ci_percent=0.01)
+    case = Case(shape(model, 8, 1024, compile="parts"), provider, "fwd_bwd")
+    outcomes: list[Outcome] = []
+    run_job(Session("cuda"), Job((case,), "train", "lbench", limits), lambda *_: None, outcomes.append)
+    (outcome,) = outcomes
+    assert outcome.status in ("ok", "unstable"), outcome.reason
+    f = outcome.figures
+    assert f.tokens_per_s == pytest.approx(8192e3 / (f.median_ms or 1))
+    assert f.reserved_mib is not None
+    assert f.peak_mib is not None
+    assert f.reserved_mib >= f.peak_mib > 0
+    assert f.loss is not None
+    assert f.loss < (f.first_loss or 0)
+    assert (f.energy_per_token_j is not None) != ("no energy" in outcome.reason)
+    assert (f.energy_per_token_j is None) == (make_energy("cuda").read_j() is None)
+
+
+def test_compiled_and_plain_models_have_the_same_losses() -> None:
+    provider = get_provider("lightning2")
+    provider.load()
+    losses = []
+    for compiled in ("", "parts"):
+        trainer = Trainer(shape("tnl-tiny", 4, 512, compile=compiled), provider, seed=1)
+        losses.append(torch.stack(trainer.steps(8, CudaLapClock())[1]).double())
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
+    torch.compiler.reset()
+
+
+def test_laps_are_the_device_s_times() -> None:
+    clock = CudaLapClock()
+    cycles = 20_000_000
+    for _ in range(2):
+        clock.mark()
+        torch.cuda._sleep(cycles)
+    clock.mark()
+    first, second = clock.laps()
+    assert 1.0 < second < 100.0
+    assert first == pytest.approx(second, rel=0.5)
+    assert clock.laps() == []

@@ -1,0 +1,47 @@
+"""The counter of energy, on machines played by a fake NVML."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from lightning_bench.machine.gpu import Gpu
+from lightning_bench.measure.device.energy import make_energy
+from tests.support.fake_nvml import H200, Board, FakeNvml, NvmlError
+
+
+def gpu(name: str = H200, uuid: str = "GPU-0aaa") -> Gpu:
+    return Gpu(name, "9.0", "570.1", uuid, uuid)
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    fake = FakeNvml([Board(H200, "GPU-0aaa", 1000), Board(H200, "GPU-1aaa", 1200)])
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    return fake
+
+
+def test_joules_are_those_of_the_gpu_in_question(nvml: FakeNvml) -> None:
+    first, second = make_energy("cuda", gpu()), make_energy("cuda", gpu(uuid="GPU-1aaa"))
+    assert (first.read_j(), second.read_j()) == (5000.0, 6000.0)
+    assert first.missing == second.missing == ""
+
+
+def test_a_slice_and_a_cpu_have_none_and_say_so(nvml: FakeNvml) -> None:
+    for energy, why in (
+        (make_energy("cuda", gpu(f"{H200} MIG 1g.18gb")), "MIG slice"),
+        (make_energy("cpu"), "CPU"),
+    ):
+        assert energy.read_j() is None
+        assert why in energy.missing
+
+
+def test_a_gpu_without_a_counter_says_so(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(handle: object) -> int:
+        raise NvmlError("Not Supported", 3)
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetTotalEnergyConsumption", unsupported)
+    energy = make_energy("cuda", gpu())
+    assert energy.read_j() is None
+    assert energy.missing == "NVML counts no energy here (NvmlError)"
