@@ -25,6 +25,7 @@ import lightning_kernels as lk
 from lightning_kernels import ContextParallel
 
 HEADS, DIM, VALUES = 4, 8, 5
+LENGTHS = [1, 2, 7, 64, 65, 130]
 Sides = list[tuple[int, int]]
 
 
@@ -32,11 +33,11 @@ Attend = Callable[..., Any]
 
 
 def lengths_of(ranks: int, make: random.Random) -> tuple[int, ...]:
-    return tuple(make.choice([1, 2, 7, 64, 65, 130]) for _ in range(ranks))
+    return tuple(make.choice(LENGTHS) for _ in range(ranks))
 
 
 def inputs(b: int, kv_heads: int, n: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    make = torch.Generator().manual_seed(seed)
+    make = torch.Generator(torch.get_default_device()).manual_seed(seed)
     shapes = (b, HEADS, n, DIM), (b, kv_heads, n, DIM), (b, kv_heads, n, VALUES)
     q, k, v = (torch.randn(shape, generator=make, dtype=torch.float64).to(dtype) for shape in shapes)
     return q, k, v
@@ -71,7 +72,7 @@ def one_sequence(
     with_initial, scale, b = make.random() < 0.5, make.choice([1.0, 0.3]), make.choice([1, 2])
     ends = [0, *accumulate(lengths)]
     whole = inputs(b, kv_heads, ends[-1], dtype, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed + 1)
     initial = torch.randn(b, HEADS, DIM, VALUES, generator=generator).to(dtype) if with_initial else None
     weights = torch.randn(b, HEADS, ends[-1], VALUES, generator=generator)
     of_states = [torch.randn(b, HEADS, DIM, VALUES, generator=generator) for _ in range(ranks)]
@@ -127,7 +128,7 @@ def packed(
     inner = make.sample(range(1, total), min(total - 1, make.choice([0, 1, 3, 8])))
     bounds = (0, *sorted({*inner, make.choice([total, max(1, total - 3)])}))
     whole = inputs(1, kv_heads, total, dtype, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed + 1)
     count = len(bounds) - 1
     initial = torch.randn(count, HEADS, DIM, VALUES, generator=generator, dtype=torch.float64)
     weights = torch.randn(1, HEADS, total, VALUES, generator=generator, dtype=torch.float64)
@@ -175,6 +176,17 @@ def equal(rank: int, ranks: int) -> None:
         packed(rank, ranks, seed)
     one_sequence(rank, ranks, 100, torch.float32, 2e-6)
     one_sequence(rank, ranks, 101, torch.bfloat16, 1e-2)
+
+
+def on_gpus(rank: int, ranks: int) -> None:
+    """Compare the Triton form on a GPU of each rank, over NCCL."""
+    global DIM, VALUES, LENGTHS
+    DIM, VALUES, LENGTHS = 128, 128, [4096, 3000, 1111, 64]
+    torch.cuda.set_device(rank)
+    torch.set_default_device(f"cuda:{rank}")
+    for seed in range(6):
+        one_sequence(rank, ranks, seed, torch.bfloat16, 1e-2, lk.lightning_attn2)
+        packed(rank, ranks, seed, torch.float16, 2e-3, lk.lightning_attn2)
 
 
 def interpreted(rank: int, ranks: int) -> None:
@@ -259,7 +271,7 @@ def refused(rank: int, ranks: int) -> None:
 
 
 CASES: dict[str, Callable[[int, int], None]] = {
-    case.__name__: case for case in (equal, interpreted, compiled, trained, orphaned, refused)
+    case.__name__: case for case in (equal, on_gpus, interpreted, compiled, trained, orphaned, refused)
 }
 
 
@@ -268,7 +280,11 @@ def one_rank(folder: Path, name: str, ranks: int, rank: int) -> int:
     try:
         store = dist.FileStore(str(folder / f"{name}-{ranks}"), ranks)
         dist.init_process_group(
-            "gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(minutes=5)
+            "nccl" if name == "on_gpus" else "gloo",
+            store=store,
+            rank=rank,
+            world_size=ranks,
+            timeout=timedelta(minutes=5),
         )
         CASES[name](rank, ranks)
         store.set(f"done{rank}", "")
@@ -282,7 +298,7 @@ def one_rank(folder: Path, name: str, ranks: int, rank: int) -> int:
 
 def run(folder: Path, name: str, ranks: int) -> int:
     """Run all ranks and return how many found something else than they should."""
-    if name == "compiled":  # a forked process hangs in the compiler
+    if name in ("compiled", "on_gpus"):  # a forked process hangs in the compiler, and has no GPU
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name, str(folder), f"{name}:{ranks}"]
         processes = [subprocess.Popen([*command, str(rank)]) for rank in range(ranks)]
         return sum(process.wait() != 0 for process in processes)
