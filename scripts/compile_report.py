@@ -206,6 +206,7 @@ def states_variant(arch, dtype, head_dim, value_dim, features):
         kernel = chunk_kernels.chunk_sums_kernel
         tiles = lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
         constants |= {"D": head_dim, "E": value_dim, "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e}
+        constants |= {"LAST": True, "REVERSE": False}
     constants |= {"BLOCK": tiles.block, "PRECISION": tiles.precision}
     return kernel, constants, {"num_warps": tiles.warps, "num_stages": tiles.stages}, types, str(tiles)
 

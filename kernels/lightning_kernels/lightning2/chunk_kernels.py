@@ -10,6 +10,10 @@ and with dX_c the gradient of X_c itself, G_c what reaches it in all:
     G_c = dX_c + λ^(T_{c+1}) G_{c+1}                 `pass_grads_kernel`, from the last chunk on
     dk_t = λ^(T_c−1−t) v_t G_cᵀ,  dv_t = λ^(T_c−1−t) k_t G_c     `chunk_grads_kernel`, every chunk at once
 
+In reverse, where only the state that leaves the first token is wanted, weights count from there:
+
+    E_c = scale Σ_t λ^(t+1) k_tᵀ v_t,                X_c = λ^(T_c) X_{c+1} + E_c
+
 A chunk has a place [b, heads, places, head_dim, value_dim]. Packed sequence i has those from
 cu_seqlens[i] // every + i on, of which there are always enough: no place belongs to two sequences.
 """
@@ -17,12 +21,14 @@ cu_seqlens[i] // every + i on, of which there are always enough: no place belong
 import triton
 import triton.language as tl
 
+from .cuts import WINDOW
 from .portable import load_tile
 from .tiles import STEEPEST
 
 __all__ = ["chunk_grads_kernel", "chunk_sums_kernel", "pass_grads_kernel", "pass_states_kernel"]
 
 _STEEPEST = tl.constexpr(STEEPEST)
+_WINDOW = tl.constexpr(WINDOW)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -49,7 +55,11 @@ def split_decay(slope, tokens):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def find_chunk(offsets_ptr, place, sequences, seq_len, every, PACKED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return the first token of the chunk in a place, and how many it has: 0 where there is none."""
+    """Return the first token of the chunk in a place, and how many it has: 0 where there is none.
+
+    Two more say how many tokens of its sequence come before it and after it.
+    """
+    begin = place * 0
     if PACKED:
         low = place * 0
         high = low + sequences
@@ -64,7 +74,8 @@ def find_chunk(offsets_ptr, place, sequences, seq_len, every, PACKED: tl.constex
         seq_len = tl.load(offsets_ptr + low + 1)
     else:
         first = place * every
-    return tl.cast(first, tl.int64), tl.maximum(tl.minimum(seq_len - first, every), 0)
+    tokens = tl.maximum(tl.minimum(seq_len - first, every), 0)
+    return tl.cast(first, tl.int64), tokens, first - begin, seq_len - first - tokens
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -79,22 +90,29 @@ def find_places(offsets_ptr, sequence, seq_len, every, PACKED: tl.constexpr):  #
     return place, chunks, seq_len - (chunks - 1) * every
 
 
-@triton.jit(do_not_specialize=["heads", "seq_len", "every", "places", "sequences", "group"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["scale", "heads", "seq_len", "every", "places", "sequences", "group"])  # type: ignore[untyped-decorator]
 def chunk_sums_kernel(  # type: ignore[no-untyped-def]
-    k_ptr, v_ptr, sums_ptr, slope_ptr, offsets_ptr, heads, seq_len, every, places, sequences, group,
+    k_ptr, v_ptr, sums_ptr, slope_ptr, offsets_ptr, scale, heads, seq_len, every, places, sequences, group,
     k_stride_b, k_stride_h, k_stride_n, v_stride_b, v_stride_h, v_stride_n,
     D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-    HAS_DECAY: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_DECAY: tl.constexpr, PACKED: tl.constexpr, LAST: tl.constexpr, REVERSE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program sums up BLOCK_E columns of one chunk of one head; a place without a chunk gets zeros."""
+    """One program sums up BLOCK_E columns of one chunk of one head; a place without a chunk gets zeros.
+
+    Where only the LAST state is wanted, so does a chunk that is too far from it to count (`cuts.WINDOW`).
+    """
     tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
     place = pid // tiles_e % places
     head = pid // tiles_e // places % heads
     batch = tl.cast(pid // tiles_e // places // heads, tl.int64)
-    first, tokens = find_chunk(offsets_ptr, place, sequences, seq_len, every, PACKED)
+    first, tokens, before, after = find_chunk(offsets_ptr, place, sequences, seq_len, every, PACKED)
     slope = load_slope(slope_ptr, head, HAS_DECAY)
+    if LAST and HAS_DECAY:
+        distance = before if REVERSE else after
+        tokens = tl.where(slope * tl.cast(distance, tl.float32) > _WINDOW, 0, tokens)
 
     row = tl.arange(0, BLOCK)
     row64 = tl.cast(row, tl.int64)
@@ -107,7 +125,7 @@ def chunk_sums_kernel(  # type: ignore[no-untyped-def]
     k_tile = k_tile + row64[:, None] * k_stride_n + col_d[None, :]  # [BLOCK, BLOCK_D]
     v_tile = v_ptr + batch * v_stride_b + kv_head * v_stride_h + first * v_stride_n
     v_tile = v_tile + col_e[:, None] + row64[None, :] * v_stride_n  # [BLOCK_E, BLOCK]
-    weight = tl.exp(-slope * (BLOCK - 1 - row))
+    weight = tl.exp(-slope * ((row + 1) if REVERSE else (BLOCK - 1 - row)))
     state = tl.zeros([BLOCK_E, BLOCK_D], dtype=tl.float32)
     whole = tokens // BLOCK
     for block in range(whole):
@@ -118,8 +136,8 @@ def chunk_sums_kernel(  # type: ignore[no-untyped-def]
         )
         if HAS_DECAY:
             v_t = tl.cast(v_t * weight[None, :], k.dtype)
-            later = tl.cast(tokens - (block + 1) * BLOCK, tl.float32)
-            state += tl.dot(v_t, k, input_precision=PRECISION) * tl.exp(-slope * later)
+            apart = (block * BLOCK) if REVERSE else (tokens - (block + 1) * BLOCK)
+            state += tl.dot(v_t, k, input_precision=PRECISION) * tl.exp(-slope * tl.cast(apart, tl.float32))
         else:
             state = tl.dot(v_t, k, acc=state, input_precision=PRECISION)
     left = tokens - whole * BLOCK
@@ -129,8 +147,14 @@ def chunk_sums_kernel(  # type: ignore[no-untyped-def]
         v_t = load_tile(v_tile + start * v_stride_n, row[None, :] < left, e_ok[:, None], True, True)
         if HAS_DECAY:
             # Rows from `left` on are zeros: clamped, their weight is harmless.
-            v_t = tl.cast(v_t * tl.exp(tl.minimum(-slope * (left - 1 - row), 0.0))[None, :], k.dtype)
-        state = tl.dot(v_t, k, acc=state, input_precision=PRECISION)
+            ragged = weight if REVERSE else tl.exp(tl.minimum(-slope * (left - 1 - row), 0.0))
+            v_t = tl.cast(v_t * ragged[None, :], k.dtype)
+        part = tl.dot(v_t, k, input_precision=PRECISION)
+        if HAS_DECAY and REVERSE:
+            part *= tl.exp(-slope * tl.cast(whole * BLOCK, tl.float32))
+        state += part
+    if REVERSE:
+        state *= scale
     sums_ptr += ((batch * heads + head) * places + place) * (D * E)
     tl.store(sums_ptr + col_e[:, None] + col_d[None, :] * E, state, mask=e_ok[:, None] & d_ok[None, :])
 
@@ -139,7 +163,7 @@ def chunk_sums_kernel(  # type: ignore[no-untyped-def]
 def pass_states_kernel(  # type: ignore[no-untyped-def]
     sums_ptr, initial_ptr, final_ptr, slope_ptr, offsets_ptr, heads, seq_len, every, places,
     SIZE: tl.constexpr, TILE: tl.constexpr, HAS_DECAY: tl.constexpr, HAS_INITIAL: tl.constexpr,
-    HAS_FINAL: tl.constexpr, PACKED: tl.constexpr,
+    HAS_FINAL: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
     """One program passes TILE elements of the state of one head through the chunks of one sequence.
 
@@ -161,7 +185,8 @@ def pass_states_kernel(  # type: ignore[no-untyped-def]
     state = tl.zeros([TILE], dtype=tl.float32)
     if HAS_INITIAL:
         state = tl.load(initial_ptr + sequence_head * SIZE + element, mask=inside, other=0.0)
-    for chunk in range(chunks):
+    for turn in range(chunks):
+        chunk = (chunks - 1 - turn) if REVERSE else turn
         of_chunk = at + tl.cast(chunk, tl.int64) * SIZE
         total = tl.load(of_chunk, mask=inside, other=0.0)
         if HAS_DECAY:
@@ -231,7 +256,7 @@ def chunk_grads_kernel(  # type: ignore[no-untyped-def]
     place = pid // tiles % places
     head = pid // tiles // places % heads
     batch = tl.cast(pid // tiles // places // heads, tl.int64)
-    first, tokens = find_chunk(offsets_ptr, place, sequences, seq_len, every, PACKED)
+    first, tokens, _, _ = find_chunk(offsets_ptr, place, sequences, seq_len, every, PACKED)
     slope = load_slope(slope_ptr, head, HAS_DECAY)
 
     row = tl.arange(0, BLOCK)

@@ -74,11 +74,12 @@ def forward(call: StateCall) -> Tensor:
         _sums(
             (b * call.heads * chunks.places * tiles.split_e, 1, 1),
             (k, v, sums, chunks.slopes, chunks.bounds),
-            None,
+            call.scale,
             (
                 *chunks.numbers(call), call.sequences(), call.heads // kv_heads, *k.stride()[:3],
                 *v.stride()[:3], d, e, tiles.block, tiles.block_d, tiles.block_e,
-                chunks.slopes is not None, chunks.bounds is not None, tiles.precision,
+                chunks.slopes is not None, chunks.bounds is not None, not call.every, call.reverse,
+                tiles.precision,
             ),
             (("num_warps", tiles.warps), ("num_stages", tiles.stages)),
         )  # fmt: skip
@@ -91,7 +92,7 @@ def forward(call: StateCall) -> Tensor:
             None,
             (
                 *chunks.numbers(call), d * e, _TILE, chunks.slopes is not None, initial is not None,
-                final is not None, chunks.bounds is not None,
+                final is not None, chunks.bounds is not None, call.reverse,
             ),
             (("num_warps", 4),),
         )  # fmt: skip

@@ -83,13 +83,13 @@ def attend_on_ranks(call: Call, cp: ContextParallel) -> tuple[Tensor, Tensor | N
 
 
 def _leaving_state(call: Call, reverse: bool) -> Tensor:
-    """Compute the state that leaves a call, or a reverse one, by the operators."""
-    if not reverse:
-        return linear_attention(*call._replace(return_state=True))[1]
-    # The gradient of an initial state does not depend on that, nor on k and v.
-    upstream = Upstream(call.v, call.initial_state, (False, False, False, True))
-    given = call._replace(q=call.k, k=call.k, v=call.v, initial_state=empty_state(call))
-    return _call_backward(upstream, given).d_initial  # type: ignore[return-value]
+    """Compute only the state that leaves a call, or a reverse one, by the operator of states."""
+    from .state_operator import linear_attention_states
+
+    _, k, v, slopes, initial, bounds, scale, _ = call
+    heads = call.q.shape[1]
+    scales = (scale, True) if reverse else (1.0, False)
+    return linear_attention_states(k, v, slopes, initial, bounds, heads, 0, *scales)
 
 
 def _register_shardings() -> None:

@@ -23,6 +23,10 @@ class StateCall(NamedTuple):
     """How many heads the states have."""
     every: int
     """After how many tokens states are wanted; 0 for the one after the last token only."""
+    scale: float = 1.0
+    """What products of keys and values are multiplied by; 1 but in reverse."""
+    reverse: bool = False
+    """Whether the state that leaves the first token in reverse is wanted (`Core`); every is 0 then."""
 
     def sequences(self) -> int:
         """Return how many sequences there are."""

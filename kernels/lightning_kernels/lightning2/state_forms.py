@@ -135,7 +135,7 @@ def states_of(call: StateCall, name: str) -> Tensor:
 
 def states_of_torch(call: StateCall) -> Tensor:
     """Compute the states of a call that has passed `check_call`, by PyTorch operations."""
-    k, v, slopes, initial, bounds, heads, every = call
+    k, v, slopes, initial, bounds, heads, every = call[:7]
     if not torch.compiler.is_compiling():  # traced tensors have no values
         check_values(Call(k, k, v, slopes, None, bounds))
     cast = autocast_dtype(k)

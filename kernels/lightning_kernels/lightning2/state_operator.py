@@ -21,8 +21,9 @@ _LIBRARY = torch.library.Library(ops.name, "FRAGMENT")
 # The fields of a `StateCall`; backward those after the gradient of the result.
 _LIBRARY.define(
     "linear_attention_states(Tensor k, Tensor v, Tensor? slopes, Tensor? initial_state, Tensor? cu_seqlens, "
-    "SymInt heads, SymInt every) -> Tensor"
+    "SymInt heads, SymInt every, float scale=1.0, bool reverse=False) -> Tensor"
 )
+# In reverse it has no gradient.
 _LIBRARY.define(
     "linear_attention_states_backward(Tensor grad, Tensor k, Tensor v, Tensor? slopes, "
     "Tensor? initial_state, Tensor? cu_seqlens, SymInt heads, SymInt every, bool[3] needs) "
@@ -114,7 +115,9 @@ def _autograd(*fields: Any) -> Tensor:
             "lightning_attn2_state has no forward-mode derivative: lightning_attn2_state_torch has"
         )
     if call.needs_grad():
-        k, v, slopes, initial_state, cu_seqlens, heads, every = call
+        if call.reverse:
+            raise NotImplementedError("the state of a reverse walk has no gradient")
+        k, v, slopes, initial_state, cu_seqlens, heads, every = call[:7]
         states: Tensor = _States.apply(  # type: ignore[no-untyped-call]
             k, v, initial_state, slopes, cu_seqlens, heads, every
         )

@@ -284,6 +284,45 @@ def test_derivatives_of_any_order_by_torch():
         assert lk.lightning_attn2_state_torch(x, x).dtype == torch.float64
 
 
+def leaving(case, k, v, initial, scale, reverse):
+    """Return the state that leaves the last token, or in reverse the first, by the operator."""
+    operator = torch.ops.lightning_kernels.linear_attention_states.default
+    return operator(k, v, case.s, initial, case.cu_seqlens, case.q.shape[1], 0, scale, reverse)
+
+
+@pytest.mark.parametrize("slope", [None, 0.3])
+@pytest.mark.parametrize(("n", "bounds"), [(20, None), (700, None), (700, [0, 9, 530, 530, 690])])
+def test_the_state_of_a_reverse_walk_is_the_gradient_of_an_initial_state(n, bounds, slope):
+    case = make_case(1, 4, 2, n, 16, 24, torch.float32, slope=slope, bounds=bounds, device=DEVICE)
+    case.initial_state.requires_grad_()
+    none = torch.zeros_like(case.k), torch.zeros_like(case.v)
+    o, state = lk.lightning_attn2_torch(
+        case.q, *none, case.s, initial_state=case.initial_state, cu_seqlens=case.cu_seqlens, scale=0.7,
+        return_state=True,
+    )  # fmt: skip
+    (expected,) = torch.autograd.grad((o, state), case.initial_state, (case.do, case.d_state))
+    found = leaving(case, case.q, case.do, case.d_state, 0.7, True)
+    assert relative_l2(found, expected.double()) <= BUDGET[torch.float32]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("bounds", [None, [0, 64, 2100]])
+def test_chunks_that_no_longer_count_are_not_read(bounds, reverse):
+    case = make_case(1, 2, 2, 2100, 16, 16, torch.float32, state=False, bounds=bounds, device=DEVICE)
+    case.s = torch.full((2,), 0.05, device=DEVICE)  # a token counts for 416 others
+    last = -1 if bounds else 0
+    expected = leaving(case, case.k, case.v, None, 1.0, reverse)[last]
+    far = slice(1600, 2100) if reverse else slice(64, 500)
+    case.k[:, :, far] = float("nan")
+    assert torch.equal(leaving(case, case.k, case.v, None, 1.0, reverse)[last], expected)
+
+
+def test_a_reverse_walk_has_no_gradient():
+    case = make_case(1, 2, 2, 20, 16, 16, torch.float32, device=DEVICE)
+    with pytest.raises(NotImplementedError, match="reverse"):
+        leaving(case, case.k.requires_grad_(), case.v, None, 1.0, True)
+
+
 @pytest.mark.parametrize("forms", [KERNELS, FORMS], ids=["kernels", "torch"])
 def test_autocast(forms):
     dtype = torch.float16 if DEVICE == "cpu" and forms is KERNELS else torch.bfloat16
