@@ -15,7 +15,7 @@ from lightning_bench.cli.shared.common_options import Output, Running, parse_sha
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
 from lightning_bench.errors import ExitCode, UsageError
-from lightning_bench.words import choice
+from lightning_bench.words import choice, counted
 
 if TYPE_CHECKING:
     from lightning_bench.cli.commands.compare_ref import Measured
@@ -184,7 +184,7 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
         return two_providers(paths[0], names[0], against)
     if len(paths) != 2:
         raise UsageError(
-            f"{len(paths)} inputs; give two CSVs (lbench compare base.csv head.csv), "
+            f"{counted(len(paths), 'input')}; give two CSVs (lbench compare base.csv head.csv), "
             "or a commit to measure (lbench compare --ref main)"
         )
     base, head = read_any_side(paths[0]), read_any_side(paths[1])
@@ -201,7 +201,6 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
 
 def _why_undecided(comparison: Comparison) -> str:
     from lightning_bench.comparison.result import SAME_ROW
-    from lightning_bench.words import counted
 
     counts = comparison.counts
     elsewhere = [cell for cell in comparison.cells if cell.verdict == "INCOMPARABLE" and not cell.accepted]

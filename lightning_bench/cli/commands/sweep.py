@@ -239,20 +239,25 @@ def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Sum
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
     sink.say(f"{name}: {counts} in {summary.seconds:.0f} s")
     if summary.seconds >= 1.0:
-        sink.say(f"time: {_shares(summary)}")
+        sink.say(f"time: {phase_shares(summary, plan.metric)}")
     sink.say(f"results: {path}")
     return summary
 
 
-def _shares(summary: Summary) -> str:
-    """Return the phases' shares of the time in per cent, largest first, without those of at most 1 %."""
+def phase_shares(summary: Summary, metric: Metric) -> str:
+    """Return the phases' shares of the time in per cent, largest first, without those of at most 1 %.
+
+    What is overhead is told of times only: a check or a measurement of memory has no samples.
+    """
     from lightning_bench.measure.job import USEFUL_PHASES
 
     shares = {phase: round(100 * part / summary.seconds) for phase, part in summary.phases.items()}
     largest = sorted(shares.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{phase} {share} %" for phase, share in largest if share > 1)
+    if metric in ("check", "memory"):
+        return parts
     words = ", ".join(sorted(USEFUL_PHASES))
-    parts = [f"{phase} {share} %" for phase, share in largest if share > 1]
-    return ", ".join(parts) + f"; {summary.overhead_percent:.0f} % of it is overhead: all but {words}"
+    return f"{parts}; {summary.overhead_percent:.0f} % of it is overhead: all but {words}"
 
 
 def _as_data(plan: Plan, path: Path, summary: Summary) -> dict[str, object]:

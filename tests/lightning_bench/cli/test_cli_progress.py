@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from lightning_bench.cli.commands.sweep import phase_shares
 from lightning_bench.record import Record
 from lightning_bench.run.progress import (
     LiveWatcher,
@@ -19,6 +20,7 @@ from lightning_bench.run.progress import (
     record_line,
     record_lines,
 )
+from lightning_bench.run.sweep import Summary
 
 
 def record(status: Any = "ok", **changes: Any) -> Record:
@@ -98,6 +100,14 @@ def test_time_left_is_not_estimated_from_rows_that_took_no_time() -> None:
     assert "left" not in shown(120, ROWS[:1], 100)
     assert re.search(r"about \d+ (s|min) left", shown(120, ROWS[:2], 100))
     assert "left" not in shown(120, ROWS[1:2], 1)
+
+
+def test_only_times_have_overhead() -> None:
+    summary = Summary([], 10.0, {"start": 7.0, "samples": 2.0, "oracle": 0.5, "load": 0.01})
+    shares = "start 70 %, samples 20 %, oracle 5 %"
+    words = "; 75 % of it is overhead: all but oracle, samples, warm-up"
+    assert phase_shares(summary, "speed") == shares + words
+    assert phase_shares(summary, "check") == phase_shares(summary, "memory") == shares
 
 
 def test_the_current_case_is_not_shown_at_the_end() -> None:

@@ -177,7 +177,7 @@ def test_nothing_compared_is_no_pass(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["base.csv"], "1 inputs; give two CSVs"),
+        (["base.csv"], "1 input; give two CSVs"),
         (["base.csv", "nowhere.csv"], "there is no such file"),
         (["base.csv", "notes.csv"], "is not a result file of lbench"),
         (["base.csv", "base.csv", "--threshold", "3 apples"], "is no share of a time"),
