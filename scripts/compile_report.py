@@ -40,13 +40,16 @@ from lightning_kernels.lightning2.tiles import (
     state_grad_tiles,
 )
 from lightning_kernels.norm import norm_kernel as norm
+from lightning_kernels.serving import bitwise_kernel as bitwise
 from lightning_kernels.serving import serve_kernel as serve
 from lightning_kernels.serving import verify_kernel as verify
 from lightning_kernels.step import step_kernel as step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
-KERNELS = ("lightning1", "lightning2", "step", "hopper", "norm", "gateloop", "serve", "verify", "states")
+KERNELS = (
+    "lightning1", "lightning2", "step", "hopper", "norm", "gateloop", "serve", "verify", "bitwise", "states",
+)  # fmt: skip
 FEATURES = (
     "decay", "reverse", "initial", "final", "packed", "few", "long", "ahead",
     "steps", "snapshots", "stochastic", "accepted",
@@ -112,6 +115,8 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
         constants |= {"index_ptr": None, "seed_ptr": None}
         options, types = {"num_warps": step._WARPS}, {"state_ptr": "*fp32", "scale": "fp32"}
         return step.attention_step_kernel, constants, options, types, f"block_e={block_e} warps={step._WARPS}"
+    if name == "bitwise":
+        return bitwise_variant(arch, dtype, head_dim, value_dim, features)
     if name == "verify":
         return verify_variant(head_dim, value_dim, features)
     if name == "hopper":
@@ -175,6 +180,21 @@ def serve_variant(arch, dtype, head_dim, value_dim, features):
         types,
         str(tiles),
     )
+
+
+def bitwise_variant(arch, dtype, head_dim, value_dim, features):
+    """Return the same for the kernel whose bits do not depend on calls."""
+    tiles = lightning2_tiles(head_dim, value_dim, DTYPES[dtype], SHARED_LIMIT[arch])
+    constants = {
+        "D": head_dim, "E": value_dim, "HAS_DECAY": "decay" in features, "BLOCK": tiles.block,
+        "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e, "PRECISION": tiles.precision,
+    }  # fmt: skip
+    absent = {"slope_ptr": "decay", "snapshot_ptr": "snapshots"}
+    constants |= {argument: None for argument, feature in absent.items() if feature not in features}
+    indices = ("bounds_ptr", "input_ptr", "output_ptr", "context_ptr", "snapshot_ptr")
+    types = {"state_ptr": "*fp32", "scale": "fp32", **dict.fromkeys(indices, "*i32")}
+    options = {"num_warps": tiles.warps, "num_stages": tiles.stages}
+    return bitwise.bitwise_kernel, constants, options, types, str(tiles)
 
 
 def verify_variant(head_dim, value_dim, features):
@@ -279,7 +299,7 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
         usage = dump(cubin.name, "--dump-resource-usage")
-        sass = dump(cubin.name, "-sass") if name == "hopper" else ""
+        sass = dump(cubin.name, "-sass") if name in ("hopper", "serve", "bitwise") else ""
     code = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?;)", sass, re.MULTILINE)
     roles = {int(count, 16) for line in code for count in re.findall(r"USETMAXREG.* (0x[0-9a-f]+)", line)}
     return Report(

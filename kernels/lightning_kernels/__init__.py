@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .lightning2.reference import reference_attention, reference_recurrent
     from .lightning2.state_forms import lightning_attn2_state, lightning_attn2_state_torch
     from .norm.rms_norm import simple_rms_norm, simple_rms_norm_config, simple_rms_norm_torch
+    from .serving.bitwise import lightning_attn2_serve_bitwise
+    from .serving.bitwise_call import Tails, make_tails
+    from .serving.bitwise_torch import lightning_attn2_serve_bitwise_torch
     from .serving.drafts import Accepted
     from .serving.serve import lightning_attn2_serve
     from .serving.serve_call import Snapshots
@@ -30,6 +33,7 @@ __all__ = [
     "Accepted",
     "ContextParallel",
     "Snapshots",
+    "Tails",
     "TransNormerAttention",
     "build_slope_tensor",
     "gate_loop",
@@ -41,6 +45,8 @@ __all__ = [
     "lightning_attn2_commit",
     "lightning_attn2_commit_torch",
     "lightning_attn2_serve",
+    "lightning_attn2_serve_bitwise",
+    "lightning_attn2_serve_bitwise_torch",
     "lightning_attn2_serve_torch",
     "lightning_attn2_state",
     "lightning_attn2_state_torch",
@@ -49,6 +55,7 @@ __all__ = [
     "lightning_attn2_torch",
     "lightning_attn2_verify",
     "lightning_attn2_verify_torch",
+    "make_tails",
     "reference_attention",
     "reference_recurrent",
     "simple_rms_norm",
@@ -60,6 +67,7 @@ _HOME = {
     "Accepted": "serving.drafts",
     "ContextParallel": "lightning2.context",
     "Snapshots": "serving.serve_call",
+    "Tails": "serving.bitwise_call",
     "TransNormerAttention": "layer",
     "build_slope_tensor": "slopes",
     "gate_loop": "gateloop.gate_loop",
@@ -71,6 +79,8 @@ _HOME = {
     "lightning_attn2_commit": "serving.verify_drafts",
     "lightning_attn2_commit_torch": "serving.verify_torch",
     "lightning_attn2_serve": "serving.serve",
+    "lightning_attn2_serve_bitwise": "serving.bitwise",
+    "lightning_attn2_serve_bitwise_torch": "serving.bitwise_torch",
     "lightning_attn2_serve_torch": "serving.serve_torch",
     "lightning_attn2_state": "lightning2.state_forms",
     "lightning_attn2_state_torch": "lightning2.state_forms",
@@ -79,6 +89,7 @@ _HOME = {
     "lightning_attn2_torch": "lightning2.blocked",
     "lightning_attn2_verify": "serving.verify_drafts",
     "lightning_attn2_verify_torch": "serving.verify_torch",
+    "make_tails": "serving.bitwise_call",
     "reference_attention": "lightning2.reference",
     "reference_recurrent": "lightning2.reference",
     "simple_rms_norm": "norm.rms_norm",

@@ -85,7 +85,7 @@ def test_the_library_examples_are_these() -> None:
         "lightning_attn2_serve",
         "ContextParallel",
     }
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
 
 
 @pytest.mark.slow

@@ -57,14 +57,15 @@ def visit_block(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Write one block of o and return the state that leaves it, which takes UPDATE.
 
-    `tiles` are pointers to q, k, v and o, `masks` the tokens and columns that exist, `weights` those of M, of
-    reading and of writing, and `decays` λ^B and what rounding it left over.
+    `tiles` are pointers to q, k, v and o, `masks` the rows of q and o, the tokens of k and v and the columns
+    that exist, `weights` those of M, of reading and of writing, and `decays` λ^B and what rounding it left
+    over.
     """
     q_tile, k_tile, v_tile, o_tile = tiles
-    inside, d_ok, e_ok = masks
+    asked, inside, d_ok, e_ok = masks
     weight, read, write = weights
     block_decay, rest_decay = decays
-    q_t = load_tile(q_tile, inside[None, :], d_ok[:, None], RAGGED, PADDED_D)  # [BLOCK_D, BLOCK]
+    q_t = load_tile(q_tile, asked[None, :], d_ok[:, None], RAGGED, PADDED_D)  # [BLOCK_D, BLOCK]
     k = load_tile(k_tile, inside[:, None], d_ok[None, :], RAGGED, PADDED_D)  # [BLOCK, BLOCK_D]
     v_t = load_tile(v_tile, inside[None, :], e_ok[:, None], RAGGED, PADDED_E)  # [BLOCK_E, BLOCK]
     low = q_t.dtype
@@ -75,7 +76,7 @@ def visit_block(  # type: ignore[no-untyped-def]
         o_t = o_t * read[None, :]
     o_t = tl.cast(tl.dot(v_t, p_t, acc=o_t, input_precision=PRECISION), low)
     if RAGGED:
-        tl.store(o_tile, o_t, mask=inside[None, :] & e_ok[:, None])
+        tl.store(o_tile, o_t, mask=asked[None, :] & e_ok[:, None])
     elif PADDED_E:
         tl.store(o_tile, o_t, mask=e_ok[:, None])
     else:
@@ -158,7 +159,7 @@ def walk_blocks(  # type: ignore[no-untyped-def]
                 q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
                 v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
             ),
-            (row < BLOCK, d_ok, e_ok), (weight, read, write), (decay, rest_decay), state,
+            (row < BLOCK, row < BLOCK, d_ok, e_ok), (weight, read, write), (decay, rest_decay), state,
             WEIGHT_READ, WEIGHT_WRITE, HAS_DECAY, False, True, PADDED_D, PADDED_E, PRECISION,
         )  # fmt: skip
     left = seq_len - whole * BLOCK
@@ -178,7 +179,7 @@ def walk_blocks(  # type: ignore[no-untyped-def]
                 q_ptr + start * q_step + q_tile, k_ptr + start * k_step + k_tile,
                 v_ptr + start * v_step + v_tile, o_ptr + start * o_step + o_tile,
             ),
-            (row < left, d_ok, e_ok), (weight, read, write),
+            (row < left, row < left, d_ok, e_ok), (weight, read, write),
             (decay, tl.cast(left_decay - decay, tl.float32)), state,
             WEIGHT_READ, WEIGHT_WRITE, HAS_DECAY, True, UPDATE, PADDED_D, PADDED_E, PRECISION,
         )  # fmt: skip

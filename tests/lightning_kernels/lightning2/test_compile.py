@@ -22,7 +22,7 @@ def spill_limit(arch, row):
 
     80 bytes in the loop of the loader made a backward pass of 128 × 128 four times as slow.
     """
-    if row["kernel"] == "serve":  # most of it outside of the loops
+    if row["kernel"] in ("serve", "bitwise"):  # most of it outside of the loops
         return 0 if "steps" in row["features"] else 768
     if row["kernel"] == "verify":
         return 0
@@ -88,6 +88,7 @@ CASES = [
     (90, ["--kernel", "gateloop", "--dtype", "bf16", "--dims", "64x64", "--with", "reverse"], 1),
     (90, ["--kernel", "serve", "--dtype", "bf16", "--dims", "128x128", *SERVED], 1),
     (90, ["--kernel", "serve", "--dtype", "bf16", "--dims", "128x128", *SERVED, "stochastic", "steps"], 1),
+    (90, ["--kernel", "bitwise", "--dtype", "bf16", "--dims", "128x128", *SERVED], 1),
     (80, ["--kernel", "verify", "--dtype", "bf16", "--dims", "128x128", *DRAFTS], 1),
     (120, ["--kernel", "serve", "--dtype", "fp16", "--dims", "128x128"], 1),
     (89, ["--kernel", "states", "--dtype", "bf16", "fp32", "--dims", "128x128", "256x256"], 4),
