@@ -85,12 +85,17 @@ def visit_block(  # type: ignore[no-untyped-def]
     if UPDATE:
         if WEIGHT_WRITE:
             v_t = tl.cast(v_t * write[None, :], low)
-        if HAS_DECAY:
-            if low == tl.float32:  # rounded once: what is left over is less than the last digit
-                state = tl.fma(state, block_decay, state * rest_decay)
+        if low == tl.float32:
+            # A block is summed up by itself: token by token, what rounding loses of a large state adds up.
+            gain = tl.dot(v_t, k, input_precision=PRECISION)  # [BLOCK_E, BLOCK_D]
+            if HAS_DECAY:  # rounded once: what is left over is less than the last digit
+                state = tl.fma(state, block_decay, state * rest_decay + gain)
             else:
+                state += gain
+        else:
+            if HAS_DECAY:
                 state = state * block_decay
-        state = tl.dot(v_t, k, acc=state, input_precision=PRECISION)  # [BLOCK_E, BLOCK_D]
+            state = tl.dot(v_t, k, acc=state, input_precision=PRECISION)
     return state
 
 
