@@ -18,10 +18,9 @@ _DENSE: dict[Architecture, int] = {"transnormer": 5, "llama": 4}
 
 @dataclass(frozen=True)
 class ModelSize:
-    """One model. `glu_width` is the inner width of its gated linear unit, `title` its name in tables."""
+    """One model. `glu_width` is the inner width of its gated linear unit."""
 
     name: str
-    title: str
     architecture: Architecture
     layers: int
     dim: int
@@ -83,15 +82,10 @@ class ModelSize:
         return replace(self, layers=2, dim=2 * self.head_dim, heads=2, glu_width=96, vocabulary=256)
 
 
-def _sizes(title: str, layers: int, dim: int, heads: int, glu_width: int) -> list[ModelSize]:
-    each: list[tuple[str, str, Architecture]] = [
-        ("tnl", "TNL", "transnormer"),
-        ("llama", "LLaMA", "llama"),
-    ]
-    return [
-        ModelSize(f"{name}-{title.lower()}", f"{words} {title}", kind, layers, dim, heads, glu_width)
-        for name, words, kind in each
-    ]
+def _sizes(size: str, layers: int, dim: int, heads: int, glu_width: int) -> list[ModelSize]:
+    """Return both architectures in one size."""
+    names: dict[str, Architecture] = {"tnl": "transnormer", "llama": "llama"}
+    return [ModelSize(f"{name}-{size}", kind, layers, dim, heads, glu_width) for name, kind in names.items()]
 
 
 MODELS: dict[str, ModelSize] = {
@@ -100,9 +94,9 @@ MODELS: dict[str, ModelSize] = {
         # 0.4B and 1B are TransNormerLLM's by the configurations of OpenNLPLab on Hugging Face. 3B was not
         # published: it has heads of 128, the same ratios, and the layers that give 3 billion parameters.
         # LLaMA's have the same sizes.
-        *_sizes("0.4B", 24, 1024, 8, 2816),
-        *_sizes("1B", 16, 2048, 16, 5632),
-        *_sizes("3B", 32, 2560, 20, 7040),
+        *_sizes("0.4b", 24, 1024, 8, 2816),
+        *_sizes("1b", 16, 2048, 16, 5632),
+        *_sizes("3b", 32, 2560, 20, 7040),
         *(replace(size, vocabulary=256) for size in _sizes("tiny", 2, 128, 2, 352)),
     ]
 }

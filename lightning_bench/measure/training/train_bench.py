@@ -14,6 +14,7 @@ from lightning_bench.case import Case
 from lightning_bench.families.work import CEILING_TOLERANCE
 from lightning_bench.machine.data_sheet import dense_tflops
 from lightning_bench.machine.mix import EVEN
+from lightning_bench.measure.autotuned import AutotuneWatch
 from lightning_bench.measure.device.clocks import ClockReading, summarize_clocks
 from lightning_bench.measure.device.energy import LEAST_SECONDS, Energy, make_energy
 from lightning_bench.measure.device.lap_clock import make_lap_clock
@@ -91,8 +92,11 @@ class TrainBench:
     def _measured(self, case: Case, provider: Provider) -> Outcome:
         figures = self._judged(case, provider)
         self.enter(case.id, "warm-up")
+        tuned = AutotuneWatch()
         run = self._warmed_up(case, provider)
         self._sample(case, run)
+        config = " ".join(filter(None, [figures.provider_config, tuned.chosen()]))
+        figures = replace(figures, provider_config=config)
         if reason := GUARD.replaced():
             raise CaseEnded("wrong", reason)
         return self._outcome(case, run, figures)

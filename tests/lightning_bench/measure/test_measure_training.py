@@ -153,6 +153,38 @@ def test_what_ends_a_case_that_has_passed_the_gate(
     assert reason in outcome.reason
 
 
+TUNES = """
+import torch, triton
+from lightning_bench.providers import Provider
+
+TWO = [triton.Config({"BLOCK": n}, num_warps=1, num_stages=2) for n in (16, 32)]
+
+@triton.autotune(TWO, key=[])
+@triton.jit
+def kernel(x):
+    pass
+
+class Tunes(Provider):
+    name = label = "tunes"
+    family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
+
+    def build(self, inputs):
+        kernel.best_config = TWO[1]  # as a run leaves it
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return lambda: attend(inputs.q, inputs.k, inputs.v, is_causal=True)
+
+    def config(self, shape, direction):
+        return "path=own"
+"""
+
+
+def test_what_an_autotuner_has_chosen_is_in_the_row(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "tunes.py").write_text(TUNES)
+    outcome, _ = trained(session, f"{tmp_path}/tunes.py:Tunes", shape("llama-tiny"))
+    chosen = "kernel(BLOCK=32 num_warps=1 num_stages=2)"
+    assert outcome.figures.provider_config == f"path=own autotuned: {chosen}", outcome.reason
+
+
 @pytest.mark.parametrize(
     ("losses", "said"),
     [
