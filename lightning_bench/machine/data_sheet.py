@@ -24,3 +24,9 @@ def dense_tflops(device_name: str, dtype: Dtype) -> float | None:
     if dtype == "fp32":
         return None
     return next((rate for name, rate in _DENSE_TFLOPS if device_name.startswith(name)), None)
+
+
+def mfu_percent(tflops: float, device_name: str, dtype: Dtype) -> float | None:
+    """Return model FLOPs utilization: a rate in model operations over the data sheet's, per cent."""
+    rate = dense_tflops(device_name, dtype)
+    return None if rate is None else 100.0 * tflops / rate

@@ -96,7 +96,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy, nats per token: of tokens and the token after each, both int64."""
-        parts = -(-tokens.numel() // _LOSS_TOKENS)
+        parts = _parts(tokens.numel())
         xs, wanted = self._hidden(tokens).chunk(parts), targets.flatten().chunk(parts)
         total: Tensor = sum(self.loss(x, part) for x, part in zip(xs, wanted, strict=True))
         return total / tokens.numel()
@@ -120,6 +120,12 @@ class LanguageModel(nn.Module):
     @property
     def _blocks(self) -> Iterator[Block]:
         return (block for block in self.blocks if isinstance(block, Block))
+
+
+def _parts(tokens: int) -> int:
+    """Return into how many parts the loss of so many tokens is cut: equal ones if that takes few more."""
+    least = -(-tokens // _LOSS_TOKENS)
+    return next((parts for parts in range(least, 2 * least) if tokens % parts == 0), least)
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:

@@ -44,6 +44,15 @@ class NvmlEnergy:
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
 
 
+def energy_per_token_j(
+    before_j: float | None, after_j: float | None, seconds: float, tokens: int
+) -> float | None:
+    """Return the joules per token between two readings; None without a counter, and over too short a time."""
+    if before_j is None or after_j is None or seconds < LEAST_SECONDS:
+        return None
+    return (after_j - before_j) / tokens
+
+
 def make_energy(device: Device, gpu: Gpu | None = None) -> Energy:
     """Return the counter of the GPU that CUDA calls 0, or of `gpu`; one that is missing says why.
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lightning_bench.case import Case
 from lightning_bench.families.work import CEILING_TOLERANCE
-from lightning_bench.machine.data_sheet import dense_tflops
+from lightning_bench.machine.data_sheet import mfu_percent
 from lightning_bench.machine.mix import EVEN
 from lightning_bench.measure.autotuned import AutotuneWatch
 from lightning_bench.measure.device.clocks import ClockReading, summarize_clocks
-from lightning_bench.measure.device.energy import LEAST_SECONDS, Energy, make_energy
+from lightning_bench.measure.device.energy import LEAST_SECONDS, Energy, energy_per_token_j, make_energy
 from lightning_bench.measure.device.lap_clock import make_lap_clock
 from lightning_bench.measure.device.memory import MIB, Peak
 from lightning_bench.measure.foreign import LoadFigures
@@ -156,8 +156,8 @@ class TrainBench:
             slot = max(1, min(_MOST_IN_TURN, int(1e3 * _TURN_S / run.sampler.median_ms)))
         seconds, after = _now() - begin, self._energy.read_j()
         foreign.settle()
-        if joules is not None and after is not None and seconds >= LEAST_SECONDS:
-            run.token_energy_j = (after - joules) / (run.trainer.tokens * len(run.phases))
+        tokens = run.trainer.tokens * len(run.phases)
+        run.token_energy_j = energy_per_token_j(joules, after, seconds, tokens)
 
     def _outcome(self, case: Case, run: _Run, figures: Figures) -> Outcome:
         losses = torch.stack(run.losses).double().tolist()
@@ -182,15 +182,10 @@ class TrainBench:
         checks = (
             f"small model against fp64; loss {losses[0]:.3g} to {figures.loss:.3g} in {len(losses)} steps"
         )
-        figures = replace(self._timed(case, run, figures), checks=checks)
-        ceiling = figures.ceiling_tflops or 0.0
-        if case.shape.device == "cuda" and (figures.tflops or 0.0) > CEILING_TOLERANCE * ceiling:
-            reason = (
-                f"impossible: {figures.tflops:.0f} TFLOP/s is above the {ceiling:.0f} that a matmul reaches"
-            )
-            return Outcome(
-                case, "wrong", reason, replace(figures, median_ms=None, tokens_per_s=None), samples
-            )
+        untimed = replace(figures, checks=checks)
+        figures = self._timed(case, run, untimed)
+        if case.shape.device == "cuda" and (reason := too_fast(figures.tflops, figures.ceiling_tflops)):
+            return Outcome(case, "wrong", reason, untimed, samples)
         trouble = self._trouble(run, load, clocks.trouble)
         status: Status = "unstable" if trouble else "ok"
         notes = [f"no energy: {why}"] if (why := self._energy_missing(run)) else []
@@ -203,7 +198,6 @@ class TrainBench:
         flops = run.trainer.size.step_flops(shape)
         tflops = flops / times.median_ms / 1e9
         name = torch.cuda.get_device_name() if device == "cuda" else ""
-        rate = dense_tflops(name, shape.dtype)
         forward, backward, optimizer = (statistics.median(step) for step in zip(*run.phases, strict=True))
         assert run.memory is not None
         held = run.memory.before if device == "cuda" else run.trainer.held_bytes
@@ -212,7 +206,7 @@ class TrainBench:
             **asdict(times),
             processes=1,
             tokens_per_s=1e3 * run.trainer.tokens / times.median_ms,
-            mfu_percent=None if rate is None else 100.0 * tflops / rate,
+            mfu_percent=mfu_percent(tflops, name, shape.dtype),
             forward_ms=forward,
             backward_ms=backward,
             optimizer_ms=optimizer,
@@ -234,6 +228,13 @@ class TrainBench:
         if self.session.device == "cpu" or run.token_energy_j is not None:
             return ""
         return self._energy.missing or f"the steps took less than {LEAST_SECONDS:g} s"
+
+
+def too_fast(tflops: float | None, ceiling_tflops: float | None) -> str | None:
+    """Return why a rate of model operations cannot be true beside that of a matmul, or None if it can."""
+    if not tflops or not ceiling_tflops or tflops <= CEILING_TOLERANCE * ceiling_tflops:
+        return None
+    return f"impossible: {tflops:.0f} TFLOP/s is above the {ceiling_tflops:.0f} that a matmul reaches here"
 
 
 def loss_failure(losses: list[float]) -> str | None:

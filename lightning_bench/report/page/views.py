@@ -306,6 +306,8 @@ def _suite(r: Record, kind: str) -> str:
 
 def _title(part: _Part) -> str:
     r = part.record
+    if r.metric == "train":
+        return ": ".join([_METRICS["train"], *part.grids[0].title.split(": ")[1:]])
     words = f"{_METRICS[r.metric]}, {DIRECTION_WORDS[r.direction]}"
     return words if len(part.key) > 1 else f"{words}: {shape_words(part.shared, _shape_fields(part))}"
 

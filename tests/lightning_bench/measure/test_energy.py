@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lightning_bench.machine.gpu import Gpu
-from lightning_bench.measure.device.energy import make_energy
+from lightning_bench.measure.device.energy import energy_per_token_j, make_energy
 from tests.support.fake_nvml import H200, Board, FakeNvml, NvmlError
 
 
@@ -26,6 +26,13 @@ def test_joules_are_those_of_the_gpu_in_question(nvml: FakeNvml) -> None:
     first, second = make_energy("cuda", gpu()), make_energy("cuda", gpu(uuid="GPU-1aaa"))
     assert (first.read_j(), second.read_j()) == (5000.0, 6000.0)
     assert first.missing == second.missing == ""
+
+
+def test_joules_per_token_need_two_readings_far_apart() -> None:
+    assert energy_per_token_j(100.0, 130.0, 2.0, 60) == 0.5
+    assert energy_per_token_j(100.0, 130.0, 1.9, 60) is None
+    assert energy_per_token_j(None, 130.0, 9.0, 60) is None
+    assert energy_per_token_j(100.0, None, 9.0, 60) is None
 
 
 def test_a_slice_and_a_cpu_have_none_and_say_so(nvml: FakeNvml) -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lightning_bench.case import Case, Shape
-from lightning_bench.machine.data_sheet import dense_tflops
+from lightning_bench.machine.data_sheet import dense_tflops, mfu_percent
 from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.device.lap_clock import CpuLapClock
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
-from lightning_bench.measure.training.train_bench import loss_failure
+from lightning_bench.measure.training.train_bench import loss_failure, too_fast
 from lightning_bench.measure.training.trainer import Trainer
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers import get_provider
@@ -242,3 +242,10 @@ def test_rates_of_data_sheets(
     name: str, dtype: Callable[..., object], rate: float | None, tmp_path: Path
 ) -> None:
     assert dense_tflops(name, dtype) == rate  # type: ignore[arg-type]
+    found = mfu_percent(494.5, name, dtype)  # type: ignore[arg-type]
+    assert found == (None if rate is None else pytest.approx(100 * 494.5 / rate))
+
+
+def test_a_rate_above_that_of_a_matmul_is_impossible() -> None:
+    assert too_fast(700.0, 750.0) is too_fast(860.0, 750.0) is too_fast(None, 750.0) is None
+    assert too_fast(900.0, 750.0) == "impossible: 900 TFLOP/s is above the 750 that a matmul reaches here"

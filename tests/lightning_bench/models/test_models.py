@@ -128,6 +128,13 @@ def test_loss_is_the_mean_cross_entropy_of_the_logits(
     assert float(whole.detach()) == pytest.approx(math.log(256), rel=0.05)  # of a model that knows nothing
 
 
+@pytest.mark.parametrize(
+    ("tokens", "parts"), [(65536, 4), (81920, 5), (94208, 8), (16384, 1), (16385, 2), (65521, 4)]
+)
+def test_the_loss_is_cut_into_equal_parts_where_that_takes_few(tokens: int, parts: int) -> None:
+    assert language_model._parts(tokens) == parts
+
+
 @of_each
 def test_recomputing_layers_changes_no_value_and_keeps_less(size: ModelSize) -> None:
     text = ByteText("cpu", 0).batch(2, SEQ_LEN)
