@@ -113,6 +113,7 @@ def lightning_attn2_torch(
     Source: Lightning Attention-2, arXiv 2401.04658.
     """
     call = Call(*heads_first(q, k, v, layout), s, initial_state, cu_seqlens, scale, return_state)
+    every = 0 if return_states_every is None else check_every(return_states_every, cp)
     if cp is not None:
         call = local_call(call, cp)
     check_call(call)
@@ -120,7 +121,6 @@ def lightning_attn2_torch(
         check_values(call)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
-    every = 0 if return_states_every is None else check_every(return_states_every, cp)
     dtype = autocast_dtype(q)
     if dtype is not None:
         call = call._replace(q=call.q.to(dtype), k=call.k.to(dtype), v=call.v.to(dtype))
