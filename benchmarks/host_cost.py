@@ -10,7 +10,8 @@ queue they do not fill. Calls take turns, so that what slows the machine down sl
 
 - ``lightning2``: ``lightning_attn2`` and ``lightning_attn2_step``; ``lightning2-operator``: the same through
   the dispatcher of torch, as under torch.compile without CUDA graphs;
-- ``fla``: ``chunk_simple_gla``, and for a step ``fused_recurrent_simple_gla``, which allocates a new state;
+- ``fla``, if it is installed: ``chunk_simple_gla``, and for a step ``fused_recurrent_simple_gla``, which
+  allocates a new state;
 - ``sdpa-flash``: ``scaled_dot_product_attention`` by its flash backend, in C++; for a step one query and 512
   keys;
 - ``launch-free``: an autograd function that saves q, k and v and allocates o and gradients; for a step, one
@@ -26,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -125,7 +127,9 @@ def all_calls(device: str) -> Iterator[tuple[str, str, Call]]:
     )
     yield from attention_calls("sdpa-flash", sdpa, device)
     yield from attention_calls("launch-free", lambda *x: nothing(*x), device)
-    if device == "cuda":
+    if find_spec("fla") is None:
+        print("no rows of fla, which is not installed", file=sys.stderr)
+    elif device == "cuda":
         yield from fla_calls(device)
 
 

@@ -135,17 +135,22 @@ def test_the_timers_agree_as_the_docs_say() -> None:
         assert float(row["nvbench_ratio"]) == pytest.approx(ratio, abs=1e-4)
     apart = max(100 * abs(float(row["nvbench_ratio"]) - 1) for row in table)
     assert apart <= 1.0
+    assert [
+        row for row in table if "not explained" in row["cupti_explained_by"] + row["nvbench_explained_by"]
+    ] == []
+    overheads = [float(row["kernel_overhead_us"]) for row in table]
     short = [row for row in table if row["seq_len"] == "512"]
-    shorter = sorted(float(row["cupti_difference_us"]) for row in short)
-    remaining = sorted(float(row["cupti_remainder_us"]) for row in short)
-    (most,) = (row for row in table if row["cupti_explained_by"].startswith("not explained"))
-    share = float(most["cupti_remainder_us"]) / float(most["cupti_median_ms"]) / 10
+    shorter = max(float(row["cupti_difference_us"]) for row in short)
+    remaining = max(abs(float(row["cupti_remainder_us"])) for row in short)
     trust = " ".join((ROOT / "docs" / "trust.md").read_text().split())
     assert f"our median is within 1 % of nvbench's ({apart:.2f} % at most)" in trust
-    assert f"CUPTI's span is {shorter[0]:.1f} to {shorter[-1]:.1f} µs shorter" in trust
-    assert f"cost {float(most['kernel_overhead_us']):.1f} µs around a kernel that does nothing" in trust
-    assert f"{remaining[0]:.1f} to {remaining[-1]:.1f} µs remain" in trust
-    assert f"`{most['provider']}` {most['direction']}, {share:.1f} % of its span" in trust
+    assert (
+        f"Events cost {min(overheads):.1f} to {max(overheads):.1f} µs around calls of empty kernels" in trust
+    )
+    assert (
+        f"up to {shorter:.1f} µs shorter than our median, and at most {remaining:.2f} µs of it remain"
+        in trust
+    )
 
 
 def test_times_hold_in_later_processes_as_the_docs_say() -> None:
