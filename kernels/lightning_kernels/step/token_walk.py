@@ -44,7 +44,8 @@ def visit_token(state, k, v, keep, change, HAS_DECAY: tl.constexpr):  # type: ig
     """Return λ·state + kᵀ v; k [BLOCK_D] and v [BLOCK_E] are fp32."""
     update = k[:, None] * v[None, :]
     if HAS_DECAY:
-        state = state * keep + (state * change + update)
+        # Fused by name, so that every kernel rounds alike.
+        state = tl.fma(state, keep, tl.fma(state, change, update))
     else:
         state += update
     return state
