@@ -65,8 +65,9 @@ def measure(mean: float) -> Iterator[dict[str, object]]:
         o, state = decode(tokens, slopes, dtype, seeded)
         for i, (layer, head) in enumerate(HEADS):
             yield {
-                "layer": layer, "head": head, "slope": f"{float(slopes[i]):.3e}", "mean": mean, "state": name, "tokens": TOKENS,
-                "dim": DIM, "o_error": f"{error(o[:, i], exact_o[:, i]):.3e}",
+                "layer": layer, "head": head, "slope": f"{float(slopes[i]):.3e}", "mean": mean,
+                "state": name, "tokens": TOKENS, "dim": DIM,
+                "o_error": f"{error(o[:, i], exact_o[:, i]):.3e}",
                 "state_error": f"{error(state[i], exact_state[i]):.3e}",
                 "torch": torch.__version__, "harness_commit": harness_commit(),
             }  # fmt: skip

@@ -154,10 +154,14 @@ def _advance(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor, s
     dtype = state.dtype
     group = q.shape[1] // k.shape[1]
     rows_k, rows_v = (x.to(dtype).repeat_interleave(group, 1) for x in (k, v))  # [b, hq, dim]
+    update = rows_k[:, :, :, None] * rows_v[:, :, None, :]
     if s is not None:
-        # In fp64, since the error of a rounded decay grows with the number of tokens.
-        state.mul_(torch.exp(-s.to(torch.float64)).reshape(-1, 1, 1))
-    state.addcmul_(rows_k[:, :, :, None], rows_v[:, :, None, :])
+        # As in `token_decay`: one rounding adds the token and the change that a decay near 1 makes.
+        decay = torch.exp(-s.to(torch.float64)).reshape(-1, 1, 1)
+        keep = torch.where(decay > 0.5, 1.0, decay.to(dtype).to(torch.float64))
+        update.addcmul_(state, (decay - keep).to(dtype))
+        state.mul_(keep.to(dtype))
+    state.add_(update)
     o = torch.matmul(q.to(dtype)[:, :, None, :], state)[:, :, 0] * scale  # [b, hq, value_dim]
     return o.to(q.dtype)
 
