@@ -84,7 +84,7 @@ _add(
     "Train whole models: tokens per second, memory, time per phase.",
     "lbench train quick",
     "lbench train table1 --model tnl-0.4b,llama-0.4b --seq-len 1k..64k",
-    "lbench train table1 --provider +flash4 --dry-run",
+    "lbench train table1 --provider +flash2 --dry-run",
 )
 _add(
     "report",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -28,6 +29,7 @@ from lightning_bench.models.plugged_attention import (
     exact_softmax,
 )
 from lightning_bench.models.transnormer_llm import Lrpe
+from tests.support.paths import ROOT
 
 TINY = [MODELS["tnl-tiny"], MODELS["llama-tiny"]]
 SEQ_LEN = 24
@@ -65,6 +67,21 @@ def test_models_have_the_sizes_that_their_names_say() -> None:
         if name.endswith("b"):
             assert size.parameters / 1e9 == pytest.approx(float(name.split("-")[1][:-1]), rel=0.17)
             assert size.head_dim == 128
+
+
+def test_the_table_of_the_documents_has_these_sizes() -> None:
+    found = {}
+    for line in (ROOT / "docs/train.md").read_text().splitlines():
+        if line.startswith("| `tnl-"):
+            names, parameters, *sizes = (cell.strip() for cell in line.strip("|").split("|"))
+            millions = re.findall(r"[\d.]+(?= M)", parameters)
+            for at, name in enumerate(re.findall(r"`(.+?)`", names)):
+                found[name] = (float(millions[min(at, len(millions) - 1)]), *map(int, sizes))
+    assert set(found) == set(MODELS)
+    for name, (parameters, *shape) in found.items():
+        size = MODELS[name]
+        assert shape == [size.layers, size.dim, size.heads, size.glu_width]
+        assert size.parameters / 1e6 == pytest.approx(parameters, abs=0.5 if parameters > 1 else 0.05)
 
 
 def test_step_flops_by_hand() -> None:

@@ -24,6 +24,7 @@ NAMES = [
     "fla-readme",
     "layers",
     "long",
+    "models",
     "packed",
     "paper",
     "parallelism",
@@ -172,7 +173,7 @@ def test_suites_of_a_wheel_lie_in_the_package(tmp_path: Path, monkeypatch: pytes
 def test_loading_and_expanding_import_no_torch() -> None:
     program = (
         "import sys; from lightning_bench.suite import *\n"
-        "for name in bundled_suites(): expand(load_suite(name), Overrides(), 'cuda')\n"
+        "for name in bundled_suites(): every_case(load_suite(name), 'cuda')\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
