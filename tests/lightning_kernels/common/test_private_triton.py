@@ -12,6 +12,7 @@ from lightning_kernels.common import call_kinds, launch, private_triton
 from lightning_kernels.common.call import Call
 from lightning_kernels.lightning2 import operator, plans, portable
 from lightning_kernels.lightning2.hopper import host
+from lightning_kernels.serving import bitwise_kernel, serve_kernel, verify_kernel
 from lightning_kernels.step import decode_step, step_kernel
 from tests.support.recorded_launches import STREAM, Recorder
 
@@ -97,6 +98,64 @@ def test_decode_steps(monkeypatch, recorder):
             assert o.shape == (b, heads, e)
     assert len(past) >= 200
     assert len({function for function, *_ in past}) >= 20
+
+
+def some_batch(rng, serve):
+    """Serve a batch of two sequences twice, with some of the optional arguments."""
+    tokens, heads, d, e, kv, dtype = 5, 2, 16, 16, rng.choice((1, 2)), rng.choice(DTYPES)
+    rows = [some_tensor(rng, (tokens, h, x), dtype) for h, x in ((heads, d), (kv, d), (kv, e))]
+    slots = torch.tensor([0, 1], dtype=torch.int32)
+    options = {"state": some_tensor(rng, (3, heads, d, e), torch.float32)}
+    options |= {"cu_seqlens": torch.tensor([0, 1, tokens], dtype=torch.int32), "state_indices": slots}
+    if serve is lk.lightning_attn2_serve:
+        if rng.random() < 0.5:
+            options["has_initial_state"] = torch.tensor([False, True])
+        if rng.random() < 0.3:
+            options |= {"state": options["state"].bfloat16(), "rounding_seeds": slots.long()}
+        options["max_seqlen"] = rng.choice((None, 4))
+    else:
+        options |= {"tails": lk.make_tails(3, heads, d, e, dtype, "cpu"), "context_lens": slots}
+    if rng.random() < 0.5:
+        options["output_state_indices"] = slots.flip(0) - 1
+    if rng.random() < 0.3:
+        options["snapshots"] = lk.Snapshots(64, torch.full((2, 1), -1, dtype=torch.int32))
+    slopes = torch.zeros(heads)
+    for _ in range(2):
+        assert serve(*rows, slopes, scale=rng.random(), **options).shape == (tokens, heads, e)
+
+
+@pytest.mark.parametrize("name", ["serve", "bitwise"])
+def test_batches(monkeypatch, recorder, name):
+    past = recorder.compared(monkeypatch, launch)
+    module = {"serve": serve_kernel, "bitwise": bitwise_kernel}[name]
+    jit = recorder.kernel(getattr(module, f"{name}_kernel"))
+    monkeypatch.setattr(module, "interpreted", lambda _: True)
+    monkeypatch.setattr(module, "_launches", launch.Launches(jit))
+    rng = random.Random(0)
+    for _ in range(150):
+        some_batch(rng, lk.lightning_attn2_serve if name == "serve" else lk.lightning_attn2_serve_bitwise)
+    assert len(past) >= 100
+    assert len({function for function, *_ in past}) >= 20
+
+
+def test_drafts(monkeypatch, recorder):
+    past = recorder.compared(monkeypatch, launch)
+    jit = recorder.kernel(verify_kernel.verify_kernel)
+    monkeypatch.setattr(verify_kernel, "interpreted", lambda _: True)
+    monkeypatch.setattr(verify_kernel, "_launches", launch.Launches(jit))
+    rng = random.Random(0)
+    for _ in range(100):
+        dtype = rng.choice(DTYPES)
+        q, k, v = (some_tensor(rng, (2, 3, 2, 16), dtype) for _ in range(3))
+        slots = torch.tensor([0, 1], dtype=torch.int32)
+        pool = {"state": some_tensor(rng, (3, 2, 16, 16), torch.float32), "state_indices": slots}
+        if rng.random() < 0.3:
+            lk.lightning_attn2_commit(k, v, num_accepted=slots, **pool)
+        else:
+            accepted = lk.Accepted(k, v, slots) if rng.random() < 0.5 else None
+            lk.lightning_attn2_verify(q, k, v, torch.zeros(2), accepted=accepted, scale=rng.random(), **pool)
+    assert len(past) >= 20
+    assert len({function for function, *_ in past}) >= 6
 
 
 @pytest.mark.parametrize("boxes", [False, True])
