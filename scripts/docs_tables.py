@@ -21,7 +21,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.row import COLUMNS
-from scripts import systems_table
+from scripts import context_table, systems_table
 
 ROOT = Path(__file__).parents[1]
 SUITES = ROOT / "suites"
@@ -67,6 +67,10 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "columns": (ROOT / "docs" / "columns.md", columns_table),
     "suites": (ROOT / "docs" / "suites.md", suites_table),
     "decode": (ROOT / "docs" / "serving.md", decode_table),
+    "context": (
+        ROOT / "docs" / "scale.md",
+        lambda: _markdown(context_table.HEAD, context_table.lines()),
+    ),
     "systems": (
         ROOT / "docs" / "systems.md",
         lambda: systems_table.table(read_records(systems_table.RESULTS)),

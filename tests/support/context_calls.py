@@ -189,6 +189,25 @@ def on_gpus(rank: int, ranks: int) -> None:
         packed(rank, ranks, seed, torch.float16, 2e-3, lk.lightning_attn2)
 
 
+def counted(rank: int, ranks: int) -> None:
+    """Count what a rank receives: one state per head of each other rank, forward and backward."""
+    received, gather = [0], dist.all_gather_into_tensor
+
+    def counting(out: Tensor, given: Tensor, **options: Any) -> Any:
+        received[0] += (out.numel() - given.numel()) * out.element_size()
+        return gather(out, given, **options)
+
+    dist.all_gather_into_tensor = counting
+    state = 2 * HEADS * DIM * VALUES * 4
+    for n in (3, 200):
+        x = [part.requires_grad_() for part in inputs(2, 1, n, torch.bfloat16, rank)]
+        received[0] = 0
+        o = lk.lightning_attn2_torch(*x, torch.full((HEADS,), 0.1), cp=ContextParallel())
+        assert received[0] == (ranks - 1) * state, received
+        o.sum().backward()
+        assert received[0] == 2 * (ranks - 1) * state, received
+
+
 def interpreted(rank: int, ranks: int) -> None:
     """Compare the Triton form, in the interpreter."""
     for seed in range(3):
@@ -271,7 +290,8 @@ def refused(rank: int, ranks: int) -> None:
 
 
 CASES: dict[str, Callable[[int, int], None]] = {
-    case.__name__: case for case in (equal, on_gpus, interpreted, compiled, trained, orphaned, refused)
+    case.__name__: case
+    for case in (equal, counted, on_gpus, interpreted, compiled, trained, orphaned, refused)
 }
 
 
