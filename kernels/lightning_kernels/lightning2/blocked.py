@@ -21,14 +21,13 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from ..common.allocate import empty_state
 from ..common.autograd import attend_by_core, unrecorded_backward
 from ..common.call import Call
 from ..common.core import core_forward
 from ..common.validate import autocast_dtype, check_call, check_values, heads_first
 from .context import ContextParallel, Passes, attend_across, local_call
 from .state_call import StateCall, check_every
-from .state_forms import states_of_torch
+from .state_forms import leaving_state_torch, states_of_torch
 from .tiles import STEEPEST
 
 _SEGMENT_ELEMENTS = {"cpu": 1 << 17}
@@ -131,7 +130,7 @@ def lightning_attn2_torch(
         passes = Passes(
             partial(core_forward, core),
             partial(unrecorded_backward, core),
-            partial(leaving_state, block_size=block_size),
+            leaving_state_torch,
         )
         o, state = attend_across(call, cp, passes)
     if layout != "bhnd":
@@ -191,21 +190,10 @@ def _segments(n: int, block: int, blocks: int) -> list[tuple[int, int, int]]:
     return cuts
 
 
-def leaving_state(call: Call, reverse: bool, block_size: int = 64) -> Tensor:
-    """Compute only the state that leaves a call, or a reverse one: `final` of a `Core`.
-
-    Of q only the number of heads counts.
-    """
-    final = empty_state(call)
-    with torch.no_grad():
-        _linear_attention(call, None, final, reverse=reverse, block_size=block_size)
-    return final
-
-
 def _linear_attention(
-    call: Call, out: Tensor | None, final: Tensor | None, *, reverse: bool, block_size: int
+    call: Call, out: Tensor, final: Tensor | None, *, reverse: bool, block_size: int
 ) -> None:
-    """Write every sequence; with its `block_size` fixed, a `Core`. Without `out` only states are computed."""
+    """Write every sequence; with its `block_size` fixed, a `Core`."""
     q, k, v, slopes, initial, bounds, scale, _ = call
     ends: list[int] = [0, q.shape[2]] if bounds is None else bounds.tolist()
     autocast = autocast_dtype(q) is not None
@@ -215,19 +203,17 @@ def _linear_attention(
             rows = (slice(None), slice(None), slice(first, end))
             entering = None if initial is None else initial[states]
             sequence = Call(q[rows], k[rows], v[rows], slopes, entering, None, scale)
-            leaving = _sequence(sequence, None if out is None else out[rows], reverse, block_size)
+            leaving = _sequence(sequence, out[rows], reverse, block_size)
             if final is not None:
                 final[states] = 0.0 if leaving is None else leaving
-        if out is not None:
-            out[:, :, ends[-1] :] = 0.0
+        out[:, :, ends[-1] :] = 0.0
 
 
-def _sequence(call: Call, out: Tensor | None, reverse: bool, block_size: int) -> Tensor | None:
+def _sequence(call: Call, out: Tensor, reverse: bool, block_size: int) -> Tensor | None:
     """Write one sequence of each batch entry and return the state that leaves it, None for zeros."""
     q, k, v, slopes, initial, _, scale, _ = call
-    b, _, n, e = v.shape
-    heads = q.shape[1] if out is None else out.shape[1]
-    d = k.shape[3]
+    b, heads, n, e = out.shape
+    d = q.shape[3]
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     state = None if initial is None else initial.to(dtype).contiguous()  # [b, heads, d, e]
     if b * heads * n * d * e == 0:
@@ -242,20 +228,14 @@ def _sequence(call: Call, out: Tensor | None, reverse: bool, block_size: int) ->
     for cut in reversed(cuts) if reverse else cuts:
         first, size, count = cut
         tokens = slice(first, first + size * count)
-        decay = decays[size, count]
-        rows_k, rows_v = (_rows(x[:, :, tokens], heads, dtype) for x in (k, v))
+        rows_q, rows_k, rows_v = (_rows(x[:, :, tokens], heads, dtype) for x in (q, k, v))
         if reverse:
             rows_v = rows_v * scale
-        sums = _sums(rows_k, rows_v, decay, count)
-        if out is not None:
-            rows_q = _rows(q[:, :, tokens], heads, dtype)
-            if not reverse:
-                rows_q = rows_q * scale
-            out[:, :, tokens] = _segment(rows_q, rows_k, rows_v, decay, sums, state)
-        leaving = torch.matmul(decay.leaving, sums)  # [b, heads, 1, d·e]
-        if state is not None:
-            leaving.addcmul_(decay.whole, state.view(b, heads, 1, d * e))
-        state = leaving.view(b, heads, d, e)
+        else:
+            rows_q = rows_q * scale
+        part, state = _segment(rows_q, rows_k, rows_v, decays[size, count], count, state)
+        out[:, :, tokens] = part
+        state = state.view(b, heads, d, e)
     return state
 
 
@@ -265,19 +245,12 @@ def _rows(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-def _sums(k: Tensor, v: Tensor, decay: _Decay, blocks: int) -> Tensor:
-    """Return what each block of a segment adds to the state [b, h, blocks, d·e]."""
-    b, h, n, d = k.shape
-    rows_k, rows_v = (x.reshape(b * h * blocks, n // blocks, -1) for x in (k, v))
-    weighted = rows_k.view(b, h, blocks, -1, d) * decay.key
-    return torch.bmm(weighted.view(rows_k.shape).transpose(1, 2), rows_v).view(b, h, blocks, -1)
-
-
-def _segment(q: Tensor, k: Tensor, v: Tensor, decay: _Decay, sums: Tensor, state: Tensor | None) -> Tensor:
-    """Return the rows of o of one segment, from the state that enters it and what each of its blocks adds."""
+def _segment(
+    q: Tensor, k: Tensor, v: Tensor, decay: _Decay, blocks: int, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Compute one segment from the state that enters it; return its rows of o and the state that leaves."""
     b, h, n, d = q.shape
     e = v.shape[3]
-    blocks = sums.shape[2]
     shape = (b, h, blocks, n // blocks)
     flat = b * h * blocks
     rows_q, rows_k = q.reshape(flat, -1, d), k.reshape(flat, -1, d)
@@ -285,10 +258,15 @@ def _segment(q: Tensor, k: Tensor, v: Tensor, decay: _Decay, sums: Tensor, state
     scores = torch.bmm(rows_q, rows_k.transpose(1, 2))  # [b·h·blocks, B, B]
     scores.view(*shape, -1).mul_(decay.within)
     part = torch.bmm(scores, rows_v)  # [b·h·blocks, B, e]
+    weighted_k = rows_k.view(*shape, d) * decay.key
+    sums = torch.bmm(weighted_k.view(flat, -1, d).transpose(1, 2), rows_v).view(b, h, blocks, d * e)
     if blocks > 1 or state is not None:
         entering = torch.matmul(decay.between, sums)  # [b, h, blocks, d·e]
         if state is not None:
             entering.addcmul_(decay.entering, state.view(b, h, 1, d * e))
         weighted_q = rows_q.view(*shape, d) * decay.query
         part.baddbmm_(weighted_q.view(flat, -1, d), entering.view(flat, d, e))
-    return part.view(b, h, n, e)
+    leaving = torch.matmul(decay.leaving, sums)  # [b, h, 1, d·e]
+    if state is not None:
+        leaving.addcmul_(decay.whole, state.view(b, h, 1, d * e))
+    return part.view(b, h, n, e), leaving

@@ -167,6 +167,22 @@ def states_of_torch(call: StateCall) -> Tensor:
         return torch.stack(found, dim=2) if found else k.new_zeros(call.shape(), dtype=dtype)
 
 
+def leaving_state_torch(call: Call, reverse: bool) -> Tensor:
+    """Compute only the state that leaves a call of one sequence per batch entry, or a reverse one (`Core`).
+
+    Of q only the number of heads counts.
+    """
+    q, k, v, slopes, initial, _, scale, _ = call
+    heads = q.shape[1]
+    if not reverse:
+        return states_of_torch(StateCall(k, v, slopes, initial, None, heads, 0))
+    # From its end the walk is one from the beginning, whose tokens decay once more.
+    v = v.flip(2).to(torch.float64 if v.dtype == torch.float64 else torch.float32) * scale
+    if slopes is not None:
+        v = v * torch.exp(-slopes.to(torch.float64).reshape(-1, 1, 1)).to(v.dtype)
+    return states_of_torch(StateCall(k.flip(2).to(v.dtype), v, slopes, initial, None, heads, 0))
+
+
 def _walk(k: Tensor, v: Tensor, rate: Tensor, state: Tensor, every: int) -> list[Tensor]:
     """Return the states after each `every` tokens and after the last, from the one before the first."""
     heads, dtype = state.shape[1], state.dtype
