@@ -53,6 +53,10 @@ def compare_sides(
             f"{matched.elsewhere} cells have rows of another machine too, on one side alone: these are not "
             "compared"
         )
+    if matched.copied:
+        remarks.append(
+            f"{counted(matched.copied, 'cell')} with one row in several files of a side: copies count once"
+        )
     rows = {name: [run.record for run in side.runs] for name, side in (("base", base), ("head", head))}
     remarks += [f"not all rows are of one device: {each}" for each in unlike(rows)]
     cells = sort_cells([*judged.cells, *matched.settled])

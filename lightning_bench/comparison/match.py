@@ -31,13 +31,15 @@ class Versus:
 class Matched:
     """Cells that need no rule, cells that do, and the statuses of those with a figure on neither side.
 
-    `elsewhere` counts cells that were compared on one machine while one side has rows of another too.
+    `elsewhere` counts cells that were compared on one machine while one side has rows of another too;
+    `copied` counts those of which a side has one row in several files.
     """
 
     settled: list[ComparedCell] = field(default_factory=list)
     timed: list[Versus] = field(default_factory=list)
     neither: list[str] = field(default_factory=list)
     elsewhere: int = 0
+    copied: int = 0
 
 
 def match(base: Iterable[Run], head: Iterable[Run], *, across_machines: bool = False) -> Matched:
@@ -103,6 +105,19 @@ def _blocks(runs: Sequence[Run]) -> list[Run]:
     return list(kept.values())
 
 
+def _records(runs: Sequence[Run]) -> list[Record]:
+    return [run.record for run in runs]
+
+
+def _distinct(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without those whose row an earlier one has: a copied file is no second run."""
+    kept: list[Run] = []
+    for run in runs:
+        if run.record not in _records(kept):
+            kept.append(run)
+    return kept
+
+
 def _end(runs: Sequence[Run]) -> tuple[Record, str]:
     """Return the last row, and how it ended; of several files, that of one whose last row did not work."""
     last = _last(runs).record
@@ -118,18 +133,25 @@ def _end(runs: Sequence[Run]) -> tuple[Record, str]:
 def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machines: bool) -> None:
     before = _last(base).record
     now, ended = _end(head)
-    if before.worked and [run.record for run in base] == [run.record for run in head]:
+    if before.worked and _records(base) == _records(head):
         matched.settled.append(_cell(now, "INCOMPARABLE", SAME_ROW))
     elif before.harness_version != now.harness_version and not across_machines:
         matched.settled.append(_cell(now, "INCOMPARABLE", _differences(before, now)))
     elif before.worked and now.worked:
-        if now.metric == "memory":
+        if now.metric in ("memory", "check") and before == now:
+            matched.settled.append(_cell(now, "INCOMPARABLE", SAME_ROW))
+        elif now.metric == "memory":
             matched.settled.append(_memory(before, now))
         elif now.metric == "check":
             matched.settled.append(_cell(now, "SAME", "right on both sides"))
         else:
-            base_blocks, head_blocks = _blocks(base), _blocks(head)
-            if base_blocks and head_blocks:
+            every = [_blocks(base), _blocks(head)]
+            base_blocks, head_blocks = (_distinct(blocks) for blocks in every)
+            matched.copied += [base_blocks, head_blocks] != every
+            ours = _records(base_blocks)
+            if any(record in ours for record in _records(head_blocks)):
+                matched.settled.append(_cell(now, "INCOMPARABLE", SAME_ROW))
+            elif base_blocks and head_blocks:
                 notes = [_unstable("base", base_blocks), _unstable("head", head_blocks)]
                 matched.timed.append(Versus(now, "; ".join(filter(None, notes)), base_blocks, head_blocks))
             else:

@@ -263,7 +263,7 @@ def judge(shift: Shift, threshold: float, error_rate: float = ERROR_RATE) -> Jud
         low=interval[0],
         high=interval[1],
         p=clear.p,
-        resolution=critical * shift.se,
+        resolution=_times(critical, shift.se),
     )
 
 
@@ -291,8 +291,7 @@ def decide(
     cells = max(1, shift.log_ratio.shape[-1])
     p = np.maximum(holm(raw), np.minimum(1.0, 2 * cells * shift.luck))
     p = np.where(shift.gross, 0.0, p)
-    width = np.where(usable, _quantile(shift.df, 1 - ERROR_RATE / 2), np.inf) * shift.se
-    width = np.where(np.isnan(width), np.inf, width)
+    width = _times(np.where(usable, _quantile(shift.df, 1 - ERROR_RATE / 2), np.inf), shift.se)
     low, high = shift.log_ratio - width, shift.log_ratio + width
     limit = np.log1p(threshold)
     within = (low > -limit) & (high < limit)
@@ -302,3 +301,10 @@ def decide(
 def _quantile(df: Floats, share: float) -> Floats:
     safe = np.where(df > 0, df, 1.0)
     return np.where(df > 0, stdtrit(safe, share), np.inf)
+
+
+def _times(quantile: Floats, se: Floats) -> Floats:
+    """Return the half width of an interval: infinite if the quantile is, even where no run differs."""
+    with np.errstate(invalid="ignore"):
+        width = quantile * se
+    return np.where(np.isnan(width), np.inf, width)
