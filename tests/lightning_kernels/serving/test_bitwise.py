@@ -139,10 +139,11 @@ def at_random(seed):
     return schedule
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_tokens_one_by_one(serve, dtype):
-    lengths = [70, 33] if dtype == torch.float16 else [34, 17]  # blocks are of 64 and of 16 tokens
+    lengths = [66, 3] if dtype == torch.float16 else [34, 2]  # blocks are of 64 and of 16 tokens
     check(serve, lengths, one_by_one, dtype=dtype)
 
 
@@ -242,7 +243,7 @@ class TestTokenByToken:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
     def test_prompts_decoding_and_drafts_have_the_same_bits(self, dtype):
         generator = torch.Generator().manual_seed(0)
-        q, k, v = (torch.randn(60, h, 16, generator=generator).to(DEVICE, dtype) for h in (4, 2, 2))
+        q, k, v = (torch.randn(20, h, 16, generator=generator).to(DEVICE, dtype) for h in (4, 2, 2))
         s = lk.build_slope_tensor(4).to(DEVICE)
         start = torch.randn(3, 4, 16, 16, generator=generator).to(DEVICE)
 
@@ -261,19 +262,19 @@ class TestTokenByToken:
                 rows.append(o[: end - first])
             return torch.cat(rows), pool[1]
 
-        o, state = chunks([0, 60])
-        for cuts in ([0, 7, 8, 30, 60], [0, 59, 60]):
+        o, state = chunks([0, 20])
+        for cuts in ([0, 7, 8, 20], [0, 19, 20]):
             assert equal(chunks(cuts), (o, state))
         pool, slots = start.clone(), int32(1, device=DEVICE)
         steps = [
             lk.lightning_attn2_step(
                 q[t : t + 1], k[t : t + 1], v[t : t + 1], s, state=pool, state_indices=slots
             )
-            for t in range(60)
+            for t in range(20)
         ]
         assert equal((torch.cat(steps), pool[1]), (o, state))
         pool = start.clone()
-        for first in range(0, 60, 5):
+        for first in range(0, 20, 5):
             draft = [x[None, first : first + 5] for x in (q, k, v)]
             rows = lk.lightning_attn2_verify(*draft, s, state=pool, state_indices=slots)
             assert same_bits(rows[0], o[first : first + 5])
