@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 
 from lightning_bench.case import Device
@@ -51,12 +54,29 @@ class BrokenPlugin(Provider):
 
 
 def plugins() -> list[Plugin]:
-    """Return every entry point of the group, by name and then distribution; imports none of them."""
+    """Return every entry point of the group, by name and then distribution; imports none of them.
+
+    A suite asks once per provider and group, and reading takes milliseconds: they are read again only if
+    sys.path or a folder in it has changed, as it does when a distribution is installed.
+    """
+    return list(_read(tuple((path, _changed_ns(path)) for path in map(os.path.abspath, sys.path))))
+
+
+def _changed_ns(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _read(folders: tuple[tuple[str, int | None], ...]) -> tuple[Plugin, ...]:
+    """Read the entry points; `folders` says when those of sys.path have changed."""
     found = [
         Plugin(entry.name, entry.value, entry.dist.name if entry.dist else "an unnamed distribution", entry)
         for entry in metadata.entry_points(group=GROUP)
     ]
-    return sorted(found, key=lambda plugin: (plugin.name, plugin.dist))
+    return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.dist)))
 
 
 def load_plugin(plugin: Plugin) -> Provider:

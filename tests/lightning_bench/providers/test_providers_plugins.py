@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lightning_bench.providers import (
     lookup,
     provider_names,
 )
-from lightning_bench.providers.registry import probe
+from lightning_bench.providers.registry import plugins, probe
 from lightning_bench.run.plan import PlannedProvider
 
 MODULE = """\
@@ -61,6 +62,27 @@ def test_good(site: Path) -> None:
     info = describe("cpu", deep=True)[-1]
     assert (info.name, info.family, info.version, info.package) == ("theirs", "linear", "1.2", "good-dist")
     assert info.reason == ""
+
+
+def test_entry_points_are_read_again_only_once_a_folder_has_changed(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    entry_points = plugins.metadata.entry_points
+
+    def counted(*, group: str) -> Any:
+        read.append(group)
+        return entry_points(group=group)
+
+    monkeypatch.setattr(plugins.metadata, "entry_points", counted)
+    for _ in range(3):
+        assert provider_names() == [*BUILT_IN]
+    assert len(read) == 1
+    plugin(site, "good-dist", "theirs", "good_plugin:Kernel")
+    os.utime(site, (0, 0))  # clocks of file systems tick in milliseconds
+    for _ in range(3):
+        assert provider_names() == [*BUILT_IN, "theirs"]
+    assert len(read) == 2
 
 
 def test_a_library_is_loaded_only_for_a_deep_look(site: Path) -> None:
