@@ -3,6 +3,7 @@
 Examples for a GPU are interpreted where there is none.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -88,23 +89,57 @@ def test_the_library_examples_are_these() -> None:
     assert len(EXAMPLES) == 9
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("code", EXAMPLES)
-def test_an_example_of_the_library_runs(code: str, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    if "cuda" in code and not torch.cuda.is_available():
-        code = code.replace('"cuda"', '"cpu"').replace("bfloat16", "float16")  # the interpreter has no bf16
-        environment["TRITON_INTERPRET"] = "1"
-    code += "assert o.isfinite().all()\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
+RUN_EACH = """
+import json, os, sys, traceback
+import torch
+
+torch.set_num_threads(1)
+for number, (code, interpreted) in enumerate(json.load(sys.stdin)):
+    child = os.fork()
+    if child == 0:
+        if interpreted:
+            os.environ["TRITON_INTERPRET"] = "1"
+        try:
+            exec(compile(code, f"<example {number}>", "exec"), {"__name__": "__main__"})
+            failure = ""
+        except BaseException:
+            failure = traceback.format_exc()
+        with open(f"{number}.txt", "w") as file:
+            file.write(failure)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run each example of the library in a process forked from one that has imported torch.
+
+    The folder has a file NUMBER.txt for each that came to its end: a traceback, or nothing.
+    """
+    folder = tmp_path_factory.mktemp("examples")
+    given = []
+    for code in EXAMPLES:
+        interpreted = "cuda" in code and not torch.cuda.is_available()
+        if interpreted:  # the interpreter has no bf16
+            code = code.replace('"cuda"', '"cpu"').replace("bfloat16", "float16")
+        given.append((code + "assert o.isfinite().all()\n", interpreted))
+    subprocess.run(
+        [sys.executable, "-c", RUN_EACH],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
+        input=json.dumps(given),
         text=True,
+        check=True,
         timeout=PATIENCE_S,
     )
-    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_of_the_library_runs(number: int, failures: Path) -> None:
+    assert (failures / f"{number}.txt").read_text() == ""
 
 
 def test_every_function_of_the_library_is_described() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -86,12 +87,19 @@ def touched(root: Path) -> set[str]:
     ],
 )
 def test_a_changed_file_touches_those_that_run_it(repository: Path, file: str, names: set[str]) -> None:
-    assert touched(repository) == set()
     path = repository / file
     path.write_text((path.read_text() if path.exists() else "") + "\n# changed\n")
     assert touched(repository) == names
-    git(repository, "add", "-A")
-    assert touched(repository) == names
+
+
+def test_a_change_counts_whether_it_is_staged_or_not(repository: Path) -> None:
+    assert touched(repository) == set()
+    for file, names in (("new.cu", {"all"}), ("mine.py", {"all", "mine"})):
+        with (repository / file).open("a") as changed:
+            changed.write("\n# changed\n")
+        assert touched(repository) == names
+        git(repository, "add", "-A")
+        assert touched(repository) == names
 
 
 def test_a_deleted_file_touches_those_that_ran_it(repository: Path) -> None:
@@ -103,20 +111,40 @@ def test_a_deleted_file_touches_those_that_ran_it(repository: Path) -> None:
     assert {"simple_rms_norm", "mine"} <= touched(repository)
 
 
+IMPORT_EACH = """
+import json, os, sys
+import torch
+
+for function in sys.argv[1:]:
+    if os.fork() == 0:
+        import lightning_kernels
+
+        getattr(lightning_kernels, function)
+        loaded = [m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] == "lightning_kernels"]
+        print(json.dumps([function, loaded]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, list[str]]:
+    """Return the files that Python has loaded once a function is there, each in a process of its own."""
+    command = [sys.executable, "-c", IMPORT_EACH, *FUNCTIONS]
+    ran = subprocess.run(command, cwd=ROOT / "kernels", capture_output=True, text=True, check=True)
+    return dict(map(json.loads, ran.stdout.splitlines()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_sources_of_a_function_hold_every_module_that_it_imports(function: str) -> None:
+def test_sources_of_a_function_hold_every_module_that_it_imports(
+    function: str, loaded: dict[str, list[str]]
+) -> None:
     """Those that Python has loaded once the function is there are among the files that were found."""
-    code = (
-        f"import sys, lightning_kernels; lightning_kernels.{function}; "
-        "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'lightning_kernels'))"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "kernels", capture_output=True, text=True, check=True
-    )
-    loaded = {Path(name) for name in ran.stdout.split()}
     found = sources_of_function(PACKAGE, function)
-    assert {path for path in loaded if path.name != "__init__.py"} <= found
+    files = set(map(Path, loaded[function]))
+    assert len(files) > 1
+    assert {path for path in files if path.name != "__init__.py"} <= found
 
 
 def test_a_package_that_does_not_say_where_its_function_is_counts_whole(tmp_path: Path) -> None:
