@@ -132,12 +132,15 @@ def _grouped(path: Path, total: int, faults: Iterable[tuple[str, str | None]]) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what is stale; return 1 if anything is."""
+    """Print what is stale; return 1 if anything is, 2 if a file cannot be read."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path, default=[RESULTS], help="files or folders")
     parser.add_argument("--github", action="store_true", help="print workflow commands for warnings too")
     options = parser.parse_args(arguments)
-    stale = stale_results(options.paths)
+    try:
+        stale = stale_results(options.paths)
+    except UsageError as error:
+        parser.error(str(error))
     sink = Sink()
     for each in stale:
         path, text = shown_path(each.path), " ".join(str(each).split())

@@ -55,6 +55,20 @@ class SpeedOptions(MeasureOptions, total=False):
     quick: bool
 
 
+_FLAGS = {"fresh", "retry", "progress", "graph", "quick"}
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is an integer or a float; True and False are neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_flag(value: object, name: str) -> None:
+    """Raise UsageError for what is neither True nor False: "no" would count as yes."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} {value!r} is neither True nor False")
+
+
 def check_names(given: Mapping[str, Any], allowed: Collection[str], what: str) -> None:
     """Raise UsageError for an option that `what` does not have."""
     if unknown := [name for name in given if name not in allowed]:
@@ -78,12 +92,14 @@ def overrides_of(options: SpeedOptions, providers: Overrides) -> Overrides:
 
 
 def settings_of(options: SpeedOptions) -> Settings:
-    """Return the settings of a plan; UsageError for a device, a protocol or a limit that is wrong."""
+    """Return the settings of a plan; UsageError for a device, a protocol, a limit or a flag that is wrong."""
+    for name in _FLAGS & options.keys():
+        check_flag(options.get(name), name)
     seconds = options.get("time_limit_s")
-    if seconds is not None and not seconds >= 0.1:
+    if seconds is not None and not (is_number(seconds) and seconds >= 0.1):
         raise UsageError(f"time_limit_s {seconds!r} is no time limit; allowed: from 0.1 s")
     processes = options.get("processes")
-    if processes is not None and not 1 <= processes <= 30:
+    if processes is not None and not (type(processes) is int and 1 <= processes <= 30):
         raise UsageError(f"processes {processes!r} is out of range; allowed: 1 to 30")
     device, protocol = options.get("device"), options.get("protocol")
     return Settings(

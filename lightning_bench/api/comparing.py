@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_bench.api.arguments import check_flag, is_number
 from lightning_bench.api.html import html_table
 from lightning_bench.api.python_names import python_names
 from lightning_bench.api.reading import Source, paths_of
@@ -94,7 +95,8 @@ def compare(
     relative change in time that counts. Calibrations are found as the command finds them. Raise UsageError
     for files that lbench did not write, for a provider that is missing, and for arguments that do not fit.
     """
-    if not 0 < threshold < 1:
+    check_flag(across_machines, "across_machines")
+    if not (is_number(threshold) and 0 < threshold < 1):
         raise UsageError(f"threshold {threshold!r} is no share of a time; allowed: such as 0.03, for 3 %")
     sources = (base,) if head is None else (base, head)
     paths = paths_of(sources)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lightning_bench.comparison.result import SAME_ROW, ComparedCell, Verdict
+from lightning_bench.comparison.result import NEW_FAULT, SAME_ROW, ComparedCell, Verdict
 from lightning_bench.comparison.sides import Run
 from lightning_bench.record import FAILED, Record
 from lightning_bench.words import without_processes
@@ -194,7 +194,7 @@ def _one_sided(matched: Matched, runs: Sequence[Run], is_base: bool) -> None:
         other = "head" if is_base else "base"
         matched.settled.append(_cell(record, "MISSING" if is_base else "NEW", f"no row in {other}"))
     elif not is_base and record.status in FAILED:
-        matched.settled.append(_cell(record, "NEW", f"new, and {_ending(record)}"))
+        matched.settled.append(_cell(record, "NEW", f"{NEW_FAULT}{_ending(record)}"))
     else:
         matched.neither.append(record.status)
 

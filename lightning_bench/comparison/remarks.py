@@ -12,7 +12,7 @@ import numpy as np
 from lightning_bench.comparison import rule
 from lightning_bench.comparison.noise import ASSUMED
 from lightning_bench.comparison.overall import Estimated
-from lightning_bench.comparison.result import ComparedCell
+from lightning_bench.comparison.result import NEW_FAULT, ComparedCell
 from lightning_bench.comparison.rule import Floats
 from lightning_bench.words import counted
 
@@ -68,7 +68,7 @@ def noise_remarks(
 
 
 def partial_sides(cells: Sequence[ComparedCell]) -> list[str]:
-    """Name a side that lacks rows, and providers that work nowhere in head."""
+    """Name a side that lacks rows, providers that work nowhere in head, and those whose new cells fail."""
     found = []
     for side, verdict in (("base", "NEW"), ("head", "MISSING")):
         lacking = sum(cell.verdict == verdict and cell.detail.startswith("no row") for cell in cells)
@@ -83,6 +83,14 @@ def partial_sides(cells: Sequence[ComparedCell]) -> list[str]:
         for name, members in by_provider.items()
         if all(cell.verdict in ("BROKEN", "MISSING") for cell in members)
     ]
+    if new := [
+        cell.provider for cell in cells if cell.verdict == "NEW" and cell.detail.startswith(NEW_FAULT)
+    ]:
+        names = ", ".join(dict.fromkeys(new))
+        found.append(
+            f"{counted(len(new), 'cell')} only in head that failed there, which the exit code does not "
+            f"count: {names}"
+        )
     return [*found, *([f"works in no cell of head: {', '.join(broken)}"] if broken else [])]
 
 

@@ -18,6 +18,15 @@ from tests.support.paths import ROOT
 CEILINGS = Ceilings(4200.0, 750.0, 0)
 
 
+def test_a_file_that_cannot_be_read_is_no_stale_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([str(tmp_path / "nowhere.csv")])
+    assert caught.value.code == 2
+    assert "nowhere.csv: there is no such file or folder" in capsys.readouterr().err
+
+
 def row(provider: str = "lightning2", family: str = "linear_decay", direction: Direction = "fwd") -> Record:
     """Return a row as a sweep of today writes it."""
     record = Record(

@@ -184,8 +184,9 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
         return two_providers(paths[0], names[0], against)
     if len(paths) != 2:
         raise UsageError(
-            f"{counted(len(paths), 'input')}; give two CSVs (lbench compare base.csv head.csv), "
-            "or a commit to measure (lbench compare --ref main)"
+            f"{counted(len(paths), 'input')}; give two CSVs (lbench compare base.csv head.csv), one CSV and "
+            "two of its providers (--provider lightning2 --against fla-chunk), or a commit to measure "
+            "(lbench compare --ref main)"
         )
     base, head = read_any_side(paths[0]), read_any_side(paths[1])
     if names:

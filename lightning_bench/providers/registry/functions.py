@@ -11,6 +11,7 @@ from lightning_bench.case import DEVICES, DTYPES, FAMILIES, Family, Layout
 from lightning_bench.families import definition_of
 from lightning_bench.providers.registry.base import Inputs, Provider
 from lightning_bench.providers.registry.checked import LAYOUTS, Unfit
+from lightning_bench.words import choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ def function_provider(
             f"family behind its name, as in {name}@softmax; families are {', '.join(FAMILIES)}"
         )
     if family not in FAMILIES:
-        raise Unfit(f"{name} has family {family!r}; families are {', '.join(FAMILIES)}")
+        raise Unfit(f"{name} has family {family!r}, which is not known; {choice(family, FAMILIES)}")
     if layout and layout not in LAYOUTS:
         raise Unfit(f"{name} has layout {layout!r}; layouts are {', '.join(LAYOUTS)}")
     return FunctionProvider(function, name, family, layout or "bhnd")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import psutil
@@ -300,7 +300,7 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
     ("call", "said"),
     [
         (lambda: lb.speed(attn), "attn is a plain function, which does not say what it computes: give fam"),
-        (lambda: lb.speed(attn, family="soft"), "kernel: attn has family 'soft'; families are linear_decay"),
+        (lambda: lb.speed(attn, family="soft"), "attn has family 'soft', which is not known; did you"),
         (lambda: lb.speed(attn, family="gla"), "kernel: attn does not fit family gla, whose inputs are q, k"),
         (lambda: lb.speed(attn, family="softmax", against="flash"), "against: no provider is named 'flash'"),
         (lambda: lb.speed(against="flash2"), "against names what kernel is compared with: give kernel file"),
@@ -319,6 +319,10 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
         (lambda: lb.speed("sdpa-math", device="tpu"), 'device: "tpu" is not known (did you mean `cpu`?); al'),
         (lambda: lb.speed("sdpa-math", processes=0), "processes 0 is out of range; allowed: 1 to 30"),
         (lambda: lb.speed("sdpa-math", time_limit_s=0), "time_limit_s 0 is no time limit"),
+        (lambda: lb.speed("sdpa-math", processes=cast("int", "2")), "processes '2' is out of range; allowed"),
+        (lambda: lb.speed("sdpa-math", time_limit_s=cast("int", "9")), "time_limit_s '9' is no time limit"),
+        (lambda: lb.speed("sdpa-math", quick=cast("bool", "no")), "quick 'no' is neither True nor False"),
+        (lambda: lb.check("sdpa-math", fresh=cast("bool", 0)), "fresh 0 is neither True nor False"),
         (lambda: lb.speed("sdpa-math", layout="bnhd"), "layout goes only with family"),
         (lambda: lb.speed(suite="quikc"), "there is no suite `quikc` (did you mean `quick`?)"),
         (lambda: lb.speed([attn, "x/y.py:attn"], family="softmax"), "x/y.py does not exist"),
@@ -327,6 +331,7 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
         (lambda: lb.samples("nowhere.csv"), "nowhere.csv"),
         (lambda: lb.compare("a.csv"), "compare takes two results, compare(base, head), or two"),
         (lambda: lb.compare("a.csv", "b.csv", threshold=3), "threshold 3 is no share of a time"),
+        (lambda: lb.compare("a.csv", "b.csv", threshold=cast("float", "3%")), "threshold '3%' is no share"),
     ],
 )  # fmt: skip
 def test_errors_are_exceptions_with_the_message_of_the_command(call: Callable[[], object], said: str) -> None:

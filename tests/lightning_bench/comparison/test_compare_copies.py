@@ -73,6 +73,18 @@ def test_a_row_of_memory_or_correctness_on_both_sides_says_nothing(
         assert (code, cell["verdict"], cell["detail"]) == (3, "INCOMPARABLE", SAME_ROW)
 
 
+def test_a_new_provider_that_is_wrong_is_named(
+    sides: Any, lbench: Callable[..., Any], tmp_path: Path
+) -> None:
+    files = (tmp_path / "base.csv", tmp_path / "head.csv")
+    for seed, path in enumerate(files):
+        sides.write(path, {FWD: 1.0}, passes=16, seed=seed)
+    with ResultFile(files[1]) as file:
+        file.append(sides.row("mine/fwd/b1", status="wrong", reason="off"))
+    ran = lbench("compare", *files)
+    assert "note: 1 cell only in head that failed there, which the exit code does not count: mine" in ran.err
+
+
 def test_runs_that_agree_exactly_have_an_interval_without_an_end(
     sides: Any, lbench: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -178,6 +178,10 @@ def test_nothing_compared_is_no_pass(
     ("arguments", "says"),
     [
         (["base.csv"], "1 input; give two CSVs"),
+        (
+            ["base.csv", "--provider", "fla"],
+            "one CSV and two of its providers (--provider lightning2 --against",
+        ),
         (["base.csv", "nowhere.csv"], "there is no such file"),
         (["base.csv", "notes.csv"], "is not a result file of lbench"),
         (["base.csv", "base.csv", "--threshold", "3 apples"], "is no share of a time"),

@@ -204,7 +204,7 @@ def test_parameters_that_do_not_fit(parameters: str, family: str, said: str) -> 
         ("attn", "attn is a plain function, which does not say what it computes; give --family, or put the "
          "family behind its name, as in attn@softmax; families are linear_decay,"),
         ("attn@", "attn is a plain function"),
-        ("attn@soft", "attn has family 'soft'; families are linear_decay, linear, softmax"),
+        ("attn@soft", "attn has family 'soft', which is not known; did you mean softmax or softmax_full?"),
         ("attn@softmax@bdn", "attn has layout 'bdn'; layouts are bhnd, bnhd"),
         ("layer@softmax", "layer does not fit family softmax, whose inputs are q, k, v: nothing is given"),
         ("Mine@linear", "Mine declares family softmax, and linear was given: leave it out"),

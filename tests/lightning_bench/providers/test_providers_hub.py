@@ -131,7 +131,10 @@ def test_the_version_is_a_digest_of_the_files(
             f"hub:{REPO}@v1:attn",
             "attn is a plain function, which does not say what it computes; give",
         ),
-        (f"hub:{REPO}@v1:attn@soft", "attn has family 'soft'; families are linear_decay, linear, softmax"),
+        (
+            f"hub:{REPO}@v1:attn@soft",
+            "attn has family 'soft', which is not known; did you mean softmax or softmax_full?",
+        ),
         (
             f"hub:{REPO}@v1:attn@gla",
             "attn does not fit family gla, whose inputs are q, k, v, g: no",
