@@ -162,7 +162,11 @@ class Comparison:
     @property
     def clean(self) -> bool:
         """Whether everything is decided and nothing is worse: what a green mark stands for."""
-        return self.exit_code == ExitCode.OK and not self.undecided
+        return self.exit_code == ExitCode.OK and not self.undecided and not self._failed_new
+
+    @property
+    def _failed_new(self) -> int:
+        return sum(cell.verdict == "NEW" and cell.detail.startswith(NEW_FAULT) for cell in self.cells)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -193,7 +197,8 @@ class Comparison:
         if self.undecided and (self.decided or self.failing_overall):
             parts.append(f"not decided: {_counts_text(self.undecided)}")
         if new := self.counts["NEW"] - counts["NEW"]:
-            parts.append(f"only in head: {new}")
+            failed = f", of which {self._failed_new} failed" if self._failed_new else ""
+            parts.append(f"only in head: {new}{failed}")
         return "; ".join(parts)
 
     def _not_worse(self) -> str:
@@ -204,7 +209,8 @@ class Comparison:
                 return f"Nothing is decided in {counted(len(self.cells), 'cell')}: {words}"
             left = len(self.overall) - len(known)
             of = f"; not decided over all: {left}" if left else ""
-            return f"No cell is decided: {words}; not worse over all: {_listed(known)}{of}"
+            said = "decided" if any(one.verdict == "SLOWER" for one in known) else "not worse"
+            return f"No cell is decided: {words}; {said} over all: {_listed(known)}{of}"
         accepted = sum(bool(cell.accepted) for cell in self.cells)
         more = f" but {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
         return f"Nothing is worse in {counted(self.decided, 'cell')}{more}"

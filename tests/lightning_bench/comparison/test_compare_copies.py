@@ -83,6 +83,8 @@ def test_a_new_provider_that_is_wrong_is_named(
         file.append(sides.row("mine/fwd/b1", status="wrong", reason="off"))
     ran = lbench("compare", *files)
     assert "note: 1 cell only in head that failed there, which the exit code does not count: mine" in ran.err
+    headline = "### ⚠️ lbench: Nothing is worse in 1 cell; only in head: 1, of which 1 failed"
+    assert headline in lbench("compare", *files, "--markdown").out
 
 
 def test_runs_that_agree_exactly_have_an_interval_without_an_end(

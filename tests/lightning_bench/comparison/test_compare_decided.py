@@ -89,6 +89,9 @@ def test_five_per_cent_everywhere_is_said_and_fails(
     assert {"lightning2 fwd", "lightning2 bwd", "sdpa-cudnn fwd"} <= set(slower)
     assert int(found.junit.get("failures", "0")) == len(slower) > 20
     assert "overall.lightning2" in ET.tostring(found.junit, encoding="unicode")
+    let_through = told("--fail-on", "BROKEN")
+    assert (let_through.code, "not worse" in let_through.headline) == (0, False)
+    assert "; decided over all: " in let_through.headline
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert "::error title=SLOWER lightning2/fwd/overall::" in told().ran.err
 
