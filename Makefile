@@ -12,7 +12,8 @@ EXTRAS := test,hub
 # environment may say not to.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests of one file share fixtures, so a file goes to one process; NPROC=0 runs everything in one process.
-NPROC ?= auto
+# One more than there are cores, since many tests wait for other processes, and for some that hang.
+NPROC ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
 # One thread each: the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(NPROC) --dist loadfile --no-loadscope-reorder
 

@@ -212,7 +212,7 @@ def interpreted(rank: int, ranks: int) -> None:
     """Compare the Triton form, in the interpreter: in fp32 it walks blocks of 16 tokens."""
     global LENGTHS
     LENGTHS = [1, 2, 7, 16, 17, 40]
-    for seed in range(3):
+    for seed in range(2):
         one_sequence(rank, ranks, seed, torch.float32, 1e-5, lk.lightning_attn2)
         packed(rank, ranks, seed, torch.float32, 1e-5, lk.lightning_attn2)
 
