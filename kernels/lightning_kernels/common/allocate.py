@@ -31,6 +31,11 @@ def empty_output(call: Call) -> Tensor:
     return v.new_empty(b, heads, n, e)
 
 
+def empty_rows(q: Tensor, _: Tensor, v: Tensor, *__: object, **___: object) -> Tensor:
+    """Allocate o [tokens, heads, value_dim] of an operator that takes q and v as [tokens, heads, ·]."""
+    return q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
+
+
 def empty_state(call: Call) -> Tensor:
     """Allocate a state [b or num_seqs, heads, head_dim, value_dim] in fp32, or fp64 for fp64 inputs."""
     q, bounds = call.q, call.cu_seqlens

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._ops import add_op_namespace_prefix, ops
+from ..common.allocate import empty_rows
 from ..common.flops import register_step_flops
 from ..step.pool import check_kernel_dtype, check_kernel_pool
 from .bitwise_call import BitwiseCall, Tails, check_bitwise_call, check_bitwise_values
@@ -90,10 +91,6 @@ def _run(*fields: object) -> Tensor:
     return o
 
 
-def _fake(q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
-    return q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
-
-
 # The low-level API: torch.library.custom_op costs a call several times as much on the host.
 _LIBRARY = torch.library.Library(ops.name, "FRAGMENT")
 _LIBRARY.define(
@@ -103,6 +100,8 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("linear_attention_serve_bitwise", _run, "CUDA")
 _LIBRARY.impl("linear_attention_serve_bitwise", _run, "CPU")
-torch.library.register_fake(add_op_namespace_prefix("linear_attention_serve_bitwise"), _fake, lib=_LIBRARY)
+torch.library.register_fake(
+    add_op_namespace_prefix("linear_attention_serve_bitwise"), empty_rows, lib=_LIBRARY
+)
 _serve_bitwise: "Callable[..., Tensor]" = ops.linear_attention_serve_bitwise.default
 register_step_flops(ops.linear_attention_serve_bitwise)

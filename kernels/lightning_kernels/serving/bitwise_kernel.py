@@ -4,7 +4,8 @@ The bits of a sum depend on its order. Here the order is that of blocks which be
 tokens of a sequence, whatever a call holds of it. The pool has the state before the last block that is not
 complete, and the tails k and v of its tokens. A call goes on in that block: it reads these tokens again, and
 takes rows of o and, once the block is complete, the state by the products that a call with all of the block
-would take. Tokens that are not there are zeros: in a product, rows do not see each other.
+would take. Missing tokens are zeros, which changes no bit of the others: each row of a product is summed up
+by itself.
 """
 
 import triton

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._ops import add_op_namespace_prefix, ops
+from ..common.allocate import empty_rows
 from ..common.flops import register_step_flops
 from ..step.pool import check_kernel_dtype, check_kernel_pool
 from .serve_call import ServeCall, Snapshots, check_serve_call, check_serve_values
@@ -99,10 +100,6 @@ def _run(*fields: object) -> Tensor:
     return o
 
 
-def _fake(q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
-    return q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
-
-
 # The low-level API: torch.library.custom_op costs a call several times as much on the host.
 _LIBRARY = torch.library.Library(ops.name, "FRAGMENT")
 _LIBRARY.define(
@@ -114,6 +111,6 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("linear_attention_serve", _run, "CUDA")
 _LIBRARY.impl("linear_attention_serve", _run, "CPU")
-torch.library.register_fake(add_op_namespace_prefix("linear_attention_serve"), _fake, lib=_LIBRARY)
+torch.library.register_fake(add_op_namespace_prefix("linear_attention_serve"), empty_rows, lib=_LIBRARY)
 _serve: "Callable[..., Tensor]" = ops.linear_attention_serve.default
 register_step_flops(ops.linear_attention_serve)

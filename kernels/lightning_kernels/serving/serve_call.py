@@ -68,7 +68,7 @@ class ServeCall(NamedTuple):
     scale: float
 
     def vectors(self) -> dict[str, Tensor]:
-        """Return what there is of one number per sequence."""
+        """Return, by their names, those of the tensors [num_seqs] that are given."""
         named = {name: getattr(self, name) for name in _VECTORS}
         return {name: vector for name, vector in named.items() if vector is not None}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .._ops import add_op_namespace_prefix, ops
+from ..common.allocate import empty_rows
 from ..common.call_kinds import KeptByKind, unobserved
 from ..common.flops import register_step_flops
 from ..common.switches import invariant
@@ -179,10 +180,6 @@ def _run(
     return o
 
 
-def _fake(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
-    return q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
-
-
 # The low-level API: torch.library.custom_op costs a call several times as much on the host.
 _LIBRARY = torch.library.Library(ops.name, "FRAGMENT")
 _LIBRARY.define(
@@ -191,6 +188,6 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("linear_attention_step", _run, "CUDA")
 _LIBRARY.impl("linear_attention_step", _run, "CPU")
-torch.library.register_fake(add_op_namespace_prefix("linear_attention_step"), _fake, lib=_LIBRARY)
+torch.library.register_fake(add_op_namespace_prefix("linear_attention_step"), empty_rows, lib=_LIBRARY)
 _step = ops.linear_attention_step.default
 register_step_flops(ops.linear_attention_step)
