@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lightning_bench.cli.commands.sweep import measure
-from lightning_bench.cli.shared.axis_options import split
+from lightning_bench.cli.shared.axis_options import lengths, replacing_and_joining, split, words
 from lightning_bench.cli.shared.common_options import (
     AXES_PANEL,
     OUTPUT_PANEL,
@@ -24,9 +24,6 @@ from lightning_bench.cli.shared.completion import joining_list_of, list_of, mode
 from lightning_bench.cli.shared.option_groups import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lightning_bench.cli.shared.common_options import Word
     from lightning_bench.suite import Overrides
 
 
@@ -96,22 +93,15 @@ class TrainAxes:
         """Return the axes parsed. UsageError names the option that is wrong."""
         from lightning_bench.models.model_sizes import MODELS
         from lightning_bench.run.planner import check_providers
-        from lightning_bench.suite import Overrides, parse_ints, parse_providers, parse_words
+        from lightning_bench.suite import Overrides, parse_providers
         from lightning_bench.suite.training_groups import COMPILE_WORDS, RECOMPUTE_WORDS, TRAINED_DTYPES
-
-        def lengths(texts: list[str] | None, option: str) -> tuple[int, ...] | None:
-            return None if texts is None else parse_ints(",".join(texts), option)
-
-        def words(texts: list[str] | None, allowed: Sequence[Word], option: str) -> tuple[Word, ...] | None:
-            return None if texts is None else parse_words(",".join(texts), allowed, option)
 
         names = split(self.provider)
         check_providers((), (), names)
-        joining = [name[1:] for name in names if name.startswith("+")]
-        specs = parse_providers(",".join(joining or names)) if names else None
+        replacing, joining = replacing_and_joining(names)
         return Overrides(
-            providers=None if joining else specs,
-            added=specs if joining else None,
+            providers=parse_providers(",".join(replacing)) if replacing else None,
+            added=parse_providers(",".join(joining)) if joining else None,
             model=words(self.model, tuple(MODELS), "--model"),
             seq_len=lengths(self.seq_len, "--seq-len"),
             tokens=lengths(self.tokens, "--tokens"),

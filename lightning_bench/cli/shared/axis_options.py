@@ -135,13 +135,7 @@ class Axes:
         """
         from lightning_bench.providers.registry.specs import is_code_spec
         from lightning_bench.run.planner import check_providers
-        from lightning_bench.suite import Overrides, parse_ints, parse_words
-
-        def lengths(texts: list[str] | None, option: str) -> tuple[int, ...] | None:
-            return None if texts is None else parse_ints(",".join(texts), option)
-
-        def words(texts: list[str] | None, allowed: Sequence[Word], option: str) -> tuple[Word, ...] | None:
-            return None if texts is None else parse_words(",".join(texts), allowed, option)
+        from lightning_bench.suite import Overrides
 
         names = self.provider_names
         check_providers(kernel, against, names)
@@ -152,8 +146,7 @@ class Axes:
                 "--family says what a plain function of a file or of the Hub computes: give --kernel "
                 "file.py:NAME"
             )
-        joining = [name[1:] for name in names if name.startswith("+")]
-        replacing = [] if joining else names
+        replacing, joining = replacing_and_joining(names)
         return Overrides(
             providers=self._specs("--against", against) if kernel else self._specs("--provider", replacing),
             added=self._specs("--provider", joining),
@@ -181,6 +174,26 @@ class Axes:
 
 def _texts(texts: list[str] | None) -> tuple[str, ...] | None:
     return None if texts is None else tuple(split(texts))
+
+
+def replacing_and_joining(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the providers that replace the suite's, and those that join them, without their +."""
+    joining = [name[1:] for name in names if name.startswith("+")]
+    return [] if joining else list(names), joining
+
+
+def lengths(texts: list[str] | None, option: str) -> tuple[int, ...] | None:
+    """Return the whole numbers of an option, None if it is not given. UsageError names the option."""
+    from lightning_bench.suite import parse_ints
+
+    return None if texts is None else parse_ints(",".join(texts), option)
+
+
+def words(texts: list[str] | None, allowed: Sequence[Word], option: str) -> tuple[Word, ...] | None:
+    """Return the words of an option, None if it is not given. UsageError names the option."""
+    from lightning_bench.suite import parse_words
+
+    return None if texts is None else parse_words(",".join(texts), allowed, option)
 
 
 def split(texts: Sequence[str] | None) -> list[str]:
