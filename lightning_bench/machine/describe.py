@@ -14,7 +14,7 @@ import psutil
 from lightning_bench import __version__
 from lightning_bench.case import Device
 from lightning_bench.machine.git import harness_commit
-from lightning_bench.machine.gpu import BoardLimits, cuda_gpu, gpu_limits, why_no_gpu
+from lightning_bench.machine.gpu import BoardLimits, Gpu, cuda_gpu, gpu_limits, why_no_gpu
 from lightning_bench.machine.identity import digits, host_identity, identity
 from lightning_bench.machine.software import torch_cuda, version_of
 
@@ -74,14 +74,15 @@ def detect_device() -> Device:
     return "cpu" if why_no_gpu() else "cuda"
 
 
-def describe_machine(device: Device, *, elsewhere: bool = False) -> Machine:
-    """Describe this machine for cases on `device`; `cuda` is the GPU that CUDA calls 0 in this process.
+def describe_machine(device: Device, *, elsewhere: bool = False, gpu: Gpu | None = None) -> Machine:
+    """Describe this machine for cases on `device`; `cuda` is `gpu`, or the one that CUDA calls 0 here.
 
     Raises UsageError, with the reason, if `device` is `cuda` and there is none. With `elsewhere` the GPU is
     then one of another machine, of which nothing is known: enough for a plan.
     """
     cpu = _cpu_model()
-    gpu = cuda_gpu() if device == "cuda" and not (elsewhere and why_no_gpu()) else None
+    if gpu is None and device == "cuda" and not (elsewhere and why_no_gpu()):
+        gpu = cuda_gpu()
     limits = gpu_limits(gpu) if gpu else BoardLimits()
     return Machine(
         device=device,

@@ -94,6 +94,55 @@ def use_gpu(number: int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = visible[number]
 
 
+def see_only(gpu: Gpu) -> None:
+    """Let CUDA see only this GPU or MIG slice, in this process and in those that it starts.
+
+    Call it before CUDA is initialized here.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
+
+
+def usable_gpus() -> list[Gpu]:
+    """Return the GPUs that CUDA may use in this process; of one in MIG mode its slices, each as a GPU.
+
+    Their order is that of CUDA_VISIBLE_DEVICES, or the bus. Raises UsageError if there is none, or if
+    CUDA_VISIBLE_DEVICES counts unlike GPUs in CUDA's own order, which only CUDA knows.
+    """
+    with _nvml() as nvml:
+        if isinstance(found := _find(nvml), str):
+            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu")
+        boards = _boards(nvml)
+        variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+        entries = [board.uuid for board in boards] if variable is None else _entries(variable)
+        by_number = variable is not None and all(entry.isdecimal() for entry in entries)
+        by_bus = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        if by_number and not by_bus and len({board.name for board in boards}) > 1:
+            raise UsageError(
+                f"CUDA_VISIBLE_DEVICES={variable!r} counts unlike GPUs in an order that only CUDA knows: set "
+                "CUDA_DEVICE_ORDER=PCI_BUS_ID too, or give UUIDs"
+            )
+        return [
+            gpu
+            for entry in entries
+            for board in (boards[int(entry) :][:1] if entry.isdecimal() else boards)
+            for gpu in _gpus_of(nvml, board, found.driver)
+            if entry.isdecimal() or gpu.uuid.startswith(entry) or board.uuid.startswith(entry)
+        ]
+
+
+def _gpus_of(nvml: Any, board: _Board, driver: str) -> list[Gpu]:
+    """Return the board as a GPU, or its MIG slices."""
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(board.handle)
+    if not board.sliced:
+        return [Gpu(board.name, f"{major}.{minor}", driver, board.uuid, board.uuid)]
+    handles = map(nvml.nvmlDeviceGetHandleByUUID, board.slices)
+    names = [_text(nvml.nvmlDeviceGetName(handle)) for handle in handles]
+    return [
+        Gpu(name, f"{major}.{minor}", driver, board.uuid, uuid)
+        for name, uuid in zip(names, board.slices, strict=True)
+    ]
+
+
 def _visible(nvml: Any) -> list[str]:
     """Return what CUDA_VISIBLE_DEVICES would call each GPU that CUDA may use, in CUDA's order."""
     variable = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -11,12 +11,13 @@ import os
 import statistics
 import time
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from lightning_bench.case import Device
 from lightning_bench.errors import UsageError
-from lightning_bench.machine.gpu import cuda_gpu
+from lightning_bench.machine.gpu import Gpu, cuda_gpu
 from lightning_bench.machine.gpu_processes import GpuNeighbours, GpuProcesses
 from lightning_bench.machine.processors import (
     ForeignUse,
@@ -299,18 +300,21 @@ def make_foreign(device: Device, gpu: GpuProcesses | None, probe: Probe | None) 
     return ForeignLoad(device, processors, gpu, None if gpu is not None and gpu.tells else probe)
 
 
-def gpu_processes(device: Device) -> GpuProcesses | None:
-    """Return what reads the GPU's processes, on a CPU and where NVML fails None; call before CUDA starts."""
+def gpu_processes(device: Device, gpu: Gpu | None = None) -> GpuProcesses | None:
+    """Return what reads the processes of `gpu`, or of CUDA's first, on a CPU and where NVML fails None.
+
+    Call it before CUDA starts.
+    """
     if device != "cuda":
         return None
     try:
-        return GpuProcesses(cuda_gpu())
+        return GpuProcesses(gpu or cuda_gpu())
     except Exception:  # any NVML error: the probe then tells
         return None
 
 
-def busy_now(device: Device) -> str | None:
-    """Return who uses the GPU and the processors already, in one line; None if that is little."""
+def busy_now(device: Device, gpus: Sequence[Gpu] = ()) -> str | None:
+    """Return who uses the GPUs, or CUDA's first, and the processors already, in one line; None if little."""
     processors = make_processors()
     if processors is None:
         return None
@@ -318,9 +322,10 @@ def busy_now(device: Device) -> str | None:
     use = foreign_now(processors)
     if use is not None and _exceeds(use, use.foreign, FOREIGN_LIMIT_PERCENT):
         found.append(_sentence(use, busiest(kin()), "a moment ago"))
-    gpu = gpu_processes(device)
-    if gpu is not None and (neighbours := gpu.everyone()).computed:
-        found.append(f"on the GPU {neighbours}")
+    for each in gpus or (None,):
+        processes = gpu_processes(device, each)
+        if processes is not None and (neighbours := processes.everyone()).computed:
+            found.append(f"on {each.uuid if each else 'the GPU'} {neighbours}")
     return f"this machine is busy: {'; '.join(found)}" if found else None
 
 

@@ -201,6 +201,10 @@ class Record:
     memory_clock_limit_mhz: Annotated[Figure, "highest memory clock that the GPU may take, MHz"] = None
     mig: Annotated[str, "profile of the MIG slice, off for a whole GPU"] = ""
     ecc: Annotated[str, "whether the GPU's memory corrects errors: on or off"] = ""
+    executor: Annotated[
+        str,
+        "who gave out the slots of a sweep on several, and how many: local 2, ray 8; blank for one device",
+    ] = ""
     machine_id: Annotated[str, "fingerprint of device, driver, CUDA, torch, triton and python"] = ""
     run_utc: Annotated[str, "when the run began that measured the case, UTC, ISO 8601"] = ""
     time_utc: Annotated[str, "when the case ended, UTC, ISO 8601"] = ""

@@ -26,6 +26,12 @@ class Estimate:
     seconds: float | None
     basis: str
 
+    def on(self, slots: int) -> Estimate:
+        """Return the estimate for several slots that are never idle."""
+        if slots == 1 or self.seconds is None:
+            return self
+        return Estimate(self.seconds / slots, f"{self.basis}, on {slots} slots")
+
 
 def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimate:
     """Estimate the time of `count` cases of the plan, started workers included.

@@ -16,8 +16,8 @@ from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_
 from lightning_bench.providers.registry.probe import FileProvider
 from lightning_bench.providers.registry.specs import is_file_spec
 from lightning_bench.record import ResultFile
+from lightning_bench.run.lane import Crew, Lane
 from lightning_bench.run.plan import Plan, PlannedProvider, by_shape
-from lightning_bench.run.supervisor import Supervisor
 from lightning_bench.run.sweep import Sweep, Watcher
 
 
@@ -89,14 +89,14 @@ def run_pairs(base: Tree, head: Tree, pairs: int, watcher: Watcher) -> None:
         sides = [_Side(tree, watcher, f"{stamp}-{number}", done) for tree in (base, head)]
         try:
             for side in sides:
-                side.supervisor.prepare()
+                side.lane.prepare()
             shapes = dict.fromkeys([*by_shape(base.plan.cases), *by_shape(head.plan.cases)])
             for index, shape in enumerate(shapes):
                 for side in sides if (number + index) % 2 == 0 else reversed(sides):
                     side.shape([case for case in side.tree.plan.cases if case.shape == shape])
         finally:
             for side in sides:
-                side.supervisor.close()
+                side.lane.close()
         done |= {record.case_id for side in sides for record in side.sweep.records if not record.worked}
         names = [{side.tree.plan.case_id(case) for case in side.tree.plan.cases} for side in sides]
         done |= names[0] ^ names[1]  # cases of only one tree need no second figure
@@ -106,12 +106,13 @@ class _Side:
     def __init__(self, tree: Tree, watcher: Watcher, pair: str, done: Iterable[str]) -> None:
         self.tree, self.watcher = tree, watcher
         plan = tree.plan
-        self.supervisor = Supervisor(plan.device, plan.limits.memory_limit_gib, tree.import_path)
-        self.sweep = Sweep(plan, tree.out, watcher, [self.supervisor], {"pair": pair})
+        crew = Crew(plan.device, 1, plan.limits.memory_limit_gib, import_paths=(tree.import_path,))
+        self.lane = Lane(crew)
+        self.sweep = Sweep(plan, tree.out, watcher, {"pair": pair})
         self._done = set(done)
 
     def shape(self, cases: list[Case]) -> None:
         left = [case for case in cases if self.tree.plan.case_id(case) not in self._done]
         if left:
             self.watcher.measuring(self.tree.name)
-            self.sweep.shape(left)
+            self.sweep.shape(left, self.lane)

@@ -30,6 +30,8 @@ STATUS_STYLES = {
 
 
 _STATUS_WIDTH = 12
+# Phases of no case that do not concern all cases of a shape.
+_SHARED = {"start": "starting a worker", "idle": "nothing left to do"}
 
 
 def record_line(record: Record) -> Text:
@@ -92,17 +94,31 @@ class QuietWatcher:
     def measuring(self, side: str) -> None:
         """Ignore which tree is measured."""
 
+    def on_slot(self, name: str) -> None:
+        """Ignore where it happens."""
+
+    def lost(self, name: str, reason: str) -> None:
+        """Ignore that a slot is lost."""
+
 
 class PlainWatcher(QuietWatcher):
     """Prints one line per row, for logs and pipes."""
 
     def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name, self._side = console, name, ""
+        self._console, self._name, self._side, self._slot = console, name, "", ""
         self._total = self._done = 0
 
     def measuring(self, side: str) -> None:
         """Begin the next lines with the name of the tree."""
         self._side = f"{side}: "
+
+    def on_slot(self, name: str) -> None:
+        """Begin the next lines with the name of the slot."""
+        self._slot = f"{name}: "
+
+    def lost(self, name: str, reason: str) -> None:
+        """Print that a slot is lost."""
+        self._console.print(Text(_loss(name, reason)), soft_wrap=True)
 
     def started(self, total: int, standing: list[Record]) -> None:
         """Print how many cases the sweep has, and how many of them have a row already."""
@@ -112,16 +128,16 @@ class PlainWatcher(QuietWatcher):
     def recorded(self, record: Record) -> None:
         """Print the row with its place in the sweep."""
         self._done += 1
-        line = Text(f"[{self._done}/{self._total}] {self._side}")
+        line = Text(f"[{self._done}/{self._total}] {self._slot}{self._side}")
         line.append_text(record_line(record))
         self._console.print(line, soft_wrap=True)
 
 
 class LiveWatcher(QuietWatcher):
-    """Lets rows scroll by; below them it shows the sweep, the current case and the time left."""
+    """Lets rows scroll by; below them it shows the sweep, the time left and each slot's current case."""
 
     def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name, self._side = console, name, ""
+        self._console, self._name, self._side, self._slot = console, name, "", ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -131,7 +147,7 @@ class LiveWatcher(QuietWatcher):
             console=console,
         )
         self._task = self._progress.add_task(name, total=None, left="")
-        self._current = ""
+        self._current: dict[str, str] = {"": ""}  # by slot
         self._begin = time.monotonic()
         self._done = self._here = self._total = 0
         self._measured = False
@@ -144,7 +160,7 @@ class LiveWatcher(QuietWatcher):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._current = ""
+        self._current.clear()
         self._live.stop()
 
     def started(self, total: int, standing: list[Record]) -> None:
@@ -160,8 +176,18 @@ class LiveWatcher(QuietWatcher):
 
     def entered(self, case_id: str, phase: str) -> None:
         """Show the current case and its phase."""
-        shared = "starting a worker" if phase == "start" else f"{phase} for all cases of the shape"
-        self._current = self._side + (f"{phase}: {case_id}" if case_id else shared)
+        shared = _SHARED.get(phase, f"{phase} for all cases of the shape")
+        self._current[self._slot] = self._side + (f"{phase}: {case_id}" if case_id else shared)
+
+    def on_slot(self, name: str) -> None:
+        """Show what follows on the line of this slot, and begin the lines of rows with its name."""
+        self._current.pop("", None)
+        self._slot = f"{name}: "
+
+    def lost(self, name: str, reason: str) -> None:
+        """Print that a slot is lost, and show no line for it."""
+        self._current.pop(f"{name}: ", None)
+        self._console.print(Text(_loss(name, reason)), soft_wrap=True)
 
     def recorded(self, record: Record) -> None:
         """Print the row and estimate the time left anew from the rows of this run."""
@@ -173,15 +199,21 @@ class LiveWatcher(QuietWatcher):
             seconds = (time.monotonic() - self._begin) / self._here * (self._total - self._done)
             left = f"about {duration(seconds)} left"
         self._progress.update(self._task, completed=self._done, left=left)
-        first, *more = record_lines(record, self._console.width - len(self._side))
-        for line in (Text(self._side).append_text(first), *more):
+        before = self._slot + self._side
+        first, *more = record_lines(record, self._console.width - len(before))
+        for line in (Text(before).append_text(first), *more):
             self._console.print(line, soft_wrap=True)
 
     def _render(self) -> RichTable:
         grid = RichTable.grid()
         grid.add_row(self._progress)
-        grid.add_row(Text(f"  {self._current}", style="dim", no_wrap=True, overflow="ellipsis"))
+        for slot, current in sorted(self._current.items()) or [("", "")]:
+            grid.add_row(Text(f"  {slot}{current}", style="dim", no_wrap=True, overflow="ellipsis"))
         return grid
+
+
+def _loss(name: str, reason: str) -> str:
+    return f"{name} is lost, others go on with its cases: {reason}"
 
 
 def _opening(name: str, total: int, standing: int) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from lightning_bench.case import Device
 from lightning_bench.errors import LbenchError
 from lightning_bench.machine.guardian import tail
+from lightning_bench.machine.place import Place
 from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.record import Status
@@ -33,6 +34,8 @@ _FINISH_LIMIT_S = 120.0
 _LONGEST_POLL_S = 86400.0
 # Inputs and oracle belong to no case; a shape gets this much for them, or the time limit if that is more.
 _SHARED_LIMIT_S = 600.0
+# Several threads may start workers; the program's main module is hidden from one at a time.
+_STARTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Ending:
 
     status: Status
     reason: str
+
+
+class AbandonedError(Exception):
+    """Another thread has killed the worker for good: what it measured is of no interest any more."""
 
 
 class Supervisor:
@@ -52,8 +59,11 @@ class Supervisor:
         memory_limit_gib: float | None,
         import_path: Path | None = None,
         sanitizer: Sanitizer | None = None,
+        place: Place | None = None,
     ) -> None:
         self._device: Device = device
+        self._place = place
+        self._abandoned = False
         self._import_path = None if import_path is None else str(import_path)
         self._memory_limit_gib = memory_limit_gib
         self._context = multiprocessing.get_context("spawn")
@@ -79,7 +89,10 @@ class Supervisor:
     def run(
         self, job: Job, on_outcome: Callable[[Outcome], None], on_enter: Callable[[str, str], None]
     ) -> Ending | None:
-        """Have a worker measure the job. Return None if it finished, else how the worker was lost."""
+        """Have a worker measure the job. Return None if it finished, else how the worker was lost.
+
+        Raise LbenchError if no worker starts, AbandonedError once it is abandoned.
+        """
         if not self._alive:
             self.prepare()
         if not self._ready:
@@ -91,6 +104,7 @@ class Supervisor:
             self._connection.send(job)
             ending = self._watch(job, on_outcome, on_enter)
         except (EOFError, ConnectionError):
+            self._refuse_abandoned()
             ending = self._exit_report(oom_kills)
         if ending is not None:
             if self._under and ending.status != "timeout":
@@ -117,6 +131,13 @@ class Supervisor:
             self._connection.close()
             self._process = None
 
+    def abandon(self) -> None:
+        """Kill the worker for good, from another thread than the one that is in `run`."""
+        self._abandoned = True
+        process = self._process
+        if process is not None and process.pid is not None:
+            process.terminate()
+
     def close(self) -> None:
         """Stop and remove the log."""
         self.stop()
@@ -133,14 +154,15 @@ class Supervisor:
             target=worker_main,
             args=(
                 *(theirs, self._device, self._memory_limit_gib),
-                *(str(self._log), self._import_path, self._under),
+                *(str(self._log), self._import_path, self._under, self._place),
             ),
             daemon=True,
         )
-        with _interrupts_held(), _main_module_hidden():
+        with _interrupts_held(), _STARTING, _main_module_hidden():
             self._process.start()
             theirs.close()
             self._connection = ours
+        self._refuse_abandoned()
 
     def _await_ready(self) -> None:
         begin = time.monotonic()
@@ -150,6 +172,7 @@ class Supervisor:
             self._connection.recv()
             self._ready = True
         except EOFError:
+            self._refuse_abandoned()
             self._process.join()
             self.stop()
             last = "\n".join(filter(None, [tail(self._log, 20), tail(self._report, 20)]))
@@ -191,6 +214,10 @@ class Supervisor:
                     return None
                 case ("poisoned", why):
                     return Ending("crashed", why)
+
+    def _refuse_abandoned(self) -> None:
+        if self._abandoned:
+            raise AbandonedError
 
     def _exit_report(self, oom_kills: int) -> Ending:
         self._process.join()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from lightning_bench.case import Case
-from lightning_bench.measure.job import USEFUL_PHASES, Enter, Job, Outcome
-from lightning_bench.record import FAILED, WORKED, Record, ResultFile, Status
+from lightning_bench.measure.job import USEFUL_PHASES, Job, Outcome
+from lightning_bench.record import FAILED, Record, ResultFile
 from lightning_bench.record.identities import IDENTITY
 from lightning_bench.run.across import across
+from lightning_bench.run.dispatch import dispatch
+from lightning_bench.run.executor import Executor, Slot, Unit
+from lightning_bench.run.lane import Crew, Lane
 from lightning_bench.run.plan import Plan, by_shape
-from lightning_bench.run.sanitizer import Sanitizer
-from lightning_bench.run.supervisor import Supervisor
 
 
 class Watcher(Protocol):
@@ -34,14 +35,21 @@ class Watcher(Protocol):
     def measuring(self, side: str) -> None:
         """Note which of two trees the next rows are of."""
 
+    def on_slot(self, name: str) -> None:
+        """Note on which of several slots the next events happen."""
+
+    def lost(self, name: str, reason: str) -> None:
+        """Note that a slot measures nothing any more."""
+
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended: all its rows, and where its time went."""
+    """How a sweep ended: all its rows, and where the time of its slots went."""
 
     records: list[Record]
     seconds: float
     phases: dict[str, float]
+    slots: int = 1
 
     @property
     def counts(self) -> Counter[str]:
@@ -57,50 +65,73 @@ class Summary:
     def overhead_percent(self) -> float:
         """Share of the time that was neither warm-up, oracle nor samples."""
         useful = sum(self.phases.get(phase, 0.0) for phase in USEFUL_PHASES)
-        return 100.0 * max(0.0, 1.0 - useful / self.seconds) if self.seconds else 0.0
+        return 100.0 * max(0.0, 1.0 - useful / self.slot_seconds) if self.seconds else 0.0
+
+    @property
+    def slot_seconds(self) -> float:
+        """Seconds that the slots had, summed over them."""
+        return self.seconds * self.slots
 
 
-def run_sweep(plan: Plan, out: ResultFile, watcher: Watcher, *, retry: bool = False) -> Summary:
-    """Measure what is pending and append one row per case, flushed as it ends."""
+def run_sweep(
+    plan: Plan,
+    out: ResultFile,
+    watcher: Watcher,
+    *,
+    retry: bool = False,
+    executor: Executor | None = None,
+) -> Summary:
+    """Measure what is pending and append one row per case, flushed as it ends.
+
+    Shapes are measured one by one on the device of the plan, or on the slots of an `executor`, each shape on
+    whichever is free.
+    """
     begin = time.monotonic()
     pending, standing = plan.split(out.records, retry=retry)
     watcher.started(len(plan.cases), standing)
-    supervisors = [
-        Supervisor(plan.device, plan.limits.memory_limit_gib, sanitizer=plan.sanitizer)
-        for _ in range(plan.processes)
-    ]
+    sweep = Sweep(plan, out, watcher)
+    sweep.note_ooms(standing)
+    shapes = by_shape(pending).values()
+    if executor is None:
+        seconds = _one_by_one(sweep, shapes)
+    else:
+        units = _units(sweep, shapes)
+        seconds = dispatch(executor, _SlotBooks(sweep), lambda _: next(units, None))
+    slots = 1 if executor is None else len(executor.slots())
+    return Summary([*standing, *sweep.records], time.monotonic() - begin, dict(seconds), slots)
+
+
+def crew_of(plan: Plan) -> Crew:
+    """Return what the workers of a plan are like."""
+    return Crew(plan.device, plan.processes, plan.limits.memory_limit_gib, plan.sanitizer)
+
+
+def _one_by_one(sweep: Sweep, shapes: Iterable[list[Case]]) -> Counter[str]:
+    lane = Lane(crew_of(sweep.plan))
     try:
-        sweep = Sweep(plan, out, watcher, supervisors)
-        sweep.note_ooms(standing)
-        for cases in by_shape(pending).values():
-            sweep.shape(cases)
+        for cases in shapes:
+            sweep.shape(cases, lane)
     finally:
-        for supervisor in supervisors:
-            supervisor.close()
-    seconds: Counter[str] = Counter()
-    for supervisor in supervisors:
-        seconds.update(supervisor.seconds)
-    return Summary([*standing, *sweep.records], time.monotonic() - begin, dict(seconds))
+        lane.close()
+    return lane.seconds
+
+
+def _units(sweep: Sweep, shapes: Iterable[list[Case]]) -> Iterator[Unit]:
+    for cases in shapes:
+        if job := sweep.job(cases):
+            yield Unit(job)
 
 
 class Sweep:
-    """Measures shapes one by one and appends one row per case; `tag` goes into every line of samples.
-
-    Each supervisor has a process of its own. A case that works is measured by all of them, one after the
-    other, before its row is written.
-    """
+    """Makes a row of each outcome and appends it; `tag` goes into every line of samples."""
 
     def __init__(
-        self,
-        plan: Plan,
-        out: ResultFile,
-        watcher: Watcher,
-        supervisors: Sequence[Supervisor],
-        tag: Mapping[str, str] | None = None,
+        self, plan: Plan, out: ResultFile, watcher: Watcher, tag: Mapping[str, str] | None = None
     ) -> None:
-        self.plan, self.out, self.watcher, self.supervisors = plan, out, watcher, supervisors
+        self.plan, self.out, self.watcher = plan, out, watcher
         self.tag = dict(tag or {})
         self.records: list[Record] = []
+        self._names = {case.id: plan.case_id(case) for case in plan.cases}
         self._oom_at: dict[tuple[object, ...], int] = {}
         self._begun = _now()
 
@@ -110,42 +141,58 @@ class Sweep:
             if record.status == "oom":
                 self._note_oom(_oom_axis(record), record.seq_len)
 
-    def shape(self, cases: list[Case]) -> None:
+    def shape(self, cases: list[Case], lane: Lane) -> None:
         """Do all cases of one shape: first those that need no worker, then the rest in one job."""
+        if job := self.job(cases):
+            lane.measure(job, self.record, self.entered)
+
+    def job(self, cases: list[Case]) -> Job | None:
+        """Return the job of those cases of one shape that need a worker; the others get their rows."""
         runnable = []
         for case in cases:
             known = self._known(case)
             if known is None:
                 runnable.append(case)
             else:
-                self._record([known])
-        if self.plan.sanitizer is not None:
-            for case in runnable:
-                self._sanitize(case, self.plan.sanitizer)
-        elif runnable:
-            self._measure_in_each(runnable)
+                self.record([known])
+        plan = self.plan
+        if not runnable:
+            return None
+        return Job(
+            tuple(runnable), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed, plan.inputs
+        )
 
-    def _measure_in_each(self, cases: list[Case]) -> None:
-        """Measure cases in one process after the other: in each those that worked in all before it."""
-        held: dict[Case, list[Outcome]] = {case: [] for case in cases}
+    def entered(self, case_id: str, phase: str) -> None:
+        """Tell the watcher which phase a case enters, by the id that its row will have."""
+        self.watcher.entered(self._names.get(case_id, ""), phase)
 
-        def final(outcome: Outcome) -> None:
-            before = held[outcome.case]
-            if outcome.status in WORKED and len(before) + 1 < len(self.supervisors):
-                before.append(outcome)
-                return
-            del held[outcome.case]
-            if outcome.status in WORKED:
-                self._record([*before, outcome])
-            elif before:
-                place = f"in process {len(before) + 1} of {len(self.supervisors)}: "
-                self._record([replace(outcome, reason=place + outcome.reason)])
-            else:
-                self._record([outcome])
+    def record(self, outcomes: Sequence[Outcome], slot: Slot | None = None) -> None:
+        """Write the row of a case, and the samples of each process that has measured it.
 
-        for supervisor in self.supervisors:
-            if held:
-                self._measure(list(held), supervisor, final)
+        On a slot of an executor the row is of that slot's machine.
+        """
+        outcome = across(outcomes)
+        record = replace(
+            self._blank(outcome.case),
+            status=outcome.status,
+            reason=outcome.reason,
+            run_utc=self._begun,
+            time_utc=_now(),
+            **vars(outcome.figures),
+        )
+        if slot is not None:
+            of_slot = {name: getattr(slot.machine, name) for name in IDENTITY}
+            record = replace(record, executor=slot.executor, **of_slot)
+        # The last line is that of the process whose figures the row has.
+        for number, each in sorted(enumerate(outcomes), key=lambda pair: pair[1].samples is outcome.samples):
+            if each.samples:
+                process = {"process": number} if len(outcomes) > 1 else {}
+                self.out.append_samples(record, each.samples.as_line() | process | self.tag)
+        self.out.append(record)
+        self.records.append(record)
+        if record.status == "oom":
+            self._note_oom(_oom_axis(record), record.seq_len)
+        self.watcher.recorded(record)
 
     def _known(self, case: Case) -> Outcome | None:
         planned = self.plan.providers[case.provider]
@@ -158,85 +205,6 @@ class Sweep:
             reason = f"not tried: out of memory already at seq_len {smaller}, and memory grows with it"
             return Outcome(case, "oom", reason)
         return None
-
-    def _measure(self, cases: list[Case], supervisor: Supervisor, final: Callable[[Outcome], None]) -> None:
-        """Run one job for all. A case that fails beside others, or loses the worker, runs again alone.
-
-        So only the culprit is blamed, and not a later case of the same process: `crashed` and `wrong` are
-        recorded only of a case that was alone in a fresh worker. On a GPU the worker itself makes sure that
-        nothing else holds memory before it reports oom; on a CPU it cannot know. `final` gets what counts.
-        """
-        plan, job = self.plan, self._job(cases)
-        certain = len(cases) == 1 and supervisor.fresh
-        unproven = {"crashed", "wrong", "oom"} if plan.device == "cpu" else {"crashed", "wrong"}
-        left = list(cases)
-        doubtful: set[Case] = set()
-        statuses: set[Status] = set()
-
-        def on_outcome(outcome: Outcome) -> None:
-            statuses.add(outcome.status)
-            if outcome.status in unproven and not certain:
-                doubtful.add(outcome.case)
-                return
-            left.remove(outcome.case)
-            final(outcome)
-
-        ending = supervisor.run(job, on_outcome, self._on_enter(cases))
-        if "oom" in statuses & unproven:
-            supervisor.stop()  # it may still hold the memory that was missing
-        assert ending is not None or doubtful >= set(left), f"the worker forgot {left}"
-        proven = ending is not None and (certain or (len(cases) == 1 and ending.status == "timeout"))
-        for case in left:
-            if ending is not None and proven:
-                final(Outcome(case, ending.status, ending.reason))
-                continue
-            if case in doubtful:
-                supervisor.stop()
-            self._measure([case], supervisor, final)
-
-    def _sanitize(self, case: Case, sanitizer: Sanitizer) -> None:
-        """Run one case in a worker that a sanitizer watches; what is found there belongs to this case."""
-        (supervisor,) = self.supervisors
-        supervisor.stop()
-        outcomes: list[Outcome] = []
-        ending = supervisor.run(self._job([case]), outcomes.append, self._on_enter([case]))
-        if ending is not None and not outcomes:
-            outcomes.append(Outcome(case, ending.status, ending.reason))
-        self._record([sanitizer.judged(outcomes[0], supervisor.sanitizer_report())])
-
-    def _job(self, cases: list[Case]) -> Job:
-        plan = self.plan
-        return Job(tuple(cases), plan.metric, plan.protocol, plan.limits, plan.graph, plan.seed, plan.inputs)
-
-    def _on_enter(self, cases: list[Case]) -> Enter:
-        names = {case.id: self.plan.case_id(case) for case in cases}
-
-        def on_enter(case_id: str, phase: str) -> None:
-            self.watcher.entered(names.get(case_id, ""), phase)
-
-        return on_enter
-
-    def _record(self, outcomes: list[Outcome]) -> None:
-        """Write the row of a case, and the samples of each process that has measured it."""
-        outcome = across(outcomes)
-        record = replace(
-            self._blank(outcome.case),
-            status=outcome.status,
-            reason=outcome.reason,
-            run_utc=self._begun,
-            time_utc=_now(),
-            **vars(outcome.figures),
-        )
-        # The last line is that of the process whose figures the row has.
-        for number, each in sorted(enumerate(outcomes), key=lambda pair: pair[1].samples is outcome.samples):
-            if each.samples:
-                process = {"process": number} if len(outcomes) > 1 else {}
-                self.out.append_samples(record, each.samples.as_line() | process | self.tag)
-        self.out.append(record)
-        self.records.append(record)
-        if record.status == "oom":
-            self._note_oom(_oom_axis(record), record.seq_len)
-        self.watcher.recorded(record)
 
     def _note_oom(self, axis: tuple[object, ...], seq_len: int) -> None:
         self._oom_at[axis] = min(seq_len, self._oom_at.get(axis, seq_len))
@@ -279,6 +247,28 @@ class Sweep:
             machine_id=machine.id,
             **{name: getattr(machine, name) for name in IDENTITY},
         )
+
+
+class _SlotBooks:
+    """Books what happens on several slots as a sweep books it on one."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+
+    def entered(self, case_id: str, phase: str, slot: Slot, unit: Unit) -> None:
+        self._sweep.watcher.on_slot(slot.name)
+        self._sweep.entered(case_id, phase)
+
+    def measured(self, outcomes: Sequence[Outcome], slot: Slot, unit: Unit) -> None:
+        self._sweep.watcher.on_slot(slot.name)
+        self._sweep.record(outcomes, slot)
+
+    def idle(self, slot: Slot) -> None:
+        self._sweep.watcher.on_slot(slot.name)
+        self._sweep.watcher.entered("", "idle")
+
+    def lost(self, slot: Slot, reason: str) -> None:
+        self._sweep.watcher.lost(slot.name, reason)
 
 
 def _now() -> str:

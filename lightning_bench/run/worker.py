@@ -20,11 +20,14 @@ from pathlib import Path
 
 from lightning_bench.case import Device
 from lightning_bench.machine.guardian import be_subreaper, flush, guarded
+from lightning_bench.machine.place import Place
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.record import WORKED
 from lightning_bench.run.sanitizer import ENVIRONMENT
 
-_SPARE_FRACTION = 0.9
+SPARE_FRACTION = 0.9
+"""The share of the free memory of a CPU that workers may allocate by default."""
+
 _START = (
     "import json, sys; request = json.loads(sys.argv.pop()); sys.path[:] = request.pop('path'); "
     "from lightning_bench.run.worker import resume; resume(**request)"
@@ -38,12 +41,13 @@ def worker_main(
     log: str,
     import_path: str | None = None,
     under: Sequence[str] = (),
+    place: Place | None = None,
 ) -> None:
     """Measure the jobs that come in; the entry point of the process, which becomes the worker's guardian.
 
     Everything that a library prints goes to the file `log`. The folder `import_path` precedes all others, so
     that the kernels of another tree are imported. `under` are the words that go before the command line of a
-    worker that another program runs.
+    worker that another program runs. `place` is all that the worker may see of the devices here.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -51,6 +55,8 @@ def worker_main(
     guarded(Path(log), parent.pid)
     code = 1
     try:
+        if place is not None:
+            place.enter()
         if import_path is not None:
             sys.path.insert(0, import_path)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
@@ -137,7 +143,7 @@ def _limit_memory(device: Device, limit_gib: float | None) -> None:
     if device == "cpu":
         import psutil
 
-        free = int(psutil.virtual_memory().available * _SPARE_FRACTION)
+        free = int(psutil.virtual_memory().available * SPARE_FRACTION)
         limit = free if limit_gib is None else int(limit_gib * 2**30)
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

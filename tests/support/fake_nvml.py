@@ -80,8 +80,9 @@ class FakeNvml(ModuleType):
                 return handle
         raise NvmlError("Not Found")
 
-    def nvmlDeviceGetName(self, handle: Board) -> bytes:  # noqa: N802
-        return handle.name.encode()  # as old bindings do
+    def nvmlDeviceGetName(self, handle: Board | Slice) -> bytes:  # noqa: N802
+        name = f"{handle.board.name} MIG 1g.18gb" if isinstance(handle, Slice) else handle.name
+        return name.encode()  # as old bindings do
 
     def nvmlDeviceGetUUID(self, handle: Board | Slice) -> str:  # noqa: N802
         return handle.uuid

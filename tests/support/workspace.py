@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from lightning_bench.record import ResultFile, read_records
+from lightning_bench.run.executor import Executor
 from lightning_bench.run.plan import Plan
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.sweep import Summary, Watcher, run_sweep
@@ -76,6 +77,7 @@ class Workspace:
         retry: bool = False,
         watcher: Watcher | None = None,
         sanitizer: Sanitizer | None = None,
+        executor: Executor | None = None,
     ) -> Summary:
         """Run a suite in this process, its workers in theirs."""
         from lightning_bench.machine import describe_machine
@@ -84,7 +86,7 @@ class Workspace:
         plan = Plan.of(load_suite(suite), metric, describe_machine("cpu"))
         plan = replace(plan, inputs=("normal",), sanitizer=sanitizer)
         with ResultFile(self.out) as file:
-            return run_sweep(plan, file, watcher or QuietWatcher(), retry=retry)
+            return run_sweep(plan, file, watcher or QuietWatcher(), retry=retry, executor=executor)
 
     def start(
         self, *arguments: str | Path, code: str = "", terminal: bool = False, **streams: Any

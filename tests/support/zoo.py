@@ -209,3 +209,30 @@ class RaisesUntilGo(Good):
         if not (FOLDER / "go").exists():
             raise ZeroDivisionError("not yet")
         return super().attend(inputs)
+
+
+class Visits(Good):
+    """Notes each of its calls: the GPU that its process sees, the process and when."""
+
+    name = "visits"
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        begin = time.monotonic()
+        result = super().attend(inputs)
+        time.sleep(0.02)
+        number = len(list(FOLDER.glob("visit-*")))
+        note = f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()} {begin} {time.monotonic()}"
+        (FOLDER / f"visit-{os.getpid()}-{number}-{begin}").write_text(note)
+        return result
+
+
+class KilledOnce(Good):
+    """Its process dies of SIGKILL at the first call at seq_len 96."""
+
+    name = "killed-once"
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        if inputs.q.shape[2] == 96 and not (FOLDER / "killed").exists():
+            (FOLDER / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().attend(inputs)

@@ -27,12 +27,15 @@ from lightning_bench.cli.shared.common_options import (
 )
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
+from lightning_bench.cli.shared.slot_options import Chosen, Slots
 from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.run.executor import Executor
     from lightning_bench.run.plan import Plan
     from lightning_bench.run.sanitizer import Sanitizer
+    from lightning_bench.run.shard import SweepShard
     from lightning_bench.run.sweep import Summary
 
 
@@ -137,6 +140,7 @@ def sweep(
     own: KernelOptions,
     axes: Axes,
     running: Running,
+    slots: Slots,
     how: SweepOptions,
     out: Annotated[
         Path | None,
@@ -159,8 +163,9 @@ def sweep(
     if metric != "speed" and (how.quick or how.processes is not None):
         raise UsageError("--processes and --quick go only with `lbench speed`")
     protocol = None if how.protocol is None else known("--protocol", how.protocol, get_args(ProtocolName))
+    chosen = slots.chosen(running.device)
     settings = replace(
-        running.settings(elsewhere=how.dry_run),
+        running.settings(elsewhere=how.dry_run, device=chosen.device),
         protocol=protocol,
         graph=how.graph,
         sanitizer=_sanitizer(how, metric),
@@ -168,24 +173,27 @@ def sweep(
     )
     planner = Planner(metric, axes.overrides(split(own.kernel), split(own.against)), settings)
     loaded = [planner.load(name) for name in suite or (None,)]
-    plans = [planner.plan(suite) for suite in loaded]
+    plans = [chosen.part(planner.plan(suite)) for suite in loaded]
     sink = output.sink()
     if how.dry_run:
-        show_plans(sink, plans)
+        show_plans(sink, plans, chosen.count)
         return
     if metric == "speed":
-        warn_if_busy(sink, plans[0].device)
-    measure(sink, plans, out, fresh=how.fresh, retry=how.retry)
+        warn_if_busy(sink, plans[0].device, chosen.gpus)
+    measure(sink, plans, chosen, out, fresh=how.fresh, retry=how.retry)
 
 
-def measure(sink: Sink, plans: Sequence[Plan], out: Path | None, *, fresh: bool, retry: bool) -> None:
+def measure(
+    sink: Sink, plans: Sequence[Plan], chosen: Chosen, out: Path | None, *, fresh: bool, retry: bool
+) -> None:
     """Measure the plans into their files, print what came of it, and leave with the exit code."""
     started: set[Path] = set()
     failed = False
     results = []
     for plan in plans:
-        path = out or default_out(plan)
-        summary = _run(sink, plan, path, fresh=fresh and path not in started, retry=retry)
+        path = out or default_out(plan, chosen.shard)
+        with chosen.executor(plan) as executor:
+            summary = _run(sink, plan, path, executor, fresh=fresh and path not in started, retry=retry)
         started.add(path)
         failed |= summary.failed
         results.append((plan, path, summary))
@@ -194,14 +202,17 @@ def measure(sink: Sink, plans: Sequence[Plan], out: Path | None, *, fresh: bool,
     raise typer.Exit(ExitCode.FOUND if failed else ExitCode.OK)
 
 
-def default_out(plan: Plan) -> Path:
+def default_out(plan: Plan, shard: SweepShard | None = None) -> Path:
     """Return `results/DEVICE/SUITE-METRIC.csv`.
 
-    With protocol `paper` the name ends in `-published.csv`, with a sanitizer in `-TOOL.csv`.
+    With protocol `paper` the name ends in `-published.csv`, with a sanitizer in `-TOOL.csv`, and that of a
+    shard in `-shard1of4.csv`.
     """
     ending = "-published" if plan.protocol == "paper" else ""
     if plan.sanitizer is not None:
         ending += f"-{plan.sanitizer.tool}"
+    if shard is not None:
+        ending += f"-shard{shard.number}of{shard.count}"
     return Path("results") / plan.machine.slug / f"{plan.suite}-{plan.metric}{ending}.csv"
 
 
@@ -220,14 +231,23 @@ def _sanitizer(how: SweepOptions, metric: Metric) -> Sanitizer | None:
     return find_sanitizer(known("--sanitizer", how.sanitizer, TOOLS), how.compute_sanitizer)
 
 
-def _run(sink: Sink, plan: Plan, path: Path, *, fresh: bool, retry: bool) -> Summary:
+def _run(
+    sink: Sink, plan: Plan, path: Path, executor: Executor | None, *, fresh: bool, retry: bool
+) -> Summary:
     from lightning_bench.report.tables.grid import sweep_grids
     from lightning_bench.run.shown import sweep_file
 
     name = f"{plan.suite} {plan.metric}"
     try:
         summary = sweep_file(
-            plan, path, console=sink.err, say=sink.say, quiet=sink.quiet, fresh=fresh, retry=retry
+            plan,
+            path,
+            console=sink.err,
+            say=sink.say,
+            quiet=sink.quiet,
+            fresh=fresh,
+            retry=retry,
+            executor=executor,
         )
     except KeyboardInterrupt:
         command = shlex.join(["lbench", *(word for word in sys.argv[1:] if word != "--fresh")])
@@ -251,7 +271,7 @@ def phase_shares(summary: Summary, metric: Metric) -> str:
     """
     from lightning_bench.measure.job import USEFUL_PHASES
 
-    shares = {phase: round(100 * part / summary.seconds) for phase, part in summary.phases.items()}
+    shares = {phase: round(100 * part / summary.slot_seconds) for phase, part in summary.phases.items()}
     largest = sorted(shares.items(), key=lambda item: -item[1])
     parts = ", ".join(f"{phase} {share} %" for phase, share in largest if share > 1)
     if metric in ("check", "memory"):

@@ -29,8 +29,8 @@ class PlannedCase:
     here: str
 
 
-def show_plans(sink: Sink, plans: Sequence[Plan]) -> None:
-    """Print every case of the plans with its memory, and below them the estimates of each plan."""
+def show_plans(sink: Sink, plans: Sequence[Plan], slots: int = 1) -> None:
+    """Print every case of the plans with its memory, and below them each plan's estimate on so many slots."""
     from lightning_bench.run.estimate import estimated_time
 
     earlier = _earlier_rows()
@@ -40,7 +40,7 @@ def show_plans(sink: Sink, plans: Sequence[Plan]) -> None:
         gpu = _missing_gpu(plan)  # elsewhere any library may be installed
         why_not = plan.unsupported if gpu else plan.why_not
         count = sum(why_not(case) is None for case in plan.cases)
-        estimates.append((plan, count, gpu, estimated_time(plan, count, earlier)))
+        estimates.append((plan, count, gpu, estimated_time(plan, count, earlier).on(slots)))
     if sink.as_json:
         sink.data(
             {

@@ -22,6 +22,7 @@ from lightning_bench.cli.shared.common_options import (
 )
 from lightning_bench.cli.shared.completion import joining_list_of, list_of, models, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
+from lightning_bench.cli.shared.slot_options import Slots
 
 if TYPE_CHECKING:
     from lightning_bench.suite import Overrides
@@ -134,6 +135,7 @@ def train(
     ] = None,
     axes: TrainAxes,
     running: Running,
+    slots: Slots,
     how: TrainOptions,
     out: Annotated[
         Path | None,
@@ -150,16 +152,17 @@ def train(
     from lightning_bench.cli.shared.busy import warn_if_busy
     from lightning_bench.run.planner import Planner, measuring_limits
 
+    chosen = slots.chosen(running.device)
     settings = replace(
-        running.settings(elsewhere=how.dry_run),
+        running.settings(elsewhere=how.dry_run, device=chosen.device),
         protocol="lbench",
         limits=measuring_limits(quick=False, processes=how.processes),
     )
     planner = Planner("train", axes.overrides(), settings)
-    plans = [planner.plan(planner.load(name)) for name in suite or (None,)]
+    plans = [chosen.part(planner.plan(planner.load(name))) for name in suite or (None,)]
     sink = output.sink()
     if how.dry_run:
-        show_plans(sink, plans)
+        show_plans(sink, plans, chosen.count)
         return
-    warn_if_busy(sink, plans[0].device)
-    measure(sink, plans, out, fresh=how.fresh, retry=how.retry)
+    warn_if_busy(sink, plans[0].device, chosen.gpus)
+    measure(sink, plans, chosen, out, fresh=how.fresh, retry=how.retry)

@@ -14,6 +14,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.words import choice
 
 if TYPE_CHECKING:
+    from lightning_bench.case import Device
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.run.planner import Settings
 
@@ -93,16 +94,15 @@ class Running:
         ),
     ] = None
 
-    def settings(self, *, elsewhere: bool = False) -> Settings:
+    def settings(self, *, elsewhere: bool = False, device: Device | None = None) -> Settings:
         """Return what a plan needs of it. UsageError for an unknown device, or a GPU that is not here.
 
-        With `elsewhere` it need not be here: the plan is only shown.
+        With `elsewhere` it need not be here: the plan is only shown. `device` is that of slots, which decide.
         """
         from lightning_bench.cli.shared.device import parse_device, resolve_device
         from lightning_bench.run.planner import Settings
 
-        device = None
-        if self.device is not None:
+        if device is None and self.device is not None:
             device = parse_device(self.device)[0] if elsewhere else resolve_device(self.device)
         return Settings(device=device, time_limit_s=self.time_limit, elsewhere=elsewhere)
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from lightning_bench.machine import describe_machine, detect_device
 from lightning_bench.machine.gpu import cuda_gpu, use_gpu, visible_gpus
 from lightning_bench.machine.identity import identity
 from lightning_bench.measure.device.clocks import NoClocks, NvmlClocks, make_clocks
+from lightning_bench.run.slots import local_slots
 from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, NvmlError, fake_torch
 
 
@@ -160,6 +162,91 @@ class TestGpus:
         torch_sees(None)
         with pytest.raises(UsageError, match=r"torch sees none .*'MIG-none'"):
             describe_machine("cuda")
+
+
+class TestSlots:
+    """`--gpus`: GPUs by number or UUID, each with its own limits in its rows."""
+
+    @pytest.mark.parametrize(
+        ("visible", "wanted", "uuids"),
+        [
+            (None, "all", ["GPU-0aaa", "GPU-1aaa", "GPU-2aaa"]),
+            (None, "2, 0", ["GPU-2aaa", "GPU-0aaa"]),
+            (None, "GPU-1aaa", ["GPU-1aaa"]),
+            (None, "gpu-1,0", ["GPU-1aaa", "GPU-0aaa"]),
+            ("2,1", "all", ["GPU-2aaa", "GPU-1aaa"]),
+            ("2,1", "0", ["GPU-2aaa"]),
+            ("GPU-2", "all", ["GPU-2aaa"]),
+        ],
+    )
+    def test_gpus_are_named(self, gpus: Any, visible: str | None, wanted: str, uuids: list[str]) -> None:
+        gpus(*(Board(H200, f"GPU-{number}aaa", watts=700 - number) for number in range(3)), visible=visible)
+        slots = local_slots(wanted)
+        assert [slot.place.devices for slot in slots] == [(uuid,) for uuid in uuids]
+        assert [slot.machine.gpu_uuid for slot in slots] == list(map(identity, uuids))
+        assert [slot.machine.power_limit_w for slot in slots] == [700 - int(uuid[4]) for uuid in uuids]
+        assert {slot.executor for slot in slots} == {f"local {len(uuids)}"}
+        assert cuda_gpu().uuid == uuids[0], "what is asked of the GPU here is asked of a slot"
+
+    def test_a_worker_enters_its_gpu(self, gpus: Any) -> None:
+        gpus(H200, H200)
+        for slot in local_slots("all"):
+            slot.place.enter()
+            assert cuda_gpu() == slot.place.gpu
+
+    def test_slices_are_slots(self, gpus: Any) -> None:
+        gpus(Board(H200, "GPU-0aaa", slices=("MIG-1", "MIG-2")), Board(H200, "GPU-1aaa"))
+        slots = local_slots("0,1")
+        assert [slot.place.devices for slot in slots] == [("MIG-1",), ("MIG-2",)]
+        assert {slot.machine.mig for slot in slots} == {"1g.18gb"}
+        assert {slot.machine.device_name for slot in slots} == {f"{H200} MIG 1g.18gb"}
+        gpus(Board(H200, "GPU-0aaa", slices=("MIG-1", "MIG-2")), visible="MIG-2")
+        assert [slot.place.devices for slot in local_slots("all")] == [("MIG-2",)]
+
+    @pytest.mark.parametrize(
+        ("wanted", "reason"),
+        [
+            ("3", "'3' is none of the GPUs here; allowed: all, 0 to 2, UUIDs"),
+            ("GPU-9", "'GPU-9' is none of the GPUs"),
+            ("GPU-", "'GPU-' is several of the GPUs"),
+            ("0,GPU-0aaa", "names a GPU twice"),
+            (",", "names no GPU"),
+            ("0,2", f"GPU 0 is a {H200} and GPU 2 a {RTX}"),
+            ("cpu:0", "allowed for a CPU: cpu:1 to cpu:"),
+            ("cpu", "allowed for a CPU"),
+        ],
+    )
+    def test_gpus_that_cannot_be_slots(self, gpus: Any, wanted: str, reason: str) -> None:
+        gpus(H200, H200, RTX)
+        with pytest.raises(UsageError, match=re.escape(reason)):
+            local_slots(wanted)
+
+    def test_unlike_gpus_in_an_order_that_only_cuda_knows(
+        self, gpus: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gpus(H200, RTX, visible="1,0")
+        with pytest.raises(UsageError, match="set CUDA_DEVICE_ORDER=PCI_BUS_ID too"):
+            local_slots("0")
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        assert [slot.machine.device_name for slot in local_slots("0")] == [RTX]
+
+    def test_no_gpu_to_name(self, gpus: Any) -> None:
+        gpus()
+        with pytest.raises(UsageError, match="the NVIDIA driver sees no GPU"):
+            local_slots("all")
+
+    def test_processors_are_divided(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5, 6, 9, 10})
+        assert [slot.place.processors for slot in local_slots("cpu:2")] == [(4, 5), (6, 9, 10)]
+        assert [slot.place.processors for slot in local_slots("cpu:6")] == [
+            (4,),
+            (4,),
+            (5,),
+            (6,),
+            (9,),
+            (10,),
+        ]
+        assert [slot.name for slot in local_slots("cpu:2")] == ["CPU 0", "CPU 1"]
 
 
 A100 = "NVIDIA A100-SXM4-40GB"

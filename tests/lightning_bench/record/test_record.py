@@ -136,7 +136,7 @@ class TestColumns:
         assert list(COLUMNS) == [field.name for field in dataclasses.fields(Record)]
         assert all(COLUMNS.values())
         assert list(COLUMNS)[:6] == ["suite", "metric", "protocol", "status", "reason", "case_id"]
-        assert list(COLUMNS)[-3:] == ["machine_id", "run_utc", "time_utc"]
+        assert list(COLUMNS)[-4:] == ["executor", "machine_id", "run_utc", "time_utc"]
 
     @pytest.mark.parametrize(
         ("ending", "unit"), [("_ms", ", ms"), ("_mib", "MiB"), ("tflops", "TFLOP/s"), ("gbps", "GB/s")]

@@ -1,0 +1,100 @@
+"""The options of commands that measure on several GPUs, or a part of a sweep, and what they choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lightning_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightning_bench.case import Device
+    from lightning_bench.machine.gpu import Gpu
+    from lightning_bench.run.executor import Executor, Slot
+    from lightning_bench.run.plan import Plan
+    from lightning_bench.run.shard import SweepShard
+
+_PANEL = "Several GPUs"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The slots to measure on, none for the one device as ever, and the part of the sweep."""
+
+    slots: tuple[Slot, ...] = ()
+    shard: SweepShard | None = None
+
+    @property
+    def device(self) -> Device | None:
+        """The device of the slots; None if there are none."""
+        return self.slots[0].machine.device if self.slots else None
+
+    @property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs of the slots."""
+        return [slot.place.gpu for slot in self.slots if slot.place.gpu is not None]
+
+    @property
+    def count(self) -> int:
+        """How many jobs run at once."""
+        return max(1, len(self.slots))
+
+    def part(self, plan: Plan) -> Plan:
+        """Return the part of a plan that is to be measured here."""
+        return plan if self.shard is None else self.shard.part(plan)
+
+    @contextmanager
+    def executor(self, plan: Plan) -> Iterator[Executor | None]:
+        """Yield what measures the plan on the slots, None without slots.
+
+        Raise UsageError if another process has one of them.
+        """
+        if not self.slots:
+            yield None
+            return
+        from lightning_bench.run.local_executor import LocalExecutor
+        from lightning_bench.run.slots import fair_share
+        from lightning_bench.run.sweep import crew_of
+
+        with closing(LocalExecutor(self.slots, fair_share(crew_of(plan), self.slots))) as executor:
+            yield executor
+
+
+@dataclass(frozen=True)
+class Slots:
+    """On which GPUs the cases are measured, and which part of them."""
+
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Measure on several at once, a shape on each: all, or 0,1 or UUIDs as `lbench gpus` lists "
+            "them. cpu:N divides the processors into N slots.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Measure part I of N only, into a file of its own, for `lbench merge`.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def chosen(self, device: str | None) -> Chosen:
+        """Return the slots and the shard; UsageError if one is wrong, and for --device beside them."""
+        from lightning_bench.run.shard import SweepShard
+
+        shard = None if self.shard is None else SweepShard.parse(self.shard)
+        if self.gpus is None:
+            return Chosen(shard=shard)
+        from lightning_bench.run.slots import local_slots
+
+        if device is not None:
+            raise UsageError(f"--gpus {self.gpus} and --device {device} do not go together: leave one out")
+        return Chosen(tuple(local_slots(self.gpus)), shard)

@@ -1,0 +1,121 @@
+"""The driver of several slots: gives out units as slots become free, and books what comes back."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from lightning_bench.errors import LbenchError
+from lightning_bench.measure.job import Outcome
+from lightning_bench.run.executor import (
+    CaseEntered,
+    CaseMeasured,
+    Executor,
+    JobFinished,
+    Slot,
+    SlotLost,
+    Unit,
+)
+
+NextUnit = Callable[[Slot], Unit | None]
+"""Returns what a slot that is free does next, None if there is nothing for it."""
+
+_MOST_LOSSES = 2
+"""So many slots may be lost under a unit; then its cases have crashed."""
+
+
+class Books(Protocol):
+    """Writes rows and shows progress."""
+
+    def entered(self, case_id: str, phase: str, slot: Slot, unit: Unit) -> None:
+        """Show that a case of the unit enters a phase."""
+
+    def measured(self, outcomes: Sequence[Outcome], slot: Slot, unit: Unit) -> None:
+        """Write the row of a case of the unit."""
+
+    def idle(self, slot: Slot) -> None:
+        """Show that a slot has nothing to do."""
+
+    def lost(self, slot: Slot, reason: str) -> None:
+        """Show that a slot measures nothing any more; LbenchError if no other can take over."""
+
+
+def dispatch(executor: Executor, books: Books, next_unit: NextUnit) -> Counter[str]:
+    """Measure all units on the slots of an executor and return the workers' seconds by phase.
+
+    What a slot that is lost has not measured goes to another one; if that is lost too, its cases have
+    crashed. Raise LbenchError if something is left to do and no slot.
+    """
+    running = _Running(executor, books, next_unit)
+    running.fill()
+    for event in executor.events():
+        unit = running.unit_on(event.slot)
+        match event:
+            case CaseEntered(slot, case_id, phase):
+                books.entered(case_id, phase, slot, unit)
+            case CaseMeasured(slot, outcomes):
+                running.measured(slot, outcomes[0])
+                books.measured(outcomes, slot, unit)
+            case JobFinished(slot, seconds):
+                running.finished(slot, seconds)
+            case SlotLost(slot, reason):
+                books.lost(slot, reason)
+                running.lost(slot, reason)
+    return running.seconds
+
+
+class _Running:
+    """Which slot has which unit, and how many slots that has lost."""
+
+    def __init__(self, executor: Executor, books: Books, next_unit: NextUnit) -> None:
+        self._executor, self._books, self._next = executor, books, next_unit
+        self._idle = list(executor.slots())
+        self._again: deque[tuple[Unit, int]] = deque()
+        self._running: dict[Slot, tuple[Unit, int]] = {}
+        self.seconds: Counter[str] = Counter()
+
+    def unit_on(self, slot: Slot) -> Unit:
+        return self._running[slot][0]
+
+    def fill(self) -> None:
+        """Give every idle slot something to do, as long as there is something for it."""
+        for slot in list(self._idle):
+            todo = self._again.popleft() if self._again else self._new(slot)
+            if todo is not None:
+                self._idle.remove(slot)
+                self._running[slot] = todo
+                self._executor.submit(slot, todo[0])
+
+    def _new(self, slot: Slot) -> tuple[Unit, int] | None:
+        unit = self._next(slot)
+        return None if unit is None else (unit, 0)
+
+    def measured(self, slot: Slot, outcome: Outcome) -> None:
+        """Note that a case of the slot's unit is done."""
+        unit, losses = self._running[slot]
+        left = tuple(case for case in unit.job.cases if case != outcome.case)
+        self._running[slot] = replace(unit, job=replace(unit.job, cases=left)), losses
+
+    def finished(self, slot: Slot, seconds: Counter[str]) -> None:
+        """Note that the slot is free."""
+        del self._running[slot]
+        self._idle.append(slot)
+        self.seconds.update(seconds)
+        self.fill()
+        if slot in self._idle:
+            self._books.idle(slot)
+
+    def lost(self, slot: Slot, reason: str) -> None:
+        """Give what the slot has left to another one, or up."""
+        unit, losses = self._running.pop(slot)
+        if unit.job.cases and losses + 1 < _MOST_LOSSES:
+            self._again.append((unit, losses + 1))
+        else:
+            for case in unit.job.cases:
+                why = f"{losses + 1} slots were lost while they measured it; the last one: {reason}"
+                self._books.measured([Outcome(case, "crashed", why)], slot, unit)
+        self.fill()
+        if not (self._running or self._idle) and (self._again or self._next(slot) is not None):
+            raise LbenchError(f"no slot is left to measure on; the last one, {slot.name}: {reason}")
