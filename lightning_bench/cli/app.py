@@ -12,7 +12,9 @@ from lightning_bench.cli.commands.ceilings import ceilings
 from lightning_bench.cli.commands.compare import compare
 from lightning_bench.cli.commands.env import env
 from lightning_bench.cli.commands.export import export
+from lightning_bench.cli.commands.gpus import gpus
 from lightning_bench.cli.commands.history import history
+from lightning_bench.cli.commands.merge import merge
 from lightning_bench.cli.commands.profile import profile
 from lightning_bench.cli.commands.providers import providers
 from lightning_bench.cli.commands.report import report
@@ -62,6 +64,7 @@ _add(
     "lbench speed quick",
     "lbench speed paper --provider lightning2,flash2 --seq-len 512..32k --direction fwd",
     "lbench speed paper --device cuda:1 --dry-run",
+    "lbench speed paper --gpus all",
     "lbench speed --kernel mine.py:attention --family softmax --against sdpa-flash",
 )
 _add(
@@ -133,6 +136,12 @@ _add(
     "lbench history results --figure peak_mib --by day --plot history.svg",
 )
 _add(
+    "merge",
+    merge,
+    "Make one file of those of a sweep's shards.",
+    "lbench merge results/h200/paper-speed-shard*of4.csv",
+)
+_add(
     "suites",
     suites,
     "Show the bundled suites, or what one would run.",
@@ -152,6 +161,13 @@ _add(
     "Show this machine as every row records it.",
     "lbench env",
     "lbench env --device cpu --json",
+)
+_add(
+    "gpus",
+    gpus,
+    "Show the GPUs here, and who uses them.",
+    "lbench gpus",
+    "lbench gpus --json",
 )
 _add(
     "ceilings",

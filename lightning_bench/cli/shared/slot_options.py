@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,10 +51,11 @@ class Chosen:
     def executor(self, plan: Plan) -> Iterator[Executor | None]:
         """Yield what measures the plan on the slots, None without slots.
 
-        Raise UsageError if another process has one of them.
+        Raise UsageError if another process has one of them. Without slots the GPU is only marked as in use.
         """
         if not self.slots:
-            yield None
+            with marked(plan.device):
+                yield None
             return
         from lightning_bench.run.local_executor import LocalExecutor
         from lightning_bench.run.slots import fair_share
@@ -62,6 +63,19 @@ class Chosen:
 
         with closing(LocalExecutor(self.slots, fair_share(crew_of(plan), self.slots))) as executor:
             yield executor
+
+
+@contextmanager
+def marked(device: Device) -> Iterator[None]:
+    """Keep sweeps with --gpus off the one GPU that is measured on, unless another process does already."""
+    from lightning_bench.machine.gpu import cuda_gpu
+    from lightning_bench.machine.place_lock import hold
+
+    with ExitStack() as stack:
+        if device == "cuda":
+            with suppress(UsageError):
+                stack.enter_context(hold({cuda_gpu().uuid: "the GPU"}))
+        yield
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The GPU that CUDA calls 0, on machines played by a fake NVML: rows and clocks are of the same one."""
 
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.machine import describe_machine, detect_device
 from lightning_bench.machine.gpu import cuda_gpu, use_gpu, visible_gpus
 from lightning_bench.machine.identity import identity
+from lightning_bench.machine.place_lock import hold
 from lightning_bench.measure.device.clocks import NoClocks, NvmlClocks, make_clocks
 from lightning_bench.run.slots import local_slots
 from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, NvmlError, fake_torch
@@ -247,6 +249,32 @@ class TestSlots:
             (10,),
         ]
         assert [slot.name for slot in local_slots("cpu:2")] == ["CPU 0", "CPU 1"]
+
+
+class TestListed:
+    """`lbench gpus`: what is here, and who uses it."""
+
+    def test_who_uses_a_gpu(self, gpus: Any, lbench: Any) -> None:
+        fake = gpus(H200, Board(H200, "GPU-1aaa", watts=500, ecc=False))
+        fake.compute["GPU-1aaa"] = [77]
+        with hold({"GPU-0aaa": "GPU 0"}):
+            found = json.loads(lbench("gpus", "--json").out)
+            text = lbench("gpus").out
+        assert [(gpu["number"], gpu["uuid"], gpu["held_by"]) for gpu in found] == [
+            (0, "GPU-0aaa", os.getpid()),
+            (1, "GPU-1aaa", None),
+        ]
+        assert [gpu["gpu_uuid"] for gpu in found] == [identity("GPU-0aaa"), identity("GPU-1aaa")]
+        assert f"lbench, pid {os.getpid()}" in text
+        assert re.search(r"^1 .* GPU-1aaa  500  off  1 held a context", text, re.MULTILINE)
+
+    def test_no_gpu(self, gpus: Any, lbench: Any) -> None:
+        gpus(driver=False)
+        ran = lbench("gpus")
+        assert (ran.code, ran.out) == (0, "")
+        assert ran.err.startswith("no GPU: no NVIDIA driver answers here")
+        assert "--gpus cpu:N divides the" in ran.err
+        assert json.loads(lbench("gpus", "--json").out) == []
 
 
 A100 = "NVIDIA A100-SXM4-40GB"
