@@ -76,7 +76,10 @@ def ceilings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("line", re.findall(r"^lbench .*$", README, re.MULTILINE))
 def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilings: Path) -> None:
     words = line.split("#")[0].split()[1:]
-    if words[0] in ("speed", "memory", "check", "train"):
+    if "--gpus" in words:
+        words[words.index("--gpus") + 1] = "cpu:1"
+        words += ["--dry-run"]
+    elif words[0] in ("speed", "memory", "check", "train"):
         words += ["--dry-run", "--device", "cpu"]
     folder = ROOT if words[0] in ("report", "history") else tmp_path
     if words[0] in ("ceilings", "profile"):
@@ -101,6 +104,14 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
         folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
         folder.mkdir()
         (folder / "mine.py").write_text(MINE)
+    if words[0] == "merge":
+        folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
+        results = folder / "results" / "h200"
+        results.mkdir(parents=True)
+        rows = pd.read_csv(ROOT / "results" / "h200" / "paper-speed.csv")
+        for number in range(4):
+            rows.iloc[number::4].to_csv(results / f"paper-speed-shard{number + 1}of4.csv", index=False)
+        words[1:] = [str(path.relative_to(folder)) for path in folder.glob(words[1])]
     writes = "--out" in words
     if words[0] == "report" and writes:  # a plot of every figure of two files, rather than of all
         folder = tmp_path.with_name(f"{tmp_path.name}-inputs")
@@ -119,7 +130,7 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
         timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr if writes else done.stdout
+    assert done.stderr if writes or words[0] == "merge" else done.stdout
     assert [path.name for path in tmp_path.iterdir()] == (["made"] if writes else [])
 
 

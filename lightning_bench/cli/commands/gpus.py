@@ -47,15 +47,17 @@ def gpus(as_json: Json = False) -> None:
     listed = [] if reason else [_listed(number, gpu) for number, gpu in enumerate(usable_gpus())]
     if as_json:
         sink.data([asdict(gpu) for gpu in listed])
-    elif listed:
-        cells = [
-            [str(gpu.number), gpu.name, gpu.uuid, f"{gpu.power_limit_w or 0:.0f}", gpu.ecc, gpu.used_by]
-            for gpu in listed
-        ]
-        sink.grid(["GPU", "name", "UUID", "W", "ECC", "used by"], cells, wrapped=5)
+        return
     if reason:
         count = len(os.sched_getaffinity(0))
-        sink.note(f"no GPU: {reason}. --gpus cpu:N divides the {count} processors here into N slots")
+        why = f"no GPU: {reason}. --gpus cpu:N divides the {count} processors here into N slots"
+        sink.prose((why, ""))
+        return
+    cells = [
+        [str(gpu.number), gpu.name, gpu.uuid, f"{gpu.power_limit_w or 0:.0f}", gpu.ecc, gpu.used_by]
+        for gpu in listed
+    ]
+    sink.grid(["GPU", "name", "UUID", "W", "ECC", "used by"], cells, wrapped=5)
 
 
 def _listed(number: int, gpu: Gpu) -> ListedGpu:

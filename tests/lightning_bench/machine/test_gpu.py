@@ -271,9 +271,9 @@ class TestListed:
     def test_no_gpu(self, gpus: Any, lbench: Any) -> None:
         gpus(driver=False)
         ran = lbench("gpus")
-        assert (ran.code, ran.out) == (0, "")
-        assert ran.err.startswith("no GPU: no NVIDIA driver answers here")
-        assert "--gpus cpu:N divides the" in ran.err
+        assert (ran.code, ran.err) == (0, "")
+        assert ran.out.startswith("no GPU: no NVIDIA driver answers here")
+        assert "--gpus cpu:N divides the" in ran.out
         assert json.loads(lbench("gpus", "--json").out) == []
 
 
