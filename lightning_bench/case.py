@@ -29,6 +29,8 @@ Family = Literal[
     "vq",
     "transnormer",
     "norm",
+    "serving",
+    "drafting",
 ]
 Layout = Literal["bhnd", "bnhd"]
 Metric = Literal["speed", "memory", "check", "train"]

@@ -30,6 +30,8 @@ DEFINED: dict[str, str] = {
     "vq": "VqAttention",
     "transnormer": "TransNormer",
     "norm": "Norm",
+    "serving": "Serving",
+    "drafting": "Drafting",
 }
 """The class of each family of `case.Family`; it is in the module of the family's name in this folder."""
 

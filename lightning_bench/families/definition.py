@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _ELEMENTS_AT_ONCE = 2**24
 
 
+SLOTS = "slots"
+"""The argument that says where in a pool the states are which a call updates."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Inputs of an oracle in fp64, for P pairs of (batch, head).
@@ -75,6 +79,8 @@ class Definition:
     """Whether the sign of a column of v changes that of the same column of o, and nothing else."""
     takes_slopes: ClassVar[bool] = False
     """Whether the operator takes the slopes s [heads], fp32, as an input: a constant, without a gradient."""
+    updates: ClassVar[tuple[str, ...]] = ()
+    """Inputs that a call updates in place, without a gradient: a result of their name has what it leaves."""
     own_inputs: ClassVar[bool] = True
     """Whether `make` changes or adds an input; False if the common q, k, v and slopes are enough."""
 
@@ -86,7 +92,8 @@ class Definition:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Names of all inputs of the operator, in the order in which a plain function gets them."""
-        return (*self.inputs, "slopes") if self.takes_slopes else tuple(self.inputs)
+        slots = (SLOTS,) if self.updates else ()
+        return (*self.inputs, *slots, *(("slopes",) if self.takes_slopes else ()))
 
     @property
     def whole_heads(self) -> bool:

@@ -14,13 +14,13 @@ from lightning_bench.families.spec import Spec
 
 
 class Draw:
-    """Tensors in layout bhnd, fp32, on the shape's device; `q`, `k` and `v` are common to all families."""
+    """Tensors in layout bhnd, fp32, on the shape's device; those of `common` are q, k, v and decay."""
 
     def __init__(
-        self, family: Family, shape: Shape, seed: int, sizes: dict[str, int], q: Tensor, k: Tensor, v: Tensor
+        self, family: Family, shape: Shape, seed: int, sizes: dict[str, int], common: tuple[Tensor, ...]
     ) -> None:
         self.shape, self.sizes = shape, sizes
-        self.q, self.k, self.v = q, k, v
+        self.q, self.k, self.v, self.decay = common
         family_seed = zlib.crc32(f"{family} {seed}".encode())  # the CPU's generator reads only 32 bits
         self._generator = torch.Generator(device=shape.device).manual_seed(family_seed)
 

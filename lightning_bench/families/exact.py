@@ -20,11 +20,11 @@ def linear_attention(problem: Problem, decay: Tensor, scale: float, *, gradients
     (Lightning Attention-2, arXiv 2401.04658, Algorithm 2).
     """
     q, k, v, do = problem.q, problem.k, problem.v, problem.do
-    tensors = {"o": scale * _linear(q, k, v, decay)}
+    tensors = {"o": scale * continued(q, k, v, decay)[0]}
     if gradients:
-        tensors["dq"] = scale * _linear(do, v, k, decay)
-        tensors["dk"] = scale * _linear(v.flip(1), do.flip(1), q.flip(1), decay).flip(1)
-        tensors["dv"] = scale * _linear(k.flip(1), q.flip(1), do.flip(1), decay).flip(1)
+        tensors["dq"] = scale * continued(do, v, k, decay)[0]
+        tensors["dk"] = scale * continued(v.flip(1), do.flip(1), q.flip(1), decay)[0].flip(1)
+        tensors["dv"] = scale * continued(k.flip(1), q.flip(1), do.flip(1), decay)[0].flip(1)
     return tensors
 
 
@@ -63,11 +63,17 @@ def softmax_attention(
     return tensors
 
 
-def _linear(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
-    """Return o_t = q_t · Σ_{i ≤ t} λ^(t−i) k_iᵀ v_i with λ = exp(−decay), block by block."""
+def continued(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return o_t = q_t S_t and the last S_t = λ S_{t−1} + k_tᵀ v_t, λ = exp(−decay), block by block.
+
+    `state` is S before the first token, [P, d, e]; None means zeros.
+    """
     pairs, n, _ = q.shape
     o = torch.empty(pairs, n, v.shape[2], dtype=q.dtype, device=q.device)
-    state = torch.zeros(pairs, q.shape[2], v.shape[2], dtype=q.dtype, device=q.device)
+    if state is None:
+        state = torch.zeros(pairs, q.shape[2], v.shape[2], dtype=q.dtype, device=q.device)
     steps = torch.arange(_BLOCK, dtype=q.dtype, device=q.device)
     rate = decay.to(q.dtype)[:, None]
     distance = steps[:, None] - steps[None, :]
@@ -81,4 +87,4 @@ def _linear(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
         o[:, part] = scores @ vb + into[:, :size] * (qb @ state)
         out = torch.exp(-rate * (size - 1 - steps[:size]))[:, :, None]
         state = torch.exp(-rate * size)[:, :, None] * state + (kb * out).mT @ vb
-    return o
+    return o, state

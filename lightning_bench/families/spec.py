@@ -13,7 +13,8 @@ from lightning_bench.case import Shape
 class Spec:
     """One input tensor: `axes` in layout bhnd, its dtype, and whether a backward pass gives its gradient.
 
-    Axes are `b` batch, `h` heads, `n` seq_len, `d` head_dim, `e` value_dim and those of the family's `sizes`.
+    Axes are `b` batch, `h` heads, `n` seq_len, `d` head_dim, `e` value_dim, `r` the rows of states (head_dim
+    of each packed document, or of the one sequence that there is) and those of the family's `sizes`.
     `h` must be among them. Layout bnhd exchanges h and n where a tensor has both. `dtype` is None for the
     dtype of the case. `of_kv` says that the heads are those of k and v, which may be fewer.
     """
@@ -31,9 +32,15 @@ class Spec:
             "n": shape.seq_len,
             "d": shape.head_dim,
             "e": shape.value_dim,
+            "r": max(1, len(shape.variant.documents)) * shape.head_dim,
             **sizes,
         }
         return tuple(lengths[axis] for axis in self.axes)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it has many rows per batch and head: one per token, or those of states."""
+        return "n" in self.axes or "r" in self.axes
 
     @property
     def turns(self) -> bool:

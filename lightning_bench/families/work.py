@@ -50,7 +50,12 @@ class Work:
 
     @property
     def write_bytes(self) -> int:
-        """Bytes that must be written: the output, the gradients of all inputs that have one, or both."""
+        """Bytes that must be written: what a call returns, and inputs that it updates."""
+        return self.result_bytes + self.definition.bytes_of(self.shape, self.definition.updates)
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes that a call returns: the output, the gradients of all inputs that have one, or both."""
         return self._in_direction(self.shape.output_bytes, self._gradient_bytes)
 
     @property
@@ -83,9 +88,14 @@ class Work:
 
     @property
     def plan_bytes(self) -> int:
-        """Bytes of memory that a case needs at least: inputs, output and, backward, as much for gradients."""
-        inputs = self.definition.bytes_of(self.shape, self.definition.inputs)
-        held = inputs + self.shape.output_bytes
+        """Bytes of memory that a case needs at least: inputs, output and, backward, as much for gradients.
+
+        What calls update is there twice: as it is before each call, and in the pool.
+        """
+        held = self.shape.output_bytes + sum(
+            self.definition.bytes_of(self.shape, names)
+            for names in (self.definition.inputs, self.definition.updates)
+        )
         return held if self.direction == "fwd" else held + self.shape.output_bytes + self._gradient_bytes
 
     def floor_ms(self, ceilings: Ceilings) -> float:

@@ -63,7 +63,8 @@ class Audit:
         self._new_contents = 0
         self._case, self._call, self._layout = case, call, provider.layout
         self._inputs, self._reference = inputs.of(provider.family), reference
-        self._input_signs = InputSigns(case, provider.family, self._inputs.signed(provider.layout))
+        signed, pool = self._inputs.signed(provider.layout), self._inputs.pool(provider)
+        self._input_signs = InputSigns(case, provider.family, signed, pool)
         self._signs = self._input_signs.own()
         self._likeness = Likeness(reference, provider.layout, first, self._signs)
         self._holds = not torch.cuda.is_available() or 8 * self._likeness.bytes < torch.cuda.mem_get_info()[0]
@@ -94,7 +95,7 @@ class Audit:
         begin = _clock()
         self.failure = self.failure or self._odd(result)
         if self.failure is None and self._lot.drawn():
-            self._likeness.compare(result, self._signs)
+            self._likeness.compare({**self._call.left(), **result}, self._signs)
             self._lot.spent(_clock() - begin, on_gpu=self._case.shape.device == "cuda")
 
     def drained(self, ms: float) -> None:
@@ -118,7 +119,9 @@ class Audit:
     def of_replays(self, replay: Replay) -> ReplayAudit:
         """Return the watch over replays of a CUDA graph that was captured after `before_capture`."""
         written = partial(self._inputs.written, self._layout)
-        watch = ReplayAudit(replay, self._likeness, self._input_signs, self._replays, written)
+        watch = ReplayAudit(
+            replay, self._likeness, self._input_signs, self._replays, written, self._call.left
+        )
         watch.failure = watch.failure or self._inputs.aliased(replay.results, self._layout)
         return watch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,16 +27,18 @@ _NO_WAY = "autograd finds no way from the output of {} to {}: no such gradient i
 class DirectionCall:
     """`fn` does the work of one direction and returns the named tensors; `kept` gives those from before it.
 
-    `renew` computes again, from the inputs as they are now, what `fn` starts from.
+    `renew` computes again, from the inputs as they are now, what `fn` starts from. `left` gives what a call
+    has left in place of its inputs, which is a result too, but nothing that it returns.
     """
 
     fn: Callable[[], dict[str, Tensor]]
     kept: Callable[[], dict[str, Tensor]]
     renew: Callable[[], None]
+    left: Callable[[], dict[str, Tensor]] = field(default=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Compute and return all results of the direction: output, gradients, or both."""
-        return {**self.kept(), **self.fn()}
+        return {**self.kept(), **self.fn(), **self.left()}
 
 
 class _Graph:
@@ -60,7 +62,11 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
     gradients of an output are asked for that has no graph, or none to one of the inputs.
     """
     inputs = inputs.of(provider.family)
-    shared = inputs.inputs(provider.layout)
+    if direction != "fwd" and not inputs.gradients:
+        raise CaseEnded(
+            "unsupported", f"family {provider.family} has no gradients; measure --direction fwd only"
+        )
+    shared, pool = inputs.given(provider), inputs.pool(provider)
     do = inputs.grad_output(provider.layout)
     # Its own leaves over the shared storage: autograd ties a leaf to the stream of its first use, and a
     # CUDA graph can only be captured where all of a backward pass is on one stream.
@@ -95,6 +101,14 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
         output = with_graph()
         return {"o": output.detach(), **gradients(output, retain=False)}
 
+    if pool is not None:
+        signed, _ = inputs.signed(provider.layout)
+
+        def fill() -> None:
+            pool.fill(signed.signs)
+
+        fill()
+        return DirectionCall(fwd, dict, fill, lambda: {"state": pool.left()})
     if direction == "fwd":
         return DirectionCall(fwd, dict, _nothing)
     if direction == "fwd_bwd":

@@ -95,7 +95,7 @@ def _not_finite(reference: Reference, name: str, tensor: Tensor) -> str | None:
     finite = torch.isfinite(tensor)
     if bool(finite.all()):
         return None
-    lead = sum(axis in "bhn" for axis in reference.spec(name).axes)
+    lead = sum(axis in "bhnr" for axis in reference.spec(name).axes)
     rows = finite.flatten(lead).all(-1) if finite.dim() > lead else finite
     return f"{name} has NaN or Inf in {int((~rows).sum())} of {rows.numel()} rows"
 
@@ -194,7 +194,7 @@ def _by_sketches(reference: Reference, name: str, got: Tensor) -> list[tuple[Dev
     """
     spec, exact, budget = reference.spec(name), reference.sketches[name], reference.budgets[name]
     difference = got - exact.values
-    along_n, known = "n" in spec.axes, reference.known_of(name)
+    along_n, known = spec.has_rows, reference.known_of(name)
     rows = excess(difference, reference.row_scale(name, exact.norms)).reshape(*known.shape, -1)
     kinds: list[tuple[Measure, Tensor, float]] = [("sketch", rows, SKETCH_FACTOR)]
     if rows.shape[-1] > 1:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_bench.case import Case
+from lightning_bench.families import definition_of
 from lightning_bench.measure.audit import Audit
 from lightning_bench.measure.autotuned import AutotuneWatch
 from lightning_bench.measure.calls import DirectionCall, direction_call
@@ -23,7 +24,7 @@ from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Provider
 
 TENSORS = ("o", "dq", "dk", "dv")
-"""The tensors with an error column of their own; gradients of all other inputs share `error_dgate`."""
+"""The tensors with an error column of their own, besides `state`; all other gradients share `error_dgate`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     enter(case.id, "warm-up")
     inputs = common.of(provider.family)
     common.own_signs()
+    inputs.pool(provider)  # before its bytes are noted
     inputs.note_bytes(provider.layout)
     tuned = AutotuneWatch()
     with poisoned(inputs, gradients=case.direction != "fwd"):
@@ -66,17 +68,19 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     dtype = torch_dtype(case.shape.dtype)
     given = inputs.inputs(provider.layout)
     wanted = {"o": dtype, **{f"d{name}": given[name].dtype for name in inputs.gradients}}
+    wanted |= {name: given[name].dtype for name in definition_of(provider.family).updates}
     if dtypes := [f"{name} is {x.dtype}" for name, x in got.items() if x.dtype != wanted[name]]:
         raise CaseEnded("wrong", f"{', '.join(dtypes)}, not {dtype}")
     result = judge(reference, got, provider.layout)
-    errors = result.errors
+    errors, named = result.errors, {*TENSORS, "state"}
     figures = Figures(
         provider_config=" ".join(filter(None, [provider.config(case.shape, case.direction), tuned.chosen()])),
         error_o=errors.get("o"),
         error_dq=errors.get("dq"),
         error_dk=errors.get("dk"),
         error_dv=errors.get("dv"),
-        error_dgate=max((error for name, error in errors.items() if name not in TENSORS), default=None),
+        error_state=errors.get("state"),
+        error_dgate=max((error for name, error in errors.items() if name not in named), default=None),
         error_budget=result.budget,
         seed=reference.seed,
     )

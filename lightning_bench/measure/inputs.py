@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from lightning_bench.case import Distribution, Family, Layout, Shape
 from lightning_bench.families import QKV, Spec, definition_of
+from lightning_bench.families.definition import SLOTS
 from lightning_bench.families.draw import Draw
+from lightning_bench.measure.pools import StatePool
 from lightning_bench.measure.signs import SignedTensor
 from lightning_bench.providers.dtypes import torch_dtype
-from lightning_bench.providers.registry.base import Inputs
+from lightning_bench.providers.registry.base import Inputs, Provider
 from lightning_bench.variant import WHOLE
 
 
@@ -90,6 +93,14 @@ class InputSet:
         """Return leaf tensors, [b, h, n, d] or [b, n, h, d]; those of `gradients` require gradients."""
         return self.in_layout(layout)[0]
 
+    def given(self, provider: Provider) -> Inputs:
+        """Return the inputs that a provider of this family gets: what it updates in place is in a pool."""
+        return self.inputs(provider.layout)
+
+    def pool(self, provider: Provider) -> StatePool | None:
+        """Return the pool that `given` has for a provider, None if the family updates nothing."""
+        return None
+
     def grad_output(self, layout: Layout) -> Tensor:
         """Return the gradient that flows into the output, in the same layout."""
         return self.in_layout(layout)[1]
@@ -129,9 +140,9 @@ class InputSet:
             inputs.own_signs()
 
     def note_bytes(self, layout: Layout) -> None:
-        """Take the bytes that a layout has now, at the first call, for those that it must have."""
-        if layout not in self._hashes:
-            self._hashes[layout] = self._hashed(layout)
+        """Take the bytes that tensors have now, at the first call for each, for those that they must have."""
+        noted = self._hashes.setdefault(layout, {})
+        noted |= {name: hash_of(x) for name, x in self._named(layout).items() if name not in noted}
 
     def written(self, layout: Layout) -> str | None:
         """Return a sentence that names the tensors whose bytes are not those that were noted, or None."""
@@ -192,7 +203,8 @@ class _FamilyInputs(InputSet):
     def __init__(self, common: InputSet, family: Family, seed: int) -> None:
         self._common, self._definition = common, definition_of(family)
         shape, inputs = common.shape, self._definition.inputs
-        draw = Draw(family, shape, seed, dict(self._definition.sizes), common.q, common.k, common.v)
+        tensors = (common.q, common.k, common.v, common.decay)
+        draw = Draw(family, shape, seed, dict(self._definition.sizes), tensors)
         drawn = self._definition.make(draw)
         self._made: dict[str, Tensor] = {}
         for name, tensor in drawn.items():
@@ -211,6 +223,35 @@ class _FamilyInputs(InputSet):
         self._signed = {}
         self._families = {}
         self._hashes = {}
+        self._pools: dict[bool, StatePool] = {}
+
+    def given(self, provider: Provider) -> Inputs:
+        """Return the inputs that a provider of this family gets."""
+        inputs, pool = self.inputs(provider.layout), self.pool(provider)
+        if pool is None:
+            return inputs
+        (name,) = self._definition.updates
+        return replace(inputs, more={**inputs.more, name: pool.states, SLOTS: pool.slots})
+
+    def pool(self, provider: Provider) -> StatePool | None:
+        """Return the pool in the order in which a provider holds states, made at the first call."""
+        if not self._definition.updates:
+            return None
+        (name,) = self._definition.updates
+        turned = provider.turned_state
+        if turned not in self._pools:
+            self._pools[turned] = StatePool(self._made[name], self.shape, self._seed, turned=turned)
+        return self._pools[turned]
+
+    def take(self, other: InputSet) -> None:
+        """Replace all values in place by those of another set, those of pools included."""
+        super().take(other)
+        for pool in self._pools.values():
+            pool.restore()
+
+    def _named(self, layout: Layout) -> dict[str, Tensor]:
+        pools = {name: x for pool in self._pools.values() for name, x in pool.untouched.items()}
+        return {**super()._named(layout), **pools}
 
     def of(self, family: Family) -> InputSet:
         """Return the inputs of a family, this one or another."""
@@ -221,15 +262,18 @@ class _FamilyInputs(InputSet):
         """Bytes that are not those of the common inputs."""
         once = {name: x.numel() * x.element_size() for name, x in self._made.items()}
         turned = sum(size for name, size in once.items() if self._definition.inputs[name].turns)
-        return sum(once.values()) + turned * sum(layout != "bhnd" for layout in self._layouts)
+        pools = sum(pool.states.numel() * pool.states.element_size() for pool in self._pools.values())
+        return sum(once.values()) + turned * sum(layout != "bhnd" for layout in self._layouts) + pools
 
     def in_layout(self, layout: Layout) -> tuple[Inputs, Tensor]:
         """Return the same for the inputs of this family."""
         if layout not in self._layouts:
             shared, do = self._common.in_layout(layout)
-            tensors = {name: shared[name] for name in QKV}
+            specs = self._definition.inputs
+            constant = {name for name, spec in specs.items() if not spec.gradient}
+            tensors = {name: shared[name].detach() if name in constant else shared[name] for name in QKV}
             for name, x in self._made.items():
-                leaf = _turned(x, self._definition.inputs[name], layout)
+                leaf = _turned(x, specs[name], layout)
                 tensors[name] = leaf.requires_grad_(name in self.gradients)
             more = {name: tensors[name] for name in self.more}
             leaves = Inputs(

@@ -89,6 +89,7 @@ class Figures:
     error_dk: float | None = None
     error_dv: float | None = None
     error_dgate: float | None = None
+    error_state: float | None = None
     error_budget: float | None = None
     sm_clock_mhz: float | None = None
     power_w: float | None = None

@@ -50,7 +50,7 @@ class Likeness:
             first, scale = self._first[name].values, self._scales[name]
             difference = self._reference.sketcher.sketch(name, x, self._layout, signs).values - first
             self._found.append((name, "in a row", _ROW_FACTOR, excess(difference, scale).max()))
-            rows = scale.shape[-1] if "n" in self._reference.spec(name).axes else scale.numel()
+            rows = scale.shape[-1] if self._reference.spec(name).has_rows else scale.numel()
             difference, first = (each.reshape(-1, rows, each.shape[-1]) for each in (difference, first))
             allowed = scale.reshape(-1, rows).square().sum(-1)  # per pair
             off = difference.square().mean(-1).sum(-1)

@@ -36,7 +36,7 @@ def memory_figures(
     protocol: ProtocolName,
 ) -> Figures:
     """Return the gate's figures with those of memory, in MiB. Raise CaseEnded where they cannot be taken."""
-    ideal = Work.of(provider.family, case.shape, case.direction).write_bytes / MIB
+    ideal = Work.of(provider.family, case.shape, case.direction).result_bytes / MIB
     if protocol == "paper":
         if session.device != "cuda":
             raise CaseEnded("unsupported", "protocol paper reads CUDA's allocator: needs a CUDA device")
@@ -64,7 +64,7 @@ def call_memory(provider: Provider, inputs: InputSet, direction: Direction, mete
     runs under no_grad). A graph is used up by its backward pass, as in training.
     """
     inputs = inputs.of(provider.family)
-    given = inputs.inputs(provider.layout)
+    given = inputs.given(provider)
     do = inputs.grad_output(provider.layout)
     leaves = [given[name] for name in inputs.gradients]
     forward = provider.build(given)

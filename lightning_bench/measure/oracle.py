@@ -234,7 +234,7 @@ class Reference:
         shape, spec = self.shape, self.sketcher.spec(name)
         batched = "b" in spec.axes
         values, norms = self.sketcher.project(rows), rows.norm(dim=-1)
-        if "n" not in spec.axes:
+        if not spec.has_rows:
             values, norms = values.squeeze(1), norms.squeeze(1)
         if name not in self.sketches:
             heads = shape.kv_heads if spec.of_kv else shape.heads
@@ -275,14 +275,15 @@ class Reference:
             exact = self._rows(name, self._over_group(name, solved[name][:count]))
             got = self._rows(name, self._over_group(name, answer))
             error = relative_error(got, exact, self.grad_norm[:count]).max().item()
-            rounding = self.slack.rounding * BUDGET_FACTOR * max(unit, error)
+            least = _ROUNDING["fp32"] if name in self._defined.updates else unit
+            rounding = self.slack.rounding * BUDGET_FACTOR * max(least, error)
             return rounding + self.slack.accumulation * ACCUMULATION
 
         return {name: budget(name, answer) for name, answer in answers.items()}
 
     def row_scale(self, name: str, norms: Tensor) -> Tensor:
         """Return the error that is allowed in each row of a result with these norms, before its factor."""
-        along_n = "n" in self.spec(name).axes
+        along_n = self.spec(name).has_rows
         return row_scale(norms, self.budgets[name], self.least[name], along_n=along_n)
 
     def expected_shape(self, name: str, layout: Layout) -> tuple[int, ...]:
@@ -338,7 +339,7 @@ class Reference:
 
     def _rows(self, name: str, x: Tensor) -> Tensor:
         """Return [pairs, seq_len, columns]; one row if the tensor has no seq_len."""
-        return x.reshape(x.shape[0], x.shape[1] if "n" in self.spec(name).axes else 1, -1)
+        return x.reshape(x.shape[0], x.shape[1] if self.spec(name).has_rows else 1, -1)
 
 
 def relative_norms(exact: Tensor, do_norms: Tensor) -> Tensor:

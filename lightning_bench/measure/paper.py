@@ -22,6 +22,7 @@ from lightning_bench.case import Direction
 from lightning_bench.families import QKV, Spec, definition_of
 from lightning_bench.measure.device.memory import MIB
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.job import CaseEnded
 from lightning_bench.providers.registry.base import Inputs, Provider
 
 WARMUP_MS = 25
@@ -34,6 +35,8 @@ def build_call(provider: Provider, inputs: InputSet, direction: Direction) -> Ca
 
     It owns copies of all that the scripts held, and of nothing else, so that memory can be counted.
     """
+    if definition_of(provider.family).updates:
+        raise CaseEnded("unsupported", "protocol paper has no pool of states that a call updates")
     inputs = inputs.of(provider.family)
     decay = inputs.decay.clone()
     transposed = provider.layout == "bnhd"

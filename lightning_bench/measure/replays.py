@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from lightning_bench.measure.device.graph import Replay
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.likeness import Likeness, Lot
@@ -25,7 +27,8 @@ class ReplayAudit:
     """Before each replay the inputs change in place and the results become NaN: it must write them anew.
 
     No Python of the provider runs in a replay, and its results lie in the same memory each time, so neither
-    threads nor memory are looked at. `written` names inputs that have changed.
+    threads nor memory are looked at. `written` names inputs that have changed; `left` gives what a replay has
+    left in place of inputs.
     """
 
     def __init__(
@@ -35,9 +38,11 @@ class ReplayAudit:
         signs: InputSigns,
         lot: Lot,
         written: Callable[[], str | None],
+        left: Callable[[], dict[str, Tensor]] = dict,
     ) -> None:
         self.failure = likeness.odd(_WHAT, replay.results)
-        self._replay, self._likeness, self._written = replay, likeness, written
+        self._replay, self._likeness = replay, likeness
+        self._written, self._left = written, left
         self._input_signs, self._lot = signs, lot
         self._signs = signs.own()
         self._looked = False
@@ -57,7 +62,7 @@ class ReplayAudit:
         """Judge the results, if this replay is drawn."""
         begin = _clock()
         if self.failure is None and self._lot.drawn():
-            self._likeness.compare(result, self._signs)
+            self._likeness.compare({**self._left(), **result}, self._signs)
             self._lot.spent(_clock() - begin, on_gpu=True)
 
     def drained(self, ms: float) -> None:

@@ -2,7 +2,8 @@
 
 Each column of v is multiplied by c = ±1, drawn per (batch, head, column), and do by c·t with t = ±1 per head.
 Then o changes by c, dv by c·t and every other gradient by t, to the last bit, since a sign commutes with
-rounding. What an implementation has kept of an earlier call is then wrong in half of its columns. Heads that
+rounding. States that a call updates in place have the columns' signs before it, and so after it. What an
+implementation has kept of an earlier call is then wrong in half of its columns. Heads that
 share one of k and v share their signs.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from lightning_bench.case import Case, Direction, Family, Shape
 from lightning_bench.families import definition_of
 from lightning_bench.families.spec import Spec
+from lightning_bench.measure.pools import StatePool
 from lightning_bench.providers.dtypes import torch_dtype
 
 
@@ -62,8 +64,9 @@ class Signs:
 
     def of(self, name: str, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
         """Return the signs of columns [b, h, 1, e] and of heads [h] that a result has, or None."""
-        columns = self.columns if name in ("o", "dv") and self.columns.numel() > 1 else None
-        heads = self.heads if name != "o" and "h" in spec.axes else None
+        updated = "r" in spec.axes
+        columns = self.columns if (name in ("o", "dv") or updated) and self.columns.numel() > 1 else None
+        heads = self.heads if name != "o" and not updated and "h" in spec.axes else None
         if not spec.of_kv:
             columns, heads = (None if x is None else self._spread(x) for x in (columns, heads))
         return columns, None if heads is None else heads.flatten()
@@ -106,11 +109,20 @@ class SignSource:
 class InputSigns:
     """The signs of v and do of one case: new ones before each call, such that its result stays known.
 
+    A pool is filled with the states before the call, whose columns have the signs of v's.
+
     A backward pass starts from a graph: the signs of v's columns are `hold`'s until there is another graph.
     """
 
-    def __init__(self, case: Case, family: Family, signed: tuple[SignedTensor, SignedTensor]) -> None:
+    def __init__(
+        self,
+        case: Case,
+        family: Family,
+        signed: tuple[SignedTensor, SignedTensor],
+        pool: StatePool | None = None,
+    ) -> None:
         self._direction: Direction = case.direction
+        self._pool = pool
         self._v, self._do = signed
         columns = definition_of(family).odd_in_v
         self._source = SignSource(case.shape, torch_dtype(case.shape.dtype), columns=columns)
@@ -139,6 +151,8 @@ class InputSigns:
         else:
             signs = self._source.draw(columns=True, heads=self._direction != "fwd")
             self._v.to(signs.columns)
+        if self._pool is not None:
+            self._pool.fill(signs.columns)
         if self._direction != "fwd":
             self._do.to(signs.of_do)
         return signs

@@ -72,11 +72,11 @@ class Sketcher:
         return rows @ self._vectors[columns].to(rows.dtype)
 
     def rows(self, spec: Spec, x: Tensor, layout: Layout) -> Tensor:
-        """Return x as [b, h, n, columns], without the axes that it lacks; layout bnhd as a view."""
+        """Return x as [b, h, n or r, columns], without the axes that it lacks; layout bnhd as a view."""
         axes = spec.axes
         if layout == "bnhd" and spec.turns:
             x = x.transpose(axes.index("h"), axes.index("n"))
-        lead = sum(axis in "bhn" for axis in axes)
+        lead = sum(axis in "bhnr" for axis in axes)
         return x.flatten(lead) if x.dim() > lead else x.unsqueeze(-1)
 
 

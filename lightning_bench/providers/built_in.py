@@ -65,6 +65,12 @@ BUILT_IN: dict[str, str] = {
     "srmsnorm-compiled": "bundled_srmsnorm:SrmsnormCompiled",
     "srmsnorm-official": "lightning_attn:SrmsnormOfficial",
     "rms-norm-torch": "forms.rms_norm_torch:RmsNormTorch",
+    "lightning2-serve": "bundled_serving:Lightning2Serve",
+    "lightning2-step": "bundled_serving:Lightning2Step",
+    "lightning2-state": "bundled_serving:Lightning2State",
+    "lightning2-serve-torch": "bundled_serving:Lightning2ServeTorch",
+    "lightning2-verify": "bundled_serving:Lightning2Verify",
+    "lightning2-verify-torch": "bundled_serving:Lightning2VerifyTorch",
 }
 """Name of each provider to `module:Class` below this package, in the order of listings: family by family."""
 

@@ -159,6 +159,7 @@ class Record:
     error_dgate: Annotated[
         Figure, "worst relative L2 error of the gradients of gates, weights and other inputs"
     ] = None
+    error_state: Annotated[Figure, "relative L2 error of the states that a call leaves in its pool"] = None
     error_budget: Annotated[Figure, "largest relative L2 error that passes the gate"] = None
     checks: Annotated[str, "what was judged beside the errors: see docs/trust.md"] = ""
     seed: Annotated[int | None, "seed of the inputs and of the choice of what is judged"] = None

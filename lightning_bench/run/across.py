@@ -91,7 +91,7 @@ def _within(figures: Figures) -> float:
 
 
 def _largest_errors(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    names = ("error_o", "error_dq", "error_dk", "error_dv", "error_dgate")
+    names = ("error_o", "error_dq", "error_dk", "error_dv", "error_dgate", "error_state")
     found: dict[str, float] = {}
     for name in names:
         errors = [error for outcome in outcomes if (error := getattr(outcome.figures, name)) is not None]

@@ -29,6 +29,7 @@ from lightning_bench.case import (
     Family,
     ProtocolName,
 )
+from lightning_bench.models.published import PUBLISHED
 from lightning_bench.suite.axes import (
     BOUNDS_ALLOWED,
     LENGTHS_ALLOWED,
@@ -82,6 +83,11 @@ _Distributions = Annotated[
     tuple[Distribution, ...],
     BeforeValidator(lambda value: read_words(value, DISTRIBUTIONS)),
     Field(description=", ".join(DISTRIBUTIONS)),
+]
+_Models = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_words(value, tuple(PUBLISHED))),
+    Field(description=", ".join(PUBLISHED)),
 ]
 _Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
 _Layers = Annotated[
@@ -202,14 +208,33 @@ class Exclude(_Table):
         return "{" + ", ".join(parts) + "}"
 
 
+def _shape_of_models(value: object) -> object:
+    """Put the heads and the head_dim of the models of a group into their places."""
+    if not isinstance(value, dict) or "model" not in value:
+        return value
+    if both := [key for key in ("heads", "head_dim") if key in value]:
+        raise Faults(f"has model and {' and '.join(both)}; allowed: model, whose shape it takes, or these")
+    try:
+        shapes = [PUBLISHED[name] for name in read_words(value["model"], tuple(PUBLISHED))]
+    except Faults:  # the field `model` has the same, and its line
+        return {**value, "heads": 1, "head_dim": 1}
+    dims = sorted({shape.head_dim for shape in shapes})
+    if len(dims) > 1:
+        raise Faults(f"has models of head_dim {' and '.join(map(str, dims))}; allowed: a group for each")
+    heads = list(dict.fromkeys(shape.heads for shape in shapes))
+    return {**value, "heads": heads, "head_dim": dims}
+
+
 class Group(_Table):
     """Axes; every combination of their values is a cell.
 
+    `model` names models of `PUBLISHED`, in place of `heads` and `head_dim`.
     Without `value_dim` it equals `head_dim`, without `kv_heads` `heads`. `packing` takes the place of
     `seq_len`, which is then the sum of its documents.
     """
 
     providers: Providers
+    model: _Models | None = None
     direction: _Directions
     dtype: _Dtypes
     batch: _Lengths
@@ -224,6 +249,11 @@ class Group(_Table):
     exclude: Annotated[tuple[Exclude, ...], BeforeValidator(_list_to_tuple)] = Field(
         default=(), description=EXCLUDE_ALLOWED
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_the_shape_of_models(cls, value: object) -> object:
+        return _shape_of_models(value)
 
     @field_validator("kv_heads")
     @classmethod

@@ -25,7 +25,8 @@ OWN_KERNEL = (DOCS / "own-kernel.md").read_text()
 SUITE = block((DOCS / "suites.md").read_text(), "toml", "[[group]]")
 LIBRARY = (DOCS / "library.md").read_text()
 SERVING = (DOCS / "serving.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", LIBRARY + SERVING, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", LIBRARY + SERVING, re.DOTALL)
+EXAMPLES = [code for code in BLOCKS if "lightning_kernels" in code]
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 

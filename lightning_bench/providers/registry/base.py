@@ -21,8 +21,11 @@ class Inputs:
     In layout `bhnd`: q, k [batch, heads, seq_len, head_dim]; v [batch, heads, seq_len, value_dim].
     In layout `bnhd` heads and seq_len are exchanged. k and v may have fewer heads than q (`grouped_heads`).
     `more` holds the other inputs of the family, such as gates, by the names and axes of its definition in
-    `lightning_bench.families`; `inputs["g"]` reads one. Of packed documents (`packs`) `cu_seqlens`, int32
-    [documents + 1] on the device, has the starts and the end; else it is None.
+    `lightning_bench.families`; `inputs["g"]` reads one. What a call updates in place is in a pool: for family
+    `serving`, `inputs["state"]` is fp32 [slots, heads, head_dim, value_dim] (`turned_state`: of value_dim,
+    head_dim), and `inputs["slots"]`, int32 [sequences], says which slot each sequence has. Of packed
+    documents (`packs`) `cu_seqlens`, int32 [documents + 1] on the device, has the starts and the end; else it
+    is None.
     """
 
     q: Tensor
@@ -64,6 +67,8 @@ class Provider:
     """Whether each process may run another configuration, since an autotuner times several and takes one."""
     packs: ClassVar[bool] = False
     """Whether it takes packed documents: `Inputs.cu_seqlens`."""
+    turned_state: ClassVar[bool] = False
+    """Whether its pool of states is [slots, heads, value_dim, head_dim], in families that have one."""
     grouped_heads: ClassVar[bool] = False
     """Whether k and v may have fewer heads than q: query head i reads kv head i // (heads // kv_heads)."""
 

@@ -81,8 +81,15 @@ _UNITS: dict[Metric, str] = {"speed": "ms", "memory": "MiB", "train": "tokens/s"
 
 
 def worst_error(record: Record) -> float | None:
-    """Return the largest error of the output and the gradients; None if none was taken."""
-    errors = (record.error_o, record.error_dq, record.error_dk, record.error_dv, record.error_dgate)
+    """Return the largest error of the output, the gradients and the states; None if none was taken."""
+    errors = (
+        record.error_o,
+        record.error_dq,
+        record.error_dk,
+        record.error_dv,
+        record.error_dgate,
+        record.error_state,
+    )
     return max((error for error in errors if error is not None), default=None)
 
 

@@ -72,7 +72,14 @@ def _severity(record: Record) -> float:
     0 for other statuses: of them the shortest length says most.
     """
     if record.status == "wrong":
-        errors = (record.error_o, record.error_dq, record.error_dk, record.error_dv, record.error_dgate)
+        errors = (
+            record.error_o,
+            record.error_dq,
+            record.error_dk,
+            record.error_dv,
+            record.error_dgate,
+            record.error_state,
+        )
         return max((error for error in errors if error), default=0.0) / (record.error_budget or 1.0)
     if record.status == "unstable" and record.median_ms and record.ci_low_ms and record.ci_high_ms:
         return (record.ci_high_ms - record.ci_low_ms) / record.median_ms

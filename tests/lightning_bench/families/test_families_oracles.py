@@ -13,6 +13,7 @@ from lightning_bench.measure.oracle import solve
 from lightning_bench.providers import get_provider
 from lightning_bench.providers.registry.base import Inputs
 from tests.lightning_bench.families.test_families_layers import DEFINITIONS
+from tests.lightning_bench.families.test_families_serving import SERVED
 
 FORMS: dict[Family, str] = {
     "softmax_full": "sdpa-math-full",
@@ -69,8 +70,8 @@ def assert_close(got: dict[str, Tensor], wanted: dict[str, Tensor], limit: float
 
 def test_every_family_is_defined_and_has_another_form() -> None:
     assert tuple(DEFINED) == FAMILIES, "DEFINED and case.Family differ: same names, same order"
-    # Those three are compared in tests/lightning_bench/measure/test_measure_oracle.py.
-    compared = {"linear_decay", "linear", "softmax"} | set(FORMS) | set(DEFINITIONS)
+    # The first three are compared in tests/lightning_bench/measure/test_measure_oracle.py.
+    compared = {"linear_decay", "linear", "softmax"} | set(FORMS) | set(DEFINITIONS) | set(SERVED)
     assert compared <= set(FAMILIES)
     missing = sorted(set(FAMILIES) - compared)
     assert not missing, f"nothing checks the oracles of {missing}: name a provider of each in FORMS above"

@@ -20,6 +20,7 @@ from lightning_bench.suite import (
 )
 
 NAMES = [
+    "decode",
     "dims",
     "fla-readme",
     "layers",
@@ -28,6 +29,7 @@ NAMES = [
     "packed",
     "paper",
     "parallelism",
+    "prefill",
     "quick",
     "short",
     "srmsnorm",

@@ -123,8 +123,8 @@ def test_a_suite_without_faults_loads(tmp_path: Path) -> None:
         ({"providers": '["alpha", "alpha"]'}, "group[0].providers: alpha is listed more than once"),
         ({"providers": "[]"}, "group[0].providers: is empty; allowed: a list of provider names"),
         ({"seq_lens": "512"}, "group[0].seq_lens: unknown key (did you mean `seq_len`?); allowed: providers, "
-         "direction, dtype, batch, heads, seq_len, head_dim, value_dim, kv_heads, layer, rank, packing, "
-         "exclude"),
+         "model, direction, dtype, batch, heads, seq_len, head_dim, value_dim, kv_heads, layer, rank, "
+         "packing, exclude"),
         ({'"a\\nb"': "1"}, 'group[0]."a\\nb": unknown key; allowed: providers'),
         ({"exclude": "3"},
          'group[0].exclude: 3 is not allowed; allowed: a list of entries such as [{family = "softmax"'),
@@ -147,6 +147,8 @@ def test_a_suite_without_faults_loads(tmp_path: Path) -> None:
          f'group[0].exclude[0].seq_len: "> 2147483647" can match no length; {BOUNDS}'),
         ({"exclude": "[{seq_len = 0.5}]"}, f"group[0].exclude[0].seq_len: 0.5 is not allowed; {BOUNDS}"),
         ({"exclude": "[{seq_len = []}]"}, f"group[0].exclude[0].seq_len: is empty; {BOUNDS}"),
+        ({"model": '"minimax-1"', "heads": None, "head_dim": None},
+         'group[0].model: "minimax-1" is not known (did you mean `minimax-01`?); allowed: minimax-01, ling'),
         ({"kv_heads": "3"}, "group[0].kv_heads: heads 4 in groups of kv_heads 3; allowed: a divisor"),
         ({"packing": '"2 x 8"', "seq_len": None, "batch": "2"},
          "group[0].packing: batch 2 with packing; allowed: 1, which has all documents"),

@@ -126,3 +126,16 @@ def test_packed_has_three_packings_of_as_many_tokens() -> None:
 def test_short_asks_for_graphs() -> None:
     assert load_suite("short").graph
     assert not load_suite("paper").graph
+
+
+def test_models_give_heads_and_head_dim(tmp_path: Path) -> None:
+    lines = 'seq_len = 8\nmodel = ["ling-2.5-1t", "tnl-1b", "minimax-01"]\n'
+    path = tmp_path / "own.toml"
+    path.write_text(GROUP.replace("heads = 4\nhead_dim = 16\n", "") + lines)
+    found = expand(load_suite(path), Overrides(), "cpu")
+    assert [(case.shape.heads, case.shape.head_dim) for case in found[::2]] == [(64, 128), (16, 128)]
+    narrow = expand(load_suite(path), Overrides(heads=(8,)), "cpu")
+    assert {case.shape.heads for case in narrow} == {8}
+    path.write_text(GROUP + lines)
+    with pytest.raises(UsageError, match="has model and heads and head_dim; allowed: model, whose shape it"):
+        load_suite(path)
