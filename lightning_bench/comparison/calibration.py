@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -23,6 +23,20 @@ class _Case:
     runs: list[Run]
     differences: Floats
     both: Floats
+
+
+def noise_floors(base: Side, head: Side, *, threshold: float, pairs: int) -> list[Calibration]:
+    """Return the noise floor of each GPU that has measured the sides; see `noise_floor`."""
+    gpus = dict.fromkeys(run.record.gpu_uuid for run in base.runs) or [""]
+    return [
+        row
+        for gpu in gpus
+        for row in noise_floor(_on(base, gpu), _on(head, gpu), threshold=threshold, pairs=pairs)
+    ]
+
+
+def _on(side: Side, gpu: str) -> Side:
+    return replace(side, runs=[run for run in side.runs if run.record.gpu_uuid == gpu])
 
 
 def noise_floor(base: Side, head: Side, *, threshold: float, pairs: int) -> list[Calibration]:
@@ -61,6 +75,7 @@ def noise_floor(base: Side, head: Side, *, threshold: float, pairs: int) -> list
             Calibration(
                 case_id=name,
                 machine_id=record.machine_id,
+                gpu_uuid=record.gpu_uuid,
                 device=record.device,
                 pairs=most,
                 df=df,

@@ -298,7 +298,8 @@ class _Judged:
 
 def _noise(noises: Noises, runs: Sequence[Run]) -> Noise | None:
     last = runs[-1]
-    return noises.of(last.record.machine_id, last.calibrated_as or last.record.case_id)
+    record = last.record
+    return noises.of(record.machine_id, last.calibrated_as or record.case_id, record.gpu_uuid)
 
 
 def _together(base: Noise | None, head: Noise | None) -> Noise | None:

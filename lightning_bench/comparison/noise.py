@@ -47,12 +47,13 @@ ASSUMED_DF = 5.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """The noise floor of one case on one machine, as `lbench calibrate` measured it.
+    """The noise floor of one case on one GPU, as `lbench calibrate` measured it.
 
-    Percentages are standard deviations of one process's figure: `pair_noise_percent` if two processes are
-    measured side by side, as a trimmed mean sees it, with `pair_df` degrees of freedom;
-    `run_noise_percent` over the whole calibration, with disturbed processes, with `df`. The resolutions are
-    the changes that a comparison of all calibrated cases finds in 95 % of runs.
+    In files of older versions `gpu_uuid` is blank: the row is of any GPU of the kind. Percentages are
+    standard deviations of one process's figure: `pair_noise_percent` if two processes are measured side by
+    side, as a trimmed mean sees it, with `pair_df` degrees of freedom; `run_noise_percent` over the whole
+    calibration, with disturbed processes, with `df`. The resolutions are the changes that a comparison of
+    all calibrated cases finds in 95 % of runs.
     """
 
     case_id: str
@@ -73,6 +74,7 @@ class Calibration:
     device_name: str
     harness_commit: str
     time_utc: str
+    gpu_uuid: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,32 +89,41 @@ class Noise:
 
 
 class Noises:
-    """The noise of cases: their own calibration, else their machine's worst, else None."""
+    """The noise of cases: of their GPU's calibration, else the worst of their kind of machine, else None."""
 
     def __init__(self, rows: Iterable[Calibration]) -> None:
-        self._own: dict[tuple[str, str], Calibration] = {}
+        self._own: dict[tuple[str, str], dict[str, Calibration]] = {}
         self._by_machine: dict[str, list[Calibration]] = {}
         for row in sorted(rows, key=lambda row: row.time_utc):
-            self._own[row.machine_id, row.case_id] = row
-        for row in self._own.values():
-            self._by_machine.setdefault(row.machine_id, []).append(row)
+            self._own.setdefault((row.machine_id, row.case_id), {})[row.gpu_uuid] = row
+        for (machine_id, _), of_case in self._own.items():
+            self._by_machine.setdefault(machine_id, []).extend(of_case.values())
 
     def __bool__(self) -> bool:
         return bool(self._own)
 
-    def of(self, machine_id: str, case_id: str) -> Noise | None:
-        """Return the calibrated noise; for a case that was not calibrated the worst of its machine's."""
-        own = self._own.get((machine_id, case_id))
+    def of(self, machine_id: str, case_id: str, gpu_uuid: str = "") -> Noise | None:
+        """Return the calibrated noise of a case on a GPU; blank is one that is not known.
+
+        Without a calibration of this GPU it is the worst of other GPUs of its kind, and for a case that was
+        not calibrated the worst of all cases.
+        """
+        of_case = self._own.get((machine_id, case_id), {})
+        own = of_case.get(gpu_uuid) or of_case.get("")
         if own is not None:
-            pair, run = own.pair_noise_percent / 100, own.run_noise_percent / 100
-            return Noise(pair, run, own.df, own.pair_df, "calibrated")
+            return _worst([own], "calibrated")
+        if of_case:
+            return _worst(
+                list(of_case.values()), "calibrated" if not gpu_uuid else "calibrated on another GPU"
+            )
         others = self._by_machine.get(machine_id)
-        if not others:
-            return None
-        worst = max(others, key=lambda row: row.run_noise_percent)
-        pair = max(row.pair_noise_percent for row in others)
-        run = worst.run_noise_percent
-        return Noise(pair / 100, run / 100, worst.df, worst.pair_df, "calibrated on other cases")
+        return _worst(others, "calibrated on other cases") if others else None
+
+
+def _worst(rows: Sequence[Calibration], source: str) -> Noise:
+    worst = max(rows, key=lambda row: row.run_noise_percent)
+    pair = max(row.pair_noise_percent for row in rows)
+    return Noise(pair / 100, worst.run_noise_percent / 100, worst.df, worst.pair_df, source)
 
 
 def assumed(device: str, log_ms: float, *, self_tuning: bool = False) -> Noise:

@@ -32,6 +32,11 @@ def noise_remarks(
             f"not calibrated: {counted(kinds['calibrated on other cases'], 'cell')}; the noise of this "
             "machine's noisiest calibrated case is used"
         )
+    if elsewhere := kinds["calibrated on another GPU"]:
+        found.append(
+            f"calibrated on another GPU of this kind: {counted(elsewhere, 'cell')}; GPUs of one kind differ, "
+            "`lbench calibrate --gpus all` measures each"
+        )
     if estimated.tuning.any():
         names = sorted({cell.provider for cell, tunes in zip(cells, estimated.tuning, strict=True) if tunes})
         found.append(

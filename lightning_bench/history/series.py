@@ -142,7 +142,7 @@ def least_change(noises: Noises, row: pd.Series, figure: str) -> float:
     """
     if figure in _EXACT:
         return MEMORY_LIMIT - 1
-    noise = noises.of(row["machine_id"], row["case_id"])
+    noise = noises.of(row["machine_id"], row["case_id"], row["gpu_uuid"])
     if noise is None:
         times = [row[name] for name in ("median_ms", "mean_ms") if row[name] > 0]
         noise = assumed(row["device"], math.log(times[0] if times else 1.0))

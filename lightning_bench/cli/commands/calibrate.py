@@ -11,6 +11,7 @@ from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
 from lightning_bench.cli.shared.completion import suites
 from lightning_bench.cli.shared.option_groups import grouped
+from lightning_bench.cli.shared.slot_options import Chosen, GpuChoice
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,17 +38,21 @@ def calibrate(
     ] = "3%",
     axes: Axes,
     running: Running,
+    gpus: GpuChoice,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="CSV to write. Default: results/DEVICE/SUITE-calibration.csv."),
     ] = None,
     output: Output,
 ) -> None:
-    """Measure every case against itself, side by side in fresh processes, and write the noise floor."""
+    """Measure every case against itself, side by side in fresh processes, and write the noise floor.
+
+    With --gpus each of the GPUs measures every case.
+    """
     from dataclasses import asdict
 
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
-    from lightning_bench.comparison.calibration import noise_floor
+    from lightning_bench.comparison.calibration import noise_floors
     from lightning_bench.comparison.noise import SUFFIX, write_calibration
     from lightning_bench.comparison.sides import read_side
     from lightning_bench.machine.scratch import scratch_folder
@@ -55,7 +60,12 @@ def calibrate(
     from lightning_bench.run.planner import Planner
 
     limit = parse_share("--threshold", threshold)
-    planner = Planner("speed", axes.overrides(), running.settings())
+    chosen = Chosen(gpus.slots(running.device))
+    if chosen.device == "cpu" and chosen.count > 1:
+        raise UsageError(
+            f"--gpus {gpus.gpus}: slots of a CPU disturb each other; calibrate it without --gpus"
+        )
+    planner = Planner("speed", axes.overrides(), running.settings(device=chosen.device))
     plan = planner.plan(planner.load(suite))
     path = out or Path("results") / plan.machine.slug / f"{plan.suite}{SUFFIX}"
     if not path.name.endswith(SUFFIX):
@@ -64,8 +74,8 @@ def calibrate(
     sink = output.sink()
     with scratch_folder() as folder:
         paths = [folder / "a.csv", folder / "b.csv"]
-        run_side_by_side(sink, [plan, plan], [None, None], paths, ["first", "second"], pairs)
-        rows = noise_floor(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=16)
+        run_side_by_side(sink, [plan, plan], [None, None], paths, ["first", "second"], pairs, chosen)
+        rows = noise_floors(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=16)
     write_calibration(path, rows)
     if sink.as_json:
         sink.data([asdict(row) for row in rows])
@@ -80,7 +90,7 @@ def calibrate(
     coarse = sum(row.resolution_percent > 100 * limit for row in rows)
     if coarse:
         sink.say(f"{coarse} of {len(rows)} cases cannot resolve {100 * limit:g} % on this machine")
-    if lost := len({case.id for case in plan.cases}) - len(rows):
+    if lost := len({case.id for case in plan.cases}) * chosen.count - len(rows):
         sink.say(f"{lost} cases of the suite are not calibrated: they have no figure in every pass")
     sink.say(f"calibration: {path}")
 

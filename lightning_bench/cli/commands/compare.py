@@ -14,6 +14,7 @@ from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
+from lightning_bench.cli.shared.slot_options import GpuChoice
 from lightning_bench.errors import ExitCode, UsageError
 from lightning_bench.words import choice, counted
 
@@ -104,6 +105,7 @@ def compare(
         ),
     ] = None,
     running: Running,
+    gpus: GpuChoice,
     verdicts: VerdictOptions,
     shown: Shown,
     output: Output,
@@ -126,17 +128,17 @@ def compare(
     if commit.ref is not None:
         if against is not None:
             raise UsageError("--against compares within one run: give a CSV instead of --ref")
-        measured = _measured_sides(sink, paths, commit, axes, running)
+        measured = _measured_sides(sink, paths, commit, axes, running, gpus)
         base, head, untouched = measured.base, measured.head, measured.untouched
     else:
         untouched = ""
         if (
             (commit.out, commit.kernels, commit.from_diff) != (None, None, False)
             or replace(axes, provider=None) != Axes()
-            or running != Running()
+            or (running, gpus) != (Running(), GpuChoice())
         ):
             raise UsageError(
-                "axes, --device, --time-limit, --out, --kernels and --from-diff go with --ref: "
+                "axes, --device, --gpus, --time-limit, --out, --kernels and --from-diff go with --ref: "
                 "CSVs are measured already"
             )
         base, head = _sides(paths, axes.provider_names, against)
@@ -159,14 +161,14 @@ def compare(
 
 
 def _measured_sides(
-    sink: Sink, suites: list[Path], commit: RefOptions, axes: Axes, running: Running
+    sink: Sink, suites: list[Path], commit: RefOptions, axes: Axes, running: Running, gpus: GpuChoice
 ) -> Measured:
     """Return both commits' sides, measured now."""
     from lightning_bench.cli.commands.compare_ref import measure
 
     if len(suites) > 1:
         raise UsageError("--ref takes one suite, not two inputs")
-    return measure(sink, str(suites[0]) if suites else None, commit, axes, running)
+    return measure(sink, str(suites[0]) if suites else None, commit, axes, running, gpus)
 
 
 def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Side, Side]:

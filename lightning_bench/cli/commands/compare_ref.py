@@ -16,6 +16,7 @@ from lightning_bench.case import Metric
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Running
 from lightning_bench.cli.shared.completion import list_of
+from lightning_bench.cli.shared.slot_options import Chosen, GpuChoice
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ class Measured:
     untouched: str = ""
 
 
-def measure(sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, running: Running) -> Measured:
+def measure(
+    sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, running: Running, gpus: GpuChoice
+) -> Measured:
     """Check the commit out, measure it and the working tree in turns, and return both sides' rows."""
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
     from lightning_bench.comparison.sides import Side
@@ -102,6 +105,7 @@ def measure(sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, runni
     ref = str(commit.ref)
     tree = working_tree(Path.cwd())
     metrics = _metrics(commit.metric)
+    chosen = Chosen(gpus.slots(running.device))
     with ExitStack() as stack:
         stack.enter_context(_terminated_cleanly())
         folder = commit.out or stack.enter_context(scratch_folder())
@@ -112,8 +116,9 @@ def measure(sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, runni
             sink.say("this tree has changes that are not committed: they are measured too")
         if not (other.root / inside).is_dir():
             raise UsageError(f"{ref} has no folder {inside}; give --kernels, a folder that both commits have")
+        settings = running.settings(device=chosen.device)
         with _importable(tree.root / inside):
-            planners = [Planner(metric, axes.overrides(), running.settings()) for metric in metrics]
+            planners = [Planner(metric, axes.overrides(), settings) for metric in metrics]
             loaded = planners[0].load(suite)
             plans = [planner.plan(loaded) for planner in planners]
         names = f"{ref} ({other.name})", f"this tree ({tree.name})"
@@ -147,6 +152,7 @@ def measure(sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, runni
                 [_csv(folder, name, plan.metric, metrics) for name in ("base", "head")],
                 [f"base {other.name}", f"head {tree.name}"],
                 commit.pairs,
+                chosen,
             )
         base, head = (_read(folder, name, metrics) for name in ("base", "head"))
         if commit.out is not None:

@@ -187,12 +187,14 @@ def measure(
     sink: Sink, plans: Sequence[Plan], chosen: Chosen, out: Path | None, *, fresh: bool, retry: bool
 ) -> None:
     """Measure the plans into their files, print what came of it, and leave with the exit code."""
+    from lightning_bench.run.sweep import crew_of
+
     started: set[Path] = set()
     failed = False
     results = []
     for plan in plans:
         path = out or default_out(plan, chosen.shard)
-        with chosen.executor(plan) as executor:
+        with chosen.executor(crew_of(plan)) as executor:
             summary = _run(sink, plan, path, executor, fresh=fresh and path not in started, retry=retry)
         started.add(path)
         failed |= summary.failed

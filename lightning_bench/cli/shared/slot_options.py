@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_bench.case import Device
     from lightning_bench.machine.gpu import Gpu
     from lightning_bench.run.executor import Executor, Slot
+    from lightning_bench.run.lane import Crew
     from lightning_bench.run.plan import Plan
     from lightning_bench.run.shard import SweepShard
 
@@ -48,20 +49,19 @@ class Chosen:
         return plan if self.shard is None else self.shard.part(plan)
 
     @contextmanager
-    def executor(self, plan: Plan) -> Iterator[Executor | None]:
-        """Yield what measures the plan on the slots, None without slots.
+    def executor(self, crew: Crew) -> Iterator[Executor | None]:
+        """Yield what measures with such workers on the slots, None without slots.
 
         Raise UsageError if another process has one of them. Without slots the GPU is only marked as in use.
         """
         if not self.slots:
-            with marked(plan.device):
+            with marked(crew.device):
                 yield None
             return
         from lightning_bench.run.local_executor import LocalExecutor
         from lightning_bench.run.slots import fair_share
-        from lightning_bench.run.sweep import crew_of
 
-        with closing(LocalExecutor(self.slots, fair_share(crew_of(plan), self.slots))) as executor:
+        with closing(LocalExecutor(self.slots, fair_share(crew, self.slots))) as executor:
             yield executor
 
 
@@ -79,8 +79,8 @@ def marked(device: Device) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Slots:
-    """On which GPUs the cases are measured, and which part of them."""
+class GpuChoice:
+    """On which GPUs cases are measured."""
 
     gpus: Annotated[
         str | None,
@@ -91,6 +91,22 @@ class Slots:
             rich_help_panel=_PANEL,
         ),
     ] = None
+
+    def slots(self, device: str | None) -> tuple[Slot, ...]:
+        """Return the slots; UsageError if one is not here, and for --device beside --gpus."""
+        if self.gpus is None:
+            return ()
+        from lightning_bench.run.slots import local_slots
+
+        if device is not None:
+            raise UsageError(f"--gpus {self.gpus} and --device {device} do not go together: leave one out")
+        return tuple(local_slots(self.gpus))
+
+
+@dataclass(frozen=True)
+class Slots(GpuChoice):
+    """On which GPUs the cases of a sweep are measured, and which part of them."""
+
     shard: Annotated[
         str | None,
         typer.Option(
@@ -105,10 +121,4 @@ class Slots:
         from lightning_bench.run.shard import SweepShard
 
         shard = None if self.shard is None else SweepShard.parse(self.shard)
-        if self.gpus is None:
-            return Chosen(shard=shard)
-        from lightning_bench.run.slots import local_slots
-
-        if device is not None:
-            raise UsageError(f"--gpus {self.gpus} and --device {device} do not go together: leave one out")
-        return Chosen(tuple(local_slots(self.gpus)), shard)
+        return Chosen(self.slots(device), shard)

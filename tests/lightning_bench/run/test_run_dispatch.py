@@ -3,76 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_bench.case import Case, Shape
+from lightning_bench.case import Shape
 from lightning_bench.errors import LbenchError, UsageError
-from lightning_bench.machine import describe_machine
-from lightning_bench.machine.place import Place
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.run.dispatch import dispatch
-from lightning_bench.run.executor import CaseMeasured, JobFinished, Slot, SlotEvent, SlotLost, Unit
+from lightning_bench.run.executor import Slot, Unit
 from lightning_bench.run.plan import Plan, by_shape
 from lightning_bench.run.shard import SweepShard
 from lightning_bench.suite import Limits
-
-MACHINE = describe_machine("cpu")
-
-
-def cases(shapes: int, providers: int = 2) -> list[Case]:
-    return [
-        Case(Shape(1, 1, 64 * (number + 1), 16, 16, "fp32", "cpu"), f"p{provider}", "fwd")
-        for number in range(shapes)
-        for provider in range(providers)
-    ]
+from tests.support.played_slots import MACHINE, Played, made_up_cases
 
 
 def units(shapes: int) -> list[Unit]:
-    groups = by_shape(cases(shapes)).values()
+    groups = by_shape(made_up_cases(shapes)).values()
     return [Unit(Job(tuple(group), "check", "lbench", Limits())) for group in groups]
-
-
-class Played:
-    """Slots that measure in no time: a random one goes on, and some are lost after part of a unit."""
-
-    def __init__(self, count: int, draw: Random, losses: int = 0) -> None:
-        self._slots = [Slot(f"slot {number}", MACHINE, Place(), f"local {count}") for number in range(count)]
-        self._draw, self._losses = draw, losses
-        self._busy: dict[Slot, Unit] = {}
-        self.given: list[tuple[Slot, Unit]] = []
-
-    def slots(self) -> Sequence[Slot]:
-        return list(self._slots)
-
-    def submit(self, slot: Slot, unit: Unit) -> None:
-        assert slot not in self._busy, "two jobs at a time"
-        assert slot in self._slots, "it is lost"
-        self._busy[slot] = unit
-        self.given.append((slot, unit))
-
-    def events(self) -> Iterator[SlotEvent]:
-        while self._busy:
-            slot = self._draw.choice(list(self._busy))
-            unit = self._busy[slot]
-            is_lost = self._losses > 0 and self._draw.random() < 0.3
-            done = self._draw.randrange(len(unit.job.cases)) if is_lost else len(unit.job.cases)
-            for case in unit.job.cases[:done]:
-                yield CaseMeasured(slot, [Outcome(case, "ok")])
-            del self._busy[slot]
-            if is_lost:
-                self._losses -= 1
-                self._slots.remove(slot)
-                yield SlotLost(slot, "it burned down")
-            else:
-                yield JobFinished(slot, Counter(samples=1.0))
-
-    def close(self) -> None:
-        self._busy.clear()
 
 
 class Noted:
@@ -107,7 +58,7 @@ def test_each_case_has_one_outcome_while_a_slot_is_left(
         assert stranded.startswith("no slot is left to measure on; the last one, slot ")
         assert len(noted.gone) == count
     else:
-        assert Counter(outcome.case for _, outcome in noted.outcomes) == Counter(cases(shapes))
+        assert Counter(outcome.case for _, outcome in noted.outcomes) == Counter(made_up_cases(shapes))
     # All cases of a shape were given to one slot, and to another only after that one was lost.
     holders: dict[Shape, list[Slot]] = {}
     for slot, unit in executor.given:
@@ -130,12 +81,12 @@ def test_what_loses_two_slots_has_crashed() -> None:
     assert crashed
     assert crashed[0].reason == "2 slots were lost while they measured it; the last one: it burned down"
     assert len(noted.gone) == 2
-    assert Counter(outcome.case for _, outcome in noted.outcomes) == Counter(cases(1))
+    assert Counter(outcome.case for _, outcome in noted.outcomes) == Counter(made_up_cases(1))
 
 
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_shards_are_a_partition_by_shape(count: int, shapes: int) -> None:
-    plan = Plan("s", "check", "lbench", Limits(), MACHINE, "cpu", tuple(cases(shapes)))
+    plan = Plan("s", "check", "lbench", Limits(), MACHINE, "cpu", tuple(made_up_cases(shapes)))
     parts = [SweepShard(number, count).part(plan).cases for number in range(1, count + 1)]
     assert Counter(case for part in parts for case in part) == Counter(plan.cases)
     owners = {(case.shape, number) for number, part in enumerate(parts) for case in part}

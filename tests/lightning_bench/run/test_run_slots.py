@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from lightning_bench.machine import describe_machine
 from lightning_bench.machine.gpu import Gpu
 from lightning_bench.machine.place import Place
 from lightning_bench.machine.place_lock import hold, holder
-from lightning_bench.record import Record, read_records
+from lightning_bench.record import Record, ResultFile, read_records
 from lightning_bench.run.executor import Slot
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.local_executor import LocalExecutor
+from lightning_bench.run.pairs import Tree, pair_crew, run_pairs
+from lightning_bench.run.plan import Plan
+from lightning_bench.suite import load_suite
 from tests.support.patience import PATIENCE_S
 from tests.support.workspace import until
 
@@ -38,7 +41,10 @@ def slots(count: int) -> list[Slot]:
         Gpu("NVIDIA H200", "9.0", "570.1", f"GPU-{number}aaa", f"GPU-{number}aaa") for number in range(count)
     ]
     machine = describe_machine("cpu")
-    return [Slot(f"GPU {number}", machine, Place(gpu), f"local {count}") for number, gpu in enumerate(gpus)]
+    return [
+        Slot(f"GPU {number}", replace(machine, gpu_uuid=f"digits-{number}"), Place(gpu), f"local {count}")
+        for number, gpu in enumerate(gpus)
+    ]
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,24 @@ def test_a_worker_that_waits_is_no_reason_to_wait_for_close(workspace: Any, wait
     wait_gone(int((workspace.folder / "waiting").read_text()))
     (workspace.folder / "waiting").unlink()
     assert holder("GPU-0aaa") is None
+
+
+def test_both_sides_of_a_shape_are_measured_on_one_gpu(workspace: Any) -> None:
+    for visit in workspace.folder.glob("visit-*"):
+        visit.unlink()
+    suite = workspace.suite(["Visits"], seq_len=LENGTHS[:3])
+    plan = Plan.of(load_suite(suite), "check", describe_machine("cpu"))
+    crew = pair_crew(plan, [None, None])
+    with ExitStack() as stack:
+        executor = stack.enter_context(closing(LocalExecutor(slots(2), crew)))
+        files = [stack.enter_context(ResultFile(workspace.folder / f"{name}.csv")) for name in "ab"]
+        trees = [Tree(plan, None, file, file.path.stem) for file in files]
+        run_pairs(trees, 6, _watcher(lambda *_: None), executor)
+    base, head = ({row.case_id: row.gpu_uuid for row in file.records} for file in files)
+    assert base == head
+    assert set(base.values()) == {"digits-0", "digits-1"}
+    assert [len(file.records) for file in files] == [3, 3]
+    assert len({visit.pid for visit in visits(workspace.folder)}) == 4
 
 
 def _watcher(on_enter: Callable[[str, str], None]) -> Any:
