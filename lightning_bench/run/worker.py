@@ -7,6 +7,7 @@ Messages to the parent are tuples whose first item names them:
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -101,6 +102,7 @@ def _work(connection: Connection, device: Device, memory_limit_gib: float | None
     from lightning_bench.measure.session import PoisonedError, Session
 
     be_subreaper()  # so that a case's daemons are seen
+    gc.freeze()  # torch's modules stay: collections, of which each case has several, need not search them
     _limit_memory(device, memory_limit_gib)
     replaced = witness()
     session = Session(device)

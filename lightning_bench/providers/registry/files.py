@@ -135,6 +135,11 @@ def loaded_names(path: Path) -> list[str]:
     return _provider_names(_modules[path][0]) if path in _modules else []
 
 
+def loaded_functions(path: Path) -> list[str]:
+    """Return the names of the public functions in a file, none if it is not loaded."""
+    return _function_names(_modules[path][0]) if path in _modules else []
+
+
 def _provider_names(module: ModuleType) -> list[str]:
     """Return the names in `module` of its own providers: classes that it defines, and instances."""
     return [

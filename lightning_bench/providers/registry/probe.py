@@ -23,6 +23,7 @@ from lightning_bench.providers.registry.checked import BadProvider, FailedImport
 from lightning_bench.providers.registry.files import (
     FORM,
     file_provider,
+    loaded_functions,
     loaded_names,
     package_version,
     split_file_spec,
@@ -223,7 +224,8 @@ def answer(
 
 def _of_file(path: Path, name: str) -> Iterator[tuple[str, Said]]:
     yield name, _described(file_provider, f"{path}:{name}")
-    for other in loaded_names(path):
+    marks = "".join(name.partition("@")[1:])  # with which its other functions are asked about, too
+    for other in [*loaded_names(path), *(function + marks for function in loaded_functions(path))]:
         if other != name:
             yield other, _described(file_provider, f"{path}:{other}")
 

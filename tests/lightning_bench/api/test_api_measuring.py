@@ -16,40 +16,20 @@ from typing import Any, cast
 import pandas as pd
 import psutil
 import pytest
-import torch
 
 import lightning_bench as lb
 from lightning_bench.api.arguments import SpeedOptions
 from lightning_bench.case import FAMILIES
-from lightning_bench.providers import Provider
 from lightning_bench.record import ResultFile
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
+from tests.support.session_kernels import Mine, attn, no_mask
+
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 Lbench = Callable[..., Any]
 
 SMALL: Any = {"seq_len": 64, "head_dim": 16, "device": "cpu", "progress": False}
-
-
-def attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Compute causal softmax attention."""
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-def no_mask(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Compute attention without a mask: wrong for `softmax`, right for `softmax_full`."""
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v)
-
-
-class Mine(Provider):
-    """A provider of this module."""
-
-    name, label, family, package = "mine", "Mine", "softmax", "torch"
-    devices, dtypes = ("cpu",), ("fp32",)
-
-    def build(self, inputs: Any) -> Callable[[], torch.Tensor]:
-        """Return the call."""
-        return lambda: attn(inputs.q, inputs.k, inputs.v)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from lightning_bench.errors import ExitCode, LbenchError
 from lightning_bench.record import STATUSES, read_records
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 Lbench = Callable[..., Any]
 
 

@@ -13,6 +13,8 @@ from lightning_bench.record import Record, read_records
 from lightning_bench.suite import load_suite, suite_with_family
 from lightning_bench.suite.axes import family_of
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 Lbench = Callable[..., Any]
 
 MINE = """\
@@ -39,6 +41,22 @@ def inference(q, k, v):
 def two(q, k, v):
     return attn(q, k, v), None
 """
+
+PLAIN = """\
+def attn(q, k, v):
+    return (q @ k.mT).tril() @ v
+
+def linear(q, k, v, slopes):
+    return attn(q, k, v)
+"""
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file for plans, which are quick where it imports nothing."""
+    path = tmp_path_factory.mktemp("plain") / "mine.py"
+    path.write_text(PLAIN)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -92,29 +110,29 @@ def plan(lbench: Lbench, *arguments: object) -> list[str]:
     return [entry["case_id"] for entry in json.loads(ran.out)["cases"]]
 
 
-def test_plus_joins_the_providers_of_the_suite(lbench: Lbench, mine: Path) -> None:
+def test_plus_joins_the_providers_of_the_suite(lbench: Lbench, plain: Path) -> None:
     axes = ["quick", "--seq-len", "64", "--direction", "fwd"]
     cases = plan(lbench, *axes)
-    joined = plan(lbench, *axes, "--provider", f"+{mine}:attn", "--family", "softmax")
+    joined = plan(lbench, *axes, "--provider", f"+{plain}:attn", "--family", "softmax")
     assert joined == [*cases, "attn/fwd/b1-h4-n64-d64-e64-fp32-cpu"]
-    two = plan(lbench, *axes, "--provider", f"+{mine}:attn@softmax,+sdpa-math,+lightning1")
+    two = plan(lbench, *axes, "--provider", f"+{plain}:attn@softmax,+sdpa-math,+lightning1")
     assert [case.partition("/")[0] for case in two[-2:]] == ["attn", "lightning1"]
     assert len(two) == len(cases) + 2
 
 
-def test_plus_joins_where_its_family_is(lbench: Lbench, mine: Path) -> None:
+def test_plus_joins_where_its_family_is(lbench: Lbench, plain: Path) -> None:
     cases = plan(lbench, "systems-quick", "--direction", "fwd")
-    joined = plan(lbench, "systems-quick", "--direction", "fwd", "--provider", f"+{mine}:attn@softmax")
+    joined = plan(lbench, "systems-quick", "--direction", "fwd", "--provider", f"+{plain}:attn@softmax")
     assert set(joined) - set(cases) == {"attn/fwd/b1-h2-n128-d16-e16-fp32-cpu"}
 
 
-def test_a_kernel_runs_in_a_suite_of_its_family(lbench: Lbench, mine: Path) -> None:
+def test_a_kernel_runs_in_a_suite_of_its_family(lbench: Lbench, plain: Path) -> None:
     cases = plan(
-        lbench, "--kernel", f"{mine}:attn@softmax_full", "--against", "sdpa-math", "--direction", "fwd"
+        lbench, "--kernel", f"{plain}:attn@softmax_full", "--against", "sdpa-math", "--direction", "fwd"
     )
     shape = "fwd/b1-h2-n128-d16-e16-fp32-cpu"  # of systems-quick: quick has no provider of that family
     assert cases == [f"attn/{shape}", f"sdpa-math/{shape}"]
-    assert len(plan(lbench, "--kernel", f"{mine}:attn@softmax", "--direction", "fwd")) == 4
+    assert len(plan(lbench, "--kernel", f"{plain}:attn@softmax", "--direction", "fwd")) == 4
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
@@ -145,10 +163,10 @@ def test_every_family_has_a_suite(device: Any) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_go_is_said(
-    lbench: Lbench, mine: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+    lbench: Lbench, plain: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
-    monkeypatch.chdir(mine.parent)
-    (mine.parent / "other.py").write_text(MINE)
+    monkeypatch.chdir(plain.parent)
+    (plain.parent / "other.py").write_text(PLAIN)
     ran = lbench("speed", *arguments, "--device", "cpu", "--dry-run")
     assert (ran.code, ran.out) == (2, "")
-    assert said in ran.err.replace(f"{mine.parent}/", "")
+    assert said in ran.err.replace(f"{plain.parent}/", "")

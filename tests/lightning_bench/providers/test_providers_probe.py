@@ -71,6 +71,19 @@ def test_one_process_answers_for_all_providers_of_a_file(
     assert declared_provider(spec.replace(":Mine", ":instance")).label == "My kernel"
 
 
+def test_one_process_answers_for_all_functions_of_a_file_that_are_given_alike(
+    file: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = "".join(f"def {name}(q, k, v):\n    return v\n" for name in ("Mine", "other"))
+    spec = file(f"{functions}def norm(x):\n    return x\n")
+    declared_provider(f"{spec}@softmax")
+    monkeypatch.setattr("subprocess.Popen", None)
+    other = declared_provider(spec.replace(":Mine", ":other@softmax"))
+    assert (other.name, other.family, other.unavailable("cpu")) == ("other", "softmax", None)
+    with pytest.raises(UsageError, match="norm does not fit family softmax"):
+        declared_provider(spec.replace(":Mine", ":norm@softmax"))
+
+
 @pytest.mark.parametrize(
     ("start", "reason"),
     [

@@ -18,6 +18,8 @@ from lightning_bench.record import AUTOTUNED, Record, read_records
 from lightning_bench.run.across import BETWEEN_LIMIT_PERCENT, across, half_width
 from tests.support.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 CASE = Case("mine", "fwd", Shape(1, 2, 64, 16, 16, "fp32", "cpu"))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_bench.run.sweep import Summary
 
-pytestmark = pytest.mark.slow  # workers start in each test
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from lightning_bench.record import Record
 from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sweep import Summary
 
-pytestmark = pytest.mark.slow  # workers start in each test
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 # Waiting costs no CPU time, and even a busy machine takes less for all that is not a hang.
 LIMIT_S = 5.0
@@ -129,5 +129,5 @@ def test_time_is_booked_by_phase(summary: Summary, notes: Notes) -> None:
 
 
 def test_no_worker_is_left(summary: Summary) -> None:
-    left = [child.cmdline() for child in psutil.Process().children() if child.status() != "zombie"]
-    assert not [words for words in left if any("spawn_main" in word for word in words)]
+    left = [worker for child in psutil.Process().children() for worker in child.children()]
+    assert [worker.cmdline() for worker in left if worker.status() != "zombie"] == []

@@ -21,6 +21,8 @@ from lightning_bench.suite import Overrides
 from tests.support.compute_sanitizer import CLEAN, FIRST, OUT_OF_BOUNDS, install
 from tests.support.paths import SUPPORT
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 HEAD = "========= COMPUTE-SANITIZER\n"
 # The texts are those of the manual, and of compute-sanitizer 2026.3 on a machine without a GPU.
 RACE = (

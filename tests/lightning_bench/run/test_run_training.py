@@ -10,7 +10,7 @@ import pytest
 
 from lightning_bench.record import Record, read_records
 
-pytestmark = pytest.mark.slow  # workers start
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 LIMIT_S = 10.0
 SUITE = """title = "Story"

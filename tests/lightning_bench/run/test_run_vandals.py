@@ -11,7 +11,7 @@ import pytest
 from lightning_bench.record import Record
 from tests.support.paths import SUPPORT
 
-pytestmark = pytest.mark.slow  # workers start in each test
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 SPECS = f"{SUPPORT}/vandals.py"
 

@@ -10,7 +10,7 @@ import pytest
 from lightning_bench.record import Record, read_records
 from tests.support.workspace import Ran
 
-pytestmark = pytest.mark.slow  # workers start in each test
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 Lbench = Callable[..., Ran]
 

@@ -23,6 +23,8 @@ from lightning_bench.run.verify import (
 )
 from tests.support.workspace import Ran, Workspace
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 MACHINES = {"cpu": describe_machine("cpu")}
 SPECS = found_providers([])
 
