@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lightning_bench.training import NO_MODEL, Training
+from lightning_bench.model_run import NO_MODEL, ModelRun
 from lightning_bench.variant import PLAIN, Variant
 
 Direction = Literal["fwd", "bwd", "fwd_bwd"]
@@ -33,12 +33,12 @@ Family = Literal[
     "drafting",
 ]
 Layout = Literal["bhnd", "bnhd"]
-Metric = Literal["speed", "memory", "check", "train"]
+Metric = Literal["speed", "memory", "check", "train", "generate"]
 ProtocolName = Literal["lbench", "paper"]
 Distribution = Literal["normal", "outliers", "large", "small"]
 
-TIMED: frozenset[Metric] = frozenset({"speed", "train"})
-"""Metrics whose rows have a time: of a call, or of a training step."""
+TIMED: frozenset[Metric] = frozenset({"speed", "train", "generate"})
+"""Metrics whose rows have a time: of a call, of a training step, or of a generation."""
 
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -54,8 +54,9 @@ class Shape:
     """What the inputs look like: q and k are [batch, heads, seq_len, head_dim], v is [..., value_dim].
 
     Cases of one shape share their inputs, their oracle and the rounds in which they are timed. With fewer
-    `kv_heads` than heads these are the heads of k and v. With a model in `training` this is the shape of its
-    attention, in all layers but TransNormerLLM's first, and batch · seq_len are the tokens of a step.
+    `kv_heads` than heads these are the heads of k and v. With a model in `model_run` this is the shape of its
+    attention, in all layers but TransNormerLLM's first, and batch · seq_len are the tokens of a step or of
+    the prompts.
     """
 
     batch: int
@@ -66,7 +67,7 @@ class Shape:
     dtype: Dtype
     device: Device
     variant: Variant = PLAIN
-    training: Training = NO_MODEL
+    model_run: ModelRun = NO_MODEL
 
     @property
     def kv_heads(self) -> int:
@@ -102,7 +103,7 @@ class Shape:
     def __str__(self) -> str:
         return (
             f"b{self.batch}-h{self.heads}-n{self.seq_len}-d{self.head_dim}-e{self.value_dim}"
-            f"-{self.dtype}-{self.device}{self.variant}{self.training}"
+            f"-{self.dtype}-{self.device}{self.variant}{self.model_run}"
         )
 
 

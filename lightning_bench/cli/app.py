@@ -12,6 +12,7 @@ from lightning_bench.cli.commands.ceilings import ceilings
 from lightning_bench.cli.commands.compare import compare
 from lightning_bench.cli.commands.env import env
 from lightning_bench.cli.commands.export import export
+from lightning_bench.cli.commands.generate import generate
 from lightning_bench.cli.commands.gpus import gpus
 from lightning_bench.cli.commands.history import history
 from lightning_bench.cli.commands.merge import merge
@@ -88,6 +89,14 @@ _add(
     "lbench train quick",
     "lbench train table1 --model tnl-0.4b,llama-0.4b --seq-len 1k..64k",
     "lbench train table1 --provider +flash2 --dry-run",
+)
+_add(
+    "generate",
+    generate,
+    "Have whole models continue prompts: prefill, decoding, memory.",
+    "lbench generate quick",
+    "lbench generate generate --model tnl-7b,llama-7b --batch 1,16,64",
+    "lbench generate --provider +flash2 --dry-run",
 )
 _add(
     "report",

@@ -15,7 +15,7 @@ from lightning_bench.comparison.noise import ASSUMED, ASSUMED_DF
 from lightning_bench.comparison.result import Overall
 from lightning_bench.comparison.rule import Floats, Shift
 from lightning_bench.comparison.sides import Run
-from lightning_bench.training import Training
+from lightning_bench.model_run import ModelRun
 from lightning_bench.variant import Variant
 
 
@@ -76,9 +76,9 @@ def lines_of(timed: Sequence[Versus]) -> dict[tuple[str, ...], list[int]]:
         r = versus.record
         lines[r.metric, r.provider, r.family, r.direction, r.protocol].append(index)
 
-    def place(index: int) -> tuple[str, int, int, int, Variant, Training, int, int]:
+    def place(index: int) -> tuple[str, int, int, int, Variant, ModelRun, int, int]:
         r, shape = timed[index].record, timed[index].record.shape
-        return r.dtype, r.head_dim, r.value_dim, r.heads, shape.variant, shape.training, r.seq_len, r.batch
+        return r.dtype, r.head_dim, r.value_dim, r.heads, shape.variant, shape.model_run, r.seq_len, r.batch
 
     return {key: sorted(line, key=place) for key, line in lines.items()}
 

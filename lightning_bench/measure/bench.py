@@ -14,6 +14,7 @@ from lightning_bench.measure import paper
 from lightning_bench.measure.audit import new_contents
 from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.gate import Gated, InputsChangedError, pass_gate
+from lightning_bench.measure.generation.generate_bench import GenerateBench
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded, Emit, Enter, Job, Outcome
@@ -40,9 +41,11 @@ def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> bool:
     session.assert_clean(0)
     session.foreign.job_begins()
     watch = Watch(enter, emit, alone=len(job.cases) == 1)
-    bench: TrainBench | _Bench
+    bench: TrainBench | GenerateBench | _Bench
     if job.metric == "train":
         bench = TrainBench(session, job, watch.enter, watch.emit, watch.excuse)
+    elif job.metric == "generate":
+        bench = GenerateBench(session, job, watch.enter, watch.emit, watch.excuse)
     else:
         bench = _Bench(session, job, watch.enter, watch.emit)
     try:

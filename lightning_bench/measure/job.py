@@ -73,11 +73,14 @@ class Figures:
     forward_ms: float | None = None
     backward_ms: float | None = None
     optimizer_ms: float | None = None
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
     compile_s: float | None = None
     energy_per_token_j: float | None = None
     first_loss: float | None = None
     loss: float | None = None
     parameters: int | None = None
+    cache_mib: float | None = None
     extra_mib: float | None = None
     peak_mib: float | None = None
     saved_mib: float | None = None

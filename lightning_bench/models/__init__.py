@@ -1,1 +1,1 @@
-"""Whole language models that `lbench train` trains: their sizes, their layers, and attention plugged in."""
+"""Whole language models, trained and generating: their sizes, their layers, and attention plugged in."""

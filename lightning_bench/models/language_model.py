@@ -27,7 +27,8 @@ _LOSS_TOKENS = 16384
 class Block(nn.Module):
     """One layer: what comes before its attention, the attention, and what comes after it.
 
-    `before` maps x [tokens, dim], those of all sequences, to q, k, v [tokens, heads, ·] and further tensors;
+    `before` maps x [tokens, dim], those of all sequences, to q, k, v [tokens, heads, ·] and further tensors,
+    given the positions of the tokens of each sequence, int64 [seq_len], or None for all of them from 0;
     `after` maps x, the output of the attention and these to the next x. They are modules of their own so that
     they can be compiled, once for sequences of any length: the attention between them, which alone knows of
     sequences, is called as a user calls its library.
@@ -37,9 +38,9 @@ class Block(nn.Module):
         super().__init__()
         self.before, self.attend, self.after = before, attend, after
 
-    def forward(self, x: Tensor, seq_len: int) -> Tensor:
-        """Map x [tokens, dim] of sequences of `seq_len` to the next x."""
-        q, k, v, *more = self.before(x)
+    def forward(self, x: Tensor, seq_len: int, at: Tensor | None = None) -> Tensor:
+        """Map x [tokens, dim] of sequences of `seq_len`, at the positions `at`, to the next x."""
+        q, k, v, *more = self.before(x, at)
         q, k, v = (part.unflatten(0, (-1, seq_len)) for part in (q, k, v))
         next_x: Tensor = self.after(x, self.attend(q, k, v).flatten(0, 1).flatten(1), *more)
         return next_x
@@ -94,6 +95,14 @@ class LanguageModel(nn.Module):
         logits: Tensor = self.loss.logits(self._hidden(tokens))
         return logits.view(*tokens.shape, -1)
 
+    def next_logits(self, tokens: Tensor, at: Tensor) -> Tensor:
+        """Return the logits [batch, vocabulary] of the token after tokens [batch, n] at positions `at` [n].
+
+        Both are int64. What came before them is what the attention of each layer has kept.
+        """
+        last = self._hidden(tokens, at).unflatten(0, tokens.shape)[:, -1]
+        return self.loss.logits(last)
+
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy, nats per token: of tokens and the token after each, both int64."""
         parts = _parts(tokens.numel())
@@ -110,11 +119,14 @@ class LanguageModel(nn.Module):
         for part in (*parts, self.loss):
             part.compile(backend=backend, dynamic=False, fullgraph=True)
 
-    def _hidden(self, tokens: Tensor) -> Tensor:
+    def _hidden(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
         x: Tensor = self.embed(tokens.flatten())
         seq_len = tokens.shape[1]
         for block in self._blocks:
-            x = checkpoint(block, x, seq_len, use_reentrant=False) if self.recompute else block(x, seq_len)
+            if self.recompute:
+                x = checkpoint(block, x, seq_len, use_reentrant=False)
+            else:
+                x = block(x, seq_len, at)
         return x
 
     @property

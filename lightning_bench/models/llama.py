@@ -48,10 +48,12 @@ class LlamaBefore(nn.Module):
         self.qkv = nn.Linear(size.dim, 3 * size.dim, bias=False, dtype=dtype)
         self.by = by
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map x [tokens, dim] to q, k, v [tokens, heads, head_dim]."""
+    def forward(self, x: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Map x [tokens, dim] at the positions `at` to q, k, v [tokens, heads, head_dim]."""
+        cos, sin = self.by
+        by = self.by if at is None else (cos[at], sin[at])
         q, k, v = (heads_of(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
-        return rotated(q, self.by), rotated(k, self.by), v
+        return rotated(q, by), rotated(k, by), v
 
 
 class LlamaAfter(nn.Module):
@@ -75,7 +77,7 @@ class LlamaAfter(nn.Module):
 def llama(
     size: ModelSize, attends: Sequence[Attend], seq_len: int, dtype: torch.dtype, *, recompute: bool = False
 ) -> LanguageModel:
-    """Return the model on the default device, for sequences of `seq_len`; one attention per layer."""
+    """Return the model on the default device, for sequences of up to `seq_len`; one attention per layer."""
     by = rotation(seq_len, size.head_dim, dtype)
     blocks = [Block(LlamaBefore(size, dtype, by), attend, LlamaAfter(size, dtype)) for attend in attends]
     norm = nn.RMSNorm(size.dim, eps=EPS, dtype=dtype)

@@ -1,11 +1,11 @@
-"""The models that can be trained, by name: their sizes, parameters and operations. Imports no torch."""
+"""The models that can be run, by name: their sizes, parameters, operations and bytes. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lightning_bench.case import Family, Shape
+from lightning_bench.case import DTYPE_BYTES, Family, Shape
 from lightning_bench.families import definition_of
 from lightning_bench.variant import PLAIN
 
@@ -77,6 +77,29 @@ class ModelSize:
         )
         return 6.0 * self.product_weights * shape.batch * shape.seq_len + attention
 
+    def cache_bytes(self, shape: Shape, places: float) -> float:
+        """Return the bytes that the layers keep of sequences of a batch.
+
+        TransNormerLLM keeps a state in fp32 per layer and head. LLaMA keeps the keys and values of `places`
+        tokens in the dtype of the shape.
+        """
+        if self.architecture == "transnormer":
+            columns = sum(self.layer_head_dim(layer) for layer in range(self.layers))
+            return 4.0 * shape.batch * self.heads * columns * self.head_dim
+        return 2.0 * DTYPE_BYTES[shape.dtype] * shape.batch * self.layers * self.dim * places
+
+    def decoding_bytes(self, shape: Shape) -> float:
+        """Return the bytes that a decoding step must read and write, in the mean over the new tokens.
+
+        They are the weights of all products, once; a state read and written, or the keys and values of all
+        tokens so far read and those of one written.
+        """
+        weights = float(DTYPE_BYTES[shape.dtype] * self.product_weights)
+        if self.architecture == "transnormer":
+            return weights + 2 * self.cache_bytes(shape, 0)
+        seen = shape.seq_len + shape.model_run.new_tokens / 2
+        return weights + self.cache_bytes(shape, seen + 1)
+
     def small(self) -> ModelSize:
         """Return a model of the same layers that is small enough for a reference in fp64."""
         return replace(self, layers=2, dim=2 * self.head_dim, heads=2, glu_width=96, vocabulary=256)
@@ -92,11 +115,12 @@ MODELS: dict[str, ModelSize] = {
     size.name: size
     for size in [
         # 0.4B and 1B are TransNormerLLM's by the configurations of OpenNLPLab on Hugging Face. 3B was not
-        # published: it has heads of 128, the same ratios, and the layers that give 3 billion parameters.
-        # LLaMA's have the same sizes.
+        # published: it has heads of 128, the same ratios, and the layers that give 3 billion parameters. 7B
+        # has 30 layers of the width of LLaMA-7B and the same ratios. LLaMA's have the same sizes.
         *_sizes("0.4b", 24, 1024, 8, 2816),
         *_sizes("1b", 16, 2048, 16, 5632),
         *_sizes("3b", 32, 2560, 20, 7040),
+        *_sizes("7b", 30, 4096, 32, 11264),
         *(replace(size, vocabulary=256) for size in _sizes("tiny", 2, 128, 2, 352)),
     ]
 }

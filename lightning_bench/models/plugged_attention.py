@@ -27,7 +27,13 @@ def build_model(
     recompute: bool = False,
 ) -> LanguageModel:
     """Return a model on the default device; `slopes` has those of each layer, [heads]."""
-    attends = [attention(of_layer) for of_layer in slopes]
+    return model_on(size, [attention(of_layer) for of_layer in slopes], seq_len, dtype, recompute=recompute)
+
+
+def model_on(
+    size: ModelSize, attends: Sequence[Attend], seq_len: int, dtype: torch.dtype, *, recompute: bool = False
+) -> LanguageModel:
+    """Return a model on the default device with one attention per layer."""
     if size.architecture == "transnormer":
         return transnormer(size, attends, seq_len, dtype, recompute=recompute)
     return llama(size, attends, seq_len, dtype, recompute=recompute)

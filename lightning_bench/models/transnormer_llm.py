@@ -45,11 +45,12 @@ class Lrpe(nn.Module):
         rates = 10000.0 ** (-2.0 / (heads * head_dim) * positions(heads * head_dim, dtype))
         self.theta = nn.Parameter(rates.view(heads, head_dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [tokens, heads, d] to [tokens, heads, 2 d]."""
-        index = torch.arange(self.seq_len, device=x.device, dtype=self.theta.dtype)
-        angles = index[:, None, None] * self.theta
-        x = x.unflatten(0, (-1, self.seq_len))
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """Map x [tokens, heads, d] at the positions `at` to [tokens, heads, 2 d]."""
+        if at is None:
+            at = torch.arange(self.seq_len, device=x.device)
+        angles = at.to(self.theta.dtype)[:, None, None] * self.theta
+        x = x.unflatten(0, (-1, len(at)))
         return torch.cat([x * angles.cos(), x * angles.sin()], dim=-1).to(x.dtype).flatten(0, 1)
 
 
@@ -62,11 +63,11 @@ class TransNormerBefore(nn.Module):
         self.qkvu = nn.Linear(size.dim, 4 * size.dim, bias=False, dtype=dtype)
         self.lrpe = lrpe
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map x [tokens, dim] to q, k, v [tokens, heads, ·] and u like x."""
+    def forward(self, x: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Map x [tokens, dim] at the positions `at` to q, k, v [tokens, heads, ·] and u like x."""
         q, k, v, u = self.qkvu(self.norm(x)).chunk(4, dim=-1)
         q, k, v = (heads_of(part, self.heads) for part in (silu(q), silu(k), v))
-        return (q, k, v, u) if self.lrpe is None else (self.lrpe(q), self.lrpe(k), v, u)
+        return (q, k, v, u) if self.lrpe is None else (self.lrpe(q, at), self.lrpe(k, at), v, u)
 
 
 class TransNormerAfter(nn.Module):
@@ -90,7 +91,7 @@ class TransNormerAfter(nn.Module):
 def transnormer(
     size: ModelSize, attends: Sequence[Attend], seq_len: int, dtype: torch.dtype, *, recompute: bool = False
 ) -> LanguageModel:
-    """Return the model on the default device, for sequences of `seq_len`; one attention per layer."""
+    """Return the model on the default device, for sequences of up to `seq_len`; one attention per layer."""
     lrpe = Lrpe(size.heads, size.head_dim, seq_len, dtype)
     blocks = [
         Block(TransNormerBefore(size, dtype, None if layer else lrpe), attend, TransNormerAfter(size, dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.case import Direction, Shape
 from lightning_bench.providers.bundled import BundledProvider, NoDecay, kernels_attribute
@@ -16,14 +16,33 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lightning_bench.providers.registry.decoding import AttentionCache, CacheSpec
 
-class Lightning2(BundledProvider):
+
+class _Decoding(BundledProvider):
+    """A function that also returns its final state, and the one that goes on from a state token by token."""
+
+    decoding_step: ClassVar[str]
+
+    def undecodable(self, shape: Shape) -> str | None:
+        """Return why it cannot decode token by token, or None."""
+        return None if self.family == "linear_decay" else super().undecodable(shape)
+
+    def cache(self, spec: CacheSpec) -> AttentionCache:
+        """Return the states of one layer."""
+        from lightning_bench.providers.state_cache import StateCache
+
+        return StateCache(self._function(), kernels_attribute(self.decoding_step), spec)
+
+
+class Lightning2(_Decoding):
     """`lightning_kernels.lightning_attn2`: one pass over the sequence, state in registers."""
 
     name = "lightning2"
     label = "Lightning Attention-2 (ours)"
     summary = "bundled Triton kernels, one pass, bf16 into every dot and fp32 state"
     function = "lightning_attn2"
+    decoding_step = "lightning_attn2_step"
     dims = (16, 256)
     needs = ("triton",)
     packs = True
@@ -67,13 +86,14 @@ class Lightning2Retention(Lightning2):
         return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, **given)
 
 
-class Lightning2Torch(BundledProvider):
+class Lightning2Torch(_Decoding):
     """`lightning_kernels.lightning_attn2_torch`: the same blocks in torch operations, on any device."""
 
     name = "lightning2-torch"
     label = "Lightning Attention-2 (PyTorch)"
     summary = "bundled block algorithm in torch operations; runs on the CPU too"
     function = "lightning_attn2_torch"
+    decoding_step = "lightning_attn2_step_torch"
     devices = ("cuda", "cpu")
     packs = True
     grouped_heads = True

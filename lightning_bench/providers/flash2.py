@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lightning_bench.providers.registry.decoding import AttentionCache, CacheSpec
+
 KERNEL_DIMS = (32, 64, 96, 128, 192, 256)
 """The head dims of the kernels in flash-attn 2.7 and later; another head dim runs the next larger kernel."""
 
@@ -68,6 +70,18 @@ class Flash2(Provider):
         from flash_attn import flash_attn_func
 
         return partial(flash_attn_func, inputs.q, inputs.k, inputs.v, causal=self.causal)
+
+    def undecodable(self, shape: Shape) -> str | None:
+        """Return why it cannot decode token by token, or None."""
+        return None if self.causal else super().undecodable(shape)
+
+    def cache(self, spec: CacheSpec) -> AttentionCache:
+        """Return the keys and values of one layer."""
+        from flash_attn import flash_attn_func, flash_attn_with_kvcache
+
+        from lightning_bench.providers.kv_cache import FlashCache
+
+        return FlashCache(partial(flash_attn_func, causal=True), flash_attn_with_kvcache, spec)
 
 
 class Flash2Full(Flash2):

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from lightning_bench.providers.registry.decoding import AttentionCache, CacheSpec
+
 
 class _Sdpa(Provider):
     """Causal SDPA with the default scale 1/√head_dim under `sdpa_kernel` of one backend: bhnd.
@@ -30,6 +32,8 @@ class _Sdpa(Provider):
     steps: ClassVar[Mapping[Dtype, int]] = {}
     """By dtype, the number of which head_dim and value_dim must be multiples on a GPU."""
     equal_dims: ClassVar[bool] = False
+    no_mask: ClassVar[str] = ""
+    """Why it cannot read a cache on a GPU, of which a mask tells what is filled; "" if it can."""
 
     def load(self) -> None:
         """Import torch and look up the backend. Raise ImportError if this torch has none of that name."""
@@ -59,6 +63,21 @@ class _Sdpa(Provider):
                 return scaled_dot_product_attention(q, k, v, is_causal=self.causal)
 
         return forward
+
+    def undecodable(self, shape: Shape) -> str | None:
+        """Return why it cannot decode token by token, or None."""
+        return self.no_mask if shape.device == "cuda" and self.no_mask else None
+
+    def cache(self, spec: CacheSpec) -> AttentionCache:
+        """Return the keys and values of one layer."""
+        from torch.nn.attention import sdpa_kernel
+
+        from lightning_bench.providers.kv_cache import SdpaCache
+
+        backend = self._backend()
+        return SdpaCache(
+            lambda q, k, v: self.build(Inputs(q, k, v, spec.slopes))(), lambda: sdpa_kernel(backend), spec
+        )
 
     def _backend(self) -> Any:
         from torch.nn.attention import SDPBackend
@@ -93,6 +112,7 @@ class SdpaFlash(_Sdpa):
     cuda_dtypes = ("fp16", "bf16")
     max_dim = 256
     equal_dims = True
+    no_mask = "sdpa-flash takes no mask on a GPU, by which a step would know what of its cache is filled"
 
 
 class SdpaCudnn(_Sdpa):
@@ -105,6 +125,7 @@ class SdpaCudnn(_Sdpa):
     cuda_dtypes = ("fp16", "bf16")
     max_dim = 256
     steps: ClassVar[Mapping[Dtype, int]] = {"fp16": 8, "bf16": 8}
+    no_mask = "sdpa-cudnn takes no single query, which a decoding step has"
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
         """Return why the backend does not support this case, or None."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from lightning_bench.case import Device, Direction, Dtype, Metric, ProtocolName, Shape
+from lightning_bench.model_run import MODEL_RUN, ModelRun, read_compiled, read_recomputed
 from lightning_bench.record.codec import LARGEST, Schema
-from lightning_bench.training import TRAINING, Training, read_compiled, read_recomputed
 from lightning_bench.variant import PLAIN, Variant, packing_text, part_text, read_packing, read_part
 
 Status = Literal["ok", "unavailable", "unsupported", "oom", "timeout", "crashed", "wrong", "unstable"]
@@ -48,7 +48,7 @@ class Record:
     """
 
     suite: Annotated[str, "name of the suite that asked for the case"] = ""
-    metric: Annotated[Metric, "what was measured: speed, memory, check or train"]
+    metric: Annotated[Metric, "what was measured: speed, memory, check, train or generate"]
     protocol: Annotated[ProtocolName, "how it was measured: lbench or paper"]
     status: Annotated[Status, "how it ended: ok, or what kept it from that; see Status"]
     reason: Annotated[str, "why the status is not ok, in one line"] = ""
@@ -75,7 +75,9 @@ class Record:
     packing: Annotated[
         str, "lengths of the documents that are packed into seq_len, as 96k+31x1k; or blank"
     ] = ""
-    model: Annotated[str, "model that is trained around the attention; blank for attention by itself"] = ""
+    model: Annotated[
+        str, "model around the attention, trained or generating; blank for attention by itself"
+    ] = ""
     step_tokens: Annotated[
         int | None, "most tokens of a training step: a batch is as many sequences as they hold, at least one"
     ] = None
@@ -85,7 +87,12 @@ class Record:
     recompute: Annotated[
         str, "what the backward pass computes again: layers, by activation checkpointing; or blank"
     ] = ""
-    median_ms: Annotated[Figure, "median time, ms; of metric train that of a step"] = None
+    new_tokens: Annotated[
+        int | None, "tokens by which each prompt of seq_len tokens is continued; blank for training"
+    ] = None
+    median_ms: Annotated[
+        Figure, "median time, ms; of metric train that of a step, of generate that of all new tokens"
+    ] = None
     p20_ms: Annotated[Figure, "20th percentile of the time, ms"] = None
     p80_ms: Annotated[Figure, "80th percentile of the time, ms"] = None
     min_ms: Annotated[Figure, "shortest time, ms"] = None
@@ -111,9 +118,11 @@ class Record:
     call_ms: Annotated[Figure, "median time that an eager caller waits, launch included, ms"] = None
     graph_ms: Annotated[Figure, "median time of a CUDA-graph replay, ms"] = None
     tflops: Annotated[Figure, "model operations over the median time, TFLOP/s (10^12)"] = None
-    gbps: Annotated[Figure, "model traffic over the median time, GB/s (10^9)"] = None
+    gbps: Annotated[Figure, "model traffic over the median time, or decode_ms, GB/s (10^9)"] = None
     model_flops: Annotated[Figure, "operations that the task needs, whoever does it"] = None
-    model_bytes: Annotated[Figure, "bytes that must cross device memory, whoever moves them"] = None
+    model_bytes: Annotated[
+        Figure, "bytes that must cross device memory, whoever moves them; of generate in a decoding step"
+    ] = None
     floor_ms: Annotated[Figure, "the longer of what bytes and FLOPs take at the two ceilings, ms"] = None
     floor_ratio: Annotated[Figure, "median_ms over floor_ms"] = None
     ceiling_gbps: Annotated[Figure, "memory bandwidth measured in the same run, GB/s (10^9)"] = None
@@ -126,7 +135,9 @@ class Record:
         Figure, "matrix rate in this dtype measured in the same run, TFLOP/s (10^12)"
     ] = None
     tokens_per_s: Annotated[
-        Figure, "tokens per second and GPU, in training: batch · seq_len over median_ms"
+        Figure,
+        "tokens per second and GPU: of metric train batch · seq_len, of generate batch · new_tokens, over "
+        "median_ms",
     ] = None
     mfu_percent: Annotated[
         Figure, "tflops over the GPU's dense matrix rate by its data sheet, %: model FLOPs utilization"
@@ -134,6 +145,12 @@ class Record:
     forward_ms: Annotated[Figure, "median time of a step's forward pass and loss, ms"] = None
     backward_ms: Annotated[Figure, "median time of a step's backward pass, ms"] = None
     optimizer_ms: Annotated[Figure, "median time of a step's optimizer, ms"] = None
+    prefill_ms: Annotated[
+        Figure, "median time in which the prompts are read and the first new tokens chosen, ms"
+    ] = None
+    decode_ms: Annotated[
+        Figure, "time of a decoding step: that of all, a median, over their number new_tokens - 1, ms"
+    ] = None
     compile_s: Annotated[
         Figure, "what the first step took longer than a median step, s: compiling, caches as they were"
     ] = None
@@ -142,7 +159,10 @@ class Record:
     ] = None
     first_loss: Annotated[Figure, "loss of the first step, nats per token"] = None
     loss: Annotated[Figure, "mean loss of the last timed steps, nats per token"] = None
-    parameters: Annotated[int | None, "trained parameters of the model, embeddings included"] = None
+    parameters: Annotated[int | None, "parameters of the model, embeddings included"] = None
+    cache_mib: Annotated[
+        Figure, "what all layers keep of the sequences, states or keys and values, MiB (2^20)"
+    ] = None
     extra_mib: Annotated[Figure, "peak memory that the call adds to inputs already there, MiB (2^20)"] = None
     peak_mib: Annotated[Figure, "absolute peak of allocated memory, MiB (2^20)"] = None
     saved_mib: Annotated[Figure, "memory held between forward and backward, MiB (2^20)"] = None
@@ -151,7 +171,8 @@ class Record:
     extra_ratio: Annotated[Figure, "extra_mib over ideal_mib"] = None
     error_o: Annotated[
         Figure,
-        "relative L2 error of the output against the fp64 oracle; of metric train of a small model's logits",
+        "relative L2 error of the output against the fp64 oracle; of metrics train and generate of a small "
+        "model's logits",
     ] = None
     error_dq: Annotated[Figure, "relative L2 error of the gradient of q"] = None
     error_dk: Annotated[Figure, "relative L2 error of the gradient of k"] = None
@@ -250,7 +271,7 @@ class Record:
             self.dtype,
             self.device,
             variant,
-            Training.of_columns(**{name: getattr(self, name) for name in TRAINING}),
+            ModelRun.of_columns(**{name: getattr(self, name) for name in MODEL_RUN}),
         )
 
 

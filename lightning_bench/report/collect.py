@@ -10,17 +10,17 @@ from pathlib import Path
 import pandas as pd
 
 from lightning_bench.errors import UsageError
+from lightning_bench.model_run import MODEL_RUN
 from lightning_bench.record import Row, latest_by, read_rows, suite_case_key
 from lightning_bench.record.frame import to_frame
 from lightning_bench.record.row import VARIANT
 from lightning_bench.report.restated import restated
-from lightning_bench.training import TRAINING
 from lightning_bench.words import counted
 
 ORIGIN = ("suite", "protocol", "machine_id")
 """Columns that say who measured a row and how: what a mixed table lets differ."""
 DIMS = ("head_dim", "value_dim")
-SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS, *VARIANT, *TRAINING)
+SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS, *VARIANT, *MODEL_RUN)
 """Columns that the rows of every table agree in."""
 
 _MOST_PAIRS = 3

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from lightning_bench.case import Case
 from lightning_bench.measure.job import USEFUL_PHASES, Job, Outcome
@@ -136,10 +136,10 @@ class Sweep:
         self._begun = _now()
 
     def note_ooms(self, records: Iterable[Record]) -> None:
-        """Note at which seq_len providers ran out of memory, so that longer sequences are not tried."""
+        """Note at which size providers ran out of memory, so that larger ones are not tried."""
         for record in records:
             if record.status == "oom":
-                self._note_oom(_oom_axis(record), record.seq_len)
+                self._note_oom(record)
 
     def shape(self, cases: list[Case], lane: Lane) -> None:
         """Do all cases of one shape: first those that need no worker, then the rest in one job."""
@@ -191,7 +191,7 @@ class Sweep:
         self.out.append(record)
         self.records.append(record)
         if record.status == "oom":
-            self._note_oom(_oom_axis(record), record.seq_len)
+            self._note_oom(record)
         self.watcher.recorded(record)
 
     def _known(self, case: Case) -> Outcome | None:
@@ -200,14 +200,17 @@ class Sweep:
             return Outcome(case, "crashed", planned.broken)
         if planned.unavailable:
             return Outcome(case, "unavailable", planned.unavailable)
-        smaller = self._oom_at.get(_oom_axis(self._blank(case)))
-        if smaller is not None and smaller < case.shape.seq_len:
-            reason = f"not tried: out of memory already at seq_len {smaller}, and memory grows with it"
+        blank = self._blank(case)
+        name = _oom_axis(blank)
+        smaller = self._oom_at.get(_oom_key(blank))
+        if smaller is not None and smaller < getattr(blank, name):
+            reason = f"not tried: out of memory already at {name} {smaller}, and memory grows with it"
             return Outcome(case, "oom", reason)
         return None
 
-    def _note_oom(self, axis: tuple[object, ...], seq_len: int) -> None:
-        self._oom_at[axis] = min(seq_len, self._oom_at.get(axis, seq_len))
+    def _note_oom(self, record: Record) -> None:
+        key, size = _oom_key(record), getattr(record, _oom_axis(record))
+        self._oom_at[key] = min(size, self._oom_at.get(key, size))
 
     def _blank(self, case: Case) -> Record:
         """Return the row of a case without its figures."""
@@ -234,7 +237,7 @@ class Sweep:
             value_dim=shape.value_dim,
             device=shape.device,
             **shape.variant.columns,
-            **shape.training.columns,
+            **shape.model_run.columns,
             device_name=machine.device_name,
             capability=machine.capability,
             driver=machine.driver,
@@ -275,6 +278,12 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _oom_axis(record: Record) -> tuple[object, ...]:
-    """Return everything but seq_len: along it, memory can only grow."""
-    return record.provider, record.direction, replace(record.shape, seq_len=0)
+def _oom_axis(record: Record) -> Literal["batch", "seq_len"]:
+    """Return the axis of a sweep along which memory can only grow."""
+    return "batch" if record.metric == "generate" else "seq_len"
+
+
+def _oom_key(record: Record) -> tuple[object, ...]:
+    """Return everything but the size along that axis."""
+    one: dict[str, Any] = {_oom_axis(record): 0}
+    return record.provider, record.direction, replace(record.shape, **one)

@@ -27,7 +27,14 @@ from lightning_bench.suite.axes import (
     uneven_heads,
 )
 from lightning_bench.suite.model import Group, Suite
-from lightning_bench.suite.training_groups import COMPILE_WORDS, RECOMPUTE_WORDS, expand_training
+from lightning_bench.suite.model_groups import (
+    COMPILE_WORDS,
+    RECOMPUTE_WORDS,
+    GenerateGroup,
+    TrainGroup,
+    expand_models,
+    read_several,
+)
 from lightning_bench.variant import Variant, packing_label, read_packing
 
 MOST_CELLS = 100_000
@@ -48,8 +55,8 @@ _AXES = (
     "packing",
 )
 
-_OF_TRAINING = ("model", "tokens", "compile", "recompute")
-"""Axes that only `lbench train` has."""
+_OF_MODELS = ("model", "tokens", "compile", "recompute", "prompt", "new_tokens")
+"""Axes that only whole models have."""
 
 _SPECS = {"providers": "--provider", "added": "--provider", "kernels": "--kernel"}
 """The fields of `Overrides` that name providers, and the options that set them."""
@@ -91,20 +98,23 @@ class Overrides:
     tokens: tuple[int, ...] | None = None
     compile: tuple[str, ...] | None = None
     recompute: tuple[str, ...] | None = None
+    prompt: tuple[int, ...] | None = None
+    new_tokens: tuple[int, ...] | None = None
 
 
 def expand(suite: Suite, overrides: Overrides, device: Device, metric: Metric = "speed") -> list[Case]:
     """Return the cases of a suite for a metric on a device, grouped by shape, providers in the suite's order.
 
-    `train` has cases of its own, those of the tables headed [[train]]; all other metrics share theirs.
+    `train` and `generate` have cases of their own, those of the tables with these heads; all other metrics
+    share theirs.
 
     Shapes are in the order of the groups; within a group, dtype and head_dim change slowest and seq_len
     fastest. UsageError if an override is wrong or the excludes leave nothing.
     """
     overrides = checked_overrides(overrides)
-    if metric == "train" and suite.train:
-        return expand_training(suite, overrides, device)
-    if metric == "train" or not suite.groups:
+    if groups := _groups_of_models(suite, metric):
+        return expand_models(suite, groups, overrides, device)
+    if metric in ("train", "generate") or not suite.groups:
         raise UsageError(_of_other_metrics(suite, metric))
     ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
     empty: list[str] = []
@@ -150,18 +160,30 @@ def expand(suite: Suite, overrides: Overrides, device: Device, metric: Metric = 
 def every_case(suite: Suite, device: Device) -> list[Case]:
     """Return the cases of a suite for all metrics on a device."""
     attention = expand(suite, Overrides(), device) if suite.groups else []
-    return [*attention, *(expand(suite, Overrides(), device, "train") if suite.train else [])]
+    of_models: list[Metric] = [metric for metric in ("train", "generate") if _groups_of_models(suite, metric)]
+    return [
+        *attention,
+        *(case for metric in of_models for case in expand(suite, Overrides(), device, metric)),
+    ]
+
+
+def _groups_of_models(suite: Suite, metric: Metric) -> tuple[TrainGroup, ...] | tuple[GenerateGroup, ...]:
+    """Return the groups of whole models that a metric has of its own."""
+    return suite.train if metric == "train" else suite.generate if metric == "generate" else ()
 
 
 def _of_other_metrics(suite: Suite, metric: Metric) -> str:
-    if metric == "train":
+    own = {"train": "table1", "generate": "generate"}
+    if metric in own:
         return (
-            f"suite {suite.name} trains no models: {suite.path} has no table headed [[train]]; allowed: "
-            "`lbench train table1`, `lbench train quick`, or a suite of yours that has one"
+            f"suite {suite.name} has nothing for `lbench {metric}`: {suite.path} has no table headed "
+            f"[[{metric}]]; allowed: `lbench {metric} {own[metric]}`, `lbench {metric} quick`, or a suite of "
+            "yours that has one"
         )
+    runs = " or ".join(f"`lbench {name} {suite.name}`" for name in own if getattr(suite, name))
     return (
-        f"suite {suite.name} trains whole models and has nothing for `lbench {metric}`; run "
-        f"`lbench train {suite.name}`, or name another suite (`lbench suites` lists them)"
+        f"suite {suite.name} runs whole models and has nothing for `lbench {metric}`; run {runs}, or name "
+        "another suite (`lbench suites` lists them)"
     )
 
 
@@ -303,7 +325,7 @@ def checked_overrides(overrides: Overrides) -> Overrides:
     """Return the axes as rows have them. UsageError names every option of the command line that is wrong."""
     faults: list[str] = []
     checked: dict[str, Any] = {}
-    for axis in (*_SPECS, *_AXES[1:], *_OF_TRAINING):
+    for axis in (*_SPECS, *_AXES[1:], *_OF_MODELS):
         values = getattr(overrides, axis)
         if values is None:
             continue
@@ -323,6 +345,8 @@ def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ..
         return read_providers(once, Path.cwd())
     if axis in _WORDS:
         return read_words(once, _WORDS[axis])
+    if axis in ("prompt", "new_tokens"):
+        return read_several(once)
     if axis == "layer":
         return read_parts(once, "layer")
     if axis == "rank":

@@ -17,10 +17,10 @@ def bundled_suites() -> list[str]:
 
 
 def default_suite(device: Device, metric: Metric = "speed") -> str:
-    """Return the suite that runs if none is named: `quick` on a CPU; on a GPU `paper`, to train `table1`."""
+    """Return the suite that runs if none is named: `quick` on a CPU; on a GPU `paper`, or that of models."""
     if device == "cpu":
         return "quick"
-    return "table1" if metric == "train" else "paper"
+    return {"train": "table1", "generate": "generate"}.get(metric, "paper")
 
 
 def find_suite(name_or_path: str | Path) -> Path:

@@ -28,7 +28,7 @@ def line_numbers(text: str, raw: dict[str, Any]) -> dict[Location, int]:
             found[table] = number
         elif key := _KEY.match(line):
             found.setdefault((*table, key[2]), number)
-    for name in ("group", "train"):
+    for name in ("group", "train", "generate"):
         groups = raw.get(name)
         if isinstance(groups, list) and counts.get((name,), 0) != len(groups):
             return {}

@@ -50,6 +50,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
         limits=content.limits,
         groups=content.group,
         train=content.train,
+        generate=content.generate,
     )
 
 

@@ -46,7 +46,12 @@ from lightning_bench.suite.axes import (
     uneven_heads,
 )
 from lightning_bench.suite.fields import Providers
-from lightning_bench.suite.training_groups import TRAIN_ALLOWED, TrainGroup
+from lightning_bench.suite.model_groups import (
+    GENERATE_ALLOWED,
+    TRAIN_ALLOWED,
+    GenerateGroup,
+    TrainGroup,
+)
 from lightning_bench.variant import packing_text
 
 EXCLUDE_ALLOWED = 'a list of entries such as [{family = "softmax", seq_len = "> 65536"}]'
@@ -59,7 +64,7 @@ def _list_to_tuple(value: object) -> object:
 
 
 def _groups(value: object, info: ValidationInfo) -> object:
-    if value in ([], ()) and not info.data.get("train", True):  # a faulty one is there
+    if value in ([], ()) and not (info.data.get("train", True) or info.data.get("generate", True)):
         raise Faults(f"is {'missing' if value == () else 'empty'}; allowed: {GROUPS_ALLOWED}")
     return _list_to_tuple(value)
 
@@ -284,7 +289,7 @@ class Group(_Table):
 class SuiteFile(_Table):
     """A whole suite file: title, description, protocol, device, inputs, graph, limits and groups.
 
-    `train` comes first: a file that has it needs no `group`.
+    `train` and `generate` come first: a file that has one of them needs no `group`.
     """
 
     title: _Text
@@ -297,6 +302,9 @@ class SuiteFile(_Table):
     train: Annotated[tuple[TrainGroup, ...], BeforeValidator(_list_to_tuple)] = Field(
         default=(), description=TRAIN_ALLOWED
     )
+    generate: Annotated[tuple[GenerateGroup, ...], BeforeValidator(_list_to_tuple)] = Field(
+        default=(), description=GENERATE_ALLOWED
+    )
     group: Annotated[tuple[Group, ...], BeforeValidator(_groups)] = Field(
         default=(), validate_default=True, description=GROUPS_ALLOWED
     )
@@ -307,7 +315,8 @@ class Suite:
     """What to measure, and for how long. `device` is None if the machine decides.
 
     Results are judged on every distribution of `inputs`, and timed on the first. With `graph` the replays of
-    a CUDA graph are timed too. `train` has the groups of `lbench train`, `groups` those of the other metrics.
+    a CUDA graph are timed too. `train` and `generate` have the groups of the metrics of these names, `groups`
+    those of all others.
     """
 
     name: str
@@ -321,6 +330,7 @@ class Suite:
     inputs: tuple[Distribution, ...] = ("normal", "outliers")
     graph: bool = False
     train: tuple[TrainGroup, ...] = ()
+    generate: tuple[GenerateGroup, ...] = ()
 
 
 def table_fields(keys: tuple[str, ...]) -> dict[str, Any]:
@@ -330,6 +340,7 @@ def table_fields(keys: tuple[str, ...]) -> dict[str, Any]:
         ("limits",): Limits,
         ("group",): Group,
         ("train",): TrainGroup,
+        ("generate",): GenerateGroup,
         ("group", "exclude"): Exclude,
     }
     return dict(models[keys].model_fields)

@@ -13,10 +13,10 @@ from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
 from lightning_bench.measure.training.model_gate import judge_model
 from lightning_bench.measure.training.trainer import Trainer
+from lightning_bench.model_run import ModelRun
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers import get_provider, provider_names
 from lightning_bench.suite import Limits
-from lightning_bench.training import Training
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,8 +29,8 @@ FAMILIES = {"linear_decay": "tnl-0.4b", "softmax": "llama-0.4b"}
 
 def shape(model: str, batch: int, seq_len: int, **how: str) -> Shape:
     size = MODELS[model]
-    training = Training(model, batch * seq_len, **how)  # type: ignore[arg-type]
-    return Shape(batch, size.heads, seq_len, size.head_dim, size.head_dim, "bf16", "cuda", training=training)
+    run = ModelRun(model, batch * seq_len, **how)  # type: ignore[arg-type]
+    return Shape(batch, size.heads, seq_len, size.head_dim, size.head_dim, "bf16", "cuda", model_run=run)
 
 
 def attentions() -> list[tuple[str, str]]:
@@ -76,7 +76,8 @@ def test_compiled_and_plain_models_have_the_same_losses() -> None:
     losses = []
     for compiled in ("", "parts"):
         trainer = Trainer(shape("tnl-tiny", 4, 512, compile=compiled), provider, seed=1)
-        losses.append(torch.stack(trainer.steps(8, CudaLapClock())[1]).double())
+        trainer.units(8, CudaLapClock())
+        losses.append(torch.stack(trainer.losses).double())
     torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
     torch.compiler.reset()
 

@@ -24,7 +24,7 @@ def trained(cases: Iterable[Case] = ()) -> list[Record]:
 
 
 def _row(case: Case) -> Record:
-    shape, size = case.shape, MODELS[case.shape.training.model]
+    shape, size = case.shape, MODELS[case.shape.model_run.model]
     slower = 1.0 if case.provider == "lightning2" else 1.0 + shape.seq_len / 16384
     tokens_per_s = 176_000 * 399e6 / size.product_weights / slower
     tokens = shape.batch * shape.seq_len
@@ -45,7 +45,7 @@ def _row(case: Case) -> Record:
         head_dim=shape.head_dim,
         value_dim=shape.value_dim,
         device=shape.device,
-        **shape.training.columns,
+        **shape.model_run.columns,
         median_ms=1e3 * tokens / tokens_per_s,
         ci_low_ms=0.99e3 * tokens / tokens_per_s,
         ci_high_ms=1.01e3 * tokens / tokens_per_s,

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from lightning_bench.run.plan import Plan
 
 
+_NEEDED = {
+    "train": "weights, gradients and the optimizer's moments",
+    "generate": "weights and states, or keys and values,",
+}
+
+
 @dataclass(frozen=True)
 class PlannedCase:
     """A case that would be measured: the memory that it needs at least, that it took, and if it can run."""
@@ -57,8 +63,7 @@ def show_plans(sink: Sink, plans: Sequence[Plan], slots: int = 1) -> None:
         sink.say(_in_words(plan, count, estimate))
         if gpu:
             sink.say(f"{plan.suite} cannot run here: {gpu}")
-    of_model = "weights, gradients and the optimizer's moments"
-    sink.say(_memory_in_words(rows, of_model if plans[0].metric == "train" else "inputs and outputs"))
+    sink.say(_memory_in_words(rows, _NEEDED.get(plans[0].metric, "inputs and outputs")))
 
 
 def _planned(plan: Plan, earlier: Sequence[Record]) -> list[PlannedCase]:

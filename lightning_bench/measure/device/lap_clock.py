@@ -64,3 +64,8 @@ class CudaLapClock:
 def make_lap_clock(device: Device) -> LapClock:
     """Return the clock of a device."""
     return CudaLapClock() if device == "cuda" else CpuLapClock()
+
+
+def in_phases(laps: list[float], phases: int) -> list[list[float]]:
+    """Return laps in parts of so many."""
+    return [laps[at : at + phases] for at in range(0, len(laps), phases)]

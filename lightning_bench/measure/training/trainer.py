@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Shape
-from lightning_bench.measure.device.lap_clock import LapClock
+from lightning_bench.measure.device.lap_clock import LapClock, in_phases
 from lightning_bench.measure.training.model_gate import seeded, slopes_of_layers
 from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.model_sizes import MODELS
@@ -28,7 +28,7 @@ class Trainer:
     """
 
     def __init__(self, shape: Shape, provider: Provider, seed: int) -> None:
-        self.shape, self.size = shape, MODELS[shape.training.model]
+        self.shape, self.size = shape, MODELS[shape.model_run.model]
         with seeded(shape.device, seed):
             self.model = build_model(
                 self.size,
@@ -36,14 +36,15 @@ class Trainer:
                 slopes_of_layers(self.size, shape),
                 shape.seq_len,
                 torch_dtype(shape.dtype),
-                recompute=shape.training.recompute == "layers",
+                recompute=shape.model_run.recompute == "layers",
             )
-        if shape.training.compile == "parts":
+        if shape.model_run.compile == "parts":
             self.model.compile_parts()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
         )
         self._text = ByteText(shape.device, seed)
+        self.losses: list[Tensor] = []
 
     @property
     def tokens(self) -> int:
@@ -57,8 +58,8 @@ class Trainer:
         held = [x for x in (*self.model.parameters(), *moments) if isinstance(x, Tensor)]
         return sum(x.numel() * x.element_size() for x in held)
 
-    def step(self, clock: LapClock) -> Tensor:
-        """Take a step and return its loss; the clock is marked before each of `PHASES`, not at the end."""
+    def step(self, clock: LapClock) -> None:
+        """Take a step and note its loss; the clock is marked before each of `PHASES`, not at the end."""
         clock.mark()
         loss: Tensor = self.model(*self._text.batch(self.shape.batch, self.shape.seq_len))
         clock.mark()
@@ -66,14 +67,14 @@ class Trainer:
         clock.mark()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        self.losses.append(loss.detach())
 
-    def steps(self, count: int, clock: LapClock) -> tuple[list[list[float]], list[Tensor]]:
-        """Take steps one after the other without waiting. Return the times of each step's phases, and losses.
+    def units(self, count: int, clock: LapClock) -> list[list[float]]:
+        """Take steps one after the other without waiting. Return the times of each step's phases, ms.
 
-        Times are in ms. The device has finished when this returns.
+        The device has finished when this returns.
         """
-        losses = [self.step(clock) for _ in range(count)]
+        for _ in range(count):
+            self.step(clock)
         clock.mark()
-        laps, phases = clock.laps(), len(PHASES)
-        return [laps[at : at + phases] for at in range(0, count * phases, phases)], losses
+        return in_phases(clock.laps(), len(PHASES))

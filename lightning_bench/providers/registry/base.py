@@ -13,6 +13,8 @@ from lightning_bench.variant import WHOLE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lightning_bench.providers.registry.decoding import AttentionCache, CacheSpec
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -116,6 +118,14 @@ class Provider:
         and the gates of families that have them.
         """
         raise NotImplementedError(f"provider {self.name} does not implement build()")
+
+    def undecodable(self, shape: Shape) -> str | None:
+        """Return why it cannot add to sequences token by token, as a model that generates does, or None."""
+        return f"{self.name} computes whole sequences only: lbench knows no decoding step of it"
+
+    def cache(self, spec: CacheSpec) -> AttentionCache:
+        """Return what one layer of a model that generates keeps, empty; only if it can decode."""
+        raise NotImplementedError(f"provider {self.name} does not implement cache()")
 
     def config(self, shape: Shape, direction: Direction) -> str:
         """Return the kernel configuration chosen for this case, for the row; "" if there is none."""

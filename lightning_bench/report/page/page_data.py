@@ -23,6 +23,7 @@ AXIS_NAMES = {
     "step_tokens": "tokens per step",
     "compile": "compiled",
     "recompute": "recomputed",
+    "new_tokens": "new tokens",
     "batch": "batch",
     "heads": "heads",
     "head_dim": "head dim",
@@ -50,6 +51,11 @@ KIND_LABELS = {
     "mfu": "MFU, %",
     "peak": "MiB",
     "phases": "ms by phase",
+    "generated": "new tokens/s",
+    "held": "MiB in all",
+    "prefill": "ms, prefill",
+    "decode": "ms per step",
+    "cache": "MiB kept",
     "against": "against published",
 }
 

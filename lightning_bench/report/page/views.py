@@ -9,22 +9,27 @@ from itertools import groupby
 
 import pandas as pd
 
+from lightning_bench.model_run import MODEL_RUN
 from lightning_bench.record import Record, Row
 from lightning_bench.record.discover import file_name
 from lightning_bench.record.row import VARIANT
 from lightning_bench.report.collect import frame_of
+from lightning_bench.report.tables.figures import model_of
 from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn
 from lightning_bench.report.tables.grid_lines import LINE, GridLine, common
 from lightning_bench.report.tables.origin import distinct
-from lightning_bench.training import TRAINING
 from lightning_bench.variant import packing_label, read_packing
 from lightning_bench.words import DIRECTION_WORDS, counted
 
-_METRICS = {"speed": "Time", "memory": "Memory", "check": "Error", "train": "Training"}
+_METRICS = {
+    "speed": "Time",
+    "memory": "Memory",
+    "check": "Error",
+    "train": "Training",
+    "generate": "Generation",
+}
 _DIMS = ("heads", "head_dim", "value_dim")
-_FIELDS = ("device", "dtype", *TRAINING, "batch", *_DIMS, *VARIANT, "seq_len")
-# What follows from a model and a length.
-_TOLD_BY_MODEL = {"batch", *_DIMS}
+_FIELDS = ("device", "dtype", *MODEL_RUN, "batch", *_DIMS, *VARIANT, "seq_len")
 _EMPTY = GridCell("")
 _MANY = 8  # columns from which a table of few lines is turned on its side
 
@@ -97,7 +102,8 @@ class _Part:
 
     def shape(self, line: GridLine) -> LineShape:
         found = {name: getattr(self.record, name) for name in _FIELDS}
-        found |= {"step_tokens": self.record.step_tokens or ""}
+        found |= {name: found[name] or "" for name in ("step_tokens", "new_tokens")}
+        found |= {"model": model_of(self.record), "batch": line.batch or self.record.batch}
         found |= {name: line.variant.columns[name] for name in LINE}
         return found | {"seq_len": line.n, "kv_heads": self.record.kv_heads or ""}
 
@@ -144,7 +150,7 @@ def shape_words(shape: LineShape, fields: Sequence[str]) -> str:
         found.append(f"head dim {dims_text(shape)}")
     if "kv_heads" in fields and shape["kv_heads"]:
         found.append(f"{shape['kv_heads']} kv heads")
-    for name in TRAINING:
+    for name in MODEL_RUN:
         if name in fields and shape[name]:
             found.append(training_text(shape, name))
     words = {"layer": "layer", "rank": "rank", "packing": "documents"}
@@ -165,8 +171,13 @@ def field_text(shape: LineShape, name: str) -> str:
 
 
 def training_text(shape: LineShape, name: str) -> str:
-    """Return what is trained, and how, in words: tnl-1b, 65536 tokens per step, layers recomputed."""
-    words = {"step_tokens": "{} tokens per step", "compile": "{} compiled", "recompute": "{} recomputed"}
+    """Return what is run, and how, in words: tnl-1b, 65536 tokens per step, layers recomputed."""
+    words = {
+        "step_tokens": "{} tokens per step",
+        "compile": "{} compiled",
+        "recompute": "{} recomputed",
+        "new_tokens": "{} new tokens",
+    }
     return words.get(name, "{}").format(shape[name])
 
 
@@ -192,7 +203,7 @@ def _view(parts: Sequence[_Part], number: Callable[[Row | None], int], *, severa
     folded = _folded(parts, columns)
     lines: dict[tuple[object, ...], Line] = {}
     at: dict[tuple[int, int], tuple[object, ...]] = {}
-    dropped = _TOLD_BY_MODEL if first.model else set(_DIMS) if folded else set()
+    dropped = _told_by_model(first) if first.model else set(_DIMS) if folded else set()
     kept = [name for name in _FIELDS if name not in dropped]
     for place, part in enumerate(parts):
         for row, line in enumerate(part.grids[0].lines):
@@ -239,6 +250,11 @@ def _view(parts: Sequence[_Part], number: Callable[[Row | None], int], *, severa
     )
 
 
+def _told_by_model(record: Record) -> set[str]:
+    """Return what follows from the model of a row: in training from its length too."""
+    return {*_DIMS} if record.metric == "generate" else {"batch", *_DIMS}
+
+
 def _folded(parts: Sequence[_Part], columns: Sequence[GridColumn]) -> dict[GridColumn, str]:
     """Return the dims of each column if every column has one and not all the same; else nothing."""
     found: dict[GridColumn, set[tuple[int, ...]]] = {column: set() for column in columns}
@@ -271,7 +287,7 @@ def _kind(name: str, parts: Sequence[_Part], cells: list[list[GridCell]]) -> Kin
 
 def _shape_fields(part: _Part) -> tuple[str, ...]:
     if part.record.model:
-        return (*TRAINING, "dtype")
+        return (*MODEL_RUN, *({"batch"} - _told_by_model(part.record)), "dtype")
     return ("batch", *_DIMS, *VARIANT, "dtype")
 
 
@@ -306,8 +322,8 @@ def _suite(r: Record, kind: str) -> str:
 
 def _title(part: _Part) -> str:
     r = part.record
-    if r.metric == "train":
-        return ": ".join([_METRICS["train"], *part.grids[0].title.split(": ")[1:]])
+    if r.metric in ("train", "generate"):
+        return ": ".join([_METRICS[r.metric], *part.grids[0].title.split(": ")[1:]])
     words = f"{_METRICS[r.metric]}, {DIRECTION_WORDS[r.direction]}"
     return words if len(part.key) > 1 else f"{words}: {shape_words(part.shared, _shape_fields(part))}"
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from matplotlib.figure import Figure
 
+from lightning_bench.model_run import MODEL_RUN
 from lightning_bench.record import Record, Row
 from lightning_bench.record.discover import file_name
 from lightning_bench.report.collect import ORIGIN, SHAPE, frame_of, rows_by
@@ -28,9 +29,8 @@ from lightning_bench.report.plots.line_plots import (
 )
 from lightning_bench.report.plots.plot_rows import SHARED, Over, check_same
 from lightning_bench.report.plots.style import COLUMN, WIDE, Look, house_style
-from lightning_bench.report.plots.training_plots import TrainedQuantity, size_of, training_plot
-from lightning_bench.report.tables.figures import title
-from lightning_bench.training import TRAINING
+from lightning_bench.report.plots.training_plots import TrainedQuantity, training_plot
+from lightning_bench.report.tables.figures import size_of, title
 
 PlotName = Literal[
     "time", "speedup", "per_token", "roofline", "memory", "heat_floor", "heat_ms", "dots", "tokens", "peak"
@@ -74,7 +74,7 @@ class Drawing:
             case "heat_ms":
                 return heat_map(records, value="ms", look=look)
             case "tokens" | "peak" as quantity:
-                return training_plot(records, quantity, look=look)
+                return training_plot(records, quantity, look=look, over=over)
 
 
 def save_plot(
@@ -164,7 +164,8 @@ def _save(drawing: Drawing, formats: Sequence[PlotFormat]) -> list[Path]:
 def _drawings(rows: Sequence[Row], baseline: str | None) -> Iterator[Drawing]:
     """Yield plots of tables of several lengths, then of those of one length, then of all dims together."""
     yield from _of_training([row for row in rows if row.record.metric == "train"])
-    rows = [row for row in rows if row.record.metric != "train"]
+    yield from _of_generation([row for row in rows if row.record.metric == "generate"])
+    rows = [row for row in rows if row.record.metric not in ("train", "generate")]
     single: list[Row] = []
     for members in rows_by(frame_of(rows), (*ORIGIN, *SHAPE)).values():
         if len({row.record.seq_len for row in members}) > 1:
@@ -189,12 +190,25 @@ def _drawings(rows: Sequence[Row], baseline: str | None) -> Iterator[Drawing]:
 def _of_training(rows: Sequence[Row]) -> Iterator[Drawing]:
     """Yield plots over n of models of one size, whatever attention they have."""
     frame = frame_of(rows).assign(size=[size_of(row.record) for row in rows])
-    alike = [*ORIGIN, "device", "dtype", "size", *(name for name in TRAINING if name != "model")]
+    alike = [*ORIGIN, "device", "dtype", "size", *(name for name in MODEL_RUN if name != "model")]
     for members in rows_by(frame, alike).values():
         records = [row.record for row in members]
         name = title(records[0]).replace(records[0].model, size_of(records[0]))
         for kind in get_args(TrainedQuantity):
             yield from _both(Drawing(f"{name}-{kind}", kind, records, COLUMN))
+
+
+def _of_generation(rows: Sequence[Row]) -> Iterator[Drawing]:
+    """Yield plots of models of one size: over the batch for each prompt, over the prompt for each batch."""
+    frame = frame_of(rows).assign(size=[size_of(row.record) for row in rows])
+    alike = [*ORIGIN, "device", "dtype", "size", *(name for name in MODEL_RUN if name != "model")]
+    axes: list[tuple[Over, Over, str]] = [("batch", "seq_len", "prompt"), ("seq_len", "batch", "batch")]
+    for over, fixed, word in axes:
+        for members in rows_by(frame, [*alike, fixed]).values():
+            records = [row.record for row in members]
+            name = f"{title(records[0])}-{word}{getattr(records[0], fixed)}"
+            for kind in get_args(TrainedQuantity):
+                yield from _both(Drawing(f"{name}-{kind}", kind, records, COLUMN, over))
 
 
 def _over(rows: Sequence[Row], over: Over, baseline: str | None) -> Iterator[Drawing]:

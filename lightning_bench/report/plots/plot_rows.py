@@ -128,7 +128,7 @@ def highlighted(
 
 def batch_label(records: Sequence[Record]) -> str:
     """Return the label of an axis of batches: with the tokens in all, if they are the same everywhere."""
-    tokens = {r.batch * r.seq_len for r in records}
+    tokens = {r.batch * r.seq_len for r in records if not r.new_tokens}
     return f"batch ({next(iter(tokens))} tokens in all)" if len(tokens) == 1 else "batch"
 
 
@@ -138,6 +138,10 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
     if r.model:
         models = ", ".join(dict.fromkeys(each.model for each in records))
         how = [f"{r.compile} compiled"] * bool(r.compile) + [f"{r.recompute} recomputed"] * bool(r.recompute)
+        if r.new_tokens:
+            lengths = {each.seq_len for each in records}
+            of = f"prompt of {r.seq_len}, " if len(lengths) == 1 else f"batch {r.batch}, "
+            return ", ".join([f"Generation, {models}", f"{of}{r.new_tokens} new tokens", *how, r.dtype])
         return ", ".join([f"Training {models}", f"{r.step_tokens} tokens per step", *how, r.dtype])
     parts = [_capital(DIRECTION_WORDS[r.direction])]
     if len({each.batch for each in records}) == 1:

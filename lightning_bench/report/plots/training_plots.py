@@ -1,4 +1,4 @@
-"""Plots of training: tokens per second and memory against n, one line per attention, one plot per size."""
+"""Plots of whole models: tokens per second and memory, one line per attention, one plot per size."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ from matplotlib.figure import Figure
 
 from lightning_bench.record import Record
 from lightning_bench.report.plots.line_plots import Quantity, draw_lines
+from lightning_bench.report.plots.plot_rows import Over
 from lightning_bench.report.plots.style import COLUMN, Look
 
 TrainedQuantity = Literal["tokens", "peak"]
 
 _VALUES: dict[TrainedQuantity, tuple[str, Callable[[Record], float | None]]] = {
-    "tokens": ("tokens per second, training", lambda r: r.tokens_per_s if r.worked else None),
-    "peak": ("peak memory of a step (MiB)", lambda r: r.peak_mib if r.worked else None),
+    "tokens": ("{} per second", lambda r: r.tokens_per_s if r.worked else None),
+    "peak": ("peak memory (MiB)", lambda r: r.peak_mib if r.worked else None),
 }
 
 
 def training_plot(
-    records: Iterable[Record], quantity: TrainedQuantity, *, look: Look = COLUMN
+    records: Iterable[Record], quantity: TrainedQuantity, *, look: Look = COLUMN, over: Over = "seq_len"
 ) -> Figure | None:
-    """Draw a quantity against n, both logarithmic; None with figures at fewer than two lengths.
+    """Draw a quantity against n or the batch, both logarithmic; None with figures at fewer than two places.
 
-    The records are of models of one size, one dtype and one way to run a step; of those of one provider and
-    length the last counts.
+    The records are of one metric, of models of one size, one dtype and one way to run them; of those of one
+    provider and place the last counts.
     """
-    latest = list({(r.provider, r.seq_len): r for r in records}.values())
+    latest = list({(r.provider, getattr(r, over)): r for r in records}.values())
     label, value = _VALUES[quantity]
-    return draw_lines(latest, look, Quantity(label, value))
-
-
-def size_of(record: Record) -> str:
-    """Return the size in the name of the row's model: 0.4b of tnl-0.4b."""
-    return record.model.partition("-")[2] or record.model
+    what = "new tokens" if latest and latest[0].metric == "generate" else "tokens, training,"
+    return draw_lines(latest, look, Quantity(label.format(what), value), over)

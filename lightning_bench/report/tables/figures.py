@@ -15,6 +15,8 @@ FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
     ("memory", "paper"): ("peak_mib", "MiB, mean peak, inputs included", 6),
     ("train", "lbench"): ("tokens_per_s", "tokens/s on one device, of the median step", 0),
     ("train", "paper"): ("tokens_per_s", "tokens/s on one device, as published", 0),
+    ("generate", "lbench"): ("tokens_per_s", "new tokens/s on one device, prefill included, median", 0),
+    ("generate", "paper"): ("tokens_per_s", "new tokens/s on one device, as published", 0),
 }
 """The column that is the figure of a metric under a protocol, what it is, and its decimals."""
 
@@ -24,15 +26,25 @@ def title(record: Record, variant: Variant | None = None) -> str:
 
     `variant` is what all rows of the table share, that of the row if None.
     """
-    if record.metric == "train" and record.model:
-        how = str(record.shape.training).removeprefix(f"-{record.model}")
-        return f"{record.suite}-train_{record.model}-dtype_{record.dtype}{how}"
+    if record.metric in ("train", "generate") and record.model:
+        how = str(record.shape.model_run).removeprefix(f"-{record.model}")
+        return f"{record.suite}-{record.metric}_{model_of(record)}-dtype_{record.dtype}{how}"
     variant = record.shape.variant if variant is None else variant
     name = f"{record.suite}-{record.metric}_{record.direction}-batch{record.batch}"
     if not record.heads:  # a published figure of a whole model, whose shape was not stated
         return name
     dims = f"qk_dim{record.head_dim}-v_dim{record.value_dim}"
     return f"{name}-head{record.heads}-{dims}-dtype_{record.dtype}{variant}"
+
+
+def model_of(record: Record) -> str:
+    """Return the name of the row's model in tables: its size where both architectures share one, as 7b."""
+    return size_of(record) if record.metric == "generate" else record.model
+
+
+def size_of(record: Record) -> str:
+    """Return the size in the name of the row's model: 0.4b of tnl-0.4b."""
+    return record.model.partition("-")[2] or record.model
 
 
 def figure(record: Record) -> float | None:
@@ -77,7 +89,7 @@ def figure_with_unit(record: Record) -> str:
     return f"{figure_text(record, value)} {_UNITS[record.metric]}"
 
 
-_UNITS: dict[Metric, str] = {"speed": "ms", "memory": "MiB", "train": "tokens/s"}
+_UNITS: dict[Metric, str] = {"speed": "ms", "memory": "MiB", "train": "tokens/s", "generate": "tokens/s"}
 
 
 def worst_error(record: Record) -> float | None:

@@ -11,39 +11,46 @@ from lightning_bench.variant import PLAIN, Variant, packing_label, part_text
 
 @dataclass(frozen=True, order=True)
 class GridLine:
-    """One line: the length, and the layer, rank and documents of its rows; kv heads are the table's."""
+    """One line: the length, and the layer, rank and documents of its rows; kv heads are the table's.
+
+    `batch` is that of rows of generation; the tables of all others have one batch, or one follows from n.
+    """
 
     variant: Variant
     n: int
+    batch: int = 0
 
     @classmethod
     def of(cls, record: Record) -> GridLine:
         """Return the line that a row is in."""
-        return cls(replace(record.shape.variant, kv_heads=0), record.seq_len)
+        batch = record.batch if record.metric == "generate" else 0
+        return cls(replace(record.shape.variant, kv_heads=0), record.seq_len, batch)
 
     def __str__(self) -> str:
-        return f"{self.n} ({self.variant.words})" if self.variant != PLAIN else str(self.n)
+        more = [f"batch {self.batch}"] * bool(self.batch) + [self.variant.words] * (self.variant != PLAIN)
+        return f"{self.n} ({', '.join(more)})" if more else str(self.n)
 
 
 LINE = ("layer", "rank", "packing")
 """Columns in which the lines of a table may differ, besides seq_len."""
 
-_HEADS: dict[str, Callable[[Variant], str]] = {
-    "layer": lambda variant: part_text(variant.layer),
-    "rank": lambda variant: part_text(variant.rank),
-    "documents": lambda variant: packing_label(variant.documents),
+_HEADS: dict[str, Callable[[GridLine], str]] = {
+    "layer": lambda line: part_text(line.variant.layer),
+    "rank": lambda line: part_text(line.variant.rank),
+    "documents": lambda line: packing_label(line.variant.documents),
+    "batch": lambda line: str(line.batch),
 }
 
 
 def line_heads(lines: Iterable[GridLine]) -> list[str]:
     """Return the heads of the columns that tell lines apart: `n`, and before it what differs."""
-    variants = {line.variant for line in lines}
-    return [*(name for name, text in _HEADS.items() if len({text(each) for each in variants}) > 1), "n"]
+    once = set(lines)
+    return [*(name for name, text in _HEADS.items() if len({text(each) for each in once}) > 1), "n"]
 
 
 def line_texts(line: GridLine, heads: Iterable[str]) -> list[str]:
     """Return the texts of a line in the columns of these heads."""
-    return [str(line.n) if name == "n" else _HEADS[name](line.variant) for name in heads]
+    return [str(line.n) if name == "n" else _HEADS[name](line) for name in heads]
 
 
 def common(lines: Iterable[GridLine]) -> Variant:

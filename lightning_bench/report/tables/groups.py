@@ -10,6 +10,7 @@ import pandas as pd
 
 from lightning_bench.record import Record, Row
 from lightning_bench.report.collect import ORIGIN, SHAPE, frame_of, rows_in
+from lightning_bench.report.tables.figures import model_of
 from lightning_bench.report.tables.grid_lines import LINE, GridLine
 from lightning_bench.report.tables.origin import origin_lines
 
@@ -88,7 +89,9 @@ def group(rows: Iterable[Row], *, mix: bool = False) -> list[RowGroup]:
     rows = list(rows)
     lines = pd.Series([GridLine.of(row.record) for row in rows], dtype=object)
     frame = frame_of(rows)[_COLUMNS].assign(line=lines)
-    # In training the batch follows from the length: lines of one table differ in both.
-    frame["batch"] = frame["batch"].where(frame["metric"] != "train", 0)
+    # In training the batch follows from the length: lines of one table differ in both. Of generation a line
+    # has it, and both architectures of one size share a table.
+    frame["batch"] = frame["batch"].where(~frame["metric"].isin(["train", "generate"]), 0)
+    frame["model"] = [model_of(row.record) for row in rows]
     groups = frame.groupby(keys, sort=False, dropna=False)
     return [RowGroup(frame, mixed=mix and len(frame.drop_duplicates(ORIGIN)) > 1) for _, frame in groups]

@@ -26,12 +26,18 @@ KindName = Literal[
     "mfu",
     "peak",
     "phases",
+    "generated",
+    "prefill",
+    "decode",
+    "held",
+    "cache",
 ]
 
 KIND_NAMES: tuple[KindName, ...] = get_args(KindName)
 _SPEED: tuple[KindName, ...] = ("ms", "speedup", "tflops", "gbps", "floor")
 _TRAIN: tuple[KindName, ...] = ("tgs", "mfu", "peak", "phases")
-_TOGETHER: dict[str, tuple[KindName, ...]] = {"speed": _SPEED, "train": _TRAIN}
+_GENERATE: tuple[KindName, ...] = ("generated", "prefill", "decode", "held", "cache")
+_TOGETHER: dict[str, tuple[KindName, ...]] = {"speed": _SPEED, "train": _TRAIN, "generate": _GENERATE}
 """Words of `--metric` that stand for several kinds."""
 
 
@@ -96,6 +102,11 @@ def _with_interval(record: Record, value: float) -> str:
     if not (record.ci_low_ms and record.ci_high_ms and record.median_ms):
         return text
     return f"{text} ±{50 * (record.ci_high_ms - record.ci_low_ms) / record.median_ms:.1f} %"
+
+
+def _decode_text(record: Record, value: float) -> str:
+    """Return the time of a step, and the rate of its model traffic."""
+    return f"{value:.3f}" + (f" ({_rate_text(record.gbps, 0)} GB/s)" if record.gbps else "")
 
 
 def _phases_text(record: Record, value: float) -> str:
@@ -177,18 +188,52 @@ KINDS: dict[KindName, TableKind] = {
         _phases_text,
         "low",
     ),
+    "generated": TableKind("generated", "generate", unit, figure, _with_interval, "high"),
+    "held": TableKind(
+        "held",
+        "generate",
+        lambda r: "MiB, peak of a generation, weights and caches included",
+        lambda r: r.peak_mib,
+        lambda r, x: f"{x:.0f}",
+        "low",
+    ),
+    "prefill": TableKind(
+        "prefill",
+        "generate",
+        lambda r: "ms, median time of the prefill, first new tokens included",
+        lambda r: r.prefill_ms,
+        lambda r, x: f"{x:.2f}",
+        "low",
+    ),
+    "decode": TableKind(
+        "decode",
+        "generate",
+        lambda r: "ms per decoding step (the rate at which it moves weights and caches)",
+        lambda r: r.decode_ms,
+        _decode_text,
+        "low",
+    ),
+    "cache": TableKind(
+        "cache",
+        "generate",
+        lambda r: "MiB of states, or of keys and values, in all layers",
+        lambda r: r.cache_mib,
+        lambda r, x: f"{x:.1f}",
+        "low",
+    ),
 }
 FIGURE_KINDS: dict[Metric, TableKind] = {
     "speed": TableKind("ms", "speed", protocol_unit, figure, figure_text, "low"),
     "memory": TableKind("memory", "memory", protocol_unit, figure, figure_text, "low"),
     "check": TableKind("check", "check", protocol_unit, figure, figure_text, "low"),
     "train": TableKind("tgs", "train", protocol_unit, figure, figure_text, "high"),
+    "generate": TableKind("generated", "generate", protocol_unit, figure, figure_text, "high"),
 }
 """The kind that shows nothing but the figure of a metric, as a sweep prints it."""
 
 
 def chosen_kinds(names: Sequence[str]) -> tuple[TableKind, ...] | None:
-    """Return the kinds of `--metric`: their names, or `speed` and `train` for several; None if none is named.
+    """Return the kinds of `--metric`: their names, or metrics for several kinds; None if none is named.
 
     Raises UsageError for a name that is neither.
     """
@@ -206,9 +251,9 @@ def default_kinds(record: Record) -> tuple[TableKind, ...]:
     """Return all kinds that rows like this one can fill; the training of a whole model is in tokens/s."""
     if record.metric == "speed":
         return tuple(KINDS[name] for name in ((*_SPEED, "graph") if record.heads else ("tokens", "ms")))
-    if record.metric == "train":
-        return tuple(KINDS[name] for name in _TRAIN)
-    return (KINDS[record.metric],)
+    if record.metric == "memory" or record.metric == "check":
+        return (KINDS[record.metric],)
+    return tuple(KINDS[name] for name in _TOGETHER[record.metric])
 
 
 def page_kinds(record: Record) -> tuple[TableKind, ...]:

@@ -34,12 +34,12 @@ def test_a_plan_in_words(lbench: Lbench) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "paper"], "suite paper trains no models"),
+        (["train", "paper"], "suite paper has nothing for `lbench train`"),
         (
             ["speed", "table1"],
-            "suite table1 trains whole models and has nothing for `lbench speed`",
+            "suite table1 runs whole models and has nothing for `lbench speed`",
         ),
-        (["train", "quick", "--model", "tnl-7b"], '--model: "tnl-7b" is not known'),
+        (["train", "quick", "--model", "tnl-9b"], '--model: "tnl-9b" is not known'),
         (
             ["train", "quick", "--dtype", "fp16"],
             '--dtype: "fp16" is not known (did you mean `bf16`?); allowed: fp32, bf16',

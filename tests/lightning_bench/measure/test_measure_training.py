@@ -17,10 +17,10 @@ from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
 from lightning_bench.measure.training.train_bench import loss_failure, too_fast
 from lightning_bench.measure.training.trainer import Trainer
+from lightning_bench.model_run import ModelRun
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers import get_provider
 from lightning_bench.suite import Limits
-from lightning_bench.training import Training
 from tests.support.paths import SUPPORT
 
 LIMITS = Limits(sample_limit_s=0.3, min_samples=6, max_samples=7, ci_percent=50.0)
@@ -38,8 +38,8 @@ def one_thread() -> object:
 
 def shape(model: str, *, batch: int = 2, seq_len: int = 32, **how: object) -> Shape:
     size = MODELS[model]
-    training = Training(model, batch * seq_len, **how)  # type: ignore[arg-type]
-    return Shape(batch, size.heads, seq_len, size.head_dim, size.head_dim, "fp32", "cpu", training=training)
+    run = ModelRun(model, batch * seq_len, **how)  # type: ignore[arg-type]
+    return Shape(batch, size.heads, seq_len, size.head_dim, size.head_dim, "fp32", "cpu", model_run=run)
 
 
 def trained(session: Session, provider: str, of: Shape, seed: int = 0) -> tuple[Outcome, list[str]]:
@@ -216,9 +216,9 @@ def test_a_step_marks_each_phase_and_updates_every_weight() -> None:
     trainer = Trainer(shape("llama-tiny"), provider, seed=0)
     before = [weight.clone() for weight in trainer.model.parameters()]
     assert trainer.held_bytes == 4 * MODELS["llama-tiny"].parameters
-    phases, losses = trainer.steps(3, CpuLapClock())
+    phases = trainer.units(3, CpuLapClock())
     assert [len(step) for step in phases] == [3, 3, 3]
-    assert len(losses) == 3
+    assert len(trainer.losses) == 3
     # Rows of the embedding of bytes that were not read only decay.
     assert all(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     assert all(weight.grad is None for weight in trainer.model.parameters())

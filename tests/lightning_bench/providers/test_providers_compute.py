@@ -21,6 +21,8 @@ from torch import Tensor
 from lightning_bench import __version__
 from lightning_bench.case import Shape
 from lightning_bench.errors import Unavailable
+from lightning_bench.measure.generation.generation_gate import judge_generation
+from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers import Inputs, bundled, get_provider
 from tests.support.paths import ROOT
 
@@ -231,6 +233,52 @@ def test_flash2(monkeypatch: pytest.MonkeyPatch) -> None:
 
     module(monkeypatch, "flash_attn", flash_attn_func=flash_attn_func)
     check("flash2", inputs("bnhd"))
+
+
+def test_flash2_decodes_from_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flash_attn_func(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dropout_p: float = 0.0,
+        softmax_scale: None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        assert causal
+        return bnhd(softmax, q, k, v)
+
+    def flash_attn_with_kvcache(
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        k: Tensor | None = None,
+        v: Tensor | None = None,
+        rotary_cos: None = None,
+        rotary_sin: None = None,
+        cache_seqlens: Tensor | None = None,
+        cache_batch_idx: None = None,
+        cache_leftpad: None = None,
+        block_table: None = None,
+        softmax_scale: None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        assert k is not None
+        assert v is not None
+        assert cache_seqlens is not None
+        assert cache_seqlens.dtype == torch.int32
+        assert causal
+        (n,) = {int(length) for length in cache_seqlens}
+        k_cache[:, n], v_cache[:, n] = k[:, 0], v[:, 0]
+        weights = (torch.einsum("bqhd,bnhd->bhn", q, k_cache[:, : n + 1]) * q.shape[-1] ** -0.5).softmax(-1)
+        return torch.einsum("bhn,bnhe->bhe", weights, v_cache[:, : n + 1])[:, None]
+
+    functions = {"flash_attn_func": flash_attn_func, "flash_attn_with_kvcache": flash_attn_with_kvcache}
+    module(monkeypatch, "flash_attn", **functions)
+    of = Shape(1, 1, 1, 1, 1, "fp32", "cpu")
+    errors = judge_generation(MODELS["llama-tiny"], get_provider("flash2"), "fp32", of, seed=1)
+    assert errors.failure is None
+    assert get_provider("flash2").undecodable(of) is None
+    assert "whole sequences only" in str(get_provider("flash2-full").undecodable(of))
 
 
 def test_flash4(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def test_every_case_ends_as_a_row(rows: dict[str, Record], name: str) -> None:
         32,
     )
     assert row.worked == (row.tokens_per_s is not None) == (name == "good")
-    assert row.shape.training.model == "llama-tiny"
+    assert row.shape.model_run.model == "llama-tiny"
 
 
 def test_a_second_run_does_only_what_is_left(workspace: Any, rows: dict[str, Record]) -> None:

@@ -23,6 +23,7 @@ NAMES = [
     "decode",
     "dims",
     "fla-readme",
+    "generate",
     "layers",
     "long",
     "models",
@@ -121,7 +122,7 @@ def test_parallelism_keeps_the_tokens_constant() -> None:
 def test_table1_trains_the_models_of_the_published_table() -> None:
     cases = expand(load_suite("table1"), Overrides(), "cuda", "train")
     lengths = [1024, 2048, 4096, 8192, 16384, 32768, 65536, 81920, 94208]
-    found = {(c.shape.training.model, c.provider, c.shape.seq_len) for c in cases}
+    found = {(c.shape.model_run.model, c.provider, c.shape.seq_len) for c in cases}
     pairs = [("tnl", "lightning2"), ("tnl", "lightning1"), ("llama", "sdpa-cudnn"), ("llama", "flash4")]
     assert found == {
         (f"{model}-{size}", provider, n)
@@ -130,7 +131,7 @@ def test_table1_trains_the_models_of_the_published_table() -> None:
         for n in lengths
     }
     assert {c.shape.batch * c.shape.seq_len for c in cases} == {65536, 81920, 94208}
-    assert {c.shape.training.recompute for c in cases if "3b" in c.shape.training.model} == {"layers"}
+    assert {c.shape.model_run.recompute for c in cases if "3b" in c.shape.model_run.model} == {"layers"}
 
 
 def test_default_suite() -> None:

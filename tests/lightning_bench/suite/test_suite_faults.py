@@ -196,7 +196,7 @@ def test_a_fault_in_a_group(faults: Load, changes: dict[str, str | None], expect
         ('protocol = "triton"', '4: protocol: "triton" is not allowed; allowed: "lbench" or "paper"'),
         ('device = "gpu"', '4: device: "gpu" is not allowed; allowed: "cuda" or "cpu"'),
         ('protocl = "lbench"', "4: protocl: unknown key (did you mean `protocol`?); "
-         "allowed: title, description, protocol, device, inputs, graph, limits, train, group"),
+         "allowed: title, description, protocol, device, inputs, graph, limits, train, generate, group"),
         ('name = "x"', "4: name: unknown key; allowed: title"),
     ],
 )  # fmt: skip

@@ -50,7 +50,7 @@ def training(suite: Suite, **overrides: object) -> list[Case]:
 
 def test_each_model_runs_with_the_attention_of_its_family(load: Load) -> None:
     cases = training(load(table()))
-    pairs = dict.fromkeys((case.shape.training.model, case.provider) for case in cases)
+    pairs = dict.fromkeys((case.shape.model_run.model, case.provider) for case in cases)
     assert list(pairs) == [
         ("tnl-tiny", "lightning2-torch"),
         ("llama-tiny", "sdpa-math"),
@@ -65,7 +65,7 @@ def test_a_step_has_as_many_sequences_as_fit_and_at_least_one(load: Load) -> Non
     shapes = {case.shape for case in training(load(table()))}
     batches = {shape.seq_len: shape.batch for shape in shapes}
     assert batches == {1024: 4, 3000: 1, 8192: 1}
-    assert {shape.training.step_tokens for shape in shapes} == {4096}
+    assert {shape.model_run.step_tokens for shape in shapes} == {4096}
 
 
 def test_ids_say_what_is_trained_and_how(load: Load) -> None:
@@ -79,17 +79,17 @@ def test_ids_say_what_is_trained_and_how(load: Load) -> None:
 @pytest.mark.parametrize(("device", "compiled"), [("cpu", ""), ("cuda", "parts")])
 def test_compiling_is_the_default_on_a_gpu(load: Load, device: str, compiled: str) -> None:
     cases = expand(load(table()), Overrides(), device, "train")  # type: ignore[arg-type]
-    assert {case.shape.training.compile for case in cases} == {compiled}
+    assert {case.shape.model_run.compile for case in cases} == {compiled}
 
 
 def test_overrides_replace_axes_and_providers(load: Load) -> None:
     suite = load(table())
     cases = training(suite, model=("llama-tiny",), seq_len=(16,), tokens=(64,), compile=("none",))
-    assert {(c.shape.training.model, c.shape.batch, c.shape.seq_len) for c in cases} == {
+    assert {(c.shape.model_run.model, c.shape.batch, c.shape.seq_len) for c in cases} == {
         ("llama-tiny", 4, 16)
     }
     assert {case.provider for case in training(suite, providers=("lightning2",))} == {"lightning2"}
-    added = {(c.shape.training.model, c.provider) for c in training(suite, added=("sdpa-flash",))}
+    added = {(c.shape.model_run.model, c.provider) for c in training(suite, added=("sdpa-flash",))}
     assert ("llama-tiny", "sdpa-flash") in added
     assert ("tnl-tiny", "lightning2-torch") in added
     assert ("tnl-tiny", "sdpa-flash") not in added
@@ -99,9 +99,9 @@ def test_a_named_provider_stays_in_its_groups(load: Load) -> None:
     small = table(providers='"sdpa-math"', model='"llama-tiny"', seq_len="16")
     large = table(providers='"flash2"', model='"llama-0.4b"', seq_len="32")
     suite = load(small, large)
-    assert {c.shape.training.model for c in training(suite, providers=("flash2",))} == {"llama-0.4b"}
+    assert {c.shape.model_run.model for c in training(suite, providers=("flash2",))} == {"llama-0.4b"}
     unnamed = training(suite, providers=("sdpa-flash",))
-    assert {c.shape.training.model for c in unnamed} == {"llama-tiny", "llama-0.4b"}
+    assert {c.shape.model_run.model for c in unnamed} == {"llama-tiny", "llama-0.4b"}
 
 
 def test_providers_that_fit_no_model_are_an_error(load: Load) -> None:
@@ -114,12 +114,15 @@ def test_providers_that_fit_no_model_are_an_error(load: Load) -> None:
 def test_each_metric_has_its_own_tables(load: Load) -> None:
     both, attention, models = load(GROUP, table()), load(GROUP), load(table())
     assert len(every_case(both, "cpu")) == 1 + 9
-    assert not {case.shape.training.model for case in expand(both, Overrides(), "cpu")} - {""}
+    assert not {case.shape.model_run.model for case in expand(both, Overrides(), "cpu")} - {""}
     assert len(training(both)) == 9
-    with pytest.raises(UsageError, match=r"suite mine trains no models: .*mine\.toml has no table headed"):
+    with pytest.raises(
+        UsageError, match=r"suite mine has nothing for `lbench train`: .*mine\.toml has no table headed"
+    ):
         training(attention)
     with pytest.raises(
-        UsageError, match=r"suite mine trains whole models and has nothing for `lbench memory`"
+        UsageError,
+        match=r"suite mine runs whole models and has nothing for `lbench memory`; run `lbench train",
     ):
         expand(models, Overrides(), "cpu", "memory")
 
@@ -137,7 +140,7 @@ def test_each_metric_has_its_own_tables(load: Load) -> None:
         ({"compile": "true"}, "compile: true is not known; allowed: none, parts"),
         (
             {"head_dim": "64"},
-            "head_dim: unknown key; allowed: providers, model, dtype, seq_len, tokens, compile",
+            "head_dim: unknown key; allowed: providers, model, compile, dtype, seq_len, tokens",
         ),
         ({"tokens": "0"}, "tokens: 0 is not allowed; allowed: an integer from 1"),
         (

@@ -1,4 +1,4 @@
-"""Training: the whole model that a case trains around its attention, and how a step of it is run.
+"""ModelRun: the whole model that a case runs around its attention, and how: a training step, or generation.
 
 Every fact has a default that stands for attention by itself, a column of the result file, and a part of the
 case's id.
@@ -19,23 +19,28 @@ NONE = "none"
 
 
 @dataclass(frozen=True, order=True)
-class Training:
-    """What is trained: a `model` by its name, blank for none.
+class ModelRun:
+    """What is run: a `model` by its name, blank for none.
 
-    A step takes as many sequences as `step_tokens` hold, and at least one: the batch follows from it.
-    `compile` is `parts` if torch.compile compiles all but the attention, `recompute` is `layers` if the
-    backward pass computes each layer again (activation checkpointing).
+    A training step takes as many sequences as `step_tokens` hold, and at least one: the batch follows from
+    it. `compile` is `parts` if torch.compile compiles all but the attention, `recompute` is `layers` if the
+    backward pass computes each layer again (activation checkpointing). A model that generates continues each
+    prompt by `new_tokens`.
     """
 
     model: str = ""
     step_tokens: int = 0
     compile: Compiled = ""
     recompute: Recomputed = ""
+    new_tokens: int = 0
 
     @classmethod
-    def of_columns(cls, model: str, step_tokens: int | None, compile: str, recompute: str) -> Training:
-        """Return the training of a row's columns. Raise ValueError for a word that is not known."""
-        return cls(model, step_tokens or 0, read_compiled(compile), read_recomputed(recompute))
+    def of_columns(
+        cls, model: str, step_tokens: int | None, compile: str, recompute: str, new_tokens: int | None
+    ) -> ModelRun:
+        """Return the run of a row's columns. Raise ValueError for a word that is not known."""
+        words = read_compiled(compile), read_recomputed(recompute)
+        return cls(model, step_tokens or 0, *words, new_tokens or 0)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -45,19 +50,21 @@ class Training:
             "step_tokens": self.step_tokens or None,
             "compile": self.compile,
             "recompute": self.recompute,
+            "new_tokens": self.new_tokens or None,
         }
 
     def __str__(self) -> str:
         parts = [self.model, f"tokens{self.step_tokens}" if self.step_tokens else ""]
         how = {"compile": self.compile, "recompute": self.recompute}
         parts += [f"{name}-{word}" for name, word in how.items() if word]
+        parts += [f"new{self.new_tokens}" if self.new_tokens else ""]
         return "".join(f"-{part}" for part in parts if part)
 
 
-NO_MODEL = Training()
+NO_MODEL = ModelRun()
 """Attention by itself."""
 
-TRAINING = tuple(NO_MODEL.columns)
+MODEL_RUN = tuple(NO_MODEL.columns)
 """The columns; a blank is the default."""
 
 

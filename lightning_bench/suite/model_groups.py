@@ -1,0 +1,204 @@
+"""Tables headed [[train]] and [[generate]]: whole models × attention, and their expansion to cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lightning_bench.case import DTYPES, Case, Device, Direction, Dtype, Shape
+from lightning_bench.errors import UsageError
+from lightning_bench.model_run import (
+    COMPILED,
+    NONE,
+    RECOMPUTED,
+    ModelRun,
+    read_compiled,
+    read_recomputed,
+)
+from lightning_bench.models.model_sizes import MODELS
+from lightning_bench.suite.axes import LENGTHS_ALLOWED, Faults, family_of, read_lengths, read_words
+from lightning_bench.suite.fields import Providers
+
+if TYPE_CHECKING:
+    from lightning_bench.suite.expand import Overrides
+    from lightning_bench.suite.model import Suite
+
+TRAINED_DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
+"""fp16 would need a scaled loss, which the steps do not have."""
+COMPILE_WORDS = tuple(word or NONE for word in COMPILED)
+RECOMPUTE_WORDS = tuple(word or NONE for word in RECOMPUTED)
+TRAIN_ALLOWED = "tables headed [[train]]"
+GENERATE_ALLOWED = "tables headed [[generate]]"
+SEVERAL_ALLOWED = f"{LENGTHS_ALLOWED}, each from 2"
+
+_Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
+_Several = Annotated[
+    tuple[int, ...],
+    BeforeValidator(lambda value: read_several(value)),
+    Field(description=SEVERAL_ALLOWED),
+]
+_Models = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_words(value, tuple(MODELS))),
+    Field(description=", ".join(MODELS)),
+]
+_TrainedDtypes = Annotated[
+    tuple[Dtype, ...],
+    BeforeValidator(lambda value: read_words(value, TRAINED_DTYPES)),
+    Field(description=", ".join(TRAINED_DTYPES)),
+]
+_Dtypes = Annotated[
+    tuple[Dtype, ...],
+    BeforeValidator(lambda value: read_words(value, DTYPES)),
+    Field(description=", ".join(DTYPES)),
+]
+_Compile = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_words(value, COMPILE_WORDS)),
+    Field(description=", ".join(COMPILE_WORDS)),
+]
+_Recompute = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_words(value, RECOMPUTE_WORDS)),
+    Field(description=", ".join(RECOMPUTE_WORDS)),
+]
+
+
+def read_several(value: object) -> tuple[int, ...]:
+    """Return lengths from 2: a prompt of one token is a decoding step, and one new token needs none."""
+    lengths = read_lengths(value)
+    if faults := [f"{length} is too few; allowed: {SEVERAL_ALLOWED}" for length in lengths if length < 2]:
+        raise Faults(*faults)
+    return lengths
+
+
+class _ModelGroup(BaseModel):
+    """Axes of whole models; a case is made of every combination in which the provider has the model's family.
+
+    Without `compile`, all but the attention is compiled on a GPU, and nothing on a CPU.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    providers: Providers
+    model: _Models
+    compile: _Compile | None = None
+
+    @model_validator(mode="after")
+    def _providers_fit_the_models(self) -> Self:
+        families = {MODELS[name].family for name in self.model}
+        given = {spec: family_of(spec) for spec in self.providers}
+        faults = [
+            f"provider {spec} computes {family}, which none of the models {', '.join(self.model)} has; "
+            f"allowed: providers of {' or '.join(sorted(families))}"
+            for spec, family in given.items()
+            if family not in families
+        ]
+        faults += [
+            f"model {name} gets no attention; allowed: a provider of {MODELS[name].family} in providers"
+            for name in self.model
+            if MODELS[name].family not in given.values()
+        ]
+        if faults:
+            raise Faults(*faults)
+        return self
+
+    def compiled(self, overrides: Overrides, device: Device) -> tuple[str, ...]:
+        """Return the words for what is compiled."""
+        return overrides.compile or self.compile or ("parts" if device == "cuda" else NONE,)
+
+
+class TrainGroup(_ModelGroup):
+    """Axes of training: a step takes as many sequences as `tokens` hold, and at least one."""
+
+    dtype: _TrainedDtypes
+    seq_len: _Lengths
+    tokens: _Lengths
+    recompute: _Recompute = (NONE,)
+
+    def shapes(self, overrides: Overrides, device: Device) -> Iterator[Shape]:
+        """Yield every shape, with its model."""
+        for model, dtype, compiled, recompute, tokens, seq_len in product(
+            overrides.model or self.model,
+            overrides.dtype or self.dtype,
+            self.compiled(overrides, device),
+            overrides.recompute or self.recompute,
+            overrides.tokens or self.tokens,
+            overrides.seq_len or self.seq_len,
+        ):
+            words = read_compiled(_blank(compiled)), read_recomputed(_blank(recompute))
+            run = ModelRun(model, tokens, *words)
+            yield _shape(run, max(1, tokens // seq_len), seq_len, dtype, device)
+
+
+class GenerateGroup(_ModelGroup):
+    """Axes of generation: `batch` prompts of `prompt` tokens, each continued by `new_tokens`."""
+
+    dtype: _Dtypes
+    prompt: _Several
+    new_tokens: _Several
+    batch: _Lengths
+
+    def shapes(self, overrides: Overrides, device: Device) -> Iterator[Shape]:
+        """Yield every shape, with its model."""
+        for model, dtype, compiled, prompt, new_tokens, batch in product(
+            overrides.model or self.model,
+            overrides.dtype or self.dtype,
+            self.compiled(overrides, device),
+            overrides.prompt or self.prompt,
+            overrides.new_tokens or self.new_tokens,
+            overrides.batch or self.batch,
+        ):
+            run = ModelRun(model, compile=read_compiled(_blank(compiled)), new_tokens=new_tokens)
+            yield _shape(run, batch, prompt, dtype, device)
+
+
+def expand_models(
+    suite: Suite, groups: Sequence[TrainGroup | GenerateGroup], overrides: Overrides, device: Device
+) -> list[Case]:
+    """Return the cases of groups of a suite: by model, then shape, with providers in the suite's order.
+
+    A provider that groups of the suite name runs only in these groups, any other in every group with a model
+    of its family; those added join such groups. UsageError if that leaves nothing.
+    """
+    named = {spec for group in groups for spec in group.providers}
+    given, added = overrides.providers, overrides.added or ()
+    cases: dict[Case, None] = {}
+    for group in groups:
+        direction: Direction = "fwd_bwd" if isinstance(group, TrainGroup) else "fwd"
+        chosen = group.providers
+        if given is not None:
+            chosen = tuple(spec for spec in given if spec in group.providers or spec not in named)
+        for shape in group.shapes(overrides, device):
+            family = MODELS[shape.model_run.model].family
+            fitting = [spec for spec in (*chosen, *added) if family_of(spec) == family]
+            cases |= dict.fromkeys(Case(shape, spec, direction) for spec in fitting)
+    if not cases:
+        models = overrides.model or [name for group in groups for name in group.model]
+        wanted = sorted({MODELS[name].family for name in models})
+        raise UsageError(
+            f"suite {suite.name}: none of the providers has the attention of a model that is run: "
+            f"{', '.join(dict.fromkeys(models))}; allowed: providers of {' or '.join(wanted)}"
+        )
+    return list(cases)
+
+
+def _shape(run: ModelRun, batch: int, seq_len: int, dtype: Dtype, device: Device) -> Shape:
+    size = MODELS[run.model]
+    return Shape(
+        batch=batch,
+        heads=size.heads,
+        seq_len=seq_len,
+        head_dim=size.head_dim,
+        value_dim=size.head_dim,
+        dtype=dtype,
+        device=device,
+        model_run=run,
+    )
+
+
+def _blank(word: str) -> str:
+    return "" if word == NONE else word

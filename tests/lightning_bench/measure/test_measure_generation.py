@@ -1,0 +1,159 @@
+"""Generation measured on a CPU for real: figures that hold together, and what ends a case without any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_bench.case import Case, Shape
+from lightning_bench.measure.bench import run_job
+from lightning_bench.measure.device.lap_clock import CpuLapClock, LapClock
+from lightning_bench.measure.generation.generate_bench import Repeater, too_few_bytes
+from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.measure.session import Session
+from lightning_bench.model_run import ModelRun
+from lightning_bench.models.model_sizes import MODELS
+from lightning_bench.suite import Limits
+from tests.support.paths import SUPPORT
+
+LIMITS = Limits(sample_limit_s=0.2, min_samples=6, max_samples=7, ci_percent=50.0)
+ZOO = SUPPORT / "zoo.py"
+
+
+def shape(model: str, *, batch: int = 2, prompt: int = 20, new_tokens: int = 5) -> Shape:
+    size, run = MODELS[model], ModelRun(model, new_tokens=new_tokens)
+    return Shape(batch, size.heads, prompt, size.head_dim, size.head_dim, "fp32", "cpu", model_run=run)
+
+
+def generated(session: Session, provider: str, of: Shape) -> tuple[Outcome, list[str]]:
+    outcomes: list[Outcome] = []
+    phases: list[str] = []
+    job = Job((Case(of, provider, "fwd"),), "generate", "lbench", LIMITS, seed=1)
+    run_job(session, job, lambda _, phase: phases.append(phase), outcomes.append)
+    (outcome,) = outcomes
+    return outcome, phases
+
+
+# A state of fp32 per layer, head and sequence, LRPE's with twice the rows; 256 places of keys and values.
+CACHES = {"tnl-tiny": 4 * 2 * 2 * (128 + 64) * 64, "llama-tiny": 4 * 2 * 2 * 2 * 2 * 256 * 64}
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"), [("tnl-tiny", "lightning2-torch"), ("llama-tiny", "sdpa-math")]
+)
+def test_figures_of_a_generation_hold_together(session: Session, model: str, provider: str) -> None:
+    of = shape(model)
+    outcome, phases = generated(session, provider, of)
+    assert outcome.status in ("ok", "unstable"), outcome.reason
+    f, size = outcome.figures, MODELS[model]
+    assert f.median_ms is not None
+    assert f.tokens_per_s == pytest.approx(2 * 5 / f.median_ms * 1e3)
+    assert outcome.samples
+    longest = max(outcome.samples.samples_ms)
+    assert f.prefill_ms is not None
+    assert f.decode_ms is not None
+    assert 0 < f.prefill_ms < longest
+    assert 0 < 4 * f.decode_ms < longest
+    assert f.cache_mib == CACHES[model] / 2**20
+    assert f.model_bytes == size.decoding_bytes(of)
+    assert f.gbps == pytest.approx(size.decoding_bytes(of) / f.decode_ms / 1e6)
+    assert f.parameters == size.parameters
+    assert f.peak_mib
+    assert f.peak_mib * 2**20 > 4 * size.parameters + CACHES[model]
+    assert f.error_o is not None
+    assert f.error_budget is not None
+    assert 0 < f.error_o < f.error_budget
+    assert "the same tokens in 8 generations of 2 prompts" in f.checks.replace("9 gen", "8 gen")
+    assert list(dict.fromkeys(phases)) == ["load", "warm-up", "oracle", "samples"]
+
+
+def test_bytes_of_a_decoding_step_by_hand() -> None:
+    linear, softmax = shape("tnl-tiny", new_tokens=6), shape("llama-tiny", new_tokens=6)
+    tnl, llama = MODELS["tnl-tiny"], MODELS["llama-tiny"]
+    assert tnl.decoding_bytes(linear) == 4 * tnl.product_weights + 2 * CACHES["tnl-tiny"]
+    # Five steps see 21 to 25 tokens, their own included, and write one.
+    kept = 4 * 2 * 2 * 2 * 128 * (23 + 1)
+    assert llama.decoding_bytes(softmax) == 4 * llama.product_weights + kept
+
+
+LATER = """
+import torch
+from lightning_bench.providers import Provider, get_provider
+
+class Later(Provider):
+    name = label = "later"
+    family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
+    made = 0
+
+    def build(self, inputs):
+        return get_provider("sdpa-math").build(inputs)
+
+    def undecodable(self, shape):
+        return None
+
+    def cache(self, spec):
+        cache = get_provider("sdpa-math").cache(spec)
+        Later.made += 1
+        if Later.made > 2:  # past the gate, which has two layers
+            {then}
+        return cache
+"""
+
+
+@pytest.mark.parametrize(
+    ("provider", "status", "reason"),
+    [
+        (f"{ZOO}:Good", "unsupported", "good computes whole sequences only: lbench knows no decoding step"),
+        ("raise torch.OutOfMemoryError('CUDA out of memory')", "oom", "CUDA out of memory"),
+        (
+            "cache.step = lambda q, k, v, place: torch.randn_like(q)",
+            "wrong",
+            "timed generations gave other tokens than the first of their prompt",
+        ),
+    ],
+)
+def test_what_ends_a_case(session: Session, tmp_path: Path, provider: str, status: str, reason: str) -> None:
+    if "zoo" not in provider:
+        (tmp_path / "later.py").write_text(LATER.format(then=provider))
+        provider = f"{tmp_path}/later.py:Later"
+    outcome, _ = generated(session, provider, shape("llama-tiny", new_tokens=12))
+    assert (outcome.status, outcome.figures.median_ms) == (status, None)
+    assert reason in outcome.reason
+
+
+class Played:
+    """A generator whose tokens are written beforehand, one list per generation."""
+
+    def __init__(self, *generations: list[int]) -> None:
+        self._all = [torch.tensor([each]) for each in generations]
+        self.new: Tensor = torch.tensor([[]])
+
+    def generate(self, prompt: Tensor, clock: LapClock) -> None:
+        self.new = self._all.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("generations", "said"),
+    [
+        ([[1, 2, 3], [4, 5, 6], [1, 2, 3], [4, 5, 6]], None),
+        ([[1, 2, 3], [1, 2, 3], [1, 2, 3], [1, 2, 3]], None),
+        ([[1, 2, 3], [4, 5, 6], [4, 5, 6], [4, 5, 6]], "1 of 4 timed generations gave other tokens"),
+        ([[1, 2, 3], [4, -1, 6], [1, 2, 3], [4, -1, 6]], "has left out tokens"),
+        ([[1, 9, 3], [4, 5, 6], [1, 9, 3], [4, 5, 6]], "replays of CUDA graphs choose other tokens"),
+    ],
+)
+def test_generations_that_cannot_be_right(generations: list[list[int]], said: str | None) -> None:
+    prompts = [torch.zeros(1, 2), torch.ones(1, 2)]
+    repeater = Repeater(Played(*generations), prompts, torch.tensor([[1, 2]]))
+    for _ in range(4):
+        repeater.generate(CpuLapClock())
+    assert (repeater.failure is None) if said is None else (said in str(repeater.failure))
+
+
+def test_a_step_that_moves_more_than_a_stream_is_impossible() -> None:
+    assert too_few_bytes(4500.0, 4000.0, 14e9) is None
+    assert too_few_bytes(9000.0, 4000.0, 1e6) is None  # it may stay in a cache
+    assert "moves 5000 GB/s, and a stream reaches 4000 here" in str(too_few_bytes(5000.0, 4000.0, 14e9))
