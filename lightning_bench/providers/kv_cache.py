@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_bench.providers.registry.decoding import CacheSpec, Place
+from lightning_bench.providers.registry.decoding import CacheSpec, NextToken
 
 _Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -43,14 +43,14 @@ class SdpaCache:
         self.k[:, :, :n], self.v[:, :, :n] = k, v
         return self._attend(q, k, v).transpose(1, 2)
 
-    def step(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+    def step(self, q: Tensor, k: Tensor, v: Tensor, token: NextToken) -> Tensor:
         """Return the output of one token per sequence, of which k and v are kept."""
         for kept, new in ((self.k, k), (self.v, v)):
-            kept.index_copy_(2, place.position, new[:, :, None])
-        span = len(place.seen)
+            kept.index_copy_(2, token.position, new[:, :, None])
+        span = len(token.seen)
         with self._under():
             o = torch.nn.functional.scaled_dot_product_attention(
-                q[:, :, None], self.k[:, :, :span], self.v[:, :, :span], attn_mask=place.seen[None]
+                q[:, :, None], self.k[:, :, :span], self.v[:, :, :span], attn_mask=token.seen[None]
             )
         return o[:, :, 0]
 
@@ -80,10 +80,10 @@ class FlashCache:
         self.k[:, :n], self.v[:, :n] = k, v
         return self._attend(q, k, v)
 
-    def step(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+    def step(self, q: Tensor, k: Tensor, v: Tensor, token: NextToken) -> Tensor:
         """Return the output of one token per sequence, of which k and v are kept."""
         new = {"k": k[:, None], "v": v[:, None]}
-        o = self._decode(q[:, None], self.k, self.v, **new, cache_seqlens=place.lengths, causal=True)
+        o = self._decode(q[:, None], self.k, self.v, **new, cache_seqlens=token.lengths, causal=True)
         return o[:, 0]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_bench.providers.registry.decoding import CacheSpec, Place
+from lightning_bench.providers.registry.decoding import CacheSpec, NextToken
 
 
 class StateCache:
@@ -38,6 +38,6 @@ class StateCache:
         self.state.copy_(state)
         return o
 
-    def step(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+    def step(self, q: Tensor, k: Tensor, v: Tensor, token: NextToken) -> Tensor:
         """Return the output of one token per sequence, which enters the states."""
         return self._decode(q, k, v, self._slopes, state=self.state)

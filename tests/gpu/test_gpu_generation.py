@@ -1,4 +1,4 @@
-"""Generation on a real GPU: every cache against fp64, graphs against steps one by one, and a measured case."""
+"""Generation on a real GPU: caches against fp64, graphs against steps one by one, and a measured case."""
 
 from __future__ import annotations
 

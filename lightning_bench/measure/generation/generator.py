@@ -17,7 +17,7 @@ from lightning_bench.models.model_sizes import ModelSize
 from lightning_bench.models.plugged_attention import model_on
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Provider
-from lightning_bench.providers.registry.decoding import AttentionCache, CacheSpec, Place
+from lightning_bench.providers.registry.decoding import AttentionCache, CacheSpec, NextToken
 
 SPAN = 256
 """Where a step reads as many places as it is told, they are a multiple of this: one CUDA graph for each."""
@@ -26,14 +26,14 @@ SPAN = 256
 class CachedAttention:
     """Attention of one layer as a model calls it: a prompt of several tokens begins anew, one goes on."""
 
-    def __init__(self, cache: AttentionCache, place: Callable[[], Place]) -> None:
-        self.cache, self._place = cache, place
+    def __init__(self, cache: AttentionCache, token: Callable[[], NextToken]) -> None:
+        self.cache, self._token = cache, token
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Map q, k, v [batch, n, heads, ·] to o like v."""
         if q.shape[1] > 1:
             return self.cache.prefill(q, k, v)
-        return self.cache.step(q[:, 0], k[:, 0], v[:, 0], self._place())[:, None]
+        return self.cache.step(q[:, 0], k[:, 0], v[:, 0], self._token())[:, None]
 
 
 class Generator:
@@ -50,7 +50,7 @@ class Generator:
         self._graphs: dict[int, Callable[[], object]] = {}
         dtype = torch_dtype(shape.dtype)
         attends = [
-            CachedAttention(provider.cache(self._spec(size, layer, slopes, dtype)), lambda: self._place)
+            CachedAttention(provider.cache(self._spec(size, layer, slopes, dtype)), lambda: self._next)
             for layer, slopes in enumerate(slopes_of_layers(size, shape))
         ]
         self.caches = [attend.cache for attend in attends]
@@ -125,10 +125,10 @@ class Generator:
 
     @torch.no_grad()
     def _step(self, span: int) -> Tensor:
-        token = self._tokens.index_select(1, self._position)
+        fed = self._tokens.index_select(1, self._position)
         seen = self._places[:span] <= self._position
-        self._place = Place(self._position, self._position.int().expand(len(token)).contiguous(), seen)
-        logits = self.model.next_logits(token, self._position)
+        self._next = NextToken(self._position, self._position.int().expand(len(fed)).contiguous(), seen)
+        logits = self.model.next_logits(fed, self._position)
         self._choose(logits)
         return logits
 

@@ -27,7 +27,7 @@ class CacheSpec:
 
 
 @dataclass(frozen=True)
-class Place:
+class NextToken:
     """Where the next token of every sequence goes.
 
     `position` is its index, int64 [1], and `lengths` the same for each sequence, int32 [batch]. `seen`, bool
@@ -43,7 +43,7 @@ class AttentionCache(Protocol):
     """What one layer keeps of its sequences, and the attention that goes with it."""
 
     spans: bool
-    """Whether a step reads as many places as `Place.seen` has, so that it is launched anew as they grow."""
+    """Whether a step reads as many places as `NextToken.seen` has, and so is launched anew as they grow."""
 
     @property
     def bytes(self) -> int:
@@ -52,5 +52,5 @@ class AttentionCache(Protocol):
     def prefill(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Begin anew with q, k [batch, n, heads, head_dim], v [..., value_dim]. Return o like v."""
 
-    def step(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+    def step(self, q: Tensor, k: Tensor, v: Tensor, token: NextToken) -> Tensor:
         """Add a token: q, k [batch, heads, head_dim], v [..., value_dim]. Return o like v."""

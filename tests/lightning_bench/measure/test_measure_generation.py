@@ -97,7 +97,7 @@ class Later(Provider):
     def cache(self, spec):
         cache = get_provider("sdpa-math").cache(spec)
         Later.made += 1
-        if Later.made > 2:  # past the gate, which has two layers
+        if Later.made > 4:  # past the gate, which has two layers and two prompts
             {then}
         return cache
 """
@@ -109,7 +109,7 @@ class Later(Provider):
         (f"{ZOO}:Good", "unsupported", "good computes whole sequences only: lbench knows no decoding step"),
         ("raise torch.OutOfMemoryError('CUDA out of memory')", "oom", "CUDA out of memory"),
         (
-            "cache.step = lambda q, k, v, place: torch.randn_like(q)",
+            "cache.step = lambda q, k, v, token: torch.randn_like(q)",
             "wrong",
             "timed generations gave other tokens than the first of their prompt",
         ),
