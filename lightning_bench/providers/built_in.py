@@ -69,8 +69,18 @@ BUILT_IN: dict[str, str] = {
     "lightning2-step": "bundled_serving:Lightning2Step",
     "lightning2-state": "bundled_serving:Lightning2State",
     "lightning2-serve-torch": "bundled_serving:Lightning2ServeTorch",
+    "sglang-seg-la": "served_engines:SglangSegLa",
+    "sglang-minimax": "served_engines:SglangMinimax",
+    "vllm-lightning": "served_engines:VllmLightning",
+    "mamba-ssm-step": "served_mamba:MambaStep",
+    "mamba-ssm-chunk": "served_mamba:MambaChunk",
+    "flashinfer-decode": "served_mamba:FlashinferStep",
+    "fla-recurrent-serve": "served_fla:FlaRecurrentServe",
+    "fla-chunk-serve": "served_fla:FlaChunkServe",
+    "transformers-minimax": "served_transformers:TransformersMinimax",
     "lightning2-verify": "bundled_serving:Lightning2Verify",
     "lightning2-verify-torch": "bundled_serving:Lightning2VerifyTorch",
+    "sglang-seg-la-verify": "served_engines:SglangSegLaVerify",
 }
 """Name of each provider to `module:Class` below this package, in the order of listings: family by family."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_bench.case import Direction, Family, Layout
 from lightning_bench.providers.bundled import BundledProvider, kernels_attribute
@@ -85,18 +85,10 @@ class Lightning2State(Lightning2Serve):
 
     def serve(self, batch: Batch) -> Callable[[], Tensor]:
         """Return the three calls as one."""
-        function, index = self._function(), batch.slots.long()
         q, k, v = (x[None] for x in (batch.q, batch.k, batch.v))
-        call = partial(
-            function, q, k, v, batch.slopes, return_state=True, cu_seqlens=batch.bounds, layout="bnhd"
-        )
-
-        def served() -> Tensor:
-            o, last = call(initial_state=batch.pool[index])
-            batch.pool.index_copy_(0, index, last)
-            return batch.as_given(o[0])
-
-        return served
+        given = {"return_state": True, "cu_seqlens": batch.bounds, "layout": "bnhd"}
+        call: Callable[..., Any] = partial(self._function(), q, k, v, batch.slopes, **given)
+        return batch.carried(lambda states: call(initial_state=states))
 
 
 class Lightning2Verify(BundledProvider):

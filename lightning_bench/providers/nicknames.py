@@ -19,6 +19,7 @@ _OTHER = {
     "deltanet": "delta",
     "gated-deltanet": "gated-delta",
     "kimi-linear": "kda",
+    "mamba": "mamba2",
     "mamba-2": "mamba2",
 }
 _LACKING = {"flash3": ("FlashAttention-3", ("flash2", "flash4"))}

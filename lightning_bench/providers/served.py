@@ -33,6 +33,27 @@ class Batch:
     as_given: Callable[[Tensor], Tensor]
     """Returns o [tokens, heads, value_dim] as v is, [batch, seq_len, heads, value_dim]."""
 
+    def carried(self, call: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[], Tensor]:
+        """Return a call for a library without pools: torch copies the states out of the pool and back.
+
+        `call` takes the states of the sequences, [sequences, heads, ...], and returns o and the next states;
+        o has as many elements as v of all heads.
+        """
+        index, pool, size = self.slots.long(), self.pool, (-1, self.q.shape[1], self.v.shape[2])
+
+        def served() -> Tensor:
+            o, states = call(pool[index])
+            pool.index_copy_(0, index, states)
+            return self.as_given(o.reshape(size))
+
+        return served
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each sequence, on the host."""
+        lengths: list[int] = self.bounds.diff().tolist()
+        return lengths
+
 
 def batch_of(inputs: Inputs) -> Batch:
     """Return the batch that inputs of layout bnhd are."""
@@ -53,18 +74,28 @@ def batch_of(inputs: Inputs) -> Batch:
 
 
 class ServedProvider(Provider):
-    """A provider of `serving`, forward only. `one_token` says that it takes one token of each sequence."""
+    """A provider of `serving`, forward only.
+
+    `one_token` says that it takes one token of each sequence, `square` that value_dim must be head_dim, and
+    `head_dims` of which number head_dim must be a multiple.
+    """
 
     family: ClassVar[Family] = "serving"
     layout: ClassVar[Layout] = "bnhd"
     directions: ClassVar[tuple[Direction, ...]] = ("fwd",)
     one_token: ClassVar[bool] = False
+    square: ClassVar[bool] = False
+    head_dims: ClassVar[int] = 1
 
     def unsupported(self, shape: Shape, direction: Direction) -> str | None:
         """Return why this case is not supported, or None."""
         reason = super().unsupported(shape, direction)
         if reason is None and self.one_token and (shape.seq_len != 1 or shape.variant.documents):
             return f"{self.name} takes one token of each sequence (seq_len 1), not {shape.seq_len}"
+        if reason is None and self.square and shape.value_dim != shape.head_dim:
+            return f"{self.name} takes value_dim equal to head_dim {shape.head_dim}, not {shape.value_dim}"
+        if reason is None and shape.head_dim % self.head_dims:
+            return f"{self.name} takes multiples of {self.head_dims} as head_dim, not {shape.head_dim}"
         return reason
 
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:

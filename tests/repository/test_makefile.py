@@ -30,6 +30,9 @@ OPTIONAL = {
     "IPython",
     "kernels",
     "huggingface_hub",
+    "mamba_ssm",
+    "flashinfer",
+    "transformers",
     "pyarrow",
 }
 

@@ -26,6 +26,7 @@ NAMES = [
     "generate",
     "layers",
     "long",
+    "mixed",
     "models",
     "packed",
     "paper",
@@ -37,6 +38,7 @@ NAMES = [
     "systems",
     "systems-quick",
     "table1",
+    "verify",
 ]
 
 
