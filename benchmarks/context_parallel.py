@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,23 +59,26 @@ def longest_ms(fn: Callable[[], Any], cold: Tensor) -> float:
     return median(times.tolist())
 
 
-def calls(n: int, layer: int, cp: ContextParallel | None) -> dict[str, Callable[[], Any]]:
-    """Return a forward pass, and a forward and a backward one, on n tokens."""
+def calls(n: int, layer: int) -> dict[str, dict[str, Callable[[], Any]]]:
+    """Return a forward pass, and a forward and a backward one, on n tokens: with cp (`apart`) and `alone`."""
     make = torch.Generator("cuda").manual_seed(dist.get_rank())
     q, k, v, do = (
         torch.randn(1, HEADS, n, DIM, device="cuda", dtype=torch.bfloat16, generator=make) for _ in range(4)
     )
     slopes = layer_slopes(HEADS, layer, LAYERS).to("cuda")
-    trained = [x.clone().requires_grad_() for x in (q, k, v)]
+    trained = [x.requires_grad_() for x in (q, k, v)]
 
-    def forward() -> None:
+    def forward(cp: ContextParallel | None) -> None:
         with torch.no_grad():
             lightning_attn2(q, k, v, slopes, cp=cp)
 
-    def both() -> None:
+    def both(cp: ContextParallel | None) -> None:
         torch.autograd.grad(lightning_attn2(*trained, slopes, cp=cp), trained, do)
 
-    return {"fwd": forward, "fwd_bwd": both}
+    return {
+        name: {"apart": partial(fn, ContextParallel()), "alone": partial(fn, None)}
+        for name, fn in (("fwd", forward), ("fwd_bwd", both))
+    }
 
 
 def measure(out: Path, lengths: list[int]) -> None:
@@ -83,10 +87,9 @@ def measure(out: Path, lengths: list[int]) -> None:
     cold = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
     for total in lengths:
         for layer in (0, LAYERS - 1):
-            apart = calls(total // ranks, layer, ContextParallel())
-            alone = calls(total // ranks, layer, None)
-            for name, fn in apart.items():
-                apart_ms, alone_ms = longest_ms(fn, cold), longest_ms(alone[name], cold)
+            pairs = calls(total // ranks, layer)
+            for name, pair in pairs.items():
+                apart_ms, alone_ms = longest_ms(pair["apart"], cold), longest_ms(pair["alone"], cold)
                 rows.append({
                     "direction": name, "seq_len": total, "ranks": ranks, "heads": HEADS, "head_dim": DIM,
                     "dtype": "bf16", "layer": f"{layer} of {LAYERS}", "cp_ms": f"{apart_ms:.4f}",
@@ -97,7 +100,7 @@ def measure(out: Path, lengths: list[int]) -> None:
                 if dist.get_rank() == 0:
                     write_rows(out, rows)
                     print(*list(rows[-1].values())[:10], flush=True)
-            del apart, alone
+            del pairs, pair
             torch.cuda.empty_cache()
 
 
@@ -108,7 +111,7 @@ def main() -> int:
     )
     parser.add_argument("out", type=Path, help="the CSV to write")
     parser.add_argument(
-        "--seq-len", type=int, nargs="+", default=[2**15, 2**16, 2**17, 2**18, 2**19, 2**20],
+        "--seq-len", type=int, nargs="+", default=[2**15, 2**17, 2**19, 2**21],
         help="tokens of all ranks together",
     )  # fmt: skip
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)

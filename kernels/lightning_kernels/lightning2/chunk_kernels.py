@@ -53,6 +53,12 @@ def split_decay(slope, tokens):  # type: ignore[no-untyped-def]
     return keep, tl.cast(exact - keep, tl.float32)
 
 
+@triton.jit
+def chunk_counts(slope, distance):  # type: ignore[no-untyped-def]
+    """Return whether a chunk that ends `distance` tokens before the last state counts in it."""
+    return slope * tl.cast(distance, tl.float32) <= _WINDOW
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def find_chunk(offsets_ptr, place, sequences, seq_len, every, PACKED: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return the first token of the chunk in a place, and how many it has: 0 where there is none.
@@ -100,7 +106,8 @@ def chunk_sums_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One program sums up BLOCK_E columns of one chunk of one head; a place without a chunk gets zeros.
 
-    Where only the LAST state is wanted, so does a chunk that is too far from it to count (`cuts.WINDOW`).
+    Where only the LAST state is wanted, tokens too far from it to count (`cuts.WINDOW`) are not read, and
+    chunks of such tokens, and places without a chunk, not written.
     """
     tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     pid = tl.program_id(0)
@@ -112,7 +119,12 @@ def chunk_sums_kernel(  # type: ignore[no-untyped-def]
     slope = load_slope(slope_ptr, head, HAS_DECAY)
     if LAST and HAS_DECAY:
         distance = before if REVERSE else after
-        tokens = tl.where(slope * tl.cast(distance, tl.float32) > _WINDOW, 0, tokens)
+        reach = (1.0 / tl.maximum(slope, 1e-30)) * _WINDOW - tl.cast(distance, tl.float32)
+        blocks = tl.cast(tl.minimum(tl.maximum(reach, 0.0), 2.0**30), tl.int32) // BLOCK + 1
+        counting = tl.where(chunk_counts(slope, distance), tl.minimum(tokens, blocks * BLOCK), 0)
+        if not REVERSE:
+            first += tokens - counting
+        tokens = counting
 
     row = tl.arange(0, BLOCK)
     row64 = tl.cast(row, tl.int64)
@@ -156,7 +168,10 @@ def chunk_sums_kernel(  # type: ignore[no-untyped-def]
     if REVERSE:
         state *= scale
     sums_ptr += ((batch * heads + head) * places + place) * (D * E)
-    tl.store(sums_ptr + col_e[:, None] + col_d[None, :] * E, state, mask=e_ok[:, None] & d_ok[None, :])
+    inside = e_ok[:, None] & d_ok[None, :]
+    if LAST:
+        inside = inside & (tokens > 0)
+    tl.store(sums_ptr + col_e[:, None] + col_d[None, :] * E, state, mask=inside)
 
 
 @triton.jit(do_not_specialize=["heads", "seq_len", "every", "places"])  # type: ignore[untyped-decorator]
@@ -167,7 +182,8 @@ def pass_states_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One program passes TILE elements of the state of one head through the chunks of one sequence.
 
-    States take the places of the sums, or only the last one is written, to `final_ptr`.
+    States take the places of the sums, or only the last one is written, to `final_ptr`, and chunks that do
+    not count in it are not read.
     """
     tiles: tl.constexpr = (SIZE + TILE - 1) // TILE
     pid = tl.program_id(0)
@@ -188,7 +204,11 @@ def pass_states_kernel(  # type: ignore[no-untyped-def]
     for turn in range(chunks):
         chunk = (chunks - 1 - turn) if REVERSE else turn
         of_chunk = at + tl.cast(chunk, tl.int64) * SIZE
-        total = tl.load(of_chunk, mask=inside, other=0.0)
+        read = SIZE
+        if HAS_FINAL and HAS_DECAY:
+            distance = chunk * every if REVERSE else tl.maximum((chunks - 2 - chunk) * every + last, 0)
+            read = tl.where(chunk_counts(slope, distance), SIZE, 0)
+        total = tl.load(of_chunk, mask=element < read, other=0.0)
         if HAS_DECAY:
             kept = tl.where(chunk == chunks - 1, last_keep, keep)
             state = state * kept + (state * tl.where(chunk == chunks - 1, last_change, change) + total)

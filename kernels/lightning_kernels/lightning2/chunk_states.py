@@ -21,8 +21,9 @@ __all__ = ["backward", "check_runnable", "forward"]
 
 _ENOUGH_PROGRAMS = 264
 """Two for each of the 132 multiprocessors of an H200."""
-_LEAST_CHUNK, _INVARIANT_CHUNK = 512, 2048
-"""Tokens of a chunk where only the last state is wanted: at least, and where nothing else may count."""
+_LEAST_CHUNK, _LONG_CHUNK, _INVARIANT_CHUNK = 512, 4096, 2048
+"""Tokens of a chunk where only the last state is wanted: at least; from where on more programs cost less than
+uneven ones, since a state is some hundred tokens; and where nothing else may count."""
 _TILE = 1024
 _sums = Launches(chunk_sums_kernel)
 _states = Launches(pass_states_kernel)
@@ -51,11 +52,20 @@ def _chunks(call: StateCall) -> _Chunks:
     tiles = lightning2_tiles(k.shape[3], v.shape[3], k.dtype, shared_limit(k.get_device()))
     every = call.every
     if not every:
-        wanted = -(-_ENOUGH_PROGRAMS // max(1, k.shape[0] * call.heads * tiles.split_e))
-        every = max(_LEAST_CHUNK, -(-k.shape[2] // wanted // tiles.block) * tiles.block)
-        every = _INVARIANT_CHUNK if invariant() else every
+        every = _INVARIANT_CHUNK if invariant() else _last_chunk(call, tiles)
     slopes = None if slopes is None else slopes.to(torch.float32).contiguous()
     return _Chunks(every, call.places(every), tiles, slopes, None if bounds is None else bounds.contiguous())
+
+
+def _last_chunk(call: StateCall, tiles: Tiles) -> int:
+    """Choose the tokens of a chunk where only the last state is wanted."""
+    batch, _, n, _ = call.k.shape
+    programs = max(1, batch * call.heads * tiles.split_e)
+
+    def cut(enough: int) -> int:
+        return -(-n // -(-enough // programs) // tiles.block) * tiles.block
+
+    return max(_LEAST_CHUNK, min(cut(_ENOUGH_PROGRAMS), max(_LONG_CHUNK, cut(4 * _ENOUGH_PROGRAMS))))
 
 
 def check_runnable(tensor: Tensor) -> None:
