@@ -21,7 +21,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.row import COLUMNS
-from scripts import context_table, systems_table
+from scripts import context_table, measured_tables, systems_table
 
 ROOT = Path(__file__).parents[1]
 SUITES = ROOT / "suites"
@@ -70,6 +70,22 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "context": (
         ROOT / "docs" / "scale.md",
         lambda: _markdown(context_table.HEAD, context_table.lines()),
+    ),
+    "serving": (
+        ROOT / "docs" / "serving.md",
+        lambda: _markdown(measured_tables.SERVING_HEAD, measured_tables.serving_lines()),
+    ),
+    "host": (
+        ROOT / "docs" / "library.md",
+        lambda: _markdown(measured_tables.HOST_HEAD, measured_tables.host_lines()),
+    ),
+    "training": (
+        ROOT / "docs" / "train.md",
+        lambda: _markdown(measured_tables.TRAINING_HEAD, measured_tables.training_lines()),
+    ),
+    "context-measured": (
+        ROOT / "docs" / "scale.md",
+        lambda: _markdown(measured_tables.CONTEXT_HEAD, measured_tables.context_lines()),
     ),
     "systems": (
         ROOT / "docs" / "systems.md",

@@ -1,0 +1,80 @@
+"""Tables of docs/ whose figures are those of committed CSVs: serving, training, context parallelism.
+
+`python -m scripts.docs_tables --write` puts them where they belong.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning_bench.record import Record, read_records
+
+RESULTS = Path(__file__).parents[1] / "results"
+SERVING = RESULTS / "h200" / "serving-batches.csv"
+HOST = RESULTS / "h200" / "host-cost.csv"
+TRAINING = RESULTS / "h200" / "table1-train.csv"
+CONTEXT = RESULTS / "h200-x2" / "context-parallel.csv"
+SIZES = ("0.4b", "1b", "3b")
+
+SERVING_HEAD = ("batch", "call", "µs", "× a copy of as many bytes")
+HOST_HEAD = ("call", "µs", "× SDPA's in the same run")
+TRAINING_HEAD = (
+    "n",
+    *(f"{name} {size.upper()}" for size in SIZES for name in ("TransNormerLLM", "LLaMA")),
+)
+CONTEXT_HEAD = ("tokens in total", "layer", "pass", "two GPUs, ms", "one with half of them, ms", "efficiency")
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def serving_lines() -> Iterator[tuple[str, ...]]:
+    """Yield each call on each batch, but for those of other tiles and the copies themselves."""
+    for row in _rows(SERVING):
+        if row["call"] != "copy" and "block=" not in row["call"]:
+            time, ratio = 1e3 * float(row["median_ms"]), float(row["ratio_to_copy"])
+            yield row["workload"], f"`{row['call']}`", f"{time:.1f}", f"{ratio:.2f}"
+
+
+def host_lines() -> Iterator[tuple[str, ...]]:
+    """Yield what each kind of call takes of its caller's time."""
+    for row in _rows(HOST):
+        if row["provider"].startswith("lightning2"):
+            call = f"`{row['provider']}` {row['mode']}"
+            yield call, f"{float(row['median_us']):.1f}", f"{float(row['ratio_to_sdpa']):.2f}"
+
+
+def training_rows() -> dict[tuple[str, int], Record]:
+    """Return the fastest row of each model and length."""
+    fastest: dict[tuple[str, int], Record] = {}
+    for row in read_records(TRAINING):
+        key = row.model, row.seq_len
+        if row.status == "ok" and (row.tokens_per_s or 0) > getattr(fastest.get(key), "tokens_per_s", 0):
+            fastest[key] = row
+    return fastest
+
+
+def training_lines() -> Iterator[tuple[str, ...]]:
+    """Yield tokens per second and MFU of each model at each length."""
+    rows = training_rows()
+    for n in sorted({seq_len for _, seq_len in rows}):
+        cells = []
+        for size in SIZES:
+            for family in ("tnl", "llama"):
+                row = rows.get((f"{family}-{size}", n))
+                cells.append("–" if row is None else f"{row.tokens_per_s:,.0f} ({row.mfu_percent:.0f} %)")
+        yield str(n), *cells
+
+
+def context_lines() -> Iterator[tuple[str, ...]]:
+    """Yield each pass on two GPUs beside that of one."""
+    for row in _rows(CONTEXT):
+        yield (
+            row["seq_len"], row["layer"], row["direction"].replace("_", " + "),
+            f"{float(row['cp_ms']):.2f}", f"{float(row['alone_ms']):.2f}",
+            f"{float(row['efficiency']):.0%}",
+        )  # fmt: skip

@@ -1,0 +1,37 @@
+"""The figures of README.md are those of the committed CSVs."""
+
+import re
+
+import pytest
+
+from scripts.measured_tables import training_rows
+from tests.support.paths import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def tokens_per_s(model, seq_len):
+    rate = training_rows()[model, seq_len].tokens_per_s
+    assert rate is not None
+    return rate
+
+
+def test_tokens_per_second_of_training():
+    claim = re.search(
+        r"\*\*([\d,]+) tokens/s at 2K tokens, ([\d,]+) at 92K\*\* .* falls from ([\d,]+) to ([\d,]+)\. "
+        r"At 1K it is as fast, and LLaMA 1B (\d+) % faster",
+        README,
+    )
+    assert claim is not None
+    ours, ours_long, llama, llama_long = (float(figure.replace(",", "")) for figure in claim.groups()[:4])
+    for figure, model, seq_len in (
+        (ours, "tnl-0.4b", 2048), (ours_long, "tnl-0.4b", 94208),
+        (llama, "llama-0.4b", 2048), (llama_long, "llama-0.4b", 94208),
+    ):  # fmt: skip
+        assert figure == round(tokens_per_s(model, seq_len), -3)
+    assert tokens_per_s("llama-0.4b", 1024) == pytest.approx(tokens_per_s("tnl-0.4b", 1024), rel=0.005)
+    faster = tokens_per_s("llama-1b", 1024) / tokens_per_s("tnl-1b", 1024) - 1
+    assert round(100 * faster) == int(claim.group(5))
+    for size in ("0.4b", "1b"):  # and nowhere else
+        lengths = [n for model, n in training_rows() if model == f"tnl-{size}" and n > 1024]
+        assert all(tokens_per_s(f"tnl-{size}", n) > tokens_per_s(f"llama-{size}", n) for n in lengths)
