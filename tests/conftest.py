@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
-from tests.support import forked_workers as forked
+from tests.support.forked_workers import fork_workers
 from tests.support.page_in_chromium import chromium, opened  # noqa: F401 (fixtures)
 from tests.support.workspace import TOLD_TO_DISPLAYS, Ran, Workspace, is_gone, until
 
@@ -92,8 +92,9 @@ def new_workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="module")
 def forked_workers() -> Iterator[None]:
     """Fork the workers of a module's sweeps, which takes a twentieth of what it takes to spawn them."""
-    with forked.forked_workers():
-        yield
+    undo = fork_workers()
+    yield
+    undo()
 
 
 @pytest.fixture(scope="session")

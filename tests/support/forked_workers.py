@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
+
+FORKED = "from tests.support.forked_workers import fork_workers\nfork_workers()"
+"""What a new process runs to fork its workers: `Workspace.run(..., code=FORKED)`."""
 
 
 class _Context(ForkServerContext):
@@ -34,13 +36,13 @@ def _as_spawned(environment: Mapping[str, str], target: Callable[..., None], *ar
     target(*args)
 
 
-@contextmanager
-def forked_workers() -> Iterator[None]:
-    """Fork each worker that starts in the block."""
+def fork_workers() -> Callable[[], None]:
+    """Fork each worker that this process starts, until what is returned is called."""
     real, context = multiprocessing.get_context, _Context()
     context.set_forkserver_preload(["lightning_bench.measure.bench", "lightning_bench.run.worker"])
     multiprocessing.get_context = lambda method=None: context if method == "spawn" else real(method)
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         multiprocessing.get_context = real
+
+    return undo

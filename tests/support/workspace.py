@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import pytest
 
 from lightning_bench.record import ResultFile, read_records
 from lightning_bench.run.executor import Executor
@@ -112,6 +114,26 @@ class Workspace:
         process = self.start(*arguments, code=code)
         out, err = process.communicate(timeout=PATIENCE_S)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def call(self, *arguments: str | Path) -> Ran:
+        """Run `lbench` with these arguments in this process, as one that knows no file, and in the folder."""
+        from lightning_bench.cli import main
+        from lightning_bench.providers.lookup import forget_declared
+
+        forget_declared()
+        streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+        with pytest.MonkeyPatch.context() as patch:
+            for name in TOLD_TO_DISPLAYS:
+                patch.delenv(name, raising=False)
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", ["lbench", *map(str, arguments)])
+            patch.setattr(sys, "stdout", streams[0])
+            patch.setattr(sys, "stderr", streams[1])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = (stream.buffer.getvalue().decode() for stream in streams)  # type: ignore[attr-defined]
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0, out, err)
 
     def ids(self, status: str | None = None) -> list[str]:
         """Return `provider seq_len` of each row of the file, or of those with a status."""

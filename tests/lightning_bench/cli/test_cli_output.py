@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from lightning_bench.record import Record
+from tests.support.forked_workers import FORKED
 from tests.support.patience import PATIENCE_S
 
-pytestmark = pytest.mark.slow  # a sweep in a terminal for each width
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 PLAIN_OUT = """\
 story-check_fwd-batch1-head2-qk_dim16-v_dim16-dtype_fp32
@@ -56,11 +57,11 @@ def emulate(raw: str, width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def on_terminal(workspace: Any, width: int, *arguments: str) -> Screen:
+def on_terminal(workspace: Any, width: int, *arguments: str, code: str = "") -> Screen:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     process: subprocess.Popen[bytes] = workspace.start(
-        *arguments, stdin=theirs, stdout=theirs, stderr=theirs, terminal=True
+        *arguments, stdin=theirs, stdout=theirs, stderr=theirs, terminal=True, code=code
     )
     os.close(theirs)
     raw = b""
@@ -81,7 +82,8 @@ def on_terminal(workspace: Any, width: int, *arguments: str) -> Screen:
 def screens(workspace: Any) -> dict[int, Screen]:
     workspace.suite(["Good", "Raises", "NeedsGpu"], seq_len=[64, 128])
     command = ["speed", "story.toml", "--out", "out.csv"]
-    return {80: on_terminal(workspace, 80, *command), 120: on_terminal(workspace, 120, *command, "--retry")}
+    first = on_terminal(workspace, 80, *command)
+    return {80: first, 120: on_terminal(workspace, 120, *command, "--retry", code=FORKED)}
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.forked_workers import FORKED
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
@@ -88,15 +89,16 @@ class Repository:
         self.git("add", "-A")
         self.git("commit", "-qm", message)
 
-    def start(self, *arguments: str, folder: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, folder: Path | None = None, code: str = "") -> subprocess.Popen[str]:
         # The bundled kernels of this machine's installation come last, as in a user's environment.
         environment = os.environ | {
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",
             "OMP_NUM_THREADS": "1",
         }
         environment.pop("GITHUB_STEP_SUMMARY", None)
+        program = ["-c", f"{code}\nfrom lightning_bench.cli import main\nmain()"]
         return subprocess.Popen(
-            [sys.executable, "-m", "lightning_bench", "compare", *arguments],
+            [sys.executable, *program, "compare", *arguments],
             cwd=folder or self.root,
             env=environment,
             text=True,
@@ -104,8 +106,8 @@ class Repository:
             stderr=subprocess.PIPE,
         )
 
-    def compare(self, *arguments: str, folder: Path | None = None) -> tuple[int, str, str]:
-        process = self.start(*arguments, folder=folder)
+    def compare(self, *arguments: str, folder: Path | None = None, code: str = "") -> tuple[int, str, str]:
+        process = self.start(*arguments, folder=folder, code=code)
         out, err = process.communicate(timeout=PATIENCE_S)
         assert self.git("worktree", "list").count("\n") == 1, "the worktree was left behind"
         return process.returncode, out, err
@@ -129,7 +131,19 @@ def test_a_slowdown_and_a_crash_at_import_are_caught_and_committed_or_not(reposi
     out = repository.root / "out"
     try:
         code, text, err = repository.compare(
-            "--ref", "HEAD", "suite.toml", "--pairs", "6", "--json", "--metric", "speed", "--out", str(out)
+            *(
+                "--ref",
+                "HEAD",
+                "suite.toml",
+                "--pairs",
+                "6",
+                "--json",
+                "--metric",
+                "speed",
+                "--out",
+                str(out),
+            ),
+            code=FORKED,
         )
     finally:
         repository.git("checkout", "-q", "kernels")
@@ -215,7 +229,7 @@ def test_only_what_the_diff_touches_is_measured(repository: Repository, tmp_path
     mine = repository.root / "kernels" / "mine_kernels.py"
     mine.write_text(mine.read_text() + "# changed\n")
     try:
-        code, text, err = repository.compare(*words)
+        code, text, err = repository.compare(*words, code=FORKED)
     finally:
         repository.git("checkout", "-q", "kernels")
     assert code == 0, err

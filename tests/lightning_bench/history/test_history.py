@@ -17,6 +17,7 @@ from lightning_bench.comparison.sides import read_side
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.history.changes import change_points
 from lightning_bench.history.series import read_history
+from tests.support.forked_workers import FORKED
 from tests.support.patience import PATIENCE_S
 
 FWD, BWD = "lightning2/fwd/b1", "lightning2/bwd/b1"
@@ -287,9 +288,9 @@ def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
 def test_calibrate_measures_this_machine(workspace: Any) -> None:
     suite = workspace.suite(["Good"])
     process = workspace.start(
-        "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%"
+        "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%", code=FORKED
     )
-    _, said = process.communicate(timeout=PATIENCE_S)  # twelve workers
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
     (row,) = read_calibration(workspace.folder / "x-calibration.csv")
     assert (row.pairs, row.device) == (6, "cpu")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from lightning_bench.record import COLUMNS, Record, read_records
+from tests.support.workspace import Ran
 
-pytestmark = pytest.mark.slow  # workers start in each test
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 
 @dataclass
 class Step:
-    process: subprocess.CompletedProcess[str]
+    ran: Ran
     rows: list[Record]
 
     @property
@@ -32,8 +32,8 @@ def steps(workspace: Any) -> dict[str, Step]:
     steps: dict[str, Step] = {}
 
     def run(name: str, *more: str) -> None:
-        process = workspace.run(*command, *more)
-        steps[name] = Step(process, read_records(workspace.out))
+        ran = workspace.call(*command, *more)
+        steps[name] = Step(ran, read_records(workspace.out))
 
     run("first")
     run("same")
@@ -49,11 +49,11 @@ def steps(workspace: Any) -> dict[str, Step]:
 def test_existing_rows_are_not_measured_again(steps: dict[str, Step]) -> None:
     assert steps["first"].states == BOTH
     assert steps["same"].rows == steps["first"].rows
-    assert "2 cases, 2 of them recorded already" in steps["same"].process.stderr
+    assert "2 cases, 2 of them recorded already" in steps["same"].ran.err
 
 
 def test_a_row_that_failed_still_fails_the_sweep(steps: dict[str, Step]) -> None:
-    assert [steps[name].process.returncode for name in steps] == [1, 1, 0, 0, 0]
+    assert [steps[name].ran.code for name in steps] == [1, 1, 0, 0, 0]
 
 
 def test_retry_measures_failed_rows_again(steps: dict[str, Step]) -> None:
@@ -72,7 +72,7 @@ def test_fresh_sets_the_old_file_aside(steps: dict[str, Step], workspace: Any) -
     assert steps["fresh"].states == [("good", "ok"), ("raises-until-go", "ok")]
     (aside,) = (path for path in workspace.folder.glob("out.*.csv"))
     assert read_records(aside) == steps["changed"].rows
-    assert f"the earlier results are now {aside}" in steps["fresh"].process.stderr.splitlines()
+    assert f"the earlier results are now {aside}" in steps["fresh"].ran.err.splitlines()
 
 
 LIMITED = """
@@ -93,8 +93,7 @@ def test_a_full_disk_ends_the_sweep_and_leaves_earlier_rows_whole(new_workspace:
     assert "Traceback" not in process.stderr
     assert 0 < len(rows) < 6
     assert new_workspace.out.read_bytes().endswith(b"\n")
-    again = new_workspace.run("check", suite, "--out", new_workspace.out)
-    assert again.returncode == 0
+    assert new_workspace.call("check", suite, "--out", new_workspace.out).code == 0
     assert sorted(new_workspace.ids()) == sorted(
         f"{p} {n}" for p in ("good", "needs-gpu") for n in (64, 128, 256)
     )
