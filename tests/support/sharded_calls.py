@@ -15,16 +15,16 @@ REPLICATED = Replicate()
 NAMES = ("o", "state", "dq", "dk", "dv", "d_initial")
 
 
-def check(mesh, case, placements, expected_placements):
-    """Compare a call of sharded tensors with the call of whole ones, forward and backward."""
+def check(mesh, case, placements, expected_placements, with_states=(False, True)):
+    """Compare calls of sharded tensors with that of whole ones, forward and backward, with states or not."""
     given = case.q, case.k, case.v, case.s, case.initial_state, case.cu_seqlens, case.do, case.d_state
     q, k, v, s, initial, bounds, do, d_state = (
         None if x is None else distribute_tensor(x.detach(), mesh, [placement])
         for x, placement in zip(given, placements, strict=True)
     )
     inputs = [x.requires_grad_() for x in (q, k, v, initial)]
-    whole = {return_state: whole_results(case, return_state) for return_state in (False, True)}
-    for return_state in (False, True, False):  # neither answer is remembered for the other
+    whole = whole_results(case)
+    for return_state in with_states:
         results = lk.lightning_attn2(
             q, k, v, s, initial_state=initial, cu_seqlens=bounds, scale=0.5, return_state=return_state
         )
@@ -40,13 +40,18 @@ def check(mesh, case, placements, expected_placements):
             )
 
 
-def whole_results(case, return_state):
-    """Return the results of the call of whole tensors by their names."""
+def whole_results(case):
+    """Return the results of the call of whole tensors by their names, by whether its state is used."""
     inputs = case.inputs()
     o, state = case.call(lk.lightning_attn2, inputs)
-    outputs, upstream = ((o, state), (case.do, case.d_state)) if return_state else ((o,), (case.do,))
-    grads = torch.autograd.grad(outputs, inputs, upstream)
-    return dict(zip(NAMES, (o.detach(), state.detach(), *grads), strict=True))
+    grads = {
+        False: torch.autograd.grad(o, inputs, case.do, retain_graph=True),
+        True: torch.autograd.grad((o, state), inputs, (case.do, case.d_state)),
+    }
+    return {
+        used: dict(zip(NAMES, (o.detach(), state.detach(), *found), strict=True))
+        for used, found in grads.items()
+    }
 
 
 def main(rank, ranks, file):
@@ -58,7 +63,9 @@ def main(rank, ranks, file):
     batch, heads = Shard(0), Shard(1)
 
     case = make_case(4, 2, 1, 20, 16, 32, torch.float32, scale=0.5)
-    check(mesh, case, (batch, batch, batch, REPLICATED, batch, None, batch, batch), (batch,) * 6)
+    placements = (batch, batch, batch, REPLICATED, batch, None, batch, batch)
+    # Neither answer is remembered for the other.
+    check(mesh, case, placements, (batch,) * 6, with_states=(False, True, False))
     case = make_case(1, 4, 4, 20, 16, 32, torch.float32, scale=0.5, bounds=[0, 3, 18])
     check(mesh, case, (heads, heads, heads, Shard(0), heads, REPLICATED, heads, heads), (heads,) * 6)
     # Slopes of all heads on every rank, of which each takes its own; one kv head for all.
