@@ -33,6 +33,8 @@ OPTIONAL = {
     "mamba_ssm",
     "flashinfer",
     "transformers",
+    "vllm",
+    "sglang",
     "pyarrow",
 }
 

@@ -1,0 +1,53 @@
+"""SGLang's backend of lightning attention on these kernels. Written for SGLang 0.5.23."""
+
+from typing import Any
+
+import torch
+from sglang.srt.layers.attention.linear.lightning_backend import LightningAttentionBackend
+from torch import Tensor
+
+from ..serving.serve import lightning_attn2_serve
+from ..step.decode_step import lightning_attn2_step
+
+_METHOD = "_linear_attention_entry"
+_seg_la = getattr(LightningAttentionBackend, _METHOD)
+
+
+def _entry(
+    self: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv_cache: Tensor,
+    state_indices_tensor: Tensor,
+    metadata: Any,
+    layer: Any,
+    **options: Any,
+) -> Tensor:
+    """Return o [tokens, heads, head_dim] of a batch, and update its states in the pool."""
+    if any(value is not None for value in options.values()):
+        given: Tensor = _seg_la(self, q, k, v, kv_cache, state_indices_tensor, metadata, layer, **options)
+        return given
+    slopes, slots = self.tp_slope[layer.layer_id], state_indices_tensor.to(torch.int32)
+    if metadata.num_prefills == 0:
+        return lightning_attn2_step(q, k, v, slopes, state=kv_cache, state_indices=slots, scale=layer.scaling)
+    return lightning_attn2_serve(
+        q,
+        k,
+        v,
+        slopes,
+        state=kv_cache,
+        cu_seqlens=metadata.query_start_loc.to(torch.int32),
+        state_indices=slots,
+        has_initial_state=metadata.has_initial_states.to(torch.bool),
+        scale=layer.scaling,
+    )
+
+
+def use_lightning_kernels() -> None:
+    """Have SGLang's `linear_backend` "seg_la" run these kernels; call it before the server starts.
+
+    What they have no counterpart for goes on to seg_la: the verification of drafts, for which SGLang keeps a
+    state per token, and batches that keep a state in between for the cache of prefixes.
+    """
+    setattr(LightningAttentionBackend, _METHOD, _entry)

@@ -1,0 +1,92 @@
+"""The adapters of vLLM and SGLang on stand-ins for what they import; the engines do not run here."""
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.support import kernel_cases  # noqa: F401 - the Triton interpreter is on before kernels are defined
+from tests.support.engine_packages import write_engines
+
+import lightning_kernels as lk  # isort: skip
+
+HEADS, DIM = 2, 16
+SLOPES = torch.tensor([0.5, 0.05]).reshape(HEADS, 1, 1)
+BOUNDS = torch.tensor([0, 1, 2, 9, 14])
+SLOTS = torch.tensor([4, 0, 3, 1])
+
+
+@pytest.fixture(autouse=True)
+def _engines(tmp_path, monkeypatch):
+    write_engines(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in [
+        name for name in sys.modules if name.startswith(("vllm", "sglang")) or "integrations." in name
+    ]:
+        del sys.modules[name]
+
+
+def batch(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(14, HEADS, DIM, generator=generator).to(dtype) for _ in range(3))
+    return q, k, v, torch.randn(5, HEADS, DIM, DIM, generator=generator)
+
+
+def served(q, k, v, pool, count, *, begun=None, scale=1.0):
+    """Return what the first sequences give, by the PyTorch form, which updates the pool."""
+    end = int(BOUNDS[count])
+    return lk.lightning_attn2_serve_torch(
+        q[:end], k[:end], v[:end], SLOPES, state=pool, cu_seqlens=BOUNDS[: count + 1].int(), scale=scale,
+        state_indices=SLOTS[:count].int(), has_initial_state=begun,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["BailingMoELinearAttention", "MiniMaxText01LinearAttention"])
+def test_layers_of_vllm(name):
+    importlib.import_module("lightning_kernels.integrations.vllm_layers").register_layers()
+    home = "bailing_linear_attn" if name.startswith("Bailing") else "minimax_linear_attn"
+    original = getattr(importlib.import_module(f"vllm.model_executor.layers.mamba.linear.{home}"), name)
+    layer = original(SLOPES, SimpleNamespace(dtype=torch.float16))
+    assert type(layer) is not original
+    q, k, v, pool = batch()
+    expected = pool.clone()
+    metadata = SimpleNamespace(num_decodes=2, num_prefills=2, query_start_loc=BOUNDS)
+    o = layer._prefill_and_mix_infer(q, k, v, pool, SLOTS, metadata)
+    wanted = served(*(x.half() for x in (q, k, v)), expected, 4)
+    assert o.dtype == torch.float32
+    torch.testing.assert_close(o, wanted.flatten(1).float(), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(pool, expected, rtol=5e-3, atol=5e-3)
+
+    expected = pool.clone()
+    padded = torch.cat([SLOTS[:2], torch.tensor([-1])])
+    decodes = SimpleNamespace(num_decodes=2, num_prefills=0, state_indices_tensor_d=padded)
+    o = layer._decode_infer(q, k, v, pool, SLOTS, decodes)
+    torch.testing.assert_close(o, served(q, k, v, expected, 2).flatten(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pool, expected, rtol=1e-4, atol=1e-4)
+
+    drafts = SimpleNamespace(num_accepted_tokens=torch.ones(2))
+    assert layer._decode_infer(q, k, v, pool, SLOTS, drafts) == "its own, drafts"
+    assert layer._prefill_and_mix_infer(q, k, v, pool, SLOTS, drafts) == "its own, mixed"
+
+
+def test_backend_of_sglang():
+    importlib.import_module("lightning_kernels.integrations.sglang_lightning").use_lightning_kernels()
+    home = importlib.import_module("sglang.srt.layers.attention.linear.lightning_backend")
+    backend, layer = home.LightningAttentionBackend([SLOPES]), SimpleNamespace(layer_id=0, scaling=0.25)
+    q, k, v, pool = batch()
+    expected, begun = pool.clone(), torch.tensor([True, True, False, True])
+    metadata = SimpleNamespace(num_prefills=2, query_start_loc=BOUNDS, has_initial_states=begun)
+    o = backend._linear_attention_entry(q, k, v, pool, SLOTS, metadata, layer)
+    torch.testing.assert_close(o, served(q, k, v, expected, 4, begun=begun, scale=0.25), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pool, expected, rtol=1e-4, atol=1e-4)
+
+    rows, decodes = (x[:2] for x in (q, k, v)), SimpleNamespace(num_prefills=0)
+    o = backend._linear_attention_entry(*rows, pool, SLOTS[:2], decodes, layer)
+    torch.testing.assert_close(o, served(q, k, v, expected, 2, scale=0.25), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pool, expected, rtol=1e-4, atol=1e-4)
+    assert (
+        backend._linear_attention_entry(q, k, v, pool, SLOTS, metadata, layer, track_lens=SLOTS) == "seg_la"
+    )
