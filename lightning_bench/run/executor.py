@@ -10,6 +10,7 @@ from typing import Protocol
 from lightning_bench.machine import Machine
 from lightning_bench.machine.place import Place
 from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.run.lane import Crew
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,15 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Kill what still runs and give the slots back; a second call does nothing."""
+
+
+class Fleet(Protocol):
+    """Slots that stay for a whole command, and executors on them, one after the other."""
+
+    slots: tuple[Slot, ...]
+
+    def executor(self, crew: Crew) -> Executor:
+        """Return what measures with such workers on the slots."""
+
+    def close(self) -> None:
+        """Give the slots back."""

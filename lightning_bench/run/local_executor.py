@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import queue
-import signal
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from multiprocessing import resource_tracker
 
-from lightning_bench.errors import LbenchError
 from lightning_bench.machine.place_lock import hold
-from lightning_bench.run.executor import (
-    CaseEntered,
-    CaseMeasured,
-    JobFinished,
-    Slot,
-    SlotEvent,
-    SlotLost,
-    Unit,
-)
-from lightning_bench.run.lane import Crew, Lane
-from lightning_bench.run.supervisor import AbandonedError
+from lightning_bench.run.executor import JobFinished, Slot, SlotEvent, SlotLost, Unit
+from lightning_bench.run.lane import Crew
+from lightning_bench.run.slot_thread import Happened, SlotThread
+from lightning_bench.run.slots import fair_share
 
 
 class LocalExecutor:
@@ -37,9 +26,9 @@ class LocalExecutor:
             stack.enter_context(hold({device: slot.name for slot in slots for device in slot.place.devices}))
             self._stack = stack.pop_all()
         resource_tracker.ensure_running()  # it would unblock the signal that the threads block
-        self._happened: queue.SimpleQueue[SlotEvent | BaseException] = queue.SimpleQueue()
+        self._happened: Happened = queue.SimpleQueue()
         self._working: set[Slot] = set()
-        self._threads = {slot: _SlotThread(slot, crew, self._happened) for slot in slots}
+        self._threads = {slot: SlotThread(slot, crew, self._happened) for slot in slots}
 
     def slots(self) -> Sequence[Slot]:
         """Return all slots."""
@@ -69,47 +58,15 @@ class LocalExecutor:
         self._stack.close()
 
 
-class _SlotThread(threading.Thread):
-    def __init__(
-        self, slot: Slot, crew: Crew, happened: queue.SimpleQueue[SlotEvent | BaseException]
-    ) -> None:
-        super().__init__(name=slot.name, daemon=True)
-        self._slot, self._happened = slot, happened
-        self.units: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
-        self._lane = Lane(crew, slot.place)
-        self.start()
+class LocalFleet:
+    """Slots of this machine, for one plan after the other."""
 
-    def abandon(self) -> None:
-        """Let the thread end soon, whatever its worker does."""
-        self._lane.abandon()
-        self.units.put(None)
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = tuple(slots)
 
-    def run(self) -> None:
-        """Measure units until there is a None. The workers end with this thread, which started them."""
-        # A worker inherits it: the driver alone decides what an interrupt means.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            while unit := self.units.get():
-                self._happened.put(self._ending(unit))
-        except AbandonedError:
-            pass
-        except BaseException as error:
-            self._happened.put(error)
-        finally:
-            self._lane.close()
+    def executor(self, crew: Crew) -> LocalExecutor:
+        """Return what measures with such workers; UsageError if another process has a slot's device."""
+        return LocalExecutor(self.slots, fair_share(crew, self.slots))
 
-    def _ending(self, unit: Unit) -> JobFinished | SlotLost:
-        slot, lane, before = self._slot, self._lane, self._lane.seconds
-        try:
-            if unit.fresh:
-                lane.prepare()
-            lane.measure(
-                unit.job,
-                lambda outcomes: self._happened.put(CaseMeasured(slot, outcomes)),
-                lambda case_id, phase: self._happened.put(CaseEntered(slot, case_id, phase)),
-                unit.side,
-            )
-        except LbenchError as error:
-            return SlotLost(slot, str(error))
-        spent = lane.seconds
-        return JobFinished(slot, Counter({phase: spent[phase] - before[phase] for phase in spent}))
+    def close(self) -> None:
+        """Do nothing: a slot is held by its executor."""

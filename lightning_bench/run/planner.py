@@ -22,10 +22,12 @@ SANITIZED: Device = "cuda"
 class Settings:
     """How the cases are measured; None and {} leave it to the suite. `limits` are fields of `Limits`.
 
-    With `elsewhere` the device may be one that is not here: the plan can be shown and not run.
+    With `elsewhere` the device may be one that is not here: the plan can be shown and not run. `machine` is
+    that of the slots that measure; it decides the device.
     """
 
     device: Device | None = None
+    machine: Machine | None = None
     time_limit_s: float | None = None
     protocol: ProtocolName | None = None
     graph: bool | None = None
@@ -64,6 +66,10 @@ class Planner:
         self.metric, self.overrides, self.settings = metric, overrides, settings
         self._machines: dict[Device, Machine] = {}
 
+    @property
+    def _device(self) -> Device | None:
+        return self.settings.machine.device if self.settings.machine else self.settings.device
+
     def load(self, name: str | None) -> Suite:
         """Return the suite of that name or path, or the default one of the device.
 
@@ -71,7 +77,7 @@ class Planner:
         """
         if name is not None:
             return load_suite(name)
-        device = self.settings.device or detect_device()
+        device = self._device or detect_device()
         if self.overrides.kernels is not None:
             return suite_with_family({family_of(spec) for spec in self.overrides.kernels}, device)
         return load_suite(default_suite(device, self.metric))
@@ -79,13 +85,15 @@ class Planner:
     def plan(self, suite: Suite) -> Plan:
         """Return the plan; UsageError for axes that leave nothing to run, and a device that is missing."""
         settings, sanitizer = self.settings, self.settings.sanitizer
-        device = settings.device or suite.device or detect_device()
+        device = self._device or suite.device or detect_device()
         if sanitizer is not None and device != SANITIZED:
             raise UsageError(
                 f"--sanitizer {sanitizer.tool} checks kernels on a GPU; suite {suite.name} would run on "
                 f"{device}. Leave it out, or give --device cuda on a machine with an NVIDIA GPU"
             )
-        if device not in self._machines:
+        if settings.machine is not None:
+            self._machines[device] = settings.machine
+        elif device not in self._machines:
             self._machines[device] = describe_machine(device, elsewhere=settings.elsewhere)
         limits = suite.limits.model_copy(update=settings.limits)
         if settings.time_limit_s is not None:

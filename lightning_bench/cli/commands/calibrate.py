@@ -11,7 +11,7 @@ from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
 from lightning_bench.cli.shared.completion import suites
 from lightning_bench.cli.shared.option_groups import grouped
-from lightning_bench.cli.shared.slot_options import Chosen, GpuChoice
+from lightning_bench.cli.shared.slot_options import GpuChoice
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @grouped
 def calibrate(
     *,
+    context: typer.Context,
     suite: Annotated[
         str | None,
         typer.Argument(
@@ -60,12 +61,12 @@ def calibrate(
     from lightning_bench.run.planner import Planner
 
     limit = parse_share("--threshold", threshold)
-    chosen = Chosen(gpus.slots(running.device))
-    if chosen.device == "cpu" and chosen.count > 1:
+    chosen = gpus.chosen(context, running.device)
+    if chosen.machine is not None and chosen.machine.device == "cpu":
         raise UsageError(
             f"--gpus {gpus.gpus}: slots of a CPU disturb each other; calibrate it without --gpus"
         )
-    planner = Planner("speed", axes.overrides(), running.settings(device=chosen.device))
+    planner = Planner("speed", axes.overrides(), running.settings(machine=chosen.machine))
     plan = planner.plan(planner.load(suite))
     path = out or Path("results") / plan.machine.slug / f"{plan.suite}{SUFFIX}"
     if not path.name.endswith(SUFFIX):

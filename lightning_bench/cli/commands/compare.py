@@ -14,7 +14,7 @@ from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
-from lightning_bench.cli.shared.slot_options import GpuChoice
+from lightning_bench.cli.shared.slot_options import Chosen, GpuChoice
 from lightning_bench.errors import ExitCode, UsageError
 from lightning_bench.words import choice, counted
 
@@ -84,6 +84,7 @@ class VerdictOptions:
 @grouped
 def compare(
     *,
+    context: typer.Context,
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -128,7 +129,7 @@ def compare(
     if commit.ref is not None:
         if against is not None:
             raise UsageError("--against compares within one run: give a CSV instead of --ref")
-        measured = _measured_sides(sink, paths, commit, axes, running, gpus)
+        measured = _measured_sides(sink, paths, commit, axes, running, gpus.chosen(context, running.device))
         base, head, untouched = measured.base, measured.head, measured.untouched
     else:
         untouched = ""
@@ -161,14 +162,14 @@ def compare(
 
 
 def _measured_sides(
-    sink: Sink, suites: list[Path], commit: RefOptions, axes: Axes, running: Running, gpus: GpuChoice
+    sink: Sink, suites: list[Path], commit: RefOptions, axes: Axes, running: Running, chosen: Chosen
 ) -> Measured:
     """Return both commits' sides, measured now."""
     from lightning_bench.cli.commands.compare_ref import measure
 
     if len(suites) > 1:
         raise UsageError("--ref takes one suite, not two inputs")
-    return measure(sink, str(suites[0]) if suites else None, commit, axes, running, gpus)
+    return measure(sink, str(suites[0]) if suites else None, commit, axes, running, chosen)
 
 
 def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Side, Side]:

@@ -16,11 +16,11 @@ from lightning_bench.case import Metric
 from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Running
 from lightning_bench.cli.shared.completion import list_of
-from lightning_bench.cli.shared.slot_options import Chosen, GpuChoice
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.cli.shared.slot_options import Chosen
     from lightning_bench.comparison.sides import Side
     from lightning_bench.run.worktree import Checkout
 
@@ -91,7 +91,7 @@ class Measured:
 
 
 def measure(
-    sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, running: Running, gpus: GpuChoice
+    sink: Sink, suite: str | None, commit: RefOptions, axes: Axes, running: Running, chosen: Chosen
 ) -> Measured:
     """Check the commit out, measure it and the working tree in turns, and return both sides' rows."""
     from lightning_bench.cli.shared.side_by_side import run_side_by_side
@@ -105,7 +105,6 @@ def measure(
     ref = str(commit.ref)
     tree = working_tree(Path.cwd())
     metrics = _metrics(commit.metric)
-    chosen = Chosen(gpus.slots(running.device))
     with ExitStack() as stack:
         stack.enter_context(_terminated_cleanly())
         folder = commit.out or stack.enter_context(scratch_folder())
@@ -116,7 +115,7 @@ def measure(
             sink.say("this tree has changes that are not committed: they are measured too")
         if not (other.root / inside).is_dir():
             raise UsageError(f"{ref} has no folder {inside}; give --kernels, a folder that both commits have")
-        settings = running.settings(device=chosen.device)
+        settings = running.settings(machine=chosen.machine)
         with _importable(tree.root / inside):
             planners = [Planner(metric, axes.overrides(), settings) for metric in metrics]
             loaded = planners[0].load(suite)

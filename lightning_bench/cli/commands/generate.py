@@ -54,6 +54,7 @@ class GenerateAxes(ModelAxes):
 @grouped
 def generate(
     *,
+    context: typer.Context,
     suite: Annotated[
         list[str] | None,
         typer.Argument(
@@ -69,4 +70,4 @@ def generate(
     output: Output,
 ) -> None:
     """Generate with every model of the suites on each attention, one row each."""
-    sweep_models("generate", suite, axes.overrides(), Where(running, slots), how, output)
+    sweep_models("generate", suite, axes.overrides(), Where(context, running, slots), how, output)

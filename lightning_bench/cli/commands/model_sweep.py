@@ -112,8 +112,9 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class Where:
-    """On which devices the cases run."""
+    """On which devices the cases run; slots stay until the command of `context` ends."""
 
+    context: typer.Context
     running: Running
     slots: Slots
 
@@ -131,9 +132,9 @@ def sweep_models(
     from lightning_bench.cli.shared.busy import warn_if_busy
     from lightning_bench.run.planner import Planner, measuring_limits
 
-    chosen = where.slots.chosen(where.running.device)
+    chosen = where.slots.chosen_part(where.context, where.running.device)
     settings = replace(
-        where.running.settings(elsewhere=how.dry_run, device=chosen.device),
+        where.running.settings(elsewhere=how.dry_run, machine=chosen.machine),
         protocol="lbench",
         limits=measuring_limits(quick=False, processes=how.processes),
     )

@@ -163,9 +163,9 @@ def sweep(
     if metric != "speed" and (how.quick or how.processes is not None):
         raise UsageError("--processes and --quick go only with `lbench speed`")
     protocol = None if how.protocol is None else known("--protocol", how.protocol, get_args(ProtocolName))
-    chosen = slots.chosen(running.device)
+    chosen = slots.chosen_part(context, running.device)
     settings = replace(
-        running.settings(elsewhere=how.dry_run, device=chosen.device),
+        running.settings(elsewhere=how.dry_run, machine=chosen.machine),
         protocol=protocol,
         graph=how.graph,
         sanitizer=_sanitizer(how, metric),

@@ -61,6 +61,7 @@ class TrainAxes(ModelAxes):
 @grouped
 def train(
     *,
+    context: typer.Context,
     suite: Annotated[
         list[str] | None,
         typer.Argument(
@@ -76,4 +77,4 @@ def train(
     output: Output,
 ) -> None:
     """Train every model of the suites with each attention, one row each."""
-    sweep_models("train", suite, axes.overrides(), Where(running, slots), how, output)
+    sweep_models("train", suite, axes.overrides(), Where(context, running, slots), how, output)

@@ -14,8 +14,8 @@ from lightning_bench.errors import UsageError
 from lightning_bench.words import choice
 
 if TYPE_CHECKING:
-    from lightning_bench.case import Device
     from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.machine import Machine
     from lightning_bench.run.planner import Settings
 
 Word = TypeVar("Word", bound=str)
@@ -94,17 +94,18 @@ class Running:
         ),
     ] = None
 
-    def settings(self, *, elsewhere: bool = False, device: Device | None = None) -> Settings:
+    def settings(self, *, elsewhere: bool = False, machine: Machine | None = None) -> Settings:
         """Return what a plan needs of it. UsageError for an unknown device, or a GPU that is not here.
 
-        With `elsewhere` it need not be here: the plan is only shown. `device` is that of slots, which decide.
+        With `elsewhere` it need not be here: the plan is only shown. `machine` is that of the slots, if any.
         """
         from lightning_bench.cli.shared.device import parse_device, resolve_device
         from lightning_bench.run.planner import Settings
 
-        if device is None and self.device is not None:
+        device = None
+        if self.device is not None:
             device = parse_device(self.device)[0] if elsewhere else resolve_device(self.device)
-        return Settings(device=device, time_limit_s=self.time_limit, elsewhere=elsewhere)
+        return Settings(device=device, machine=machine, time_limit_s=self.time_limit, elsewhere=elsewhere)
 
 
 @dataclass(frozen=True)

@@ -9,35 +9,45 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lightning_bench.cli.shared.common_options import known
+from lightning_bench.cli.shared.completion import one_of
 from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.case import Device
+    from lightning_bench.machine import Machine
     from lightning_bench.machine.gpu import Gpu
-    from lightning_bench.run.executor import Executor, Slot
+    from lightning_bench.run.executor import Executor, Fleet, Slot
     from lightning_bench.run.lane import Crew
     from lightning_bench.run.plan import Plan
     from lightning_bench.run.shard import SweepShard
 
 _PANEL = "Several GPUs"
+_EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
 class Chosen:
     """The slots to measure on, none for the one device as ever, and the part of the sweep."""
 
-    slots: tuple[Slot, ...] = ()
+    fleet: Fleet | None = None
     shard: SweepShard | None = None
 
     @property
-    def device(self) -> Device | None:
-        """The device of the slots; None if there are none."""
-        return self.slots[0].machine.device if self.slots else None
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots, if there are several or one by name."""
+        return self.fleet.slots if self.fleet else ()
+
+    @property
+    def machine(self) -> Machine | None:
+        """The machine that a plan is for: that of the slots, None for this one."""
+        return self.slots[0].machine if self.slots else None
 
     @property
     def gpus(self) -> list[Gpu]:
-        """The GPUs of the slots."""
-        return [slot.place.gpu for slot in self.slots if slot.place.gpu is not None]
+        """The GPUs of this host among the slots."""
+        local = [slot.place.gpu for slot in self.slots if slot.executor.startswith("local")]
+        return [gpu for gpu in local if gpu is not None]
 
     @property
     def count(self) -> int:
@@ -54,14 +64,11 @@ class Chosen:
 
         Raise UsageError if another process has one of them. Without slots the GPU is only marked as in use.
         """
-        if not self.slots:
+        if self.fleet is None:
             with marked(crew.device):
                 yield None
             return
-        from lightning_bench.run.local_executor import LocalExecutor
-        from lightning_bench.run.slots import fair_share
-
-        with closing(LocalExecutor(self.slots, fair_share(crew, self.slots))) as executor:
+        with closing(self.fleet.executor(crew)) as executor:
             yield executor
 
 
@@ -80,27 +87,38 @@ def marked(device: Device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class GpuChoice:
-    """On which GPUs cases are measured."""
+    """On which GPUs cases are measured, and who gives them out."""
 
     gpus: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
             help="Measure on several at once, a shape on each: all, or 0,1 or UUIDs as `lbench gpus` lists "
-            "them. cpu:N divides the processors into N slots.",
+            "them; with ray or slurm how many. cpu:N: N slots without a GPU.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who gives out the GPUs: local (this machine, default), ray or slurm (docs/scale.md).",
+            autocompletion=one_of(_EXECUTORS),
             rich_help_panel=_PANEL,
         ),
     ] = None
 
-    def slots(self, device: str | None) -> tuple[Slot, ...]:
-        """Return the slots; UsageError if one is not here, and for --device beside --gpus."""
-        if self.gpus is None:
-            return ()
-        from lightning_bench.run.slots import local_slots
+    def chosen(self, context: typer.Context, device: str | None, shard: SweepShard | None = None) -> Chosen:
+        """Return the slots, which stay until the command ends; UsageError for slots that there are not.
 
+        `device` is what --device has, which does not go with them.
+        """
+        if self.gpus is None and self.executor is None:
+            return Chosen(shard=shard)
+        name = known("--executor", self.executor or "local", _EXECUTORS)
         if device is not None:
-            raise UsageError(f"--gpus {self.gpus} and --device {device} do not go together: leave one out")
-        return tuple(local_slots(self.gpus))
+            raise UsageError(f"--gpus and --executor do not go with --device {device}: leave it out")
+        return Chosen(context.with_resource(closing(_fleet(name, self.gpus or "all"))), shard)
 
 
 @dataclass(frozen=True)
@@ -116,9 +134,19 @@ class Slots(GpuChoice):
         ),
     ] = None
 
-    def chosen(self, device: str | None) -> Chosen:
-        """Return the slots and the shard; UsageError if one is wrong, and for --device beside them."""
+    def chosen_part(self, context: typer.Context, device: str | None) -> Chosen:
+        """Return the slots and the shard; UsageError if one is wrong."""
         from lightning_bench.run.shard import SweepShard
 
-        shard = None if self.shard is None else SweepShard.parse(self.shard)
-        return Chosen(self.slots(device), shard)
+        return self.chosen(context, device, None if self.shard is None else SweepShard.parse(self.shard))
+
+
+def _fleet(name: str, wanted: str) -> Fleet:
+    if name == "ray":
+        from lightning_bench.run.ray_executor import RayFleet
+
+        return RayFleet(wanted)
+    from lightning_bench.run.local_executor import LocalFleet
+    from lightning_bench.run.slots import local_slots
+
+    return LocalFleet(local_slots(wanted))

@@ -1,0 +1,108 @@
+"""Sweeps on a Ray cluster of two nodes on this machine; skipped where Ray is not installed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_bench.record import read_records
+from tests.support.patience import PATIENCE_S
+from tests.support.workspace import Workspace, until
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow  # a cluster starts
+
+LENGTHS = [32, 64, 96, 128, 160, 192]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Start nodes with one CPU each, whose address `lbench` finds in RAY_ADDRESS."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        started = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 1, "include_dashboard": False},
+            shutdown_at_exit=False,
+        )
+        patch.setenv("RAY_ADDRESS", started.address)
+        yield started
+        started.shutdown()
+
+
+@pytest.fixture
+def command(cluster: Any, new_workspace: Workspace) -> list[str | Path]:
+    suite = new_workspace.suite(["WaitsAt128"], seq_len=LENGTHS)
+    return ["check", suite, "--out", new_workspace.out, "--executor", "ray", "--gpus", "cpu:2"]
+
+
+def until_others_are_done(workspace: Workspace, process: Any) -> int:
+    """Wait until one slot waits and the other has measured the rest; return the worker that waits."""
+    worker = int(workspace.appears("waiting").read_text())
+    until(
+        lambda: workspace.out.read_bytes().count(b"\n") == len(LENGTHS) or process.poll() is not None,
+        "the other slot did not go on",
+    )
+    return worker
+
+
+def rows(workspace: Workspace) -> Counter[int]:
+    found = read_records(workspace.out)
+    assert {row.status for row in found} == {"ok"}
+    assert {row.executor for row in found} == {"ray 2"}
+    return Counter(row.seq_len for row in found)
+
+
+def test_a_node_that_dies_costs_no_row(cluster: Any, new_workspace: Workspace, command: list[Any]) -> None:
+    node = cluster.add_node(num_cpus=1)
+    process = new_workspace.start(*command)
+    try:
+        until_others_are_done(new_workspace, process)
+        cluster.remove_node(node, allow_graceful=False)
+        (new_workspace.folder / "go").touch()
+        _, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, err
+    assert rows(new_workspace) == Counter(LENGTHS)
+
+
+def test_a_killed_driver_frees_its_slots_and_the_same_command_goes_on(
+    cluster: Any, new_workspace: Workspace, command: list[Any], wait_gone: Callable[[int], None]
+) -> None:
+    node = cluster.add_node(num_cpus=1)
+    process = new_workspace.start(*command)
+    try:
+        worker = until_others_are_done(new_workspace, process)
+    finally:
+        process.kill()
+        process.communicate()
+    wait_gone(worker)
+    (new_workspace.folder / "go").touch()
+    again = new_workspace.run(*command)
+    assert again.returncode == 0, again.stderr
+    assert f"{len(LENGTHS)} cases, {len(LENGTHS) - 1} of them recorded already" in again.stderr
+    assert rows(new_workspace) == Counter(LENGTHS)
+    cluster.remove_node(node)
+
+
+def test_a_cluster_without_a_gpu_says_so(cluster: Any, new_workspace: Workspace) -> None:
+    ran = new_workspace.run("check", "quick", "--executor", "ray")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "the Ray cluster has no GPU; --gpus cpu:N" in ran.stderr
+
+
+def test_no_cluster(new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    ran = new_workspace.run("check", "quick", "--executor", "ray", "--gpus", "cpu:1")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "no Ray cluster answers" in ran.stderr
