@@ -84,7 +84,7 @@ class BailingOnLightningKernels(_OnLightningKernels, BailingMoELinearAttention):
     """`BailingMoELinearAttention` of Ling and Ring."""
 
 
-class MiniMaxOnLightningKernels(_OnLightningKernels, MiniMaxText01LinearAttention):  # type: ignore[misc]
+class MiniMaxText01OnLightningKernels(_OnLightningKernels, MiniMaxText01LinearAttention):  # type: ignore[misc]
     """`MiniMaxText01LinearAttention` of MiniMax-01 and M1."""
 
 
@@ -94,4 +94,4 @@ def register_layers() -> None:
     vLLM calls it in each of its processes if it is an entry point of the group `vllm.general_plugins`.
     """
     PluggableLayer.register_oot(BailingOnLightningKernels, name="BailingMoELinearAttention")
-    PluggableLayer.register_oot(MiniMaxOnLightningKernels, name="MiniMaxText01LinearAttention")
+    PluggableLayer.register_oot(MiniMaxText01OnLightningKernels, name="MiniMaxText01LinearAttention")
