@@ -51,7 +51,7 @@ KERNELS = (
     "lightning1", "lightning2", "step", "hopper", "norm", "gateloop", "serve", "verify", "bitwise", "states",
 )  # fmt: skip
 FEATURES = (
-    "decay", "reverse", "initial", "final", "packed", "few", "long", "ahead",
+    "decay", "reverse", "initial", "final", "packed", "few", "long", "ahead", "pool",
     "steps", "snapshots", "stochastic", "accepted",
 )  # fmt: skip
 STEP_STATES = 64 * 32
@@ -67,6 +67,8 @@ HOPPER_VARIANTS = (
     ("bf16", "64x64 96x96 128x128", "decay few"),
     ("bf16", "64x64 96x96 128x128 256x256", "decay few ahead"),
     ("bf16", "64x64 128x128", "decay few long"),
+    ("bf16", "64x64 128x128 256x256", "decay initial final packed pool"),
+    ("bf16", "64x64 128x128 256x256", "decay initial final packed few pool"),
     ("bf16", "64x64 96x96 128x128 256x256", "decay few long ahead"),
     ("fp16", "64x64 128x128", "decay initial final few long ahead"),
     ("bf16 fp16", "256x256 192x240", "decay long"),
@@ -233,7 +235,7 @@ def states_variant(arch, dtype, head_dim, value_dim, features):
 
 def hopper_variant(head_dim, value_dim, features):
     """Return the same for the Hopper kernel: `reverse` is its backward pass, `few` few heads on an H200,
-    `long` many tokens, which TMA brings, and `ahead` a sequence in segments.
+    `long` many tokens, which TMA brings, `ahead` a sequence in segments, and `pool` states in a pool.
     """
     from triton.experimental.gluon.language import NVMMASharedLayout
 
@@ -246,10 +248,12 @@ def hopper_variant(head_dim, value_dim, features):
         "slope_ptr": "decay", "initial_ptr": "initial", "grad_state_ptr": "initial", "final_ptr": "final",
         "offset_ptr": "packed", "g_ptr": "reverse", "dk_ptr": "reverse", "dv_ptr": "reverse",
         "sums_ptr": "ahead", "flags_ptr": "ahead",
+        "slot_ptr": "pool", "leaving_ptr": "pool", "begun_ptr": "pool",
     }  # fmt: skip
     constants |= {argument: None for argument, feature in absent.items() if feature not in features}
     types = {"offset_ptr": "*i32", "initial_ptr": "*fp32", "grad_state_ptr": "*fp32", "final_ptr": "*fp32"}
-    types |= {"sums_ptr": "*fp32", "flags_ptr": "*i32"}
+    types |= {"sums_ptr": "*fp32", "flags_ptr": "*i32", "slot_ptr": "*i32", "leaving_ptr": "*i32"}
+    types["begun_ptr"] = "*u8"
     for box, width in (("q_box", tiles.block_d), ("k_box", tiles.block_d), ("v_box", tiles.columns)):
         if tiles.boxes:
             layout = NVMMASharedLayout(min(128, 2 * width), 16, 4)

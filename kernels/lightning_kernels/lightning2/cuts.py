@@ -87,6 +87,15 @@ def hopper_launch(
     return uncut if packed and cut.workspace_bytes > 2 * q_bytes else cut
 
 
+def pooled_launch(head_dim: int, value_dim: int, programs: int, processors: int) -> Cut:
+    """Return the launch of packed sequences with states in a pool, in which nothing is cut.
+
+    A state is read and written in place, which the program that reads it does best itself.
+    """
+    tiles = hopper_tiles(head_dim, value_dim, False, programs, processors)
+    return Cut(tiles, programs * tiles.tiles_e, 1, 0, 0, 0)
+
+
 @lru_cache(maxsize=4096)  # there are as many lengths as users have
 def hopper_segments(programs: int, seq_len: int, processors: int, wide: bool) -> int:
     """Choose into how many segments a sequence is cut, so that `programs` times as many fill the device.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .errors import HazardError
-from .memory import Pointer, launch_argument
+from .memory import Pointer, Pool, launch_argument
 from .schedule import Program
 from .transfers import Box
 from .workspaces import WORKSPACES, Workspace
@@ -64,11 +64,17 @@ class Machine:
             raise TypeError(f"the kernel has no parameters {sorted(missing)}, which are named here")
         values: list[object] = []
         pointers: dict[int, Pointer] = {}
+        states = bound.get("initial_ptr")
+        pool = None
+        if isinstance(states, torch.Tensor) and states is bound.get("final_ptr"):
+            pool = Pointer(Pool("the pool", states), states.storage_offset())
         for name, value in bound.items():
             if name in kernel.constants:
                 values.append(value)
             elif isinstance(value, torch.Tensor) and name in WORKSPACES:
                 values.append(Pointer(Workspace(name, value, lambda: self.program), value.storage_offset()))
+            elif pool is not None and value is states:
+                values.append(pool)
             elif isinstance(value, torch.Tensor):
                 pointer = Pointer.to_tensor(name, value, name in OUTPUTS)
                 pointers.setdefault(value.data_ptr(), pointer)

@@ -13,6 +13,7 @@ DTYPES = {
     torch.bfloat16: BFLOAT16,
     torch.int32: INT32,
     torch.int64: INT64,
+    torch.uint8: INT32,
 }
 
 
@@ -68,6 +69,25 @@ class Region:
         self.tensor.copy_(values.as_strided(
             self.tensor.shape, self.tensor.stride(), self.tensor.storage_offset()
         ))  # fmt: skip
+
+
+class Pool(Region):
+    """A tensor of which a launch reads some elements and overwrites some, none after another has."""
+
+    def __init__(self, name: str, tensor: torch.Tensor) -> None:
+        super().__init__(name, tensor, output=False)
+        self.written = self._mask(False)
+
+    def check(self, offsets: np.ndarray, what: str) -> None:
+        """Check that elements belong to the tensor, and that what is read is as the host gave it."""
+        super().check(offsets, what)
+        if what == "load" and self.written is not None and self.written[offsets].any():
+            raise HazardError(f"load of what another program has written to {self.name}")
+
+    def finish(self) -> None:
+        """Hand the values to the host's tensor; what was not written keeps its own."""
+        self.written = self.inside.copy()
+        super().finish()
 
 
 class _PointerType:

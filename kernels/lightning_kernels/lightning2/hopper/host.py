@@ -1,7 +1,7 @@
 """The host side of the Hopper kernel: what it takes, how a call is cut into programs, and the launches."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,17 +18,34 @@ from ...common.allocate import (
 from ...common.call import Call, Gradients, Upstream
 from ...common.launch import on_device
 from ...common.private_triton import direct_launch
-from ..cuts import hopper_launch
+from ..cuts import hopper_launch, pooled_launch
 from ..tiles import processors
 from .kernel import linear_attention_kernel
 
-__all__ = ["HopperAttention", "takes"]
+__all__ = ["HopperAttention", "HopperServing", "Pool", "takes"]
 
 Tensors = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]
 """Forward q, k, v, None, o, None, None; backward q, k, v, the gradient of o, dq, dk, dv."""
 Extras = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 """Slopes, bounds of sequences, initial state, gradient of the final state, and the state that leaves."""
 
+
+
+class Pool(NamedTuple):
+    """The states of packed sequences: slots of one tensor, which is both initial and final state in `Extras`.
+
+    All three are int32 [num_seqs] or of one byte per element.
+    """
+
+    slots: Tensor | None = None
+    """Where the state is that enters a sequence; below 0 the sequence is padding. None: there is no pool."""
+    leaving: Tensor | None = None
+    """Where to leave it, below 0 nowhere; None is `slots`."""
+    begun: Tensor | None = None
+    """uint8: 0 where zeros enter; None is 1."""
+
+
+_NO_POOL = Pool()
 _LARGEST_STRIDE = 2**24
 """So that 64 tokens, and the dims of one, stay within 32-bit offsets."""
 
@@ -94,7 +111,7 @@ specialises every argument, which takes as long as the kernel does for a short s
 class Launch:
     """The launch for tensors of the same shapes, strides, dtypes and alignments."""
 
-    def __init__(self, tensors: Tensors, extras: Extras) -> None:
+    def __init__(self, tensors: Tensors, extras: Extras, pool: Pool = _NO_POOL) -> None:
         q, k, v, g = tensors[:4]
         slopes, offsets, initial, grad_state, final = extras
         b, heads, n, d = q.shape
@@ -109,20 +126,26 @@ class Launch:
         boxable = offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
         elements = q.numel() if boxable else 0
         packed = 0 if offsets is None else sequences
-        tiles, walks, segments, chunk, whole, most = hopper_launch(
-            d, e, backward, self._programs, -(-n * b // sequences), processors(device), elements, packed
-        )
+        if pool.slots is not None:
+            cut = pooled_launch(d, e, self._programs, processors(device))
+        else:
+            cut = hopper_launch(
+                d, e, backward, self._programs, -(-n * b // sequences), processors(device), elements, packed
+            )
+        tiles, walks, segments, chunk, whole, most = cut
         self._tiles, self._grid = tiles, (walks * segments, 1, 1)
-        self._counts = heads, heads // k.shape[1], n, sequences, segments, chunk, whole, most
+        slot = 0 if pool.slots is None or initial is None else initial.stride(0)
+        self._counts = heads, heads // k.shape[1], n, sequences, segments, chunk, whole, most, slot
         self._rest = (*strides, d, e, tiles, backward)
         # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
+        self._device = device
         self._key = (
             device, q.dtype, d, e, tiles, backward, slopes is None, offsets is None, _alignment(initial),
-            _alignment(grad_state), final is None, max(strides) < 2**31,
+            _alignment(grad_state), final is None, *(x is None for x in pool), max(strides) < 2**31,
         )  # fmt: skip
         self._again: Callable[..., object] | None = None
 
-    def __call__(self, tensors: Tensors, extras: Extras, scale: float) -> None:
+    def __call__(self, tensors: Tensors, extras: Extras, scale: float, pool: Pool = _NO_POOL) -> None:
         """Launch the kernel on these tensors; the first launch compiles it."""
         if self._programs == 0:
             return
@@ -133,7 +156,7 @@ class Launch:
         exchange = self._exchange(tensors[0]) if self._tiles.ahead else (None, None)
         with on_device(tensors[0]):
             (self._again or self._first)(
-                *tensors, *boxes, *extras, *exchange, *self._counts, scale, *self._rest
+                *tensors, *boxes, *extras, *exchange, *pool, *self._counts, scale, *self._rest
             )
 
     def _exchange(self, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +176,7 @@ class Launch:
         else:
             kernel[self._grid](*arguments)
         options = {"num_warps": self._tiles.state_warps}
-        self._again = direct_launch(linear_attention_kernel, options, kernel, self._grid, int(self._key[0]))
+        self._again = direct_launch(linear_attention_kernel, options, kernel, self._grid, self._device)
 
 
 def _alignment(x: Tensor | None) -> int:
@@ -207,3 +230,19 @@ class HopperAttention:
         return Gradients(
             dq if needs[0] else None, dk if needs[1] else None, dv if needs[2] else None, d_initial
         )
+
+
+class HopperServing:
+    """Batches of packed sequences with states in a pool, forward, of one kind as for `HopperAttention`."""
+
+    def __init__(self) -> None:
+        self._launch: Launch | None = None
+
+    def __call__(self, call: Call, pool: Pool, out: Tensor) -> None:
+        """Write o into `out` [1, h, n, value_dim] and update the pool, which is `call.initial_state`."""
+        q, k, v, slopes, states, offsets, scale, _ = call
+        tensors: Tensors = (q, k, v, None, out, None, None)
+        extras: Extras = (slopes, offsets, states, None, states)
+        if self._launch is None:
+            self._launch = Launch(tensors, extras, pool)
+        self._launch(tensors, extras, scale, pool)

@@ -165,13 +165,15 @@ def _run(boxes, rows, ends, exchange, decay, walk, bounds, TILES: gl.constexpr):
         "chunk",
         "whole",
         "most",
+        "pool_stride",
         "scale",
     ]
 )
 def linear_attention_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, g_ptr, out_ptr, dk_ptr, dv_ptr, q_box, k_box, v_box,
     slope_ptr, offset_ptr, initial_ptr, grad_state_ptr, final_ptr, sums_ptr, flags_ptr,
-    heads, group, seq_len, sequences, segments, chunk, whole, most, scale,
+    slot_ptr, leaving_ptr, begun_ptr,
+    heads, group, seq_len, sequences, segments, chunk, whole, most, pool_stride, scale,
     q_stride_b, q_stride_h, q_stride_n, k_stride_b, k_stride_h, k_stride_n,
     v_stride_b, v_stride_h, v_stride_n, g_stride_b, g_stride_h, g_stride_n,
     out_stride_b, out_stride_h, out_stride_n, dk_stride_b, dk_stride_h, dk_stride_n,
@@ -181,7 +183,8 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     """Walk one segment of one head, forward or in the role dk, dv or dq; `out` is o or dq.
 
     TILES is a `HopperTiles`. Its `ahead` says whether there is more than one segment: code for the blocks
-    before a segment costs registers and time, even where it never runs.
+    before a segment costs registers and time, even where it never runs. With `slot_ptr` the states of packed
+    sequences, forward, lie in a pool (`host.Pool`), and no sequence is cut.
     """
     roles: gl.constexpr = 3 if BACKWARD else 1
     # An opaque true: the compiler would compute what a partition can derive from the kernel's arguments once
@@ -229,6 +232,12 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         begin = gl.load(offset_ptr + sequence)
         steps = gl.load(offset_ptr + sequence + 1) - begin
         batch = sequence * 0
+    padded = begin * 0
+    slot = sequence
+    if slot_ptr is not None:
+        slot = gl.load(slot_ptr + sequence)
+        padded = gl.where(slot < 0, steps, 0)
+        steps -= padded
     ahead = segment * 0
     main = segment * 0
     last = gl.cdiv(steps, BLOCK)
@@ -247,6 +256,8 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     v = v_ptr + batch64 * v_stride_b + kv_head.to(gl.int64) * v_stride_h
     out = out_ptr + batch64 * out_stride_b + head.to(gl.int64) * out_stride_h
     state_at = (sequence.to(gl.int64) * heads + head) * (D * E)
+    if slot_ptr is not None:
+        state_at = slot.to(gl.int64) * pool_stride + head * (D * E)
     initial = initial_ptr
     final = final_ptr
     if final_ptr is not None:
@@ -259,6 +270,15 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
     else:
         has_initial = first == 0
         has_final = segment == segments - 1
+    if slot_ptr is not None:
+        has_initial = steps > 0
+        has_final = steps > 0
+        if begun_ptr is not None:
+            has_initial = has_initial & (gl.load(begun_ptr + sequence) != 0)
+        if leaving_ptr is not None:
+            left_in = gl.load(leaving_ptr + sequence)
+            has_final = has_final & (left_in >= 0)
+            final = final_ptr + (left_in.to(gl.int64) * pool_stride + head * (D * E))
     if BACKWARD:
         g = g_ptr + batch64 * g_stride_b + head.to(gl.int64) * g_stride_h
         dk = dk_ptr + batch64 * dk_stride_b + head.to(gl.int64) * dk_stride_h
@@ -315,6 +335,8 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         decay = Decay(slope_ptr, scale_read, 1.0, scale_read * 1.0, gl.where(known, 1, 0))
         ends = Ends(initial, final, E, 1, has_initial, has_final)
         bounds = Bounds(D, E, first_e, TILES.block_d == D, TILES.tiles_e * TILES.columns == E)
+    if slot_ptr is not None:
+        clear_rows(result + begin.to(gl.int64) * out_step, out_step, padded, 0, 1, bounds, TILES)
     if offset_ptr is not None:
         # The rows of no sequence: each share clears as many blocks of them as another.
         end = gl.load(offset_ptr + sequences)

@@ -1,0 +1,87 @@
+"""The Hopper kernel on a pool of states: on the emulated device, and its choice on a GPU."""
+
+import pytest
+import torch
+
+from lightning_kernels.serving.serve_call import ServeCall
+from lightning_kernels.serving.serve_hopper import Serving, hopper_serving
+from tests.support.gluon_emulator.trials import Runner
+from tests.support.served_batches import check_batch, int32, make_batch, snapshots
+
+DIMS = [(64, 64), (128, 128), (64, 128), (48, 80)]
+
+
+def as_call(q, k, v, s, *, state, cu_seqlens, state_indices, scale, max_seqlen=0, **options):
+    """Return the call that `lightning_attn2_serve` would make of these arguments."""
+    names = "output_state_indices", "has_initial_state", "context_lens"
+    kept = options.get("snapshots")
+    return ServeCall(
+        q, k, v, s, state, cu_seqlens, state_indices, *(options.get(name) for name in names),
+        None if kept is None else kept.indices, None, 0 if kept is None else kept.every, max_seqlen, scale,
+    )  # fmt: skip
+
+
+def batch_of(lengths, **kinds):
+    return make_batch(lengths, **{"d": 64, "e": 64, "dtype": torch.bfloat16, **kinds})
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return Runner()
+
+
+@pytest.fixture
+def serve(runner, monkeypatch):
+    """Return `lightning_attn2_serve` by the Hopper kernel on an emulated H200."""
+    monkeypatch.setattr(runner.host, "processors", lambda device: 132)
+    runner.machine.rng.seed(0)
+
+    def call(*tensors, **options):
+        serving = Serving(runner.host.HopperServing(), runner.host.Pool)
+        return serving(as_call(*tensors, **options))
+
+    return call
+
+
+@pytest.mark.parametrize(("d", "e"), DIMS)
+def test_mixed_batches(serve, d, e):
+    check_batch(serve, batch_of([1, 130, 64, 1, 7], d=d, e=e), slack=2)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_padding_new_sequences_and_other_slots(serve, kv_heads):
+    batch = batch_of(
+        [1, 70, 66, 0, 65, 1], kv_heads=kv_heads, slots=[2, -1, 0, 1, 3, -1], beyond=80,
+        output_state_indices=int32(4, 5, -1, 6, 3, 7),
+        has_initial_state=torch.tensor([True, True, False, True, True, False]),
+    )  # fmt: skip
+    batch.state[0] = float("nan")  # which does not enter
+    check_batch(serve, batch, slack=2)
+
+
+def test_no_decay_and_no_tokens(serve):
+    check_batch(serve, batch_of([65, 3], slope=None), slack=2)
+    o, _ = check_batch(serve, batch_of([0, 0], beyond=3))
+    assert not o.any()
+    assert check_batch(serve, batch_of([0]))[0].shape == (0, 2, 64)
+
+
+ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not ON_HOPPER, reason="needs a Hopper GPU")
+def test_prompts_go_to_it_and_decoding_does_not(monkeypatch):
+    def chosen(lengths, **options):
+        state_dtype = options.pop("pool_dtype", torch.float32)
+        batch = batch_of(lengths, device="cuda", pool_dtype=state_dtype, **options)
+        return batch.call(lambda *x, **y: hopper_serving(as_call(*x, **y)), batch.state) is not None
+
+    assert chosen([100, 1])
+    assert not chosen([1, 1])
+    assert not chosen([100], max_seqlen=8)
+    assert not chosen([100], d=40, e=40)
+    assert not chosen([100], pool_dtype=torch.bfloat16)
+    assert not chosen([100], snapshots=snapshots(64, [[3]], "cuda"))
+    monkeypatch.setenv("LIGHTNING_KERNELS_INVARIANT", "1")
+    assert not chosen([100])
