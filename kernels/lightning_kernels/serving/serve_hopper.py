@@ -17,8 +17,8 @@ from .serve_kernel import WALKED
 __all__ = ["hopper_serving"]
 
 _PROMPTS = 32
-"""Tokens per sequence, on average, from which on a batch is one of prompts. A decoding token costs this kernel
-twice the time of a step's, and a prompt two thirds of that of `serve_kernel`."""
+"""Tokens per sequence, on average, from which on it is a batch of prompts. A decoding token costs this kernel
+twice the time of `serve_kernel`, and a prompt two thirds of it."""
 _plans: KeptByKind[Callable[[ServeCall], Tensor]] = KeptByKind()
 
 

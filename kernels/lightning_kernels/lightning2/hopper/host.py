@@ -30,7 +30,6 @@ Extras = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tenso
 """Slopes, bounds of sequences, initial state, gradient of the final state, and the state that leaves."""
 
 
-
 class Pool(NamedTuple):
     """The states of packed sequences: slots of one tensor, which is both initial and final state in `Extras`.
 
