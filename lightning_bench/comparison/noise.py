@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_bench.errors import UsageError
 from lightning_bench.record.codec import Schema, csv_text, read_cells, replace_file
-from lightning_bench.record.row import one_line
+from lightning_bench.record.row_values import one_line
 
 SUFFIX = "-calibration.csv"
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-import operator
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from lightning_bench.case import Device, Direction, Dtype, Metric, ProtocolName, Shape
-from lightning_bench.model_run import MODEL_RUN, ModelRun, read_compiled, read_recomputed
-from lightning_bench.record.codec import LARGEST, Schema
-from lightning_bench.variant import PLAIN, Variant, packing_text, part_text, read_packing, read_part
+from lightning_bench.model_run import MODEL_RUN, ModelRun
+from lightning_bench.record.codec import Schema
+from lightning_bench.record.row_values import (
+    one_line,
+    tidy_compiled,
+    tidy_count,
+    tidy_figure,
+    tidy_layer,
+    tidy_packing,
+    tidy_rank,
+    tidy_recomputed,
+    tidy_size,
+    tidy_time,
+    tidy_unstated_size,
+)
+from lightning_bench.variant import PLAIN, Variant
 
 Status = Literal["ok", "unavailable", "unsupported", "oom", "timeout", "crashed", "wrong", "unstable"]
 
@@ -297,95 +308,31 @@ COLUMNS: dict[str, str] = _meanings()
 """Every column in the order of the file, with its meaning and unit. A figure that was not taken is blank."""
 
 
-def _figure(value: Any) -> float | None:
-    if value is None or not math.isfinite(value) or abs(float(value)) > LARGEST:
-        return None
-    return float(format(float(value), ".12g"))
-
-
-def _time(value: Any) -> float | None:
-    time = _figure(value)
-    return time if time is not None and _SHORTEST_MS <= time <= _LONGEST_MS else None
-
-
-def _count(value: Any) -> int | None:
-    return None if value is None else _within(0, value, 2**63 - 1)
-
-
-def _size(value: Any) -> int:
-    return _within(1, value, 2**31 - 1)
-
-
-def _unstated_size(value: Any) -> int:
-    """Return a size; 0 is that of a published figure of a whole model, whose shape was not stated."""
-    return _within(0, value, 2**31 - 1)
-
-
-def _layer(value: str) -> str:
-    return part_text(read_part(value, "layer"))
-
-
-def _rank(value: str) -> str:
-    return part_text(read_part(value, "rank"))
-
-
-def _compiled(value: str) -> str:
-    return read_compiled(one_line(value))
-
-
-def _recomputed(value: str) -> str:
-    return read_recomputed(one_line(value))
-
-
-def _packing(value: str) -> str:
-    return packing_text(read_packing(value))
-
-
-def _within(least: int, value: Any, most: int) -> int:
-    number = operator.index(value)
-    if not least <= number <= most:
-        raise ValueError(f"{number} is out of range; allowed: from {least} to {most}")
-    return number
-
-
-def one_line(value: str) -> str:
-    """Return a text as a row holds it: in one line, at most 2000 characters, none that steers its reader."""
-    if len(value) <= _LONGEST_TEXT and value.isascii() and value.isprintable():
-        return value.strip()
-    text = value.encode(errors="backslashreplace").decode()
-    return _STEERING.sub(" ", text).strip()[:_LONGEST_TEXT].strip()
-
-
 def _tidy_by_column() -> dict[str, Callable[[Any], Any]]:
-    by_type = {Figure: _figure, int: _size, int | None: _count}
+    by_type = {Figure: tidy_figure, int: tidy_size, int | None: tidy_count}
     tidy = {name: by_type.get(hint, one_line) for name, hint in get_type_hints(Record).items()}
-    tidy |= dict.fromkeys(("heads", "head_dim", "value_dim"), _unstated_size)
-    tidy |= {"layer": _layer, "rank": _rank, "packing": _packing}
-    tidy |= {"compile": _compiled, "recompute": _recomputed}
-    return tidy | {name: _time for name in tidy if name.endswith("_ms")}
+    tidy |= dict.fromkeys(("heads", "head_dim", "value_dim"), tidy_unstated_size)
+    tidy |= {"layer": tidy_layer, "rank": tidy_rank, "packing": tidy_packing}
+    tidy |= {"compile": tidy_compiled, "recompute": tidy_recomputed}
+    return tidy | {name: tidy_time for name in tidy if name.endswith("_ms")}
 
 
 def _tidy_cell(name: str) -> Callable[[Any], Any]:
     """Return what tidies a cell of a file, where a finite figure that no row holds is an error."""
     tidy = _TIDY[name]
-    if tidy not in (_figure, _time):
+    if tidy not in (tidy_figure, tidy_time):
         return tidy
 
     def checked(value: float) -> float | None:
         figure: float | None = tidy(value)
         if figure is None and math.isfinite(value):
-            raise ValueError(f"{value!r} is no {'time' if tidy is _time else 'figure'}")
+            raise ValueError(f"{value!r} is no {'time' if tidy is tidy_time else 'figure'}")
         return figure
 
     return checked
 
 
 _WIDTH_95 = 2 * 1.959964  # of a normal distribution, in standard deviations
-_LONGEST_TEXT = 2000  # a compiler's error can be longer than a CSV reader takes
-_SHORTEST_MS, _LONGEST_MS = 1e-12, 1e15
-# Control characters, all that some reader takes for the end of a line, what turns text around (Unicode's
-# bidirectional controls), and what XML cannot hold.
-_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffe\uffff]+")
 _TIDY = _tidy_by_column()
 SCHEMA = Schema(Record, digits=12, tidy=_tidy_cell)
 """Records as lines of a result file."""

@@ -11,7 +11,7 @@ from lightning_bench.machine import Machine
 from lightning_bench.providers import declared_provider, load_error
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.record import FAILED, Record
-from lightning_bench.record.row import one_line
+from lightning_bench.record.row_values import one_line
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.suite import Limits, Overrides, Suite, expand
 

@@ -14,7 +14,7 @@ from lightning_bench.case import Case, Direction, Shape
 from lightning_bench.machine import Machine
 from lightning_bench.providers import declared_provider, provider_names
 from lightning_bench.record import Record, latest
-from lightning_bench.record.row import one_line
+from lightning_bench.record.row_values import one_line
 from lightning_bench.run.plan import Plan, with_providers
 from lightning_bench.suite import Limits, bundled_suites, load_suite
 
