@@ -33,7 +33,7 @@ Family = Literal[
     "drafting",
 ]
 Layout = Literal["bhnd", "bnhd"]
-Metric = Literal["speed", "memory", "check", "train", "generate"]
+Metric = Literal["speed", "memory", "check", "train", "generate", "energy"]
 ProtocolName = Literal["lbench", "paper"]
 Distribution = Literal["normal", "outliers", "large", "small"]
 

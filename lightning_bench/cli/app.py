@@ -83,6 +83,13 @@ _add(
     "lbench check systems --dtype bf16 --sanitizer memcheck",
 )
 _add(
+    "energy",
+    sweep,
+    "Measure how much energy a call takes, beyond the device at rest.",
+    "lbench energy paper --direction fwd --seq-len 8k,32k",
+    "lbench energy paper --provider lightning2,flash2 --dry-run",
+)
+_add(
     "train",
     train,
     "Train whole models: tokens per second, memory, time per phase.",

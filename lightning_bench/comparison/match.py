@@ -144,6 +144,8 @@ def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machin
             matched.settled.append(_memory(before, now))
         elif now.metric == "check":
             matched.settled.append(_cell(now, "SAME", "right on both sides"))
+        elif now.metric == "energy":
+            matched.settled.append(_cell(now, "INCOMPARABLE", "energy is not compared: read both tables"))
         else:
             every = [_blocks(base), _blocks(head)]
             base_blocks, head_blocks = (_distinct(blocks) for blocks in every)

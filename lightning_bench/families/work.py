@@ -121,15 +121,17 @@ class Work:
         another dtype, only the FLOPs of fp32 count.
         """
         if self.shape.device != "cuda":
-            return self._too_many_flops(median_ms, ceilings, CPU_CEILING_TOLERANCE)
+            return self.too_many_flops(median_ms, ceilings)
         must_move = self.read_bytes + max(0, self.write_bytes - ceilings.l2_bytes)
         gbps, limit = must_move / median_ms / 1e6, ceilings.gbps
         if gbps > limit * (MIX_TOLERANCE if ceilings.mix else CEILING_TOLERANCE):
             stream = f"a stream of {ceilings.mix} reads and writes" if ceilings.mix else "a copy"
             return f"{gbps:.0f} GB/s is above the {limit:.0f} GB/s that {stream} reaches on this device"
-        return self._too_many_flops(median_ms, ceilings, CEILING_TOLERANCE)
+        return self.too_many_flops(median_ms, ceilings)
 
-    def _too_many_flops(self, median_ms: float, ceilings: Ceilings, tolerance: float) -> str | None:
+    def too_many_flops(self, median_ms: float, ceilings: Ceilings) -> str | None:
+        """Return why a time cannot be true by its FLOPs only, whatever is in caches, or None if it can."""
+        tolerance = CEILING_TOLERANCE if self.shape.device == "cuda" else CPU_CEILING_TOLERANCE
         tflops, limit = self.min_flops / median_ms / 1e9, ceilings.tflops
         if tflops <= limit * tolerance or (self.shape.device == "cpu" and self.shape.dtype != "fp32"):
             return None

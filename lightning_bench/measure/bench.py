@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +14,8 @@ from lightning_bench.families.work import Work
 from lightning_bench.measure import paper
 from lightning_bench.measure.audit import new_contents
 from lightning_bench.measure.device.call_watch import NoCallWatch
+from lightning_bench.measure.energy_row import energy_outcome
+from lightning_bench.measure.energy_windows import EnergyRounds, EnergyTask, WindowRule
 from lightning_bench.measure.gate import Gated, InputsChangedError, pass_gate
 from lightning_bench.measure.generation.generate_bench import GenerateBench
 from lightning_bench.measure.guard import GUARD
@@ -66,6 +69,14 @@ class _Other:
     references: dict[Family, Reference]
 
 
+_Ready = tuple[Gated, Task]
+"""A case that has passed the gate, and its call, warmed up."""
+
+
+def _at_once() -> None:
+    """Wait for a CPU, which has finished when a call returns."""
+
+
 class _Bench:
     """The state of one job: shared inputs and references, released when it ends."""
 
@@ -88,7 +99,11 @@ class _Bench:
         loaded = self.outcomes.loaded()
         if not loaded:
             return
-        interleave = self.job.metric == "speed" and self.job.protocol == "lbench"
+        if self.job.metric == "energy" and (reason := self.session.energy.missing):
+            for case, _ in loaded:
+                self.outcomes.emit(Outcome(case, "unavailable", reason))
+            return
+        interleave = self.job.metric in ("speed", "energy") and self.job.protocol == "lbench"
         if interleave:
             self.enter("", "warm-up")
             works = (Work.of(provider.family, case.shape, case.direction) for case, provider in loaded)
@@ -104,15 +119,17 @@ class _Bench:
                 self.outcomes.emit(Outcome(case, "oom", "the inputs alone do not fit: " + load_error(error)))
             return
         if interleave:
-            self._interleaved(loaded)
+            self._interleaved(loaded, self._time if self.job.metric == "speed" else self._take_windows)
             return
         for case, provider in loaded:
             with self.outcomes.of(case):
                 self._by_itself(case, provider)
 
-    def _interleaved(self, loaded: list[tuple[Case, Provider]]) -> None:
-        """Time all cases in shuffled rounds; what does not fit beside the others runs alone afterwards."""
-        ready: list[tuple[Gated, Task]] = []
+    def _interleaved(
+        self, loaded: list[tuple[Case, Provider]], measure: Callable[[list[_Ready]], None]
+    ) -> None:
+        """Measure all cases in shuffled rounds; what does not fit beside the others runs alone afterwards."""
+        ready: list[_Ready] = []
         beside, alone = (loaded, []) if len(loaded) > 1 else ([], loaded)
         for case, provider in beside:
             try:
@@ -121,14 +138,14 @@ class _Bench:
             except (RuntimeError, MemoryError):  # out of memory beside the others
                 alone.append((case, provider))
                 self.session.release()
-        self._time(ready)
+        measure(ready)
         ready.clear()
         self._others.clear()
         for case, provider in alone:
             self.session.release()
             self.session.assert_clean(self._own_bytes())
             with self.outcomes.of(case):
-                self._time([self._prepare(case, provider)])
+                measure([self._prepare(case, provider)])
 
     def _own_bytes(self) -> int:
         references = sum(reference.held_bytes for reference in self._references.values())
@@ -142,7 +159,7 @@ class _Bench:
         warm_up(task, self.session.timer, self._rule.warm_up_limit_s)
         return gated, task
 
-    def _time(self, ready: list[tuple[Gated, Task]]) -> None:
+    def _time(self, ready: list[_Ready]) -> None:
         session = self.session
         run_rounds(
             [task for _, task in ready],
@@ -164,7 +181,24 @@ class _Bench:
                 replays = partial(graph_samples, gated, self._inputs, self._rule, session, self.enter)
                 self.outcomes.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
 
-    def _time_anew(self, ready: list[tuple[Gated, Task]]) -> None:
+    def _take_windows(self, ready: list[_Ready]) -> None:
+        session, limits = self.session, self.job.limits
+        tasks = [EnergyTask(task.key, task.fn, task.estimate_ms, gated.audit) for gated, task in ready]
+        rounds = EnergyRounds(
+            WindowRule(limits.windows, limits.window_s, limits.rest_s),
+            session.energy,
+            session.clocks,
+            session.foreign,
+            torch.cuda.synchronize if session.device == "cuda" else _at_once,
+        )
+        rounds.run(tasks, seed=self.job.seed, enter=self.enter)
+        failed = self._judge_anew([gated for gated, _ in ready])
+        for (gated, _), task in zip(ready, tasks, strict=True):
+            if gated.case not in failed:
+                with self.outcomes.of(gated.case):
+                    self.outcomes.emit(energy_outcome(gated, task, session))
+
+    def _time_anew(self, ready: list[_Ready]) -> None:
         """Time calls on contents that are new, and again: what is kept of a call shows in the difference."""
         working = [(gated, task) for gated, task in ready if gated.audit.failure is None]
         timed: dict[str, list[tuple[float, float]]] = {task.key: [] for _, task in working}

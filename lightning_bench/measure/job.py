@@ -77,6 +77,10 @@ class Figures:
     decode_ms: float | None = None
     compile_s: float | None = None
     energy_per_token_j: float | None = None
+    call_mj: float | None = None
+    token_mj: float | None = None
+    rest_w: float | None = None
+    energy_spread_percent: float | None = None
     first_loss: float | None = None
     loss: float | None = None
     parameters: int | None = None
@@ -112,7 +116,8 @@ class CaseSamples:
     """A case's line of the samples file: times in ms, and the clock readings beside them.
 
     `turns` are the numbers of samples kept of one turn, in order. `samples_mhz` has the SM clock during each
-    sample, None if no clock is read in the stream. `graph_ms` is None if no replays were timed.
+    sample, None if no clock is read in the stream. `graph_ms` is None if no replays were timed, `energy`
+    if no windows of energy were taken.
     """
 
     samples_ms: list[float]
@@ -121,6 +126,7 @@ class CaseSamples:
     clocks: list[dict[str, float]]
     samples_mhz: list[float | None] | None = None
     graph_ms: list[float] | None = None
+    energy: list[dict[str, float]] | None = None
 
     def as_line(self) -> dict[str, object]:
         """Return the fields of the line, without those that were not taken."""

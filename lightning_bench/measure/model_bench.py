@@ -17,7 +17,7 @@ import torch
 from lightning_bench.case import Case
 from lightning_bench.measure.autotuned import AutotuneWatch
 from lightning_bench.measure.device.clocks import ClockReading, summarize_clocks
-from lightning_bench.measure.device.energy import LEAST_SECONDS, Energy, energy_per_token_j, make_energy
+from lightning_bench.measure.device.energy import LEAST_SECONDS, energy_per_token_j
 from lightning_bench.measure.device.lap_clock import LapClock, make_lap_clock
 from lightning_bench.measure.device.memory import MIB, Peak
 from lightning_bench.measure.foreign import LoadFigures
@@ -90,7 +90,6 @@ class ModelBench(ABC, Generic[Runner]):
     ) -> None:
         self.session, self.job, self.enter, self._compiled = session, job, enter, compiled
         self.outcomes = Outcomes(session, job, enter, emit)
-        self._energy: Energy = make_energy(session.device)
         limits = job.limits
         self._rule = StopRule(
             ci_percent=limits.ci_percent,
@@ -168,7 +167,7 @@ class ModelBench(ABC, Generic[Runner]):
         """Take turns of units until the rule says that they are enough."""
         clock, foreign = make_lap_clock(self.session.device), self.session.foreign
         most, slot = self._rule.max_samples, 1
-        begin, joules = _now(), self._energy.read_j()
+        begin, joules = _now(), self.session.energy.read_j()
         while not run.sampler.done:
             self.enter(case.id, "samples")
             foreign.begins(case.id)
@@ -182,7 +181,7 @@ class ModelBench(ABC, Generic[Runner]):
             if reading is not None:
                 run.readings.append(reading)
             slot = max(1, min(_MOST_IN_TURN, int(1e3 * _TURN_S / run.sampler.median_ms)))
-        seconds, after = _now() - begin, self._energy.read_j()
+        seconds, after = _now() - begin, self.session.energy.read_j()
         foreign.settle()
         tokens = run.runner.tokens * len(run.phases)
         run.token_energy_j = energy_per_token_j(joules, after, seconds, tokens)
@@ -234,7 +233,7 @@ class ModelBench(ABC, Generic[Runner]):
         return [each for each in (clocks, load.trouble, run.sampler.trouble()) if each]
 
     def _energy_missing(self, run: ModelFigures[Runner]) -> str:
-        """Return why the row has no energy; "" if it has, and on a CPU, where none ever has."""
+        """Return why the row has no energy; "" if it has, and on a CPU, which rarely has a counter."""
         if self.session.device == "cpu" or run.token_energy_j is not None:
             return ""
-        return self._energy.missing or f"the samples took less than {LEAST_SECONDS:g} s"
+        return self.session.energy.missing or f"the samples took less than {LEAST_SECONDS:g} s"

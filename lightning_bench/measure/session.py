@@ -12,6 +12,7 @@ from lightning_bench.case import Device, Dtype
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.machine.mix import EVEN, Mix
 from lightning_bench.measure.device.clocks import Clocks, make_clocks
+from lightning_bench.measure.device.energy import Energy, make_energy
 from lightning_bench.measure.device.gpu_probe import GpuProbe
 from lightning_bench.measure.device.memory import MIB, Meter, make_meter
 from lightning_bench.measure.device.mix_stream import mix_gbps
@@ -41,6 +42,7 @@ class Session:
         self.foreign: Foreign = make_foreign(device, gpu, GpuProbe() if device == "cuda" else None)
         self.clocks: Clocks = make_clocks(device)
         self.meter: Meter = make_meter(device)
+        self.energy: Energy = make_energy(device)
         self._ceilings: dict[Dtype, Ceilings] = {}
         self._mix_gbps: dict[Mix, float] = {}
         self._ceilings_trouble: dict[Dtype | Mix, str | None] = {}

@@ -59,7 +59,7 @@ class Record:
     """
 
     suite: Annotated[str, "name of the suite that asked for the case"] = ""
-    metric: Annotated[Metric, "what was measured: speed, memory, check, train or generate"]
+    metric: Annotated[Metric, "what was measured: speed, memory, check, train, generate or energy"]
     protocol: Annotated[ProtocolName, "how it was measured: lbench or paper"]
     status: Annotated[Status, "how it ended: ok, or what kept it from that; see Status"]
     reason: Annotated[str, "why the status is not ok, in one line"] = ""
@@ -168,6 +168,15 @@ class Record:
     energy_per_token_j: Annotated[
         Figure, "energy of the whole board over the timed steps, over their tokens, J; blank without NVML"
     ] = None
+    call_mj: Annotated[
+        Figure,
+        "of metric energy: energy of a call beyond that of the device at rest, mJ, median over windows",
+    ] = None
+    token_mj: Annotated[Figure, "the same over batch · seq_len, mJ"] = None
+    rest_w: Annotated[Figure, "power of the device at rest before the windows, W, which is subtracted"] = None
+    energy_spread_percent: Annotated[
+        Figure, "largest less smallest call_mj of the windows, in per cent of the median"
+    ] = None
     first_loss: Annotated[Figure, "loss of the first step, nats per token"] = None
     loss: Annotated[Figure, "mean loss of the last timed steps, nats per token"] = None
     parameters: Annotated[int | None, "parameters of the model, embeddings included"] = None
@@ -199,7 +208,9 @@ class Record:
         Figure, "median SM clock, MHz: during the samples, or beside them if there are no median_cycles"
     ] = None
     power_w: Annotated[
-        Figure, "median board power beside the samples, W: of all cases that take turns, not of this one"
+        Figure,
+        "median board power beside the samples, W: of all cases that take turns, not of this one; of metric "
+        "energy the mean of its windows, rest included",
     ] = None
     temperature_c: Annotated[Figure, "highest GPU temperature beside the samples, degrees Celsius"] = None
     throttle: Annotated[str, "reasons why the GPU slowed its clocks, if any"] = ""

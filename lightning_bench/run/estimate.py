@@ -60,6 +60,10 @@ def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimat
             count * plan.processes * plan.limits.sample_limit_s,
             "sampling at its longest, without starting, checking and warming up: no earlier row tells",
         )
+    if plan.metric == "energy":
+        limits = plan.limits
+        each = limits.windows * (limits.window_s + 1.5 * limits.rest_s)
+        return Estimate(count * each, "windows and rests only: no earlier row tells")
     return Estimate(None, f"no earlier row of {plan.metric} tells")
 
 

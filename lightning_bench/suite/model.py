@@ -127,7 +127,10 @@ class _Table(BaseModel):
 
 
 class Limits(_Table):
-    """How long one case is measured, in seconds and samples, and the precision that ends it earlier."""
+    """How long one case is measured, in seconds and samples, and the precision that ends it earlier.
+
+    Energy is measured in `windows` of `window_s`, after a rest of `rest_s`.
+    """
 
     time_limit_s: _Seconds = 120.0
     sample_limit_s: _Seconds = Field(default=2.0, validate_default=True)
@@ -135,6 +138,9 @@ class Limits(_Table):
     max_samples: _Count = Field(default=1000, validate_default=True)
     ci_percent: float = Field(default=1.0, gt=0, le=100, description="a number above 0, at most 100")
     processes: int | None = Field(default=None, ge=1, le=30, description="an integer from 1 to 30")
+    windows: int = Field(default=3, ge=3, description="an integer from 3")
+    window_s: float = Field(default=5.0, ge=5, description="a number of seconds from 5")
+    rest_s: float = Field(default=2.0, ge=2, description="a number of seconds from 2")
     memory_limit_gib: float | None = Field(default=None, gt=0, description="a number of GiB above 0")
 
     @field_validator("sample_limit_s")

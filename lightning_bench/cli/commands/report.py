@@ -60,9 +60,10 @@ def report(
         typer.Option(
             metavar="METRIC",
             autocompletion=one_of(_metrics),
-            help="speed, memory, check, train, generate, or single tables: ms, speedup, tflops, gbps, floor, "
-            "graph, per_token, tokens, tgs, mfu, peak, phases, generated, prefill, decode, held, cache. "
-            "Default: all. A page can always be switched among all of a metric.",
+            help="speed, memory, check, train, generate, energy, or single tables: ms, speedup, tflops, "
+            "gbps, floor, graph, per_token, tokens, tgs, mfu, peak, phases, generated, prefill, decode, "
+            "held, cache, call_energy, token_energy, power. Default: all. A page can always be switched "
+            "among all of a metric.",
         ),
     ] = None,
     provider: Annotated[

@@ -1,4 +1,4 @@
-"""`lbench speed`, `lbench memory` and `lbench check`: run suites to a CSV and a table."""
+"""`lbench speed`, `lbench memory`, `lbench check` and `lbench energy`: run suites to a CSV and a table."""
 
 from __future__ import annotations
 
@@ -162,11 +162,13 @@ def sweep(
         raise UsageError("--graph goes only with `lbench speed`")
     if metric != "speed" and (how.quick or how.processes is not None):
         raise UsageError("--processes and --quick go only with `lbench speed`")
+    if metric == "energy" and how.protocol == "paper":
+        raise UsageError("--protocol paper has no energy: leave it out")
     protocol = None if how.protocol is None else known("--protocol", how.protocol, get_args(ProtocolName))
     chosen = slots.chosen_part(context, running.device)
     settings = replace(
         running.settings(elsewhere=how.dry_run, machine=chosen.machine),
-        protocol=protocol,
+        protocol="lbench" if metric == "energy" else protocol,
         graph=how.graph,
         sanitizer=_sanitizer(how, metric),
         limits=measuring_limits(quick=how.quick, processes=how.processes),
@@ -178,7 +180,7 @@ def sweep(
     if how.dry_run:
         show_plans(sink, plans, chosen.count)
         return
-    if metric == "speed":
+    if metric in ("speed", "energy"):
         warn_if_busy(sink, plans[0].device, chosen.gpus)
     measure(sink, plans, chosen, out, fresh=how.fresh, retry=how.retry)
 

@@ -1,4 +1,4 @@
-"""Energy that the GPU's board has used, by the counter that NVML keeps of it."""
+"""Energy that the device has used: of a GPU's board by NVML's counter, of processors by RAPL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Protocol
 
 from lightning_bench.case import Device
 from lightning_bench.machine.gpu import Gpu, cuda_gpu, open_board
+from lightning_bench.measure.device.rapl import RaplEnergy
 
 # NVML brings its counter up to date every tenth of a second at the latest: over this long it is right to 5 %.
 LEAST_SECONDS = 2.0
@@ -54,12 +55,15 @@ def energy_per_token_j(
 
 
 def make_energy(device: Device, gpu: Gpu | None = None) -> Energy:
-    """Return the counter of the GPU that CUDA calls 0, or of `gpu`; one that is missing says why.
+    """Return the counter of the GPU that CUDA calls 0, or of `gpu`, or of the processors.
 
-    A MIG slice has none of its own.
+    One that is missing says why. A MIG slice has none of its own.
     """
     if device != "cuda":
-        return NoEnergy("a CPU has no counter of energy that lbench reads")
+        try:
+            return RaplEnergy()
+        except (OSError, ValueError) as error:
+            return NoEnergy(f"this CPU counts no energy that can be read: RAPL: {error}")
     try:
         gpu = gpu or cuda_gpu()
         if gpu.mig != "off":

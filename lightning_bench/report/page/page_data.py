@@ -56,6 +56,9 @@ KIND_LABELS = {
     "prefill": "ms, prefill",
     "decode": "ms per step",
     "cache": "MiB kept",
+    "call_energy": "mJ per call",
+    "token_energy": "µJ per token",
+    "power": "W",
     "against": "against published",
 }
 

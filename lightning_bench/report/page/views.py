@@ -27,6 +27,7 @@ _METRICS = {
     "check": "Error",
     "train": "Training",
     "generate": "Generation",
+    "energy": "Energy",
 }
 _DIMS = ("heads", "head_dim", "value_dim")
 _FIELDS = ("device", "dtype", *MODEL_RUN, "batch", *_DIMS, *VARIANT, "seq_len")

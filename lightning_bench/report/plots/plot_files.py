@@ -115,10 +115,8 @@ def drawings_of(rows: Iterable[Row], folder: str | Path, baseline: str | None = 
 def why_no_plot(rows: Iterable[Row]) -> str:
     """Return why rows have left nothing to draw, and what would."""
     records = [row.record for row in rows]
-    if all(record.metric == "check" for record in records):
-        return (
-            "`lbench check` measures no time and no memory: draw results of `lbench speed` or `lbench memory`"
-        )
+    if all(record.metric in ("check", "energy") for record in records):
+        return "errors and energy have tables only: draw results of `lbench speed` or `lbench memory`"
     if not any(record.worked and record.heads for record in records):
         return "no row has a figure of a kernel"
     return (
@@ -227,7 +225,7 @@ def _over(rows: Sequence[Row], over: Over, baseline: str | None) -> Iterator[Dra
 
 
 def _dots(records: Sequence[Record], *, apart: bool) -> Iterator[Drawing]:
-    if records[0].metric == "check":
+    if records[0].metric in ("check", "energy"):
         return
     shapes = list(dict.fromkeys(map(dot_shape, records)))
     name = _without(records[0], "batch", *([] if apart else ["head"]), "qk_dim", "v_dim", "docs")

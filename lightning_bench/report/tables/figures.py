@@ -15,6 +15,8 @@ FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
     ("memory", "paper"): ("peak_mib", "MiB, mean peak, inputs included", 6),
     ("train", "lbench"): ("tokens_per_s", "tokens/s on one device, of the median step", 0),
     ("train", "paper"): ("tokens_per_s", "tokens/s on one device, as published", 0),
+    ("energy", "lbench"): ("call_mj", "mJ per call beyond the device at rest, median of windows", 3),
+    ("energy", "paper"): ("call_mj", "mJ per call, as published", 3),
     ("generate", "lbench"): ("tokens_per_s", "new tokens/s on one device, prefill included, median", 0),
     ("generate", "paper"): ("tokens_per_s", "new tokens/s on one device, as published", 0),
 }
@@ -89,7 +91,13 @@ def figure_with_unit(record: Record) -> str:
     return f"{figure_text(record, value)} {_UNITS[record.metric]}"
 
 
-_UNITS: dict[Metric, str] = {"speed": "ms", "memory": "MiB", "train": "tokens/s", "generate": "tokens/s"}
+_UNITS: dict[Metric, str] = {
+    "speed": "ms",
+    "memory": "MiB",
+    "train": "tokens/s",
+    "generate": "tokens/s",
+    "energy": "mJ",
+}
 
 
 def worst_error(record: Record) -> float | None:

@@ -31,13 +31,22 @@ KindName = Literal[
     "decode",
     "held",
     "cache",
+    "call_energy",
+    "token_energy",
+    "power",
 ]
 
 KIND_NAMES: tuple[KindName, ...] = get_args(KindName)
 _SPEED: tuple[KindName, ...] = ("ms", "speedup", "tflops", "gbps", "floor")
 _TRAIN: tuple[KindName, ...] = ("tgs", "mfu", "peak", "phases")
 _GENERATE: tuple[KindName, ...] = ("generated", "prefill", "decode", "held", "cache")
-_TOGETHER: dict[str, tuple[KindName, ...]] = {"speed": _SPEED, "train": _TRAIN, "generate": _GENERATE}
+_ENERGY: tuple[KindName, ...] = ("call_energy", "token_energy", "power")
+_TOGETHER: dict[str, tuple[KindName, ...]] = {
+    "speed": _SPEED,
+    "train": _TRAIN,
+    "generate": _GENERATE,
+    "energy": _ENERGY,
+}
 """Words of `--metric` that stand for several kinds."""
 
 
@@ -102,6 +111,13 @@ def _with_interval(record: Record, value: float) -> str:
     if not (record.ci_low_ms and record.ci_high_ms and record.median_ms):
         return text
     return f"{text} ±{50 * (record.ci_high_ms - record.ci_low_ms) / record.median_ms:.1f} %"
+
+
+def _with_spread(record: Record, value: float) -> str:
+    """Return mJ per call and by how much the windows differ, in per cent."""
+    text = figure_text(record, value)
+    spread = record.energy_spread_percent
+    return text if spread is None else f"{text} (within {spread:.1f} %)"
 
 
 def _decode_text(record: Record, value: float) -> str:
@@ -221,6 +237,23 @@ KINDS: dict[KindName, TableKind] = {
         lambda r, x: f"{x:.1f}",
         "low",
     ),
+    "call_energy": TableKind("call_energy", "energy", unit, figure, _with_spread, "low"),
+    "token_energy": TableKind(
+        "token_energy",
+        "energy",
+        lambda r: "µJ for each of batch · n tokens, beyond the device at rest",
+        lambda r: None if r.token_mj is None else 1e3 * r.token_mj,
+        lambda r, x: _rate_text(x, 2),
+        "low",
+    ),
+    "power": TableKind(
+        "power",
+        "energy",
+        lambda r: "W in the windows (at rest, which the energies are without)",
+        lambda r: r.power_w,
+        lambda r, x: f"{x:.0f}" + ("" if r.rest_w is None else f" ({r.rest_w:.0f})"),
+        "low",
+    ),
 }
 FIGURE_KINDS: dict[Metric, TableKind] = {
     "speed": TableKind("ms", "speed", protocol_unit, figure, figure_text, "low"),
@@ -228,6 +261,7 @@ FIGURE_KINDS: dict[Metric, TableKind] = {
     "check": TableKind("check", "check", protocol_unit, figure, figure_text, "low"),
     "train": TableKind("tgs", "train", protocol_unit, figure, figure_text, "high"),
     "generate": TableKind("generated", "generate", protocol_unit, figure, figure_text, "high"),
+    "energy": TableKind("call_energy", "energy", protocol_unit, figure, figure_text, "low"),
 }
 """The kind that shows nothing but the figure of a metric, as a sweep prints it."""
 

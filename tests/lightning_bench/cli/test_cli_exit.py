@@ -34,6 +34,8 @@ def test_exit_code_by_status(new_workspace: Any, lbench: Lbench, status: str) ->
         (["speed", "qiuck"], "there is no suite `qiuck` (did you mean `quick`?); allowed: a name that"),
         (["speed", "nowhere.toml"], "nowhere.toml: there is no such file"),
         (["suites", "qiuck"], "did you mean `quick`?"),
+        (["energy", "quick", "--protocol", "paper"], "--protocol paper has no energy: leave it out"),
+        (["energy", "quick", "--processes", "2"], "--processes and --quick go only with `lbench speed`"),
         (["check", "quick", "--seq-len", "0"], '--seq-len: "0" is not allowed; allowed: positive integers'),
         (["check", "quick", "--seq-len", "512..1000"], '--seq-len: the range "512..1000" does not reach'),
         (["check", "quick", "--head-dim", "64,"], '--head-dim: "64," has nothing between two commas'),

@@ -273,7 +273,7 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
         (["nowhere.csv"], "nowhere.csv: there is no such file or folder"),
         (["script.csv"], "script.csv is not a result file of lbench"),
         (["empty.csv"], "empty.csv is empty"),
-        (["--metric", "sped"], "--metric 'sped' is not known; allowed: speed, train, generate, ms"),
+        (["--metric", "sped"], "--metric 'sped' is not known; allowed: speed, train, generate, energy, ms"),
         (["--metric", "memory"], "no row here is of --metric memory; the rows are of: speed"),
         (["--metric", "gbps"], "none of the tables asked for has a figure in these rows"),
         (["--baseline", "flash2"], "--baseline 'flash2' is in no row of speed here; allowed: a, b"),

@@ -259,7 +259,9 @@ def test_kinds_by_name() -> None:
     assert [kind.name for kind in chosen_kinds(["train"]) or ()] == ["tgs", "mfu", "peak", "phases"]
     assert chosen_kinds([]) is None
     assert [kind.name for kind in chosen_kinds([",".join(KIND_NAMES)]) or ()] == list(KIND_NAMES)
-    with pytest.raises(UsageError, match="--metric 'sped' is not known; allowed: speed, train, generate, ms"):
+    with pytest.raises(
+        UsageError, match="--metric 'sped' is not known; allowed: speed, train, generate, energy, ms"
+    ):
         chosen_kinds(["ms,sped"])
 
 

@@ -71,6 +71,8 @@ def test_without_rows_the_limits_tell_and_else_nothing(plan: Plan) -> None:
     assert estimated_time(plan, 3, other).seconds == pytest.approx(3 * plan.limits.sample_limit_s)
     unknown = estimated_time(replace(plan, metric="memory"), 3, rows(0, 2))
     assert (unknown.seconds, unknown.basis) == (None, "no earlier row of memory tells")
+    energy = estimated_time(replace(plan, metric="energy"), 10, [])
+    assert energy.seconds == pytest.approx(10 * 3 * (5 + 1.5 * 2))
 
 
 def test_the_committed_paper_sweep_takes_as_long_as_its_rows_say() -> None:
