@@ -11,11 +11,13 @@ from typing import Any, Literal, cast, get_args
 
 Compiled = Literal["", "parts"]
 Recomputed = Literal["", "layers"]
+Parallel = Literal["", "ddp", "fsdp2"]
 
 COMPILED: tuple[Compiled, ...] = get_args(Compiled)
 RECOMPUTED: tuple[Recomputed, ...] = get_args(Recomputed)
+PARALLEL: tuple[Parallel, ...] = get_args(Parallel)
 NONE = "none"
-"""How a suite writes the blank of both."""
+"""How a suite writes the blank of each."""
 
 
 @dataclass(frozen=True, order=True)
@@ -25,7 +27,8 @@ class ModelRun:
     A training step takes as many sequences as `step_tokens` hold, and at least one: the batch follows from
     it. `compile` is `parts` if torch.compile compiles all but the attention, `recompute` is `layers` if the
     backward pass computes each layer again (activation checkpointing). A model that generates continues each
-    prompt by `new_tokens`.
+    prompt by `new_tokens`. With `parallel` so many `ranks` take a step together, one device each: all have
+    all weights (`ddp`), or each has a part of them, of their gradients and moments (`fsdp2`).
     """
 
     model: str = ""
@@ -33,14 +36,23 @@ class ModelRun:
     compile: Compiled = ""
     recompute: Recomputed = ""
     new_tokens: int = 0
+    parallel: Parallel = ""
+    ranks: int = 0
 
     @classmethod
     def of_columns(
-        cls, model: str, step_tokens: int | None, compile: str, recompute: str, new_tokens: int | None
+        cls,
+        model: str,
+        step_tokens: int | None,
+        compile: str,
+        recompute: str,
+        new_tokens: int | None,
+        parallel: str,
+        ranks: int | None,
     ) -> ModelRun:
         """Return the run of a row's columns. Raise ValueError for a word that is not known."""
         words = read_compiled(compile), read_recomputed(recompute)
-        return cls(model, step_tokens or 0, *words, new_tokens or 0)
+        return cls(model, step_tokens or 0, *words, new_tokens or 0, read_parallel(parallel), ranks or 0)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -51,6 +63,8 @@ class ModelRun:
             "compile": self.compile,
             "recompute": self.recompute,
             "new_tokens": self.new_tokens or None,
+            "parallel": self.parallel,
+            "ranks": self.ranks or None,
         }
 
     def __str__(self) -> str:
@@ -58,6 +72,7 @@ class ModelRun:
         how = {"compile": self.compile, "recompute": self.recompute}
         parts += [f"{name}-{word}" for name, word in how.items() if word]
         parts += [f"new{self.new_tokens}" if self.new_tokens else ""]
+        parts += [f"{self.parallel}-ranks{self.ranks}" if self.parallel else ""]
         return "".join(f"-{part}" for part in parts if part)
 
 
@@ -76,6 +91,11 @@ def read_compiled(text: str) -> Compiled:
 def read_recomputed(text: str) -> Recomputed:
     """Return the word for what is recomputed. Raise ValueError."""
     return cast(Recomputed, _known(text, RECOMPUTED))
+
+
+def read_parallel(text: str) -> Parallel:
+    """Return the word for how ranks share the work. Raise ValueError."""
+    return cast(Parallel, _known(text, PARALLEL))
 
 
 def _known(text: str, allowed: tuple[str, ...]) -> str:

@@ -124,10 +124,11 @@ class ModelBench(ABC, Generic[Runner]):
             self.session.release()
             self.session.assert_clean(0)
             with self.outcomes.of(case):
-                self.outcomes.emit(self._measured(case, provider))
+                self.outcomes.emit(self.measured(case, provider))
             torch.compiler.reset()  # what was compiled for the last case holds its weights
 
-    def _measured(self, case: Case, provider: Provider) -> Outcome:
+    def measured(self, case: Case, provider: Provider) -> Outcome:
+        """Judge, warm up and sample a case. Raise CaseEnded, and what its provider raises."""
         size = MODELS[case.shape.model_run.model]
         for layer in (0, 1):
             if reason := provider.unsupported(size.layer_shape(case.shape, layer), case.direction):

@@ -17,6 +17,7 @@ from lightning_bench.record.row_values import (
     tidy_figure,
     tidy_layer,
     tidy_packing,
+    tidy_parallel,
     tidy_rank,
     tidy_recomputed,
     tidy_size,
@@ -100,6 +101,13 @@ class Record:
     ] = ""
     new_tokens: Annotated[
         int | None, "tokens by which each prompt of seq_len tokens is continued; blank for training"
+    ] = None
+    parallel: Annotated[
+        str, "how ranks share a training step: ddp, or fsdp2, which shards the weights; blank for one device"
+    ] = ""
+    ranks: Annotated[
+        int | None,
+        "devices of one host that take a step together, each with batch · seq_len tokens of its own",
     ] = None
     median_ms: Annotated[
         Figure, "median time, ms; of metric train that of a step, of generate that of all new tokens"
@@ -324,7 +332,7 @@ def _tidy_by_column() -> dict[str, Callable[[Any], Any]]:
     tidy = {name: by_type.get(hint, one_line) for name, hint in get_type_hints(Record).items()}
     tidy |= dict.fromkeys(("heads", "head_dim", "value_dim"), tidy_unstated_size)
     tidy |= {"layer": tidy_layer, "rank": tidy_rank, "packing": tidy_packing}
-    tidy |= {"compile": tidy_compiled, "recompute": tidy_recomputed}
+    tidy |= {"compile": tidy_compiled, "recompute": tidy_recomputed, "parallel": tidy_parallel}
     return tidy | {name: tidy_time for name in tidy if name.endswith("_ms")}
 
 

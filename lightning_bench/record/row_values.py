@@ -7,7 +7,7 @@ import operator
 import re
 from typing import Any
 
-from lightning_bench.model_run import read_compiled, read_recomputed
+from lightning_bench.model_run import read_compiled, read_parallel, read_recomputed
 from lightning_bench.record.codec import LARGEST
 from lightning_bench.variant import packing_text, part_text, read_packing, read_part
 
@@ -64,6 +64,11 @@ def tidy_compiled(value: str) -> str:
 def tidy_recomputed(value: str) -> str:
     """Return the word for what is recomputed."""
     return read_recomputed(one_line(value))
+
+
+def tidy_parallel(value: str) -> str:
+    """Return the word for how ranks share the work."""
+    return read_parallel(one_line(value))
 
 
 def tidy_packing(value: str) -> str:

@@ -70,15 +70,16 @@ def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimat
 def needed_mib(plan: Plan, case: Case) -> float:
     """Return what a case takes at least, MiB: its inputs, output and, backward, their gradients.
 
-    In training they are the weights, their gradients and the optimizer's two moments of each, to generate the
-    weights and what is kept of all tokens.
+    In training they are the weights, their gradients and the optimizer's two moments of each, or a rank's
+    part of them, to generate the weights and what is kept of all tokens.
     """
     run = case.shape.model_run
     if run.model:
         size, new = MODELS[run.model], run.new_tokens
         weights = DTYPE_BYTES[case.shape.dtype] * size.parameters
         kept = size.cache_bytes(case.shape, case.shape.seq_len + new)
-        return (weights + kept if new else 4 * weights) / 2**20
+        parts = run.ranks if run.parallel == "fsdp2" else 1
+        return (weights + kept if new else 4 * weights / parts) / 2**20
     family = plan.providers[case.provider].provider.family
     return Work.of(family, case.shape, case.direction).plan_bytes / 2**20
 

@@ -29,6 +29,7 @@ from lightning_bench.suite.axes import (
 from lightning_bench.suite.model import Group, Suite
 from lightning_bench.suite.model_groups import (
     COMPILE_WORDS,
+    PARALLEL_WORDS,
     RECOMPUTE_WORDS,
     GenerateGroup,
     TrainGroup,
@@ -55,7 +56,7 @@ _AXES = (
     "packing",
 )
 
-_OF_MODELS = ("model", "tokens", "compile", "recompute", "prompt", "new_tokens")
+_OF_MODELS = ("model", "tokens", "compile", "recompute", "prompt", "new_tokens", "parallel", "ranks")
 """Axes that only whole models have."""
 
 _SPECS = {"providers": "--provider", "added": "--provider", "kernels": "--kernel"}
@@ -67,6 +68,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "model": tuple(MODELS),
     "compile": COMPILE_WORDS,
     "recompute": RECOMPUTE_WORDS,
+    "parallel": PARALLEL_WORDS,
 }
 
 
@@ -100,6 +102,8 @@ class Overrides:
     recompute: tuple[str, ...] | None = None
     prompt: tuple[int, ...] | None = None
     new_tokens: tuple[int, ...] | None = None
+    parallel: tuple[str, ...] | None = None
+    ranks: tuple[int, ...] | None = None
 
 
 def expand(suite: Suite, overrides: Overrides, device: Device, metric: Metric = "speed") -> list[Case]:
@@ -345,7 +349,7 @@ def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ..
         return read_providers(once, Path.cwd())
     if axis in _WORDS:
         return read_words(once, _WORDS[axis])
-    if axis in ("prompt", "new_tokens"):
+    if axis in ("prompt", "new_tokens", "ranks"):
         return read_several(once)
     if axis == "layer":
         return read_parts(once, "layer")

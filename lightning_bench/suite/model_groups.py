@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -13,9 +14,11 @@ from lightning_bench.errors import UsageError
 from lightning_bench.model_run import (
     COMPILED,
     NONE,
+    PARALLEL,
     RECOMPUTED,
     ModelRun,
     read_compiled,
+    read_parallel,
     read_recomputed,
 )
 from lightning_bench.models.model_sizes import MODELS
@@ -30,6 +33,7 @@ TRAINED_DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
 """fp16 would need a scaled loss, which the steps do not have."""
 COMPILE_WORDS = tuple(word or NONE for word in COMPILED)
 RECOMPUTE_WORDS = tuple(word or NONE for word in RECOMPUTED)
+PARALLEL_WORDS = tuple(word or NONE for word in PARALLEL)
 TRAIN_ALLOWED = "tables headed [[train]]"
 GENERATE_ALLOWED = "tables headed [[generate]]"
 SEVERAL_ALLOWED = f"{LENGTHS_ALLOWED}, each from 2"
@@ -65,10 +69,17 @@ _Recompute = Annotated[
     BeforeValidator(lambda value: read_words(value, RECOMPUTE_WORDS)),
     Field(description=", ".join(RECOMPUTE_WORDS)),
 ]
+_Parallel = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: read_words(value, PARALLEL_WORDS)),
+    Field(description=", ".join(PARALLEL_WORDS)),
+]
 
 
 def read_several(value: object) -> tuple[int, ...]:
-    """Return lengths from 2: a prompt of one token is a decoding step, and one new token needs none."""
+    """Return numbers from 2: a prompt of one token is a decoding step, one new token needs none, one rank
+    shares with nobody.
+    """
     lengths = read_lengths(value)
     if faults := [f"{length} is too few; allowed: {SEVERAL_ALLOWED}" for length in lengths if length < 2]:
         raise Faults(*faults)
@@ -112,25 +123,34 @@ class _ModelGroup(BaseModel):
 
 
 class TrainGroup(_ModelGroup):
-    """Axes of training: a step takes as many sequences as `tokens` hold, and at least one."""
+    """Axes of training: a step takes as many sequences as `tokens` hold, and at least one, on each rank.
+
+    `ranks` are those of cases with `parallel`.
+    """
 
     dtype: _TrainedDtypes
     seq_len: _Lengths
     tokens: _Lengths
     recompute: _Recompute = (NONE,)
+    parallel: _Parallel = (NONE,)
+    ranks: _Several = (2,)
 
     def shapes(self, overrides: Overrides, device: Device) -> Iterator[Shape]:
         """Yield every shape, with its model."""
-        for model, dtype, compiled, recompute, tokens, seq_len in product(
+        for model, dtype, compiled, recompute, parallel, ranks, tokens, seq_len in product(
             overrides.model or self.model,
             overrides.dtype or self.dtype,
             self.compiled(overrides, device),
             overrides.recompute or self.recompute,
+            overrides.parallel or self.parallel,
+            overrides.ranks or self.ranks,
             overrides.tokens or self.tokens,
             overrides.seq_len or self.seq_len,
         ):
             words = read_compiled(_blank(compiled)), read_recomputed(_blank(recompute))
             run = ModelRun(model, tokens, *words)
+            if parallel != NONE:
+                run = replace(run, parallel=read_parallel(parallel), ranks=ranks)
             yield _shape(run, max(1, tokens // seq_len), seq_len, dtype, device)
 
 

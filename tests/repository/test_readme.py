@@ -79,7 +79,7 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
     if "--gpus" in words:
         words[words.index("--gpus") + 1] = "cpu:1"
         words += ["--dry-run"]
-    elif words[0] in ("speed", "memory", "check", "train"):
+    elif words[0] in ("speed", "memory", "check", "energy", "train", "generate"):
         words += ["--dry-run", "--device", "cpu"]
     folder = ROOT if words[0] in ("report", "history") else tmp_path
     if words[0] in ("ceilings", "profile"):

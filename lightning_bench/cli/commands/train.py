@@ -46,15 +46,36 @@ class TrainAxes(ModelAxes):
         ),
     ] = None
 
+    parallel: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOW",
+            autocompletion=list_of(("none", "ddp", "fsdp2")),
+            help="none; or ddp or fsdp2, where --ranks GPUs take a step together.",
+            rich_help_panel=AXES_PANEL,
+        ),
+    ] = None
+    ranks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COUNTS",
+            help="GPUs that take a step together with --parallel ddp or fsdp2, from 2. Default: the "
+            "suite's, else 2.",
+            rich_help_panel=AXES_PANEL,
+        ),
+    ] = None
+
     def overrides(self) -> Overrides:
         """Return the axes parsed. UsageError names the option that is wrong."""
-        from lightning_bench.suite.model_groups import RECOMPUTE_WORDS, TRAINED_DTYPES
+        from lightning_bench.suite.model_groups import PARALLEL_WORDS, RECOMPUTE_WORDS, TRAINED_DTYPES
 
         return self.parsed(
             TRAINED_DTYPES,
             seq_len=lengths(self.seq_len, "--seq-len"),
             tokens=lengths(self.tokens, "--tokens"),
             recompute=words(self.recompute, RECOMPUTE_WORDS, "--recompute"),
+            parallel=words(self.parallel, PARALLEL_WORDS, "--parallel"),
+            ranks=lengths(self.ranks, "--ranks"),
         )
 
 

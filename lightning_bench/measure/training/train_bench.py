@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -11,9 +12,10 @@ from lightning_bench.case import Case
 from lightning_bench.families.work import CEILING_TOLERANCE
 from lightning_bench.machine.data_sheet import mfu_percent
 from lightning_bench.machine.mix import EVEN
-from lightning_bench.measure.job import CaseEnded, Figures
+from lightning_bench.measure.job import CaseEnded, Figures, Outcome
 from lightning_bench.measure.model_bench import ModelBench, ModelFigures
 from lightning_bench.measure.training.model_gate import judge_model
+from lightning_bench.measure.training.team import first_of_ranks
 from lightning_bench.measure.training.trainer import Trainer
 from lightning_bench.models.model_sizes import ModelSize
 from lightning_bench.providers.registry.base import Provider
@@ -25,6 +27,12 @@ class TrainBench(ModelBench[Trainer]):
     """The state of one job of training."""
 
     warm_ups = 1  # the allocator and clocks settle
+    _stack: ExitStack
+
+    def measured(self, case: Case, provider: Provider) -> Outcome:
+        """Measure a case, and end its ranks."""
+        with ExitStack() as self._stack:
+            return super().measured(case, provider)
 
     def judged(self, case: Case, size: ModelSize, provider: Provider) -> Figures:
         """Return the errors of the small model. Raise CaseEnded if logits or a gradient are too far off."""
@@ -35,8 +43,9 @@ class TrainBench(ModelBench[Trainer]):
         return figures
 
     def made(self, case: Case, size: ModelSize, provider: Provider) -> Trainer:
-        """Return the model of the case, to be trained."""
-        return Trainer(case.shape, provider, self.job.seed)
+        """Return the model of the case, to be trained; other ranks start and have theirs."""
+        rank = self._stack.enter_context(first_of_ranks(case, self.job.seed))
+        return Trainer(case.shape, provider, self.job.seed, rank)
 
     def finished(
         self, case: Case, run: ModelFigures[Trainer], figures: Figures
@@ -44,6 +53,8 @@ class TrainBench(ModelBench[Trainer]):
         """Return the figures with the losses, and why these are not those of a model that learns, or None."""
         losses = torch.stack(run.runner.losses).double().tolist()
         figures = replace(figures, first_loss=losses[0], loss=statistics.fmean(losses[-_LAST_LOSSES:]))
+        if run.runner.apart():
+            return figures, "the ranks' weights have come apart: their gradients are not summed up alike"
         if reason := loss_failure(losses):
             return figures, reason
         checks = (

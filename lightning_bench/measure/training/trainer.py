@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_bench.case import Shape
 from lightning_bench.measure.device.lap_clock import LapClock, in_phases
 from lightning_bench.measure.training.model_gate import seeded, slopes_of_layers
+from lightning_bench.measure.training.rank import Rank
 from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.models.plugged_attention import attention_of, build_model
@@ -24,11 +25,12 @@ class Trainer:
     """The model of a case on a loaded provider, with fused AdamW and a text, on the device of the shape.
 
     Weights, gradients and the optimizer's moments have the dtype of the case: nothing is kept in fp32 beside
-    16-bit weights. The learning rate is constant.
+    16-bit weights. The learning rate is constant. With a `rank` of a process group that this process is in,
+    the ranks take steps together, each on a text of its own.
     """
 
-    def __init__(self, shape: Shape, provider: Provider, seed: int) -> None:
-        self.shape, self.size = shape, MODELS[shape.model_run.model]
+    def __init__(self, shape: Shape, provider: Provider, seed: int, rank: Rank | None = None) -> None:
+        self.shape, self.size, self._rank = shape, MODELS[shape.model_run.model], rank
         with seeded(shape.device, seed):
             self.model = build_model(
                 self.size,
@@ -40,28 +42,43 @@ class Trainer:
             )
         if shape.model_run.compile == "parts":
             self.model.compile_parts()
+        self._net: nn.Module = self.model
+        self.replicated: list[Tensor] = []
+        groups: list[dict[str, list[Tensor]]] = [{"params": list(self.model.parameters())}]
+        if rank is not None:
+            from lightning_bench.measure.training.sharing import shared, weight_groups  # seconds to import
+
+            self._net, self.replicated = shared(self.model, shape.model_run.parallel, rank, shape.device)
+            groups = weight_groups(self.model)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
+            groups, lr=_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
         )
-        self._text = ByteText(shape.device, seed)
+        self._text = ByteText(shape.device, seed if rank is None else seed + rank.number)
         self.losses: list[Tensor] = []
 
     @property
     def tokens(self) -> int:
-        """Tokens of a step."""
+        """Tokens of a step, on this rank."""
         return self.shape.batch * self.shape.seq_len
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of weights and of the optimizer's moments."""
+        """Bytes of weights and of the optimizer's moments, on this rank."""
         moments = [x for state in self.optimizer.state.values() for x in state.values()]
-        held = [x for x in (*self.model.parameters(), *moments) if isinstance(x, Tensor)]
+        held = [_local(x) for x in (*self.model.parameters(), *moments) if isinstance(x, Tensor)]
         return sum(x.numel() * x.element_size() for x in held)
+
+    def apart(self) -> bool:
+        """Return whether weights that all ranks have are not the same everywhere. No steps may follow."""
+        if self._rank is None:
+            return False
+        self._rank.announce(0)
+        return self._rank.apart(self.replicated)
 
     def step(self, clock: LapClock) -> None:
         """Take a step and note its loss; the clock is marked before each of `PHASES`, not at the end."""
         clock.mark()
-        loss: Tensor = self.model(*self._text.batch(self.shape.batch, self.shape.seq_len))
+        loss: Tensor = self._net(*self._text.batch(self.shape.batch, self.shape.seq_len))
         clock.mark()
         loss.backward()
         clock.mark()
@@ -74,7 +91,14 @@ class Trainer:
 
         The device has finished when this returns.
         """
+        if self._rank is not None:
+            self._rank.announce(count)
         for _ in range(count):
             self.step(clock)
         clock.mark()
         return in_phases(clock.laps(), len(PHASES))
+
+
+def _local(x: Tensor) -> Tensor:
+    """Return the part of a tensor that this rank holds: all of it, unless the tensor is shared."""
+    return x.to_local() if hasattr(x, "to_local") else x

@@ -24,6 +24,8 @@ AXIS_NAMES = {
     "compile": "compiled",
     "recompute": "recomputed",
     "new_tokens": "new tokens",
+    "parallel": "parallel",
+    "ranks": "ranks",
     "batch": "batch",
     "heads": "heads",
     "head_dim": "head dim",

@@ -103,7 +103,7 @@ class _Part:
 
     def shape(self, line: GridLine) -> LineShape:
         found = {name: getattr(self.record, name) for name in _FIELDS}
-        found |= {name: found[name] or "" for name in ("step_tokens", "new_tokens")}
+        found |= {name: found[name] or "" for name in ("step_tokens", "new_tokens", "ranks")}
         found |= {"model": model_of(self.record), "batch": line.batch or self.record.batch}
         found |= {name: line.variant.columns[name] for name in LINE}
         return found | {"seq_len": line.n, "kv_heads": self.record.kv_heads or ""}
@@ -178,6 +178,7 @@ def training_text(shape: LineShape, name: str) -> str:
         "compile": "{} compiled",
         "recompute": "{} recomputed",
         "new_tokens": "{} new tokens",
+        "ranks": "{} ranks",
     }
     return words.get(name, "{}").format(shape[name])
 

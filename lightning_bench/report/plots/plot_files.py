@@ -115,8 +115,12 @@ def drawings_of(rows: Iterable[Row], folder: str | Path, baseline: str | None = 
 def why_no_plot(rows: Iterable[Row]) -> str:
     """Return why rows have left nothing to draw, and what would."""
     records = [row.record for row in rows]
-    if all(record.metric in ("check", "energy") for record in records):
-        return "errors and energy have tables only: draw results of `lbench speed` or `lbench memory`"
+    if all(record.metric == "check" for record in records):
+        return (
+            "`lbench check` measures no time and no memory: draw results of `lbench speed` or `lbench memory`"
+        )
+    if all(record.metric == "energy" for record in records):
+        return "energy has tables only: draw results of `lbench speed` or `lbench memory`"
     if not any(record.worked and record.heads for record in records):
         return "no row has a figure of a kernel"
     return (

@@ -40,12 +40,12 @@ def test_suites(lbench: Lbench) -> None:
 
 def test_one_suite(lbench: Lbench) -> None:
     data = json.loads(lbench("suites", "quick", "--device", "cpu", "--json").out)
-    assert (data["name"], data["protocol"], len(data["cases"])) == ("quick", "lbench", 40)
+    assert (data["name"], data["protocol"], len(data["cases"])) == ("quick", "lbench", 48)
     assert Path(data["path"]).name == "quick.toml"
     assert data["limits"]["time_limit_s"] == 60
     text = lbench("suites", "quick", "--device", "cpu")
     assert text.out.splitlines() == data["cases"]
-    assert text.err.splitlines()[1].endswith("quick.toml, protocol lbench, 40 cases:")
+    assert text.err.splitlines()[1].endswith("quick.toml, protocol lbench, 48 cases:")
 
 
 def test_providers(lbench: Lbench) -> None:

@@ -328,6 +328,7 @@ def test_a_wrong_override_names_its_option(wrong: dict[str, Any], message: str) 
 
 def test_overrides_have_an_axis_each() -> None:
     others = {"added", "kernels", "kv_heads", "packing"} | {"model", "tokens", "compile", "recompute"}
+    others |= {"prompt", "new_tokens", "parallel", "ranks"}
     assert {field.name for field in fields(Overrides)} == {*axis_values, *others}
 
 

@@ -191,7 +191,7 @@ def test_a_fault_in_a_group(faults: Load, changes: dict[str, str | None], expect
          "allowed: a number of GiB above 0"),
         ('[limits]\ntime_limit = 5', "5: limits.time_limit: unknown key (did you mean `time_limit_s`?); "
          "allowed: time_limit_s, sample_limit_s, min_samples, max_samples, ci_percent, "
-         "processes, memory_limit_gib"),
+         "processes, windows, window_s, rest_s, memory_limit_gib"),
         ("limits = 5", "4: limits: 5 is not allowed; allowed: a table headed [limits]"),
         ('protocol = "triton"', '4: protocol: "triton" is not allowed; allowed: "lbench" or "paper"'),
         ('device = "gpu"', '4: device: "gpu" is not allowed; allowed: "cuda" or "cpu"'),
