@@ -30,7 +30,7 @@ DEFINED: dict[str, str] = {
     "vq": "VqAttention",
     "transnormer": "TransNormer",
     "norm": "Norm",
-    "serving": "Serving",
+    "serving": "ServedDecay",
     "drafting": "Drafting",
 }
 """The class of each family of `case.Family`; it is in the module of the family's name in this folder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from lightning_bench.families.definition import Problem
-from lightning_bench.families.serving import Serving
+from lightning_bench.families.serving import ServedDecay
 from lightning_bench.families.spec import Spec
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lightning_bench.families.draw import Draw
 
 
-class Drafting(Serving):
+class Drafting(ServedDecay):
     """One round: o of all tokens of a draft of seq_len tokens; the pool gets the state after a of them.
 
     Which are accepted follows from o in an engine. Here `accepted` is an input, the same for all heads.
@@ -27,7 +27,7 @@ class Drafting(Serving):
         "o_t = q_t S_t,  S_t = λ S_{t−1} + k_tᵀ v_t from S_0 of a pool, which gets S_a of a accepted tokens"
     )
     inputs: ClassVar[Mapping[str, Spec]] = {
-        **Serving.inputs,
+        **ServedDecay.inputs,
         "accepted": Spec("bh", dtype="int64", gradient=False),
     }
 

@@ -20,7 +20,7 @@ HISTORY = 1024
 """Tokens that the states have seen before a call."""
 
 
-class Serving(Definition):
+class ServedDecay(Definition):
     """Prompts, parts of prompts and decoding tokens, against a pool of states that is updated in place.
 
     Decoding is seq_len 1. A batch of different lengths is a packing, whose documents are the sequences.
