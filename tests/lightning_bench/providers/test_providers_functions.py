@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.case import FAMILIES, Shape
@@ -170,6 +170,7 @@ def test_inputs_by_name_then_by_position(parameters: str, family: str, got: dict
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_each_input_arrives_once_whatever_the_parameters(family: str, data: st.DataObject) -> None:
     """Named parameters get their inputs in any order; those with other names the rest, in order."""

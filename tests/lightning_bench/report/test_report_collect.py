@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.errors import UsageError
@@ -166,6 +166,7 @@ def test_what_differs_never_shares_a_table_unless_mixed(name: str) -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(st.lists(st.sets(st.sampled_from(sorted(CHANGES))), max_size=8), st.booleans())
 def test_grouping_keeps_every_row_once(changed: list[set[str]], mix: bool) -> None:
     rows = [Row(replace(BASE, **{name: CHANGES[name] for name in names}), "a") for names in changed]

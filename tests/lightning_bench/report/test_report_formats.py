@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.record import Record, Row
@@ -128,6 +128,7 @@ def test_latex_of_nasty_strings_keeps_its_structure() -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(st.text(max_size=60))
 def test_latex_escapes_any_text(text: str) -> None:
     record = replace(BASE, provider=text or "a", suite=text, label=text, reason=text)
@@ -147,6 +148,7 @@ def test_a_wide_table_is_scaled_to_the_line() -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(st.text(max_size=60))
 def test_markdown_tables_keep_their_columns_whatever_the_text(text: str) -> None:
     record = replace(BASE, provider=text or "a", suite=text, label=text, reason=text, device_name=text)

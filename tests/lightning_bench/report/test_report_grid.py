@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.cli.shared.sink import Sink
@@ -278,6 +278,7 @@ RECORDS = st.builds(
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(st.lists(RECORDS, min_size=1, max_size=12), st.booleans())
 def test_every_table_is_whole_and_of_one_origin_unless_mixed(records: list[Record], mix: bool) -> None:
     for grid in grids_of(*records, mix=mix):

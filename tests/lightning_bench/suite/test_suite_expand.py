@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightning_bench.case import DIRECTIONS, DTYPES, FAMILIES, Case
@@ -112,6 +112,7 @@ def group_of(**changes: Any) -> Group:
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(suites, overrides)
 def test_no_case_comes_twice(suite: Suite, axes_given: dict[str, Any]) -> None:
     cases = cases_of(suite, Overrides(**axes_given))
@@ -119,6 +120,7 @@ def test_no_case_comes_twice(suite: Suite, axes_given: dict[str, Any]) -> None:
     assert len({case.id for case in cases}) == len(cases)
 
 
+@settings(max_examples=40)
 @given(groups)
 def test_an_exclude_is_idle_if_without_it_no_cell_more_is_there(group: Group) -> None:
     cells = cases_of(suite_of(group.model_copy(update={"exclude": ()})), Overrides())
@@ -127,6 +129,7 @@ def test_an_exclude_is_idle_if_without_it_no_cell_more_is_there(group: Group) ->
         assert (index in idle_excludes(group)) == (left == cells)
 
 
+@settings(max_examples=40)
 @given(suites, overrides)
 def test_an_override_is_all_there_is_of_an_axis(suite: Suite, axes_given: dict[str, Any]) -> None:
     cases = cases_of(suite, Overrides(**axes_given))
@@ -135,6 +138,7 @@ def test_an_override_is_all_there_is_of_an_axis(suite: Suite, axes_given: dict[s
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(suites, st.lists(st.sampled_from(sorted(FAMILY)), min_size=1, unique=True))
 def test_a_provider_keeps_to_the_groups_that_name_it(suite: Suite, providers: list[str]) -> None:
     """So that `--provider` does not run one that needs a head_dim of its own, or others, at all of them."""
@@ -159,6 +163,7 @@ providers_given = st.lists(st.sampled_from(sorted(FAMILY)), min_size=1, unique=T
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(suites, providers_given)
 def test_added_providers_join_and_displace_none(suite: Suite, added: tuple[str, ...]) -> None:
     whole = set(cases_of(suite_without_excludes(suite), Overrides()))
@@ -172,6 +177,7 @@ def test_added_providers_join_and_displace_none(suite: Suite, added: tuple[str, 
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(suites, providers_given, st.none() | providers_given)
 def test_kernels_run_together_with_what_they_are_compared_with(
     suite: Suite, kernels: tuple[str, ...], against: tuple[str, ...] | None
@@ -188,6 +194,7 @@ def suite_without_excludes(suite: Suite) -> Suite:
     return suite_of(*(group.model_copy(update={"exclude": ()}) for group in suite.groups))
 
 
+@settings(max_examples=40)
 @given(one_group, overrides)
 def test_each_cell_is_there_or_excluded(suite: Suite, axes_given: dict[str, Any]) -> None:
     """Against a reading of the excludes that is written anew here, cell by cell."""
@@ -220,6 +227,7 @@ def leaves_out(entry: Exclude, case: Case) -> bool:
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(suites)
 def test_the_order_is_stable_and_groups_by_shape(suite: Suite) -> None:
     cases = cases_of(suite, Overrides())
@@ -231,6 +239,7 @@ def test_the_order_is_stable_and_groups_by_shape(suite: Suite) -> None:
     assert len(sections) == len(set(sections))
 
 
+@settings(max_examples=40)
 @given(one_group)
 def test_providers_come_in_the_suites_order(suite: Suite) -> None:
     order = list(suite.groups[0].providers)
@@ -239,6 +248,7 @@ def test_providers_come_in_the_suites_order(suite: Suite) -> None:
         assert ranks == sorted(ranks)
 
 
+@settings(max_examples=40)
 @given(suites, st.sampled_from(["cuda", "cpu"]))
 def test_the_device_is_the_one_asked_for(suite: Suite, device: Any) -> None:
     try:
