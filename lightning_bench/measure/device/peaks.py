@@ -21,6 +21,9 @@ from lightning_bench.providers.dtypes import torch_dtype
 # The tensors are far larger than any cache on a GPU; on a CPU, large enough to leave most of them.
 _COPY_BYTES: dict[Device, int] = {"cuda": 2**30, "cpu": 2**26}
 _MATMUL_SIZE: dict[Device, int] = {"cuda": 8192, "cpu": 768}
+# A CPU without instructions for a dtype takes a second for a large product, at the rate of this small one.
+_TRIAL_SIZE = 256
+_LONGEST_MATMUL_MS = 100.0
 
 _READ_BLOCK = 4096
 _PROGRAMS_PER_SM = 8
@@ -128,13 +131,21 @@ def _matmul_tflops(device: Device, dtype: torch.dtype, *, tf32: bool) -> float:
     The ceiling of fp32 is that of TF32: fp32 kernels may be exact through three TF32 products.
     """
     size = _MATMUL_SIZE[device]
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
-        return 2 * size**3 / best_ms(lambda: a @ b, 5, device) / 1e9
+        if device == "cpu" and size > _TRIAL_SIZE:
+            ms = _matmul_ms(_TRIAL_SIZE, device, dtype)
+            if ms * (size / _TRIAL_SIZE) ** 3 > _LONGEST_MATMUL_MS:
+                return 2 * _TRIAL_SIZE**3 / ms / 1e9
+        return 2 * size**3 / _matmul_ms(size, device, dtype) / 1e9
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _matmul_ms(size: int, device: Device, dtype: torch.dtype) -> float:
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return best_ms(lambda: a @ b, 5, device)
 
 
 def _launch_us(device: Device) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.machine import Machine, describe_machine
@@ -28,6 +29,7 @@ from lightning_bench.machine.ceilings import (
     read_kept,
 )
 from lightning_bench.measure import quiet_ceilings
+from lightning_bench.measure.device import peaks
 from lightning_bench.measure.device.peaks import cpu_l2_bytes, measure_ceilings
 from lightning_bench.measure.foreign import LoadFigures, NoForeign
 from lightning_bench.measure.quiet_ceilings import TRIES, undisturbed
@@ -48,6 +50,22 @@ def test_the_pair_of_a_speed_row_on_this_cpu() -> None:
     assert 0.1 < ceilings.gbps < 2000
     assert 1e-4 < ceilings.tflops < 50
     assert ceilings.l2_bytes == 0
+
+
+@pytest.mark.parametrize(("trial_ms", "sizes"), [(1.0, [256, 768]), (10.0, [256])])
+def test_a_dtype_that_a_cpu_computes_slowly_needs_no_large_product(
+    monkeypatch: pytest.MonkeyPatch, trial_ms: float, sizes: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def matmul_ms(size: int, device: str, dtype: torch.dtype) -> float:
+        asked.append(size)
+        return float(trial_ms * (size / 256) ** 3)
+
+    monkeypatch.setattr(peaks, "_matmul_ms", matmul_ms)
+    rate = peaks._matmul_tflops("cpu", torch.bfloat16, tf32=True)
+    assert asked == sizes
+    assert rate == pytest.approx(2 * 256**3 / trial_ms / 1e9)
 
 
 def test_fp32_is_compared_with_tf32_if_there_is_any() -> None:
