@@ -33,10 +33,9 @@ seq_len = 64
 head_dim = 16
 """
 KERNEL = """
-import torch
-
 def attention(q, k, v):
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    from torch.nn.functional import scaled_dot_product_attention
+    return scaled_dot_product_attention(q, k, v, is_causal=True)
 """
 GH = """#!{python}
 import json, os, sys

@@ -29,7 +29,6 @@ SMALL = ("--device", "cpu", "--seq-len", "64", "--head-dim", "16", "--calls", "2
 
 BAD = """
 import os, time
-import torch
 from lightning_bench.providers import Provider
 
 class Bad(Provider):
