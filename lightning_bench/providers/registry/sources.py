@@ -14,6 +14,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,11 +72,11 @@ class _Walk:
     def _imported_by(self, path: Path) -> Iterator[Path]:
         try:
             source = path.read_bytes()
-            tree = ast.parse(source)
+            imports = _imports(source)
         except (OSError, SyntaxError, ValueError):  # it will say so when it is imported
             return
         moves_path = b"sys.path" in source
-        for name, level in _imports(tree):
+        for name, level in imports:
             if level:
                 folder = path.parents[level - 1] if level <= len(path.parents) else path.parent
                 starts = [folder] if folder.is_relative_to(self._root) else []
@@ -110,7 +111,13 @@ class _Walk:
         return self._folders
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+@lru_cache(maxsize=4096)
+def _imports(source: bytes) -> tuple[tuple[str, int], ...]:
+    """Return what `_imports_in` finds in a source, which many providers and both sides of a diff share."""
+    return tuple(_imports_in(ast.parse(source)))
+
+
+def _imports_in(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Yield (dotted name, level) of every import: `from .a import b` gives (`a.b`, 1)."""
     for node in ast.walk(tree):
         match node:
