@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import queue
+import time
 from contextlib import ExitStack
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -15,9 +16,12 @@ from lightning_bench.machine import describe_machine
 from lightning_bench.machine.gpu import usable_gpus
 from lightning_bench.machine.place import Place
 from lightning_bench.machine.place_lock import hold
-from lightning_bench.run.executor import Slot, SlotEvent, Unit
+from lightning_bench.run.executor import CaseMeasured, Slot, SlotEvent, Unit
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.slot_thread import Happened, SlotThread
+
+# Whoever ends this process, as `scancel` does, may have ended its worker a moment before; nobody is to blame.
+_GRACE_S = 2.0
 
 
 class SlotHost:
@@ -68,6 +72,8 @@ class SlotHost:
                 found.append(event)
                 event = self._happened.get_nowait()
         except queue.Empty:
+            if any(map(_blames, found)):
+                time.sleep(_GRACE_S)
             return found
 
     def end(self) -> None:
@@ -77,3 +83,7 @@ class SlotHost:
             self._thread.join()
             self._thread = None
             self.poll(0.0)
+
+
+def _blames(event: SlotEvent) -> bool:
+    return isinstance(event, CaseMeasured) and event.outcomes[-1].status == "crashed"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lightning_bench.run.shard import SweepShard
 
 _PANEL = "Several GPUs"
-_EXECUTORS = ("local", "ray")
+_EXECUTORS = ("local", "ray", "slurm")
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,10 @@ def _fleet(name: str, wanted: str) -> Fleet:
         from lightning_bench.run.ray_executor import RayFleet
 
         return RayFleet(wanted)
+    if name == "slurm":
+        from lightning_bench.run.slurm_executor import SlurmFleet
+
+        return SlurmFleet(wanted)
     from lightning_bench.run.local_executor import LocalFleet
     from lightning_bench.run.slots import local_slots
 
