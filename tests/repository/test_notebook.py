@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.support.forked_workers import FORKED
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
@@ -35,6 +36,7 @@ def test_no_figures_are_committed() -> None:
 @pytest.mark.filterwarnings("default")  # of Jupyter's libraries, about each other
 def test_it_runs_and_shows_what_it_says(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(FORKED))  # it starts a worker in each of five cells
     NotebookClient(notebook, timeout=PATIENCE_S, resources={"metadata": {"path": str(tmp_path)}}).execute()
     code = {cell.source: outputs(cell) for cell in notebook.cells if cell.cell_type == "code"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,10 @@ from tests.support.measure_jobs import Measure, measure_in
 
 
 @pytest.fixture(scope="module", autouse=True)
-def young() -> Iterator[None]:
+def young() -> None:
     """Keep collections of garbage after jobs short: skip the objects of modules imported so far."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from lightning_bench.suite import load_suite
 from tests.support.patience import PATIENCE_S
 from tests.support.workspace import until
 
-pytestmark = pytest.mark.slow  # workers start in each test
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 LENGTHS = [32, 64, 96, 128, 160, 192]
 
