@@ -69,6 +69,7 @@ BUILT_IN: dict[str, str] = {
     "lightning2-step": "bundled_serving:Lightning2Step",
     "lightning2-state": "bundled_serving:Lightning2State",
     "lightning2-serve-torch": "bundled_serving:Lightning2ServeTorch",
+    "lightning2-serve-bitwise": "bundled_serving:Lightning2ServeBitwise",
     "sglang-seg-la": "served_engines:SglangSegLa",
     "sglang-minimax": "served_engines:SglangMinimax",
     "vllm-lightning": "served_engines:VllmLightning",

@@ -5,15 +5,19 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lightning_bench.case import Direction, Family, Layout
+from lightning_bench.case import Direction, Family, Layout, Shape
 from lightning_bench.providers.bundled import BundledProvider, kernels_attribute
+from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Inputs
 from lightning_bench.providers.served import Batch, ServedProvider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+_WHOLE_BLOCKS = 1024
+"""Tokens before a call: a multiple of every block."""
 
 
 class Lightning2Serve(ServedProvider, BundledProvider):
@@ -48,6 +52,46 @@ class Lightning2ServeTorch(Lightning2Serve):
     devices = ("cuda", "cpu")
     dims = None
     needs = ()
+
+
+class Lightning2ServeBitwise(Lightning2Serve):
+    """`lightning_attn2_serve_bitwise` on whole blocks, after which its pool holds what others' pools do."""
+
+    name = "lightning2-serve-bitwise"
+    label = "Lightning Attention-2, serving, equal bits (ours)"
+    summary = "bundled Triton kernel whose bits do not depend on the batch; whole blocks only"
+    function = "lightning_attn2_serve_bitwise"
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Return why the function does not support this case, or None."""
+        reason = super().unsupported(shape, direction)
+        if reason is not None:
+            return reason
+        block = self._tails(
+            1, 1, (shape.head_dim, shape.value_dim), torch_dtype(shape.dtype), "meta"
+        ).v.shape[2]
+        odd = [n for n in shape.variant.documents or (shape.seq_len,) if n % block]
+        return (
+            f"{self.name} leaves other states than multiples of {block} tokens do, as {odd[0]}"
+            if odd
+            else None
+        )
+
+    def serve(self, batch: Batch) -> Callable[[], Tensor]:
+        """Return the call, of sequences that have had so many tokens that no block is open."""
+        import torch
+
+        slots, heads, *dims = batch.pool.shape
+        tails = self._tails(slots, heads, dims, batch.q.dtype, batch.q.device)
+        before = torch.full_like(batch.slots, _WHOLE_BLOCKS)
+        call = partial(
+            self._function(), batch.q, batch.k, batch.v, batch.slopes, state=batch.pool, tails=tails,
+            cu_seqlens=batch.bounds, state_indices=batch.slots, context_lens=before,
+        )  # fmt: skip
+        return lambda: batch.as_given(call())
+
+    def _tails(self, slots: int, heads: int, dims: Sequence[int], dtype: Any, device: Any) -> Any:
+        return kernels_attribute("make_tails")(slots, heads, *dims, dtype, device)
 
 
 class Lightning2Step(Lightning2Serve):

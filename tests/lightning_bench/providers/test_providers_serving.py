@@ -44,6 +44,7 @@ def failure(provider: Provider, shape: Shape) -> str | None:
         ("lightning2-serve", PREFILL),
         ("lightning2-serve", MIXED),
         ("lightning2-serve", GROUPED),
+        ("lightning2-serve-bitwise", Shape(2, 2, 64, 16, 16, "fp16", DEVICE)),
         ("lightning2-state", PREFILL),
         ("lightning2-state", MIXED),
         ("lightning2-serve-torch", MIXED),
@@ -67,6 +68,10 @@ def test_steps_take_one_token_and_nobody_has_gradients() -> None:
     step = get_provider("lightning2-step")
     assert step.unsupported(PREFILL, "fwd") == (
         "lightning2-step takes one token of each sequence (seq_len 1), not 40"
+    )
+    bitwise = get_provider("lightning2-serve-bitwise")
+    assert bitwise.unsupported(MIXED, "fwd") == (
+        "lightning2-serve-bitwise leaves other states than multiples of 64 tokens do, as 20"
     )
     assert "no packed documents" in str(step.unsupported(MIXED, "fwd"))
     assert (
