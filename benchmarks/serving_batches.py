@@ -7,16 +7,15 @@ Run on a GPU in the repository root:
 Times batches of 64 heads of 128 in bf16 by ``CudaTimer`` (cold L2, launches hidden), each in rounds with a
 ``Tensor.copy_`` of as many bytes: decoding, prompts, prompts beside decoding tokens, and drafts. Bytes are q,
 k, v and o once and each state once read and once written, that of a draft only read; what a call really moves
-may be more. `serve-tokens` is ``LIGHTNING_KERNELS_INVARIANT=1``. With ``--tiles`` the batch that is mixed is
-timed with other tiles, too.
+may be more. `serve-portable` is with ``LIGHTNING_KERNELS_HOPPER=0``, `serve-tokens` with
+``LIGHTNING_KERNELS_INVARIANT=1``. With ``--tiles`` the batch that is mixed is timed with other tiles, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,28 +97,33 @@ class Served:
         return lambda: lk.lightning_attn2(q, k, v, self.s, return_state=True, scale=DIM**-0.5, **options)
 
 
-@contextmanager
-def token_by_token() -> Iterator[None]:
-    """Have calls add token by token."""
-    os.environ["LIGHTNING_KERNELS_INVARIANT"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["LIGHTNING_KERNELS_INVARIANT"]
+def switched(call: Callable[[], object], name: str, value: str) -> Callable[[], object]:
+    """Return the call with LIGHTNING_KERNELS_`name` set."""
+    variable = f"LIGHTNING_KERNELS_{name}"
+
+    def call_switched() -> object:
+        os.environ[variable] = value
+        try:
+            return call()
+        finally:
+            del os.environ[variable]
+
+    return call_switched
 
 
 def in_tokens(call: Callable[[], object]) -> Callable[[], object]:
-    """Return the call with the switch on."""
+    """Return the call as one that adds token by token."""
+    return switched(call, "INVARIANT", "1")
 
-    def switched() -> object:
-        with token_by_token():
-            return call()
 
-    return switched
+def portable(call: Callable[[], object]) -> Callable[[], object]:
+    """Return the call without the Hopper kernel."""
+    return switched(call, "HOPPER", "0")
 
 
 def with_tiles(call: Callable[[], object], tiles: Tiles) -> Callable[[], object]:
-    """Return the call with other tiles."""
+    """Return the call by `serve_kernel` with other tiles."""
+    call = portable(call)
     chosen = serve_kernel.serve_tiles
 
     def changed() -> object:
@@ -158,6 +162,7 @@ def prompts(decodes: int, device: str, tiles: bool = False) -> tuple[dict[str, C
     snapshots = lk.Snapshots(512, torch.full((len(served.lengths), 4), -1, device=device, dtype=torch.int32))
     calls = {
         "serve": served.serve(),
+        "serve-portable": portable(served.serve()),
         "serve-snapshots": served.serve(snapshots=snapshots),
         "serve-tokens": in_tokens(served.serve()),
         "bitwise": served.bitwise(),
