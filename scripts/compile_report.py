@@ -112,11 +112,11 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
     """Return the kernel, its constants, its options, the types of arguments that differ, and its config."""
     constants = {"D": head_dim, "E": value_dim, "HAS_DECAY": "decay" in features}
     if name == "step":
-        block_e = step.step_block_e(STEP_STATES, head_dim, value_dim)
+        block_e, warps = step.step_tile_of(STEP_STATES, head_dim, value_dim)
         constants |= {"BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_E": block_e}
         constants |= {"index_ptr": None, "seed_ptr": None}
-        options, types = {"num_warps": step._WARPS}, {"state_ptr": "*fp32", "scale": "fp32"}
-        return step.attention_step_kernel, constants, options, types, f"block_e={block_e} warps={step._WARPS}"
+        options, types = {"num_warps": warps}, {"state_ptr": "*fp32", "scale": "fp32"}
+        return step.attention_step_kernel, constants, options, types, f"{block_e=} {warps=}"
     if name == "bitwise":
         return bitwise_variant(arch, dtype, head_dim, value_dim, features)
     if name == "verify":

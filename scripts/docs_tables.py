@@ -75,6 +75,10 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
         ROOT / "docs" / "serving.md",
         lambda: _markdown(measured_tables.SERVING_HEAD, measured_tables.serving_lines()),
     ),
+    "rivals": (
+        ROOT / "docs" / "serving.md",
+        lambda: _markdown(measured_tables.RIVALS_HEAD, measured_tables.rival_lines()),
+    ),
     "host": (
         ROOT / "docs" / "library.md",
         lambda: _markdown(measured_tables.HOST_HEAD, measured_tables.host_lines()),

@@ -24,6 +24,8 @@ TRAINING_HEAD = (
     "n",
     *(f"{name} {size.upper()}" for size in SIZES for name in ("TransNormerLLM", "LLaMA")),
 )
+RIVALS_HEAD = ("batch", "ours, ms", "× floor", "SGLang seg_la, ms", "its time over ours")
+RIVALS = "sglang-seg-la"
 CONTEXT_HEAD = ("tokens in total", "layer", "pass", "two GPUs, ms", "one with half of them, ms", "efficiency")
 
 
@@ -38,6 +40,34 @@ def serving_lines() -> Iterator[tuple[str, ...]]:
         if row["call"] != "copy" and "block=" not in row["call"]:
             time, ratio = 1e3 * float(row["median_ms"]), float(row["ratio_to_copy"])
             yield row["workload"], f"`{row['call']}`", f"{time:.1f}", f"{ratio:.2f}"
+
+
+def rival_lines() -> Iterator[tuple[str, ...]]:
+    """Yield each batch of the suites that serve: our fastest row beside SGLang's, in CUDA graphs if there."""
+    for suite in ("decode", "verify", "prefill", "mixed"):
+        cells: dict[str, list[Record]] = {}
+        for row in read_records(RESULTS / "h200" / f"{suite}-speed.csv"):
+            if row.status == "ok":
+                cells.setdefault(_workload(suite, row), []).append(row)
+        for workload, rows in cells.items():
+            rival = next(row for row in rows if row.provider.startswith(RIVALS))
+            ours = min((row for row in rows if row.provider.startswith("lightning2")), key=_ms)
+            yield (
+                workload, f"{_ms(ours):.4f} (`{ours.provider}`)", f"{_ms(ours) / (ours.floor_ms or 1):.2f}",
+                f"{_ms(rival):.4f}", f"{_ms(rival) / _ms(ours):.2f}",
+            )  # fmt: skip
+
+
+def _workload(suite: str, row: Record) -> str:
+    if suite == "decode":
+        return f"{row.batch} decoding"
+    if suite == "mixed":
+        return f"documents {row.packing}"
+    return f"{row.batch} of {row.seq_len} " + ("drafted" if suite == "verify" else "tokens, with a state")
+
+
+def _ms(row: Record) -> float:
+    return row.graph_ms or row.median_ms or 0.0
 
 
 def host_lines() -> Iterator[tuple[str, ...]]:

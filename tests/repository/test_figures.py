@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from scripts.measured_tables import training_rows
+from scripts.measured_tables import rival_lines, training_rows
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -35,3 +35,13 @@ def test_tokens_per_second_of_training():
     for size in ("0.4b", "1b"):  # and nowhere else
         lengths = [n for model, n in training_rows() if model == f"tnl-{size}" and n > 1024]
         assert all(tokens_per_s(f"tnl-{size}", n) > tokens_per_s(f"llama-{size}", n) for n in lengths)
+
+
+def test_serving_beside_sglang():
+    claim = re.search(r"\*\*([\d.]+) to ([\d.]+)× prompts, ([\d.]+) to ([\d.]+)× decoding\*\*", README)
+    assert claim is not None
+    lines = list(rival_lines())
+    for kind, figures in (("tokens", claim.groups()[:2]), ("decoding", claim.groups()[2:])):
+        ratios = [float(line[-1]) for line in lines if kind in line[0]]
+        digits = len(figures[0].partition(".")[2])
+        assert [f"{x:.{digits}f}" for x in (min(ratios), max(ratios))] == list(figures)

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import lightning_kernels as lk
 from lightning_kernels.common import call_kinds, switches
 from lightning_kernels.lightning2 import cuts, operator, plans
-from lightning_kernels.step.step_kernel import step_block_e
+from lightning_kernels.step.step_kernel import step_tile_of
 from tests.support.gluon_emulator.trials import Runner
 from tests.support.kernel_cases import check_case, make_case
 
@@ -183,6 +183,6 @@ def test_bits_of_a_row_do_not_depend_on_what_else_is_computed(device, invariant,
 
 def test_the_step_too(monkeypatch):
     monkeypatch.delenv("LIGHTNING_KERNELS_INVARIANT", raising=False)
-    assert step_block_e(1, 128, 128) != step_block_e(4096, 128, 128)
+    assert step_tile_of(1, 128, 128) != step_tile_of(4096, 128, 128)
     monkeypatch.setenv("LIGHTNING_KERNELS_INVARIANT", "1")
-    assert step_block_e(1, 128, 128) == step_block_e(4096, 128, 128)
+    assert step_tile_of(1, 128, 128) == step_tile_of(4096, 128, 128)

@@ -170,8 +170,13 @@ def test_cpu_tensors_without_interpreter_and_the_plain_form_without_triton():
 
 
 def test_the_tiles_fill_the_device():
-    from lightning_kernels.step.step_kernel import step_block_e
+    from lightning_kernels.step.step_kernel import step_block_e, step_tile_of
 
+    assert step_tile_of(64, 128, 128) == (32, 8)
+    assert step_tile_of(8, 128, 128) == (16, 4)
+    assert step_tile_of(64 * 64, 128, 20) == (32, 8)
+    assert step_tile_of(64 * 64, 128, 5) == (16, 4)
+    assert step_tile_of(64 * 64, 64, 64) == (64, 4)
     assert step_block_e(64 * 32, 128, 128) == 32
     assert step_block_e(64 * 64, 64, 64) == 64
     assert step_block_e(32, 128, 128) == 16
