@@ -140,15 +140,18 @@ class EnergyRounds:
         """Call without a pause for the time of a window. Return it, and the result of the last call."""
         fn, now, synchronize = task.fn, _now, self._synchronize
         chunk = max(1, min(_MOST_IN_CHUNK, int(_CHUNK_MS / max(task.estimate_ms, 1e-3))))
+        before = len(task.readings)
         synchronize()
         calls, begin, joules = 0, now(), self._joules()
         while now() - begin < self._rule.window_s:
             for _ in range(chunk):
                 result = fn()
+            # Read while the device is busy, and seldom: it waits for the next call meanwhile.
+            due = begin + len(task.readings) - before < now()
+            if due and (reading := self._clocks.read()) is not None:
+                task.readings.append(reading)
             synchronize()
             calls += chunk
-            if (reading := self._clocks.read()) is not None:
-                task.readings.append(reading)
         after, end = self._joules(), now()
         return EnergyWindow(calls, end - begin, after - joules, rest_w), result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -85,28 +86,26 @@ class Repeater:
 
 
 class GenerationRunner:
-    """The model of a case: random weights, prompts of real text."""
+    """The model of a case: random weights, prompts of real text.
+
+    CUDA graphs are captured when it first generates. They use workspaces of cuBLAS, which stay from then on.
+    """
 
     def __init__(self, case: Case, size: ModelSize, provider: Provider, seed: int) -> None:
-        shape = case.shape
+        self._shape = shape = case.shape
         with seeded(shape.device, seed):
             self.generator = Generator(size, provider, shape)
             text = ByteText(shape.device, seed)
-            prompts = [text.batch(shape.batch, shape.seq_len)[0] for _ in range(_PROMPTS)]
+            self._prompts = [text.batch(shape.batch, shape.seq_len)[0] for _ in range(_PROMPTS)]
         if shape.model_run.compile == "parts":
             self.generator.model.compile_parts()
         self.tokens = shape.batch * shape.model_run.new_tokens
-        expected = None
-        if shape.device == "cuda":
-            self.generator.prefill(prompts[0])
-            some = min(_STEPS_CHECKED, shape.model_run.new_tokens)
-            self.generator.steps(some - 1)
-            expected = self.generator.new[:, :some].clone()
-            try:
-                self.generator.capture()
-            except NoGraphError as error:
-                raise CaseEnded("unsupported", f"its decoding step takes no CUDA graph: {error}") from error
-        self.repeater = Repeater(self.generator, prompts, expected)
+
+    @cached_property
+    def repeater(self) -> Repeater:
+        """What generates again and again, once the steps are captured."""
+        expected = self._captured() if self._shape.device == "cuda" else None
+        return Repeater(self.generator, self._prompts, expected)
 
     @property
     def held_bytes(self) -> int:
@@ -120,6 +119,18 @@ class GenerationRunner:
             self.repeater.generate(clock)
         clock.mark()
         return in_phases(clock.laps(), len(PHASES))
+
+    def _captured(self) -> Tensor:
+        """Capture the steps. Return the first tokens that they must give, chosen by steps one by one."""
+        some = min(_STEPS_CHECKED, self._shape.model_run.new_tokens)
+        self.generator.prefill(self._prompts[0])
+        self.generator.steps(some - 1)
+        expected = self.generator.new[:, :some].clone()
+        try:
+            self.generator.capture()
+        except NoGraphError as error:
+            raise CaseEnded("unsupported", f"its decoding step takes no CUDA graph: {error}") from error
+        return expected
 
 
 class GenerateBench(ModelBench[GenerationRunner]):

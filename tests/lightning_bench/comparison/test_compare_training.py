@@ -31,3 +31,19 @@ def test_steps_and_calls_of_one_provider_have_verdicts_of_their_own(tmp_path: Pa
         sides.append(tmp_path / name)
     verdicts = {one.verdict for one in compare_sides(*map(read_side, sides), threshold=0.03).overall}
     assert verdicts == {"SLOWER", "SAME"}
+
+
+def test_generation_is_compared_and_energy_is_not(tmp_path: Path) -> None:
+    generated = {"metric": "generate", "model": "tnl-7b", "new_tokens": 1024}
+    sides = []
+    for name, time, seed in (("base", 5000.0, 0), ("head", 5500.0, 9)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "generate.csv", dict.fromkeys(IDS, time), passes=8, seed=seed, **generated)
+        write(tmp_path / name / "energy.csv", dict.fromkeys(IDS, time), passes=1, seed=seed, metric="energy")
+        sides.append(tmp_path / name)
+    cells = compare_sides(*map(read_side, sides), threshold=0.03).cells
+    found = {(cell.metric, cell.verdict) for cell in cells}
+    assert found == {("generate", "SLOWER"), ("energy", "INCOMPARABLE")}
+    assert {cell.detail for cell in cells if cell.metric == "energy"} == {
+        "energy is not compared: read both tables"
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,16 @@ from torch import Tensor
 from lightning_bench.case import Case, Shape
 from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.device.lap_clock import CpuLapClock, LapClock
+from lightning_bench.measure.generation import generator
 from lightning_bench.measure.generation.generate_bench import Repeater, too_few_bytes
+from lightning_bench.measure.generation.generator import Generator
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
+from lightning_bench.measure.training.model_gate import seeded
 from lightning_bench.model_run import ModelRun
+from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.model_sizes import MODELS
+from lightning_bench.providers import get_provider
 from lightning_bench.suite import Limits
 from tests.support.paths import SUPPORT
 
@@ -108,11 +114,6 @@ class Later(Provider):
     [
         (f"{ZOO}:Good", "unsupported", "good computes whole sequences only: lbench knows no decoding step"),
         ("raise torch.OutOfMemoryError('CUDA out of memory')", "oom", "CUDA out of memory"),
-        (
-            "cache.step = lambda q, k, v, token: torch.randn_like(q)",
-            "wrong",
-            "timed generations gave other tokens than the first of their prompt",
-        ),
     ],
 )
 def test_what_ends_a_case(session: Session, tmp_path: Path, provider: str, status: str, reason: str) -> None:
@@ -157,3 +158,35 @@ def test_a_step_that_moves_more_than_a_stream_is_impossible() -> None:
     assert too_few_bytes(4500.0, 4000.0, 14e9) is None
     assert too_few_bytes(9000.0, 4000.0, 1e6) is None  # it may stay in a cache
     assert "moves 5000 GB/s, and a stream reaches 4000 here" in str(too_few_bytes(5000.0, 4000.0, 14e9))
+
+
+def test_captured_steps_choose_the_tokens_of_steps_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed: list[int] = []
+
+    def stand_in(build: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+        """Warm up as `capture_graph` does, without a GPU; each replay then is a call."""
+        step, number = build(), len(replayed)
+        replayed.append(0)
+        for _ in range(4):
+            step()
+
+        def replay() -> object:
+            replayed[number] += 1
+            return step()
+
+        return replay
+
+    monkeypatch.setattr(generator, "capture_graph", stand_in)
+    of = shape("llama-tiny", prompt=3, new_tokens=8)
+    with seeded("cpu", 1):
+        model = Generator(MODELS["llama-tiny"], get_provider("sdpa-math"), of, span=4)
+        prompt = ByteText("cpu", 1).batch(of.batch, of.seq_len)[0]
+    model.prefill(prompt)
+    model.steps(7)
+    expected = model.new.clone()
+    assert expected.min() >= 0
+    model.capture()
+    for _ in range(2):
+        model.generate(prompt, CpuLapClock())
+        assert torch.equal(model.new, expected)
+    assert replayed == [2, 8, 4]  # of steps at the positions 3, 4 to 7, and 8 to 9

@@ -15,6 +15,8 @@ from lightning_bench.run.progress import QuietWatcher
 from lightning_bench.run.sweep import Summary, Sweep, run_sweep
 from lightning_bench.suite import load_suite
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 SUITE = """title = "Story"
 description = "For tests."
 device = "cpu"
@@ -55,7 +57,6 @@ def test_larger_batches_are_not_tried_after_out_of_memory(tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.slow  # a worker starts
 def test_a_case_is_a_row_and_is_not_measured_again(tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     swept(plan(tmp_path, [1]), out)
