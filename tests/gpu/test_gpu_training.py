@@ -27,7 +27,7 @@ pytestmark = [
 FAMILIES = {"linear_decay": "tnl-0.4b", "softmax": "llama-0.4b"}
 
 
-def shape(model: str, batch: int, seq_len: int, **how: str) -> Shape:
+def shape(model: str, batch: int, seq_len: int, **how: object) -> Shape:
     size = MODELS[model]
     run = ModelRun(model, batch * seq_len, **how)  # type: ignore[arg-type]
     return Shape(batch, size.heads, seq_len, size.head_dim, size.head_dim, "bf16", "cuda", model_run=run)
@@ -93,3 +93,18 @@ def test_laps_are_the_device_s_times() -> None:
     assert 1.0 < second < 100.0
     assert first == pytest.approx(second, rel=0.5)
     assert clock.laps() == []
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_gpus_train_a_compiled_model_together(parallel: str) -> None:
+    limits = Limits(time_limit_s=600, sample_limit_s=1.0, min_samples=6, max_samples=50)
+    of = shape("tnl-tiny", 8, 1024, compile="parts", parallel=parallel, ranks=2)
+    outcomes: list[Outcome] = []
+    job = Job((Case(of, "lightning2", "fwd_bwd"),), "train", "lbench", limits)
+    run_job(Session("cuda"), job, lambda *_: None, outcomes.append)
+    (outcome,) = outcomes
+    assert outcome.status in ("ok", "unstable"), outcome.reason
+    assert outcome.figures.tokens_per_s == pytest.approx(8192e3 / (outcome.figures.median_ms or 1))
+    assert outcome.figures.loss is not None
+    assert outcome.figures.loss < (outcome.figures.first_loss or 0)

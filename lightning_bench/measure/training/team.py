@@ -13,13 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import distributed
 
 from lightning_bench.case import Case
+from lightning_bench.errors import UsageError
+from lightning_bench.machine.gpu import Gpu, usable_gpus
+from lightning_bench.machine.place_lock import hold
 from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.measure.job import CaseEnded
 from lightning_bench.measure.training.rank import Rank, RankRequest, join
@@ -45,7 +48,10 @@ def first_of_ranks(case: Case, seed: int) -> Iterator[Rank | None]:
         return
     if device == "cuda" and (here := torch.cuda.device_count()) < count:
         raise CaseEnded("unavailable", f"needs {count} GPUs, and this process sees {here}")
-    with scratch_folder() as folder:
+    with ExitStack() as stack:
+        if device == "cuda":
+            _lock(usable_gpus()[1:count], stack)
+        folder = stack.enter_context(scratch_folder())
         requests = [RankRequest(case, seed, Rank(number, count), folder) for number in range(1, count)]
         others: _Others = {request.rank.number: _started(request) for request in requests}
         try:
@@ -65,6 +71,17 @@ def first_of_ranks(case: Case, seed: int) -> Iterator[Rank | None]:
                     process.wait(_END_LIMIT_S)
                 process.kill()
                 process.wait()
+
+
+def _lock(gpus: list[Gpu], stack: ExitStack) -> None:
+    """Keep other sweeps off the GPUs of the other ranks; the first one's is locked by the sweep.
+
+    Raise CaseEnded if another sweep has one of them.
+    """
+    try:
+        stack.enter_context(hold({gpu.uuid: f"the GPU of rank {at}" for at, gpu in enumerate(gpus, start=1)}))
+    except UsageError as error:
+        raise CaseEnded("unavailable", str(error)) from error
 
 
 def _started(request: RankRequest) -> subprocess.Popen[bytes]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import traceback
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from lightning_bench.case import Case, Shape
+from lightning_bench.machine.gpu import Gpu
+from lightning_bench.machine.place_lock import hold, holder
 from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.device.lap_clock import CpuLapClock
-from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.measure.job import CaseEnded, Job, Outcome
 from lightning_bench.measure.outcomes import is_oom
 from lightning_bench.measure.session import Session
 from lightning_bench.measure.training.follower import follow
 from lightning_bench.measure.training.rank import Rank, join
-from lightning_bench.measure.training.team import _await_ready, _failure
+from lightning_bench.measure.training.team import _await_ready, _failure, _lock
 from lightning_bench.measure.training.trainer import Trainer
 from lightning_bench.model_run import ModelRun, Parallel
 from lightning_bench.models.byte_text import ByteText
@@ -129,3 +132,15 @@ def test_what_another_rank_has_raised_is_the_reason(tmp_path: Path) -> None:
     (tmp_path / "failed1").write_text("MemoryError: out of memory on this one")
     assert _failure(tmp_path, {1: ended}) == "rank 1: MemoryError: out of memory on this one"
     assert is_oom(RuntimeError(_failure(tmp_path, {1: ended})))
+
+
+def test_a_gpu_that_another_sweep_has_is_named() -> None:
+    gpus = [Gpu("NVIDIA H200", "9.0", "570.1", f"GPU-{number}", f"GPU-{number}") for number in (1, 2)]
+    with hold({"GPU-2": "it"}), ExitStack() as stack, pytest.raises(CaseEnded) as caught:
+        _lock(gpus, stack)
+    assert caught.value.status == "unavailable"
+    assert f"the GPU of rank 2 is in use by pid {os.getpid()}" in caught.value.reason
+    with ExitStack() as stack:
+        _lock(gpus, stack)
+        assert holder("GPU-1") == holder("GPU-2") == os.getpid()
+    assert holder("GPU-1") is None
