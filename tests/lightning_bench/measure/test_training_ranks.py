@@ -90,6 +90,7 @@ def as_ranks(number: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of Python from 3.12 on
 def test_two_ranks_take_the_steps_of_one_process_with_both_texts(tmp_path: Path) -> None:
     children = []
     for number in range(2):
