@@ -21,7 +21,7 @@ from lightning_bench.suite.lines import Location, line_numbers, nearest_line
 from lightning_bench.suite.model import Group, Suite, SuiteFile, table_fields
 
 _OF_SYSTEMS: dict[Device, tuple[str, ...]] = {
-    "cuda": ("systems", "fla-readme", "srmsnorm"),
+    "cuda": ("systems", "fla-readme", "srmsnorm", "decode", "verify"),
     "cpu": ("systems-quick",),
 }
 """The suites besides the default one that together have every family."""

@@ -62,6 +62,24 @@ def test_packed_sequences_and_gradients():
     torch.testing.assert_close(got[:, 13:], alone)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("n", [1, 300])
+def test_results_are_those_of_the_kernels_of_fla(function, n, monkeypatch):
+    generator = torch.Generator(device="cuda").manual_seed(n)
+    shape = {"generator": generator, "device": "cuda"}
+    q, k, v = (torch.randn(2, n, 4, 64, **shape, dtype=torch.bfloat16) for _ in range(3))
+    given = {"g_gamma": torch.tensor([-0.5, -0.1, -0.01, 0.0], device="cuda"), "output_final_state": True}
+    given["initial_state"] = torch.randn(2, 4, 64, 64, **shape)
+    with torch.no_grad():
+        ours = function(q, k, v, **given)
+        monkeypatch.setenv("FLA_USE_LIGHTNING_KERNELS", "0")
+        theirs = function(q, k, v, **given)
+    for got, wanted in zip(ours, theirs, strict=True):
+        assert (got.double() - wanted.double()).norm() < 1e-2 * wanted.double().norm()
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

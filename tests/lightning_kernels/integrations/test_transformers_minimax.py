@@ -56,6 +56,19 @@ def test_logits_with_a_cache_token_by_token_and_in_a_chunk(models):
     torch.testing.assert_close(found[1], whole, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_logits_on_a_gpu(models):
+    ids = tokens(2, 40).cuda()
+    found = []
+    for model in (copy.deepcopy(model).cuda() for model in models):
+        cache = transformers.models.minimax.modeling_minimax.MiniMaxCache()
+        with torch.no_grad():
+            logits = [model(ids[:, a:b], cache=cache, use_cache=True).logits for a, b in ((0, 38), (38, 39))]
+        found.append(torch.cat(logits, 1))
+    torch.testing.assert_close(found[1], found[0], rtol=2e-2, atol=2e-2)
+
+
 def test_generation_gives_the_same_tokens(models):
     own, ours = (model.generate(tokens(2, 9), max_new_tokens=6, do_sample=False) for model in models)
     assert own.shape == (2, 15)
