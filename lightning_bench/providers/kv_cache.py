@@ -47,10 +47,10 @@ class SdpaCache:
         """Return the output of one token per sequence, of which k and v are kept."""
         for kept, new in ((self.k, k), (self.v, v)):
             kept.index_copy_(2, token.position, new[:, :, None])
-        span = len(token.seen)
+        span = len(token.mask)
         with self._under():
             o = torch.nn.functional.scaled_dot_product_attention(
-                q[:, :, None], self.k[:, :, :span], self.v[:, :, :span], attn_mask=token.seen[None]
+                q[:, :, None], self.k[:, :, :span], self.v[:, :, :span], attn_mask=token.mask[None]
             )
         return o[:, :, 0]
 

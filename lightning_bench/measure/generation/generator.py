@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -48,7 +49,7 @@ class Generator:
         self.shape, self.length = shape, shape.seq_len + shape.model_run.new_tokens
         self._unit = span
         self._graphs: dict[int, Callable[[], object]] = {}
-        dtype = torch_dtype(shape.dtype)
+        self._dtype = dtype = torch_dtype(shape.dtype)
         attends = [
             CachedAttention(provider.cache(self._spec(size, layer, slopes, dtype)), lambda: self._next)
             for layer, slopes in enumerate(slopes_of_layers(size, shape))
@@ -126,8 +127,9 @@ class Generator:
     @torch.no_grad()
     def _step(self, span: int) -> Tensor:
         fed = self._tokens.index_select(1, self._position)
-        seen = self._places[:span] <= self._position
-        self._next = NextToken(self._position, self._position.int().expand(len(fed)).contiguous(), seen)
+        later = self._places[:span] > self._position
+        mask = torch.zeros(span, dtype=self._dtype, device=later.device).masked_fill_(later, -math.inf)
+        self._next = NextToken(self._position, self._position.int().expand(len(fed)).contiguous(), mask)
         logits = self.model.next_logits(fed, self._position)
         self._choose(logits)
         return logits

@@ -30,20 +30,21 @@ class CacheSpec:
 class NextToken:
     """Where the next token of every sequence goes.
 
-    `position` is its index, int64 [1], and `lengths` the same for each sequence, int32 [batch]. `seen`, bool
-    [span], says which places of a cache hold a token or get this one; all later places hold none.
+    `position` is its index, int64 [1], and `lengths` the same for each sequence, int32 [batch]. `mask`
+    [span], in the dtype of q, is 0 at places of a cache that hold a token or get this one, and -inf at later
+    ones, which hold none: made once, it serves every layer.
     """
 
     position: Tensor
     lengths: Tensor
-    seen: Tensor
+    mask: Tensor
 
 
 class AttentionCache(Protocol):
     """What one layer keeps of its sequences, and the attention that goes with it."""
 
     spans: bool
-    """Whether a step reads as many places as `NextToken.seen` has, and so is launched anew as they grow."""
+    """Whether a step reads as many places as `NextToken.mask` has, and so is launched anew as they grow."""
 
     @property
     def bytes(self) -> int:

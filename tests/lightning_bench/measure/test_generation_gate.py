@@ -73,8 +73,9 @@ def sees(more: int) -> Callable[[Any], None]:
         step = cache.step
 
         def shifted(q: Tensor, k: Tensor, v: Tensor, token: NextToken) -> Tensor:
-            seen = torch.arange(len(token.seen)) <= token.position + more
-            return step(q, k, v, NextToken(token.position, token.lengths, seen))
+            later = torch.arange(len(token.mask)) > token.position + more
+            mask = torch.zeros_like(token.mask).masked_fill_(later, -torch.inf)
+            return step(q, k, v, NextToken(token.position, token.lengths, mask))
 
         cache.step = shifted
 
