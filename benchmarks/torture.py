@@ -2,15 +2,16 @@
 
 Run in the repository root, on any machine; it takes minutes, and no GPU is used:
 
-    python benchmarks/torture.py results/cpu/torture.csv [--trials 20] [--seed 1]
+    python benchmarks/torture.py results/cpu/torture.csv [--trials 20] [--seed 1] [--kinds disk,parent]
 
-The CSV has one row per kind of trial:
+The CSV has one row per kind of trial, by default those from parent to writers:
 
 - parent: `kill -9` of the sweep at a moment drawn at random; the next trial goes on in the same file;
 - signal: SIGINT, SIGTERM, SIGHUP or SIGQUIT to the sweep's process group, likewise;
 - worker: `kill -9` of the worker while the sweep goes on;
 - disk: rows appended to a file that may not grow beyond a size drawn at random, then the rest of them;
-- writers: four processes that append ten rows each to one file, in turns.
+- writers: four processes that append ten rows each to one file, in turns;
+- slots-parent, slots-worker: parent and worker, of a sweep with `--gpus cpu:2`.
 
 A row counts as lost if it was in the file before a trial and is not there in the end, or if a case has none;
 as doubled if a case has two; as torn if a line cannot be read. The exit code is 1 if one is.
@@ -30,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +73,7 @@ heads = 1
 seq_len = [{lengths}]
 head_dim = 16
 """
+SLOTS = ("--gpus", "cpu:2")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -100,17 +102,17 @@ class Counts:
 
 
 class Sweep:
-    """A sweep of many small cases in a folder, started as often as it is killed."""
+    """A sweep of many small cases in a folder, started as often as it is killed, with `more` options."""
 
-    def __init__(self, folder: Path, cases: int) -> None:
-        self.folder, self.cases, self.out = folder, cases, folder / "out.csv"
+    def __init__(self, folder: Path, cases: int, more: Sequence[str]) -> None:
+        self.folder, self.cases, self.out, self.more = folder, cases, folder / "out.csv", more
         (folder / "tiny.py").write_text(PROVIDER)
         lengths = ", ".join(str(8 * n) for n in range(1, cases + 1))
         (folder / "torture.toml").write_text(SUITE.format(lengths=lengths))
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it in its own process group."""
-        words = ["check", "torture.toml", "--out", "out.csv", "--quiet"]
+        words = ["check", "torture.toml", "--out", "out.csv", "--quiet", *self.more]
         return subprocess.Popen(
             [sys.executable, "-m", "lightning_bench", *words],
             cwd=self.folder,
@@ -137,10 +139,14 @@ class Sweep:
 
 
 def interrupted(
-    folder: Path, trials: int, draw: random.Random, strike: Callable[[subprocess.Popen[bytes]], None]
+    folder: Path,
+    trials: int,
+    draw: random.Random,
+    strike: Callable[[subprocess.Popen[bytes]], None],
+    more: Sequence[str] = (),
 ) -> Counts:
     """Strike a sweep that is started again after each strike, then let it end."""
-    counts, sweep = Counts(), Sweep(folder, 3 * trials + 10)
+    counts, sweep = Counts(), Sweep(folder, 3 * trials + 10, more)
     seen: set[Record] = set()
     for _ in range(trials):
         process = sweep.start()
@@ -156,9 +162,9 @@ def interrupted(
     return counts
 
 
-def workers(folder: Path, trials: int, draw: random.Random) -> Counts:
+def workers(folder: Path, trials: int, draw: random.Random, more: Sequence[str] = ()) -> Counts:
     """Kill the worker of one sweep again and again; each kill costs at most one more start of a worker."""
-    counts, sweep = Counts(), Sweep(folder, 3 * trials + 10)
+    counts, sweep = Counts(), Sweep(folder, 3 * trials + 10, more)
     process = sweep.start()
     seen: set[Record] = set()
     for _ in range(trials):
@@ -233,6 +239,7 @@ def main() -> int:
     parser.add_argument("csv", type=Path)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", default="disk,writers,worker,parent,signal")
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -248,7 +255,10 @@ def main() -> int:
         "worker": workers,
         "parent": partial(interrupted, strike=kill_parent),
         "signal": partial(interrupted, strike=signal_group),
+        "slots-parent": partial(interrupted, strike=kill_parent, more=SLOTS),
+        "slots-worker": partial(workers, more=SLOTS),
     }
+    chosen = asked.kinds.split(",")
 
     def measured(kind: str) -> dict[str, object]:
         with tempfile.TemporaryDirectory(prefix="lbench-torture-") as name:
@@ -258,9 +268,11 @@ def main() -> int:
         print(row, flush=True)
         return row
 
-    first = measured("disk")  # whose limit every process that starts meanwhile would have
+    # The limit of "disk" is one of every process that starts meanwhile, and slots are locked.
+    alone = [kind for kind in chosen if kind == "disk" or kind.startswith("slots")]
+    rows = [measured(kind) for kind in alone]
     with ThreadPoolExecutor() as pool:
-        rows = [first, *pool.map(measured, list(kinds)[1:])]
+        rows += pool.map(measured, [kind for kind in chosen if kind not in alone])
     write_rows(asked.csv, rows)
     return int(any(row[name] for row in rows for name in ("lost", "doubled", "torn")))
 

@@ -67,6 +67,10 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "columns": (ROOT / "docs" / "columns.md", columns_table),
     "suites": (ROOT / "docs" / "suites.md", suites_table),
     "decode": (ROOT / "docs" / "serving.md", decode_table),
+    "sweeps": (
+        ROOT / "docs" / "scale.md",
+        lambda: _markdown(measured_tables.SWEEPS_HEAD, measured_tables.sweep_lines()),
+    ),
     "context": (
         ROOT / "docs" / "scale.md",
         lambda: _markdown(context_table.HEAD, context_table.lines()),

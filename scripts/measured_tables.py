@@ -15,6 +15,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 SERVING = RESULTS / "h200" / "serving-batches.csv"
 HOST = RESULTS / "h200" / "host-cost.csv"
 TRAINING = RESULTS / "h200" / "table1-train.csv"
+SWEEPS = RESULTS / "cpu" / "scale-simulation.csv"
 CONTEXT = RESULTS / "h200-x2" / "context-parallel.csv"
 SIZES = ("0.4b", "1b", "3b")
 
@@ -26,6 +27,13 @@ TRAINING_HEAD = (
 )
 RIVALS_HEAD = ("batch", "ours, ms", "× floor", "SGLang seg_la, ms", "its time over ours")
 RIVALS = "sglang-seg-la"
+SWEEPS_HEAD = (
+    "slots",
+    "10,000 cases, min",
+    "of the shapes' time over the slots",
+    "the driver is busy",
+    "slots wait for it",
+)
 CONTEXT_HEAD = ("tokens in total", "layer", "pass", "two GPUs, ms", "one with half of them, ms", "efficiency")
 
 
@@ -108,3 +116,15 @@ def context_lines() -> Iterator[tuple[str, ...]]:
             f"{float(row['cp_ms']):.2f}", f"{float(row['alone_ms']):.2f}",
             f"{float(row['efficiency']):.0%}",
         )  # fmt: skip
+
+
+def sweep_lines() -> Iterator[tuple[str, ...]]:
+    """Yield how busy the driver is with so many slots, in simulation."""
+    for row in _rows(SWEEPS):
+        yield (
+            row["slots"],
+            f"{float(row['makespan_s']) / 60:,.0f}",
+            f"{float(row['efficiency_percent']):.0f} %",
+            f"{float(row['driver_percent']):.1f} %",
+            f"{float(row['delayed_percent']):.2f} %",
+        )

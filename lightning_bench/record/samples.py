@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,11 +68,21 @@ def encode_samples(record: Record, samples: Mapping[str, object]) -> bytes:
     identity = {name: getattr(record, name) for name in _IDENTITY}
     if clash := sorted(identity.keys() & samples.keys()):
         raise ValueError(f"samples may not name {', '.join(clash)}: the record gives it")
-    text = json.dumps({**identity, **samples}, default=lambda array: array.tolist())
-    short = json.loads(
-        text, parse_float=lambda number: float(f"{float(number):.6g}"), parse_constant=lambda _: None
-    )
-    return json.dumps(short).encode() + b"\n"
+    return json.dumps(_short({**identity, **samples})).encode() + b"\n"
+
+
+def _short(value: Any) -> Any:
+    """Return a value of JSON with floats of six digits; one that is not finite is None, an array a list."""
+    if isinstance(value, list | tuple):  # hundreds of floats per line, which are not worth a call each
+        return [
+            (float(f"{each:.6g}") if math.isfinite(each) else None) if type(each) is float else _short(each)
+            for each in value
+        ]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _short(each) for name, each in value.items()}
+    return value if value is None or isinstance(value, str | int) else _short(value.tolist())
 
 
 def read_samples(path: Path) -> SampleFile:

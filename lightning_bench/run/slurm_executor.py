@@ -229,8 +229,8 @@ def _submitted(cluster: str, host: _Host, count: int) -> list[Any]:
         raise UsageError(
             '--executor slurm needs submitit: pip install "lightning-bench[slurm]", where hosts share it'
         ) from None
-    folder = Path(".lbench-slurm")
-    folder.mkdir(mode=0o700, exist_ok=True)  # what tasks are given has the key
+    folder = Path(".lbench") / "slurm"
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)  # what tasks are given has the key
     os.chmod(folder, 0o700)
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)

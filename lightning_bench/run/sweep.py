@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from lightning_bench.case import Case
+from lightning_bench.machine import Machine
 from lightning_bench.measure.job import USEFUL_PHASES, Job, Outcome
 from lightning_bench.record import FAILED, Record, ResultFile
 from lightning_bench.record.identities import IDENTITY
@@ -172,17 +173,16 @@ class Sweep:
         On a slot of an executor the row is of that slot's machine.
         """
         outcome = across(outcomes)
-        record = replace(
-            self._blank(outcome.case),
+        record = self._row(
+            outcome.case,
+            self.plan.machine if slot is None else slot.machine,
             status=outcome.status,
             reason=outcome.reason,
+            executor="" if slot is None else slot.executor,
             run_utc=self._begun,
             time_utc=_now(),
             **vars(outcome.figures),
         )
-        if slot is not None:
-            of_slot = {name: getattr(slot.machine, name) for name in IDENTITY}
-            record = replace(record, executor=slot.executor, **of_slot)
         # The last line is that of the process whose figures the row has.
         for number, each in sorted(enumerate(outcomes), key=lambda pair: pair[1].samples is outcome.samples):
             if each.samples:
@@ -200,7 +200,9 @@ class Sweep:
             return Outcome(case, "crashed", planned.broken)
         if planned.unavailable:
             return Outcome(case, "unavailable", planned.unavailable)
-        blank = self._blank(case)
+        if not self._oom_at:
+            return None
+        blank = self._row(case, self.plan.machine, status="ok")
         name = _oom_axis(blank)
         smaller = self._oom_at.get(_oom_key(blank))
         if smaller is not None and smaller < getattr(blank, name):
@@ -212,16 +214,15 @@ class Sweep:
         key, size = _oom_key(record), getattr(record, _oom_axis(record))
         self._oom_at[key] = min(size, self._oom_at.get(key, size))
 
-    def _blank(self, case: Case) -> Record:
-        """Return the row of a case without its figures."""
-        plan, shape, machine = self.plan, case.shape, self.plan.machine
+    def _row(self, case: Case, machine: Machine, **ending: Any) -> Record:
+        """Return the row of a case that ended so on a machine."""
+        plan, shape = self.plan, case.shape
         planned = plan.providers[case.provider]
         provider = planned.provider
         return Record(
             suite=plan.suite,
             metric=plan.metric,
             protocol=plan.protocol,
-            status="ok",
             case_id=plan.case_id(case),
             provider=provider.name,
             label=provider.label,
@@ -249,6 +250,7 @@ class Sweep:
             harness_commit=machine.harness_commit,
             machine_id=machine.id,
             **{name: getattr(machine, name) for name in IDENTITY},
+            **ending,
         )
 
 
