@@ -82,6 +82,7 @@ class Generator:
 
     def capture(self) -> None:
         """Capture every decoding step in a CUDA graph. Raise NoGraphError if one cannot be captured."""
+        self._tokens.clamp_(min=0)  # a step reads a token, and later ones have not been generated
         for position in range(self.shape.seq_len, self.length - 1):
             if (span := self._span(position)) not in self._graphs:
                 self._position.fill_(position)
