@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lightning_bench.case import Device
+from lightning_bench.providers.registry.packages import installed_version, missing_device, missing_package
 from lightning_bench.providers.served import Batch, ServedProvider
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+_FLASHINFER = "flashinfer-python"
 
 
 class MambaStep(ServedProvider):
@@ -61,8 +65,16 @@ class FlashinferStep(MambaStep):
 
     name = "flashinfer-decode"
     label = "FlashInfer selective_state_update"
-    package = "flashinfer-python"
+    package = "flashinfer"  # as listings have room for; the distribution has another name
     summary = "CUDA, compiled at its first call; Mamba-2's decoding step with a constant decay"
+
+    def version(self) -> str:
+        """Return the installed version of flashinfer-python, or ""."""
+        return installed_version(_FLASHINFER)
+
+    def unavailable(self, device: Device) -> str | None:
+        """Return why it cannot run on this machine, or None."""
+        return missing_device(self, device) or missing_package(_FLASHINFER)
 
     def _update(self) -> Callable[..., Any]:
         from flashinfer.mamba import selective_state_update

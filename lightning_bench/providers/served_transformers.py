@@ -25,7 +25,6 @@ class TransformersMinimax(ServedProvider):
     label = "Transformers MiniMax"
     package = "transformers"
     summary = "torch operations, a token at a time from a state, in the model's dtype"
-    devices = ("cuda", "cpu")
     dtypes = DTYPES
     square = True
 

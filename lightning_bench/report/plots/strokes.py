@@ -33,7 +33,8 @@ _SOLID: Dashes = "-"
 _DASH, _LONG, _DOT = (0.0, (4.0, 1.5)), (0.0, (7.0, 1.5)), (0.0, (1.0, 1.2))
 _DASH_DOT, _DASH_DOT_DOT = (0.0, (5.0, 1.2, 1.0, 1.2)), (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
 _SHORT, _LONG_SHORT = (0.0, (2.2, 1.2)), (0.0, (7.0, 1.2, 2.2, 1.2))
-_PATTERNS = (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT, _SHORT, _LONG_SHORT)
+_DASH_DASH_DOT = (0.0, (4.0, 1.2, 4.0, 1.2, 1.0, 1.2))
+_PATTERNS = (_SOLID, _DASH, _LONG, _DOT, _DASH_DOT, _DASH_DOT_DOT, _SHORT, _LONG_SHORT, _DASH_DASH_DOT)
 
 _KNOWN = {
     "lightning2": Stroke(_BLUE, "o", _SOLID, False),

@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
 ON_CPU = {"sdpa-flash", "sdpa-math", "sdpa-math-full"} | {x for x in BUILT_IN if x.endswith("-torch")}
-ON_CPU |= {"vq-blockwise", "vq-sdpa", "srmsnorm-eager", "transformers-minimax"}
+ON_CPU |= {"vq-blockwise", "vq-sdpa", "srmsnorm-eager"}
 
 
 def shape(head_dim: int = 64, value_dim: int = 64, **changes: object) -> Shape:

@@ -102,3 +102,9 @@ def test_one_file_of_a_package_is_loaded_without_the_package(tmp_path: Path) -> 
     with pytest.raises(ImportError, match="no_such_module"):
         load_package_file("sglang", "broken.py")
     assert "_lightning_bench_sglang_broken" not in sys.modules
+
+
+def test_what_is_missing_is_named_by_its_distribution() -> None:
+    reason = get_provider("flashinfer-decode").unavailable("cuda")
+    assert reason == "flashinfer-python is not installed; pip install flashinfer-python"
+    assert get_provider("sglang-seg-la").unavailable("cuda") == "sglang is not installed; pip install sglang"
