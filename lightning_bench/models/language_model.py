@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -95,13 +96,25 @@ class LanguageModel(nn.Module):
         logits: Tensor = self.loss.logits(self._hidden(tokens))
         return logits.view(*tokens.shape, -1)
 
-    def next_logits(self, tokens: Tensor, at: Tensor) -> Tensor:
-        """Return the logits [batch, vocabulary] of the token after tokens [batch, n] at positions `at` [n].
+    def next_logits(self, tokens: Tensor, at: Tensor, last: int = 1) -> Tensor:
+        """Return the logits [batch, last, vocabulary] of what follows the last tokens.
 
-        Both are int64. What came before them is what the attention of each layer has kept.
+        The tokens are int64 [batch, n], at positions `at`, int64 [n]. What came before them is what the
+        attention of each layer has kept.
         """
-        last = self._hidden(tokens, at).unflatten(0, tokens.shape)[:, -1]
-        return self.loss.logits(last)
+        return self.loss.logits(self._hidden(tokens, at).unflatten(0, tokens.shape)[:, -last:])
+
+    @contextmanager
+    def attending(self, attends: Sequence[Attend]) -> Iterator[None]:
+        """Give each layer another attention, for as long as the block runs."""
+        before = [block.attend for block in self._blocks]
+        try:
+            for block, attend in zip(self._blocks, attends, strict=True):
+                block.attend = attend
+            yield
+        finally:
+            for block, attend in zip(self._blocks, before, strict=True):
+                block.attend = attend
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy, nats per token: of tokens and the token after each, both int64."""

@@ -13,6 +13,9 @@ from lightning_bench.models.model_sizes import ModelSize
 from lightning_bench.models.transnormer_llm import transnormer
 from lightning_bench.providers.registry.base import Inputs, Provider
 
+_SCORES = 2**26
+"""Scores in fp64 that are held at once: half a gigabyte."""
+
 AttentionOfLayer = Callable[[Tensor], Attend]
 """From the slopes of a layer [heads] to its attention; softmax attention ignores them."""
 
@@ -61,11 +64,11 @@ def exact_linear(slopes: Tensor) -> Attend:
     """Return linear attention with a decay in fp64, every pair of tokens by itself; o in the dtype of v."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        n = torch.arange(q.shape[1], device=q.device)
-        apart = (n[:, None] - n).double()
-        decay = torch.where(apart < 0, 0.0, torch.exp(-slopes.double()[:, None, None] * apart.clamp(min=0)))
-        scores = torch.einsum("bihd,bjhd->bhij", q.double(), k.double()) * decay
-        return torch.einsum("bhij,bjhe->bihe", scores, v.double()).to(v.dtype)
+        def weighed(scores: Tensor, apart: Tensor) -> Tensor:
+            decay = torch.exp(-slopes.double()[:, None, None] * apart.clamp(min=0))
+            return scores * torch.where(apart < 0, 0.0, decay)
+
+        return _by_rows(q, k, v, weighed)
 
     return attend
 
@@ -74,12 +77,31 @@ def exact_softmax(slopes: Tensor) -> Attend:
     """Return causal softmax attention with scale 1/√head_dim in fp64; o in the dtype of v."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scores = torch.einsum("bihd,bjhd->bhij", q.double(), k.double()) * q.shape[-1] ** -0.5
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        weights = scores.masked_fill(later, -torch.inf).softmax(-1)
-        return torch.einsum("bhij,bjhe->bihe", weights, v.double()).to(v.dtype)
+        def weighed(scores: Tensor, apart: Tensor) -> Tensor:
+            scaled = scores.mul(q.shape[-1] ** -0.5)
+            return scaled.masked_fill(apart < 0, -torch.inf).softmax(-1)
+
+        return _by_rows(q, k, v, weighed)
 
     return attend
+
+
+def _by_rows(q: Tensor, k: Tensor, v: Tensor, weighed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return attention in fp64, of some queries at a time; q, k and v are [batch, seq_len, heads, ·].
+
+    `weighed` maps scores [batch, heads, queries, keys], and by how much each query comes later than each key,
+    to weights.
+    """
+    batch, n, heads, _ = q.shape
+    rows = max(1, _SCORES // (batch * heads * n))
+    index = torch.arange(n, device=q.device, dtype=torch.float64)
+    exact_k, exact_v, parts = k.double(), v.double(), []
+    for begin in range(0, n, rows):
+        end = min(n, begin + rows)  # no query sees a later key
+        scores = torch.einsum("bihd,bjhd->bhij", q[:, begin:end].double(), exact_k[:, :end])
+        weights = weighed(scores, index[begin:end, None] - index[:end])
+        parts.append(torch.einsum("bhij,bjhe->bihe", weights, exact_v[:, :end]).to(v.dtype))
+    return torch.cat(parts, dim=1)
 
 
 def exact_attention(size: ModelSize) -> AttentionOfLayer:

@@ -90,6 +90,15 @@ def _judged(small: ModelSize, provider: Provider, of: Shape, seed: int, span: in
     return compared(found, rounded, right, generator.new, FACTOR[of.dtype])
 
 
+def missed_by(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Return by how much the logit of each token chosen is below the largest, over their root mean square.
+
+    Logits are [batch, tokens, vocabulary], tokens [batch, tokens].
+    """
+    of_chosen = logits.gather(-1, chosen[..., None])[..., 0]
+    return (logits.amax(-1) - of_chosen) / logits.square().mean(-1).sqrt()
+
+
 def compared(
     found: Tensor, rounded: Tensor, right: Tensor, chosen: Tensor, factor: float
 ) -> GenerationErrors:
@@ -99,8 +108,7 @@ def compared(
     pairs = zip(found.unbind(1), right.unbind(1), strict=True)
     errors = [relative_error(mine, theirs) for mine, theirs in pairs]
     worst = max(range(len(errors)), key=lambda step: (math.isnan(errors[step]), errors[step]))
-    least = right.gather(-1, chosen[..., None])[..., 0]
-    missed = float(((right.amax(-1) - least) / right.square().mean(-1).sqrt()).max())
+    missed = float(missed_by(right, chosen).max())
     failure = None
     if not errors[worst] <= budget:
         failure = (

@@ -15,7 +15,7 @@ from lightning_bench.measure.device.lap_clock import LapClock
 from lightning_bench.measure.training.model_gate import slopes_of_layers
 from lightning_bench.models.language_model import LanguageModel
 from lightning_bench.models.model_sizes import ModelSize
-from lightning_bench.models.plugged_attention import model_on
+from lightning_bench.models.plugged_attention import exact_attention, model_on
 from lightning_bench.providers.dtypes import torch_dtype
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.decoding import AttentionCache, CacheSpec, NextToken
@@ -46,13 +46,15 @@ class Generator:
     """
 
     def __init__(self, size: ModelSize, provider: Provider, shape: Shape, *, span: int = SPAN) -> None:
+        self.size = size
         self.shape, self.length = shape, shape.seq_len + shape.model_run.new_tokens
         self._unit = span
         self._graphs: dict[int, Callable[[], object]] = {}
         self._dtype = dtype = torch_dtype(shape.dtype)
+        self._slopes = slopes_of_layers(size, shape)
         attends = [
             CachedAttention(provider.cache(self._spec(size, layer, slopes, dtype)), lambda: self._next)
-            for layer, slopes in enumerate(slopes_of_layers(size, shape))
+            for layer, slopes in enumerate(self._slopes)
         ]
         self.caches = [attend.cache for attend in attends]
         self.model: LanguageModel = model_on(size, attends, self.length, dtype)
@@ -105,9 +107,20 @@ class Generator:
         self._tokens.fill_(-1)
         self._tokens[:, :n] = prompt
         self._position.fill_(n - 1)
-        logits = self.model.next_logits(prompt, self._places[:n])
+        logits = self.model.next_logits(prompt, self._places[:n])[:, -1]
         self._choose(logits)
         return logits
+
+    @torch.no_grad()
+    def exact_logits(self, sequence: Tensor) -> Tensor:
+        """Return the logits of all new tokens of a sequence [1, length], [1, new_tokens, vocabulary].
+
+        They are those of one pass with exact attention, in fp64; all else is as in the steps, not compiled.
+        """
+        attention, count = exact_attention(self.size), self.shape.model_run.new_tokens
+        attends = [attention(slopes) for slopes in self._slopes]
+        with self.model.attending(attends), torch.compiler.set_stance("force_eager"):
+            return self.model.next_logits(sequence[:, :-1], self._places[: self.length - 1], count)
 
     def decode(self, count: int) -> None:
         """Take so many steps after a prefill."""
@@ -131,7 +144,7 @@ class Generator:
         later = self._places[:span] > self._position
         mask = torch.zeros(span, dtype=self._dtype, device=later.device).masked_fill_(later, -math.inf)
         self._next = NextToken(self._position, self._position.int().expand(len(fed)).contiguous(), mask)
-        logits = self.model.next_logits(fed, self._position)
+        logits = self.model.next_logits(fed, self._position)[:, -1]
         self._choose(logits)
         return logits
 

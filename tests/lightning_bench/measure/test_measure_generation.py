@@ -13,7 +13,7 @@ from lightning_bench.case import Case, Shape
 from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.device.lap_clock import CpuLapClock, LapClock
 from lightning_bench.measure.generation import generator
-from lightning_bench.measure.generation.generate_bench import Repeater, too_few_bytes
+from lightning_bench.measure.generation.generate_bench import Repeater, not_chosen, too_few_bytes
 from lightning_bench.measure.generation.generator import Generator
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
@@ -73,6 +73,7 @@ def test_figures_of_a_generation_hold_together(session: Session, model: str, pro
     assert f.error_budget is not None
     assert 0 < f.error_o < f.error_budget
     assert "the same tokens in 8 generations of 2 prompts" in f.checks.replace("9 gen", "8 gen")
+    assert f.checks.endswith("; timed tokens against exact attention")
     assert list(dict.fromkeys(phases)) == ["load", "warm-up", "oracle", "samples"]
 
 
@@ -114,6 +115,12 @@ class Later(Provider):
     [
         (f"{ZOO}:Good", "unsupported", "good computes whole sequences only: lbench knows no decoding step"),
         ("raise torch.OutOfMemoryError('CUDA out of memory')", "oom", "CUDA out of memory"),
+        # The same tokens in every generation, and a gate that it has passed.
+        (
+            "cache.step = lambda q, k, v, token: torch.zeros_like(q)",
+            "wrong",
+            "timed tokens are not the likeliest by exact attention: their logits are below the largest by",
+        ),
     ],
 )
 def test_what_ends_a_case(session: Session, tmp_path: Path, provider: str, status: str, reason: str) -> None:
@@ -152,6 +159,13 @@ def test_generations_that_cannot_be_right(generations: list[list[int]], said: st
     for _ in range(4):
         repeater.generate(CpuLapClock())
     assert (repeater.failure is None) if said is None else (said in str(repeater.failure))
+
+
+def test_tokens_that_were_not_chosen() -> None:
+    assert not_chosen([0.0] * 98 + [0.3, 0.1]) is None
+    assert "by 0.6 at new token 2 of 3" in str(not_chosen([0.0, 0.6, 0.0]))
+    assert "by 0.1 of the root mean square in the mean" in str(not_chosen([0.1] * 9))
+    assert "by nan at new token 3 of 3" in str(not_chosen([0.0, 0.9, float("nan")]))
 
 
 def test_a_step_that_moves_more_than_a_stream_is_impossible() -> None:
