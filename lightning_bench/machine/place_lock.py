@@ -18,6 +18,7 @@ import psutil
 from lightning_bench.errors import UsageError
 from lightning_bench.words import brief
 
+_NAMESPACE = "lightning-bench"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
 _MOST_ASKED = 4096  # so many may ask for the holder before it goes
 
@@ -69,4 +70,4 @@ def _in_words(pid: int | None) -> str:
 
 
 def _address(device: str) -> str:
-    return f"\0lightning-bench {device}"
+    return f"\0{_NAMESPACE} {device}"

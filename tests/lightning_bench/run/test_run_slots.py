@@ -32,13 +32,17 @@ from tests.support.workspace import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
+# Tests of other checkouts on this machine must not have the same devices.
+OWN = f"{os.getpid()}"
+OWN_LOCKS = f"from lightning_bench.machine import place_lock; place_lock._NAMESPACE = 'tests {OWN}'"
 LENGTHS = [32, 64, 96, 128, 160, 192]
 
 
 def slots(count: int) -> list[Slot]:
     """Return slots whose workers run on the CPU and are told of a GPU that no machine has."""
     gpus = [
-        Gpu("NVIDIA H200", "9.0", "570.1", f"GPU-{number}aaa", f"GPU-{number}aaa") for number in range(count)
+        Gpu("NVIDIA H200", "9.0", "570.1", f"GPU-{number}-{OWN}", f"GPU-{number}-{OWN}")
+        for number in range(count)
     ]
     machine = describe_machine("cpu")
     return [
@@ -86,7 +90,7 @@ def test_several_slots_measure_what_one_does_and_each_one_job_at_a_time(workspac
     by_gpu: dict[str, list[Visit]] = {}
     for visit in found:
         by_gpu.setdefault(visit.gpu, []).append(visit)
-    assert by_gpu.keys() == {f"GPU-{number}aaa" for number in range(4)}
+    assert by_gpu.keys() == {f"GPU-{number}-{OWN}" for number in range(4)}
     for of_one in by_gpu.values():
         assert all(before.end_s <= after.begin_s for before, after in pairwise(of_one))
     assert len({visit.pid for visit in found}) >= 4
@@ -113,7 +117,7 @@ def test_a_worker_that_waits_is_no_reason_to_wait_for_close(workspace: Any, wait
         workspace.sweep(suite, executor=executor, watcher=_watcher(entered))
     wait_gone(int((workspace.folder / "waiting").read_text()))
     (workspace.folder / "waiting").unlink()
-    assert holder("GPU-0aaa") is None
+    assert holder(f"GPU-0-{OWN}") is None
 
 
 def test_both_sides_of_a_shape_are_measured_on_one_gpu(workspace: Any) -> None:
@@ -162,7 +166,7 @@ def story(workspace: Any, wait_gone: Callable[[int], None]) -> Iterator[Story]:
     workspace.out.unlink(missing_ok=True)
     suite = workspace.suite(["WaitsAt128"], seq_len=LENGTHS, name="two")
     command = ["check", suite, "--out", workspace.out, "--gpus", "cpu:2"]
-    process = workspace.start(*command)
+    process = workspace.start(*command, code=OWN_LOCKS)
     try:
         worker = int(workspace.appears("waiting").read_text())
         story = Story(workspace, process.pid)
@@ -171,13 +175,13 @@ def story(workspace: Any, wait_gone: Callable[[int], None]) -> Iterator[Story]:
             "the other slot did not go on",
         )
         story.beside = workspace.ids()
-        story.refused = workspace.run("check", suite, "--out", "other.csv", "--gpus", "cpu:1")
+        story.refused = workspace.run("check", suite, "--out", "other.csv", "--gpus", "cpu:1", code=OWN_LOCKS)
         process.kill()
         process.communicate(timeout=PATIENCE_S)
         wait_gone(worker)
         story.killed = read_records(workspace.out)
         (workspace.folder / "go").touch()
-        story.resumed = workspace.run(*command)
+        story.resumed = workspace.run(*command, code=OWN_LOCKS)
         yield story
     finally:
         if process.poll() is None:
@@ -209,14 +213,17 @@ def test_a_killed_driver_leaves_one_row_per_case_after_the_same_command(story: S
 def test_who_holds_a_device_is_known_until_it_ends() -> None:
     code = (
         "from lightning_bench.machine.place_lock import hold\n"
-        "with hold({'GPU-7': 'GPU 7'}):\n print(flush=True)\n input()"
+        f"with hold({{'GPU-7-{OWN}': 'GPU 7'}}):\n print(flush=True)\n input()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
-    assert holder("GPU-7") == process.pid
-    with pytest.raises(Exception, match=f"GPU 7 is in use by pid {process.pid} "), hold({"GPU-7": "GPU 7"}):
+    assert holder(f"GPU-7-{OWN}") == process.pid
+    with (
+        pytest.raises(Exception, match=f"GPU 7 is in use by pid {process.pid} "),
+        hold({f"GPU-7-{OWN}": "GPU 7"}),
+    ):
         pass
     process.kill()
     process.communicate()
-    assert holder("GPU-7") is None
+    assert holder(f"GPU-7-{OWN}") is None
