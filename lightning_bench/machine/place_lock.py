@@ -41,7 +41,7 @@ def hold(devices: Mapping[str, str]) -> Iterator[None]:
                     ) from error
                 raise UsageError(
                     f"{name} is in use by {_in_words(holder(device))}, which measures on it: wait for it, or "
-                    "give --gpus others (`lbench gpus` shows them)"
+                    "name others by --gpus (`lbench gpus` lists GPUs and who uses them)"
                 ) from None
             lock.listen(_MOST_ASKED)
         yield

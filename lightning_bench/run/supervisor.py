@@ -34,7 +34,7 @@ _FINISH_LIMIT_S = 120.0
 _LONGEST_POLL_S = 86400.0
 # Inputs and oracle belong to no case; a shape gets this much for them, or the time limit if that is more.
 _SHARED_LIMIT_S = 600.0
-# Several threads may start workers; the program's main module is hidden from one at a time.
+# Several threads may start workers: the program's main module is hidden from one at a time.
 _STARTING = threading.Lock()
 
 
@@ -220,8 +220,9 @@ class Supervisor:
             raise AbandonedError
 
     def _exit_report(self, oom_kills: int) -> Ending:
-        self._process.join()
-        code = self._process.exitcode
+        with _STARTING:  # starting another worker collects children, and would know the code instead
+            self._process.join()
+            code = self._process.exitcode
         line = tail(self._log, 1)
         output = f"; its last output: {line}" if line else ""
         if code is None or code >= 0:

@@ -41,7 +41,7 @@ def merge(
         write_merged(merged, file)
     missing = missing_shards(shards)
     if missing:
-        sink.say(f"not all shards are here: {', '.join(missing)} of them missing")
+        sink.say(f"missing: shard {', '.join(missing)}")
     kinds = sorted({record.device_name for record in merged.records if record.device_name})
     if len({record.machine_id for record in merged.records}) > 1:
         sink.say(f"the rows are of machines of several kinds: {', '.join(kinds)}")

@@ -84,7 +84,7 @@ def test_the_name_is_that_of_the_whole(lbench: Lbench, shards: list[Path]) -> No
     again = lbench("merge", *shards[:2], "--json")
     assert json.loads(again.out) == {"results": str(out), "rows": 4, "missing_shards": ["3/3"]}
     assert again.err.startswith("the earlier results are now ")
-    assert "not all shards are here: 3/3" in again.err
+    assert "missing: shard 3/3\n" in again.err
 
 
 def test_a_row_that_two_files_have_counts_once(lbench: Lbench, shards: list[Path], tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_hang_on_one_slot_delays_no_other(story: Story) -> None:
 def test_a_second_sweep_on_a_busy_slot_is_refused_with_the_holder(story: Story) -> None:
     assert story.refused.returncode == 2
     assert story.refused.stderr.startswith(f"lbench: CPU 0 is in use by pid {story.pid} (")
-    assert "wait for it, or give --gpus others" in story.refused.stderr
+    assert "wait for it, or name others by --gpus" in story.refused.stderr
     assert not (story.workspace.folder / "other.csv").exists()
 
 
