@@ -49,7 +49,8 @@ def hopper_serving(call: ServeCall) -> Callable[[ServeCall], Tensor] | None:
         return Serving(device.HopperServing(), device.Pool)
 
     tensors = q, k, v, call.slopes, pool, call.cu_seqlens, *call.vectors().values()
-    return _plans.find(tensors, tuple(call.vectors()), make) or make()
+    given = call.slopes is None, *call.vectors()
+    return _plans.find(tensors, given, make) or make()
 
 
 class Serving:
