@@ -283,12 +283,12 @@ def test_readings_can_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_warning_before_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(foreign, "busy_now", lambda device: f"this machine is busy: {device}")
+    monkeypatch.setattr(foreign, "busy_now", lambda device, gpus: f"this machine is busy: {device}")
     warn_if_busy(Sink(), "cpu")
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == ("this machine is busy: cpu; what is measured beside foreign load is unstable\n")
-    monkeypatch.setattr(foreign, "busy_now", lambda device: None)
+    monkeypatch.setattr(foreign, "busy_now", lambda device, gpus: None)
     warn_if_busy(Sink(), "cpu")
     assert capsys.readouterr().err == ""
 
