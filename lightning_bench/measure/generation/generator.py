@@ -142,7 +142,8 @@ class Generator:
     def _step(self, span: int) -> Tensor:
         fed = self._tokens.index_select(1, self._position)
         later = self._places[:span] > self._position
-        mask = torch.zeros(span, dtype=self._dtype, device=later.device).masked_fill_(later, -math.inf)
+        mask = torch.zeros(span, dtype=self._dtype, device=later.device)
+        mask.masked_fill_(later, -math.inf)
         self._next = NextToken(self._position, self._position.int().expand(len(fed)).contiguous(), mask)
         logits = self.model.next_logits(fed, self._position)[:, -1]
         self._choose(logits)
