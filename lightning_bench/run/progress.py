@@ -213,7 +213,7 @@ class LiveWatcher(QuietWatcher):
 
 
 def _loss(name: str, reason: str) -> str:
-    return f"{name} is lost, others go on with its cases: {reason}"
+    return f"{name} is lost: {reason}"
 
 
 def _opening(name: str, total: int, standing: int) -> str:
