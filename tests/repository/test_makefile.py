@@ -22,6 +22,8 @@ DISTRIBUTIONS = {
     "pynvml": "nvidia-ml-py",
 }
 OPTIONAL = {
+    "ray",
+    "submitit",
     "flash_attn",
     "xformers",
     "fla",
