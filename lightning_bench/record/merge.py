@@ -75,14 +75,25 @@ def merged_path(paths: Sequence[Path]) -> Path:
 
 
 def missing_shards(paths: Sequence[Path]) -> list[str]:
-    """Return the shards, such as `3/4`, that the names of the files tell to be missing."""
-    found = [match for path in paths if (match := _SHARD.search(path.stem))]
-    counts = {int(match[2]) for match in found}
+    """Return the shards, such as `3/4`, that the names of the files tell to be missing.
+
+    None where they are of several counts (`shard_counts`): then the names do not tell.
+    """
+    counts = shard_counts(paths)
     if len(counts) != 1:
         return []
-    count = counts.pop()
-    given = {int(match[1]) for match in found}
+    (count,) = counts
+    given = {int(match[1]) for match in _shards(paths)}
     return [f"{number}/{count}" for number in range(1, count + 1) if number not in given]
+
+
+def shard_counts(paths: Sequence[Path]) -> list[int]:
+    """Return into how many shards sweeps were cut, by the names of the files."""
+    return sorted({int(match[2]) for match in _shards(paths)})
+
+
+def _shards(paths: Sequence[Path]) -> list[re.Match[str]]:
+    return [match for path in paths if (match := _SHARD.search(path.stem))]
 
 
 def _samples(path: Path) -> dict[tuple[str, ...], list[dict[str, Any]]]:

@@ -182,7 +182,8 @@ def expand_models(
     """Return the cases of groups of a suite: by model, then shape, with providers in the suite's order.
 
     A provider that groups of the suite name runs only in these groups, any other in every group with a model
-    of its family; those added join such groups. UsageError if that leaves nothing.
+    of its family; those added join such groups. UsageError if that leaves nothing, or ranks are given and no
+    case has any.
     """
     named = {spec for group in groups for spec in group.providers}
     given, added = overrides.providers, overrides.added or ()
@@ -203,6 +204,8 @@ def expand_models(
             f"suite {suite.name}: none of the providers has the attention of a model that is run: "
             f"{', '.join(dict.fromkeys(models))}; allowed: providers of {' or '.join(wanted)}"
         )
+    if overrides.ranks and not any(case.shape.model_run.ranks for case in cases):
+        raise UsageError("--ranks: no case takes its steps together; give --parallel ddp or fsdp2, too")
     return list(cases)
 
 

@@ -28,7 +28,13 @@ def merge(
     """Write one file with one row per case; different rows of a case are an error."""
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.record import ResultFile
-    from lightning_bench.record.merge import merge_rows, merged_path, missing_shards, write_merged
+    from lightning_bench.record.merge import (
+        merge_rows,
+        merged_path,
+        missing_shards,
+        shard_counts,
+        write_merged,
+    )
 
     path = out or merged_path(shards)
     if path.resolve() in {shard.resolve() for shard in shards}:
@@ -42,6 +48,9 @@ def merge(
     missing = missing_shards(shards)
     if missing:
         sink.say(f"missing: shard {', '.join(missing)}")
+    counts = shard_counts(shards)
+    if len(counts) > 1:
+        sink.say(f"the shards are parts of {' and of '.join(map(str, counts))}: cases may be missing")
     kinds = sorted({record.device_name for record in merged.records if record.device_name})
     if len({record.machine_id for record in merged.records}) > 1:
         sink.say(f"the rows are of machines of several kinds: {', '.join(kinds)}")

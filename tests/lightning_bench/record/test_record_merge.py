@@ -87,6 +87,17 @@ def test_the_name_is_that_of_the_whole(lbench: Lbench, shards: list[Path]) -> No
     assert "missing: shard 3/3\n" in again.err
 
 
+def test_shards_of_sweeps_that_were_cut_differently_may_lack_cases(
+    lbench: Lbench, shards: list[Path]
+) -> None:
+    other = written(shards[0].with_name("paper-speed-shard2of4.csv"), [row(2)])
+    ran = lbench("merge", shards[0], other)
+    assert (ran.code, ran.err.splitlines()[0]) == (
+        0,
+        "the shards are parts of 3 and of 4: cases may be missing",
+    )
+
+
 def test_a_row_that_two_files_have_counts_once(lbench: Lbench, shards: list[Path], tmp_path: Path) -> None:
     copy = written(tmp_path / "copy.csv", read_records(shards[0]))
     assert lbench("merge", shards[0], copy, "--out", tmp_path / "both.csv").code == 0

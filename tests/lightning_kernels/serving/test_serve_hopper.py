@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lightning_kernels.serving import serve_hopper
 from lightning_kernels.serving.serve_call import ServeCall
 from lightning_kernels.serving.serve_hopper import Serving, hopper_serving
 from tests.support.gluon_emulator.trials import Runner
@@ -64,6 +65,18 @@ def test_no_decay_and_no_tokens(serve):
     o, _ = check_batch(serve, batch_of([0, 0], beyond=3))
     assert not o.any()
     assert check_batch(serve, batch_of([0]))[0].shape == (0, 2, 64)
+
+
+def test_batches_of_one_size_with_and_without_decay_are_two_kinds(runner, monkeypatch):
+    monkeypatch.setattr(serve_hopper, "hopper", lambda device: runner.host)
+    decaying, lasting = batch_of([65]), batch_of([65], slope=None)
+
+    def chosen(batch):
+        return batch.call(lambda *x, **y: hopper_serving(as_call(*x, **y)), batch.state)
+
+    first = chosen(decaying)
+    assert None is not chosen(lasting) is not first
+    assert chosen(decaying) is first
 
 
 ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
