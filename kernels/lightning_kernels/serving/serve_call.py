@@ -126,8 +126,9 @@ def check_serve_values(call: ServeCall) -> None:
     """Check the values of slopes, bounds and slots on the CPU; elsewhere reading them would synchronise.
 
     Raises:
-        ValueError: if a slope is negative or not a number, bounds are not in order, a slot does not exist,
-            two states would be written to one slot, or one to a slot that another sequence begins with.
+        ValueError: if a slope is negative or not a number, bounds are not in order, `context_lens` are below
+            0, a slot does not exist, two states would be written to one slot, or one to a slot that another
+            sequence begins with.
     """
     check_slope_values(call.slopes)
     if not call.cu_seqlens.is_cpu:
@@ -135,6 +136,8 @@ def check_serve_values(call: ServeCall) -> None:
     check_bound_values(call.cu_seqlens, call.q.shape[0])
     bounds = call.cu_seqlens
     used = (call.state_indices >= 0) & (bounds[1:] > bounds[:-1])
+    if call.context_lens is not None and (used & (call.context_lens < 0)).any():
+        raise ValueError(f"context_lens must be at least 0, got {call.context_lens.tolist()}")
     begun = used if call.has_initial_state is None else used & call.has_initial_state
     read = torch.where(begun, call.state_indices, -1).tolist()
     left = call.state_indices if call.output_state_indices is None else call.output_state_indices

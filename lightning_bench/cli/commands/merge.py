@@ -36,10 +36,10 @@ def merge(
         write_merged,
     )
 
+    merged = merge_rows(shards)
     path = out or merged_path(shards)
     if path.resolve() in {shard.resolve() for shard in shards}:
         raise UsageError(f"{path} is one of the files to merge: give another --out")
-    merged = merge_rows(shards)
     sink = Sink(as_json=as_json, quiet=quiet)
     with ResultFile(path, fresh=True) as file:
         if file.moved:

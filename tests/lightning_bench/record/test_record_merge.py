@@ -123,6 +123,8 @@ def test_names_that_do_not_say_where_to(lbench: Lbench, shards: list[Path], tmp_
     for files in ([other], [shards[0], other]):
         ran = lbench("merge", *files)
         assert (ran.code, "give --out FILE" in ran.err) == (2, True)
+    ran = lbench("merge", "paper-speed-shard*of3.csv")  # a pattern that the shell has left as it is
+    assert (ran.code, "cannot read paper-speed-shard*of3.csv: No such file" in ran.err) == (2, True)
     ran = lbench("merge", *shards, "--out", shards[1])
     assert (ran.code, "is one of the files to merge" in ran.err) == (2, True)
     assert len(read_records(shards[1])) == 2

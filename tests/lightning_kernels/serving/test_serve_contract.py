@@ -73,6 +73,7 @@ def test_what_does_not_fit_is_refused(serve, change, message):
         ({"cu_seqlens": int32(0, 5, 3)}, "never decrease"),
         ({"cu_seqlens": int32(1, 5, 23)}, "start at 0"),
         ({"cu_seqlens": int32(0, 5, 24)}, "end at most at"),
+        ({"context_lens": int32(0, -1)}, r"context_lens must be at least 0, got \[0, -1\]"),
         ({"state_indices": int32(0, 4)}, "slots are from 0 to 3, or below 0 for none, got 4"),
         ({"state_indices": int32(1, 1)}, "sequence 0 would write to slot 1, which sequence 1 begins"),
         ({"output_state_indices": int32(2, 2)}, "two states would be written to slot 2"),

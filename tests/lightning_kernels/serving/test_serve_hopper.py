@@ -79,6 +79,17 @@ def test_batches_of_one_size_with_and_without_decay_are_two_kinds(runner, monkey
     assert chosen(decaying) is first
 
 
+def test_slots_far_apart_do_not_share_a_kernel_with_near_ones(runner):
+    x, slots = torch.empty(1, 2, 64, 64, dtype=torch.bfloat16), int32(0)
+
+    def key(slot_stride):
+        pool = torch.empty(1, 2, 64, 64).as_strided((1, 2, 64, 64), (slot_stride, 4096, 64, 1))
+        extras = None, int32(0, 64), pool, None, pool
+        return runner.host.Launch((x, x, x, None, x, None, None), extras, runner.host.Pool(slots))._key
+
+    assert key(2**13) == key(2**30) != key(2**31)  # where a stride takes 64 bits
+
+
 ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 
 
