@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,13 +93,14 @@ def test_device_date_and_a_plot_are_on_the_first_screen_and_every_suite_is_short
     screen(1440, 900)
     chromium.get(h200)
     assert texts(chromium, "h1") == ["NVIDIA H200"]
-    assert texts(chromium, ".about strong") == ["2026-11-21"]
+    (dates,) = texts(chromium, ".about strong")
+    assert re.fullmatch(r"2026-11-21 to 2026-\d\d-\d\d", dates)
     assert "torch 2.11.0" in texts(chromium, ".about")[0]
     assert "lightning-bench 0.1.0 at " in texts(chromium, ".about")[0]
     assert 300 < bottom(chromium, "#hero .plot svg") <= 900
     assert 2 < len(find(chromium, ".summary li")) <= 10
     tabs = find(chromium, "#suites [role=tab]")[:-1]
-    assert len(tabs) == 9
+    assert len(tabs) >= 14
     for tab in tabs:
         tab.click()
         assert height(chromium) < 15_000
