@@ -14,6 +14,7 @@ from lightning_bench.machine.data_sheet import mfu_percent
 from lightning_bench.machine.mix import EVEN
 from lightning_bench.measure.job import CaseEnded, Figures, Outcome
 from lightning_bench.measure.model_bench import ModelBench, ModelFigures
+from lightning_bench.measure.training.attention_gate import judge_attention
 from lightning_bench.measure.training.model_gate import judge_model
 from lightning_bench.measure.training.team import first_of_ranks
 from lightning_bench.measure.training.trainer import Trainer
@@ -35,11 +36,12 @@ class TrainBench(ModelBench[Trainer]):
             return super().measured(case, provider)
 
     def judged(self, case: Case, size: ModelSize, provider: Provider) -> Figures:
-        """Return the errors of the small model. Raise CaseEnded if logits or a gradient are too far off."""
+        """Return the errors of the small model. Raise CaseEnded if it or the attention is too far off."""
         errors = judge_model(size, provider, case.shape.dtype, case.shape, self.job.seed)
         figures = Figures(error_o=errors.logits, error_dgate=errors.gradient, error_budget=errors.budget)
         if errors.failure:
             raise CaseEnded("wrong", errors.failure, figures)
+        judge_attention(case, size, provider, self.job.seed)
         return figures
 
     def made(self, case: Case, size: ModelSize, provider: Provider) -> Trainer:
@@ -58,7 +60,8 @@ class TrainBench(ModelBench[Trainer]):
         if reason := loss_failure(losses):
             return figures, reason
         checks = (
-            f"small model against fp64; loss {losses[0]:.3g} to {figures.loss:.3g} in {len(losses)} steps"
+            f"small model and attention at the timed size against fp64; loss {losses[0]:.3g} to "
+            f"{figures.loss:.3g} in {len(losses)} steps"
         )
         return replace(figures, checks=checks), None
 

@@ -79,7 +79,7 @@ def test_figures_of_a_step_hold_together(session: Session, model: str, provider:
     assert f.first_loss == pytest.approx(math.log(256), rel=0.1)
     assert f.loss is not None
     assert f.loss < f.first_loss
-    assert f.checks.startswith("small model against fp64; loss 5.")
+    assert f.checks.startswith("small model and attention at the timed size against fp64; loss 5.")
     assert f.error_o is not None
     assert f.error_budget is not None
     assert 0 < f.error_o < f.error_budget
@@ -130,7 +130,7 @@ class Later(Provider):
         def forward():
             Later.calls += 1
             o = torch.nn.functional.scaled_dot_product_attention(inputs.q, inputs.k, inputs.v, is_causal=True)
-            if Later.calls <= 4:  # two layers, once for the logits and once for the gradients
+            if Later.calls <= 5:  # two layers, for the logits and for the gradients, and at the timed size
                 return o
             {then}
         return forward
@@ -151,6 +151,29 @@ def test_what_ends_a_case_that_has_passed_the_gate(
     outcome, _ = trained(session, f"{tmp_path}/later.py:Later", shape("llama-tiny"))
     assert (outcome.status, outcome.figures.median_ms) == (status, None)
     assert reason in outcome.reason
+
+
+LONG = """
+import torch
+from lightning_bench.providers import Provider
+
+class Long(Provider):
+    name = label = "long"
+    family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
+
+    def build(self, inputs):
+        attend = torch.nn.functional.scaled_dot_product_attention
+        q, k, v = inputs.q, inputs.k, inputs.v
+        short = q.shape[2] <= 400
+        return lambda: attend(q, k, v, is_causal=True) if short else 1.5 * v + 0.0 * (q + k)
+"""
+
+
+def test_attention_that_is_wrong_for_long_sequences_only(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "long.py").write_text(LONG)
+    outcome, _ = trained(session, f"{tmp_path}/long.py:Long", shape("llama-tiny", seq_len=512))
+    assert (outcome.status, outcome.figures.median_ms) == ("wrong", None)
+    assert outcome.reason.startswith("attention at the timed size, head_dim 64: o is off by ")
 
 
 TUNES = """
