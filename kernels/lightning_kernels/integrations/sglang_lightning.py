@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from sglang.srt.layers.attention.linear.lightning_backend import LightningAttentionBackend
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..serving.serve import lightning_attn2_serve
 from ..step.decode_step import lightning_attn2_step
@@ -24,22 +25,28 @@ def _entry(
     layer: Any,
     **options: Any,
 ) -> Tensor:
-    """Return o [tokens, heads, head_dim] of a batch, and update its states in the pool."""
+    """Return o [tokens, heads, head_dim] of a batch, and update its states in the pool.
+
+    A padded batch may have more slots than sequences, or more rows than slots: the rest are zeros.
+    """
     if any(value is not None for value in options.values()):
         given: Tensor = _seg_la(self, q, k, v, kv_cache, state_indices_tensor, metadata, layer, **options)
         return given
     slopes, slots = self.tp_slope[layer.layer_id], state_indices_tensor.to(torch.int32)
     if metadata.num_prefills == 0:
+        slots = pad(slots[: len(q)], (0, max(0, len(q) - len(slots))), value=-1)
         return lightning_attn2_step(q, k, v, slopes, state=kv_cache, state_indices=slots, scale=layer.scaling)
+    bounds = metadata.query_start_loc.to(torch.int32)
+    sequences = len(bounds) - 1
     return lightning_attn2_serve(
         q,
         k,
         v,
         slopes,
         state=kv_cache,
-        cu_seqlens=metadata.query_start_loc.to(torch.int32),
-        state_indices=slots,
-        has_initial_state=metadata.has_initial_states.to(torch.bool),
+        cu_seqlens=bounds,
+        state_indices=slots[:sequences],
+        has_initial_state=metadata.has_initial_states[:sequences].to(torch.bool),
         scale=layer.scaling,
     )
 

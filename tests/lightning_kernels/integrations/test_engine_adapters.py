@@ -90,3 +90,24 @@ def test_backend_of_sglang():
     assert (
         backend._linear_attention_entry(q, k, v, pool, SLOTS, metadata, layer, track_lens=SLOTS) == "seg_la"
     )
+
+
+def test_padded_batches_of_sglang():
+    importlib.import_module("lightning_kernels.integrations.sglang_lightning").use_lightning_kernels()
+    home = importlib.import_module("sglang.srt.layers.attention.linear.lightning_backend")
+    backend, layer = home.LightningAttentionBackend([SLOPES]), SimpleNamespace(layer_id=0, scaling=0.25)
+    q, k, v, pool = batch()
+    expected = pool.clone()
+    metadata = SimpleNamespace(num_prefills=1, query_start_loc=BOUNDS[:4], has_initial_states=torch.ones(4))
+    o = backend._linear_attention_entry(q, k, v, pool, SLOTS, metadata, layer)
+    torch.testing.assert_close(o[:9], served(q, k, v, expected, 3, scale=0.25), rtol=1e-4, atol=1e-4)
+    assert not o[9:].any()
+    torch.testing.assert_close(pool, expected, rtol=1e-4, atol=1e-4)
+
+    rows, decodes = (x[:3] for x in (q, k, v)), SimpleNamespace(num_prefills=0)
+    o = backend._linear_attention_entry(*rows, pool, SLOTS[:2], decodes, layer)
+    torch.testing.assert_close(o[:2], served(q, k, v, expected, 2, scale=0.25), rtol=1e-4, atol=1e-4)
+    assert not o[2].any()
+    backend._linear_attention_entry(*(x[:2] for x in (q, k, v)), pool, SLOTS, decodes, layer)
+    served(q, k, v, expected, 2, scale=0.25)
+    torch.testing.assert_close(pool, expected, rtol=1e-4, atol=1e-4)
