@@ -63,37 +63,42 @@ def decode_table() -> str:
     return _markdown(head, lines)
 
 
+def _made_of(head: Sequence[str], lines: Callable[[], Iterable[Sequence[str]]]) -> Callable[[], str]:
+    """Return what makes a table of lines that are read when it is asked for."""
+    return lambda: _markdown(head, lines())
+
+
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "columns": (ROOT / "docs" / "columns.md", columns_table),
     "suites": (ROOT / "docs" / "suites.md", suites_table),
     "decode": (ROOT / "docs" / "serving.md", decode_table),
     "sweeps": (
         ROOT / "docs" / "scale.md",
-        lambda: _markdown(measured_tables.SWEEPS_HEAD, measured_tables.sweep_lines()),
+        _made_of(measured_tables.SWEEPS_HEAD, measured_tables.sweep_lines),
     ),
     "context": (
         ROOT / "docs" / "scale.md",
-        lambda: _markdown(context_table.HEAD, context_table.lines()),
+        _made_of(context_table.HEAD, context_table.lines),
     ),
     "serving": (
         ROOT / "docs" / "serving.md",
-        lambda: _markdown(measured_tables.SERVING_HEAD, measured_tables.serving_lines()),
+        _made_of(measured_tables.SERVING_HEAD, measured_tables.serving_lines),
     ),
     "rivals": (
         ROOT / "docs" / "serving.md",
-        lambda: _markdown(measured_tables.RIVALS_HEAD, measured_tables.rival_lines()),
+        _made_of(measured_tables.RIVALS_HEAD, measured_tables.rival_lines),
     ),
     "host": (
         ROOT / "docs" / "library.md",
-        lambda: _markdown(measured_tables.HOST_HEAD, measured_tables.host_lines()),
+        _made_of(measured_tables.HOST_HEAD, measured_tables.host_lines),
     ),
     "training": (
         ROOT / "docs" / "train.md",
-        lambda: _markdown(measured_tables.TRAINING_HEAD, measured_tables.training_lines()),
+        _made_of(measured_tables.TRAINING_HEAD, measured_tables.training_lines),
     ),
     "context-measured": (
         ROOT / "docs" / "scale.md",
-        lambda: _markdown(measured_tables.CONTEXT_HEAD, measured_tables.context_lines()),
+        _made_of(measured_tables.CONTEXT_HEAD, measured_tables.context_lines),
     ),
     "systems": (
         ROOT / "docs" / "systems.md",

@@ -68,10 +68,10 @@ def hopper_launch(
     roles = 3 if backward else 1
     if invariant():
         tiles = hopper_tiles(head_dim, value_dim, backward, programs=processors, processors=processors)
-        return Cut(tiles, programs * tiles.tiles_e * roles, 1, 0, 0, 0)
+        return _uncut(tiles, programs * tiles.tiles_e * roles)
     tiles = hopper_tiles(head_dim, value_dim, backward, programs, processors, elements)
     walks = programs * tiles.tiles_e * roles
-    uncut = Cut(tiles, walks, 1, 0, 0, 0)
+    uncut = _uncut(tiles, walks)
     whole = most = 0
     if packed:
         walks //= packed
@@ -87,13 +87,18 @@ def hopper_launch(
     return uncut if packed and cut.workspace_bytes > 2 * q_bytes else cut
 
 
+def _uncut(tiles: HopperTiles, walks: int) -> Cut:
+    """Return a launch in which each walk is one program."""
+    return Cut(tiles, walks, 1, 0, 0, 0)
+
+
 def pooled_launch(head_dim: int, value_dim: int, programs: int, processors: int) -> Cut:
     """Return the launch of packed sequences with states in a pool, in which nothing is cut.
 
     A state is read and written in place, which the program that reads it does best itself.
     """
     tiles = hopper_tiles(head_dim, value_dim, False, programs, processors)
-    return Cut(tiles, programs * tiles.tiles_e, 1, 0, 0, 0)
+    return _uncut(tiles, programs * tiles.tiles_e)
 
 
 @lru_cache(maxsize=4096)  # there are as many lengths as users have

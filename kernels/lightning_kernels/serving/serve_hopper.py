@@ -38,15 +38,15 @@ def hopper_serving(call: ServeCall) -> Callable[[ServeCall], Tensor] | None:
         or not hopper_takes(q.dtype, q.shape[2], v.shape[2])
     ):
         return None
-    device = hopper(q.get_device())
-    if device is None:
+    host = hopper(q.get_device())
+    if host is None:
         return None
     of_slot = v.shape[2] * q.shape[2]
-    if pool.stride()[1:] != (of_slot, v.shape[2], 1) or not device.takes(*(_by_head(x) for x in (q, k, v))):
+    if pool.stride()[1:] != (of_slot, v.shape[2], 1) or not host.takes(*(_by_head(x) for x in (q, k, v))):
         return None
 
     def make() -> Callable[[ServeCall], Tensor]:
-        return Serving(device.HopperServing(), device.Pool)
+        return Serving(host.HopperServing(), host.Pool)
 
     tensors = q, k, v, call.slopes, pool, call.cu_seqlens, *call.vectors().values()
     given = call.slopes is None, *call.vectors()
