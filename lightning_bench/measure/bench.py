@@ -86,13 +86,7 @@ class _Bench:
         self._references: dict[Family, Reference] = {}
         self._others: dict[int, _Other] = {}
         self._moved = False
-        limits = job.limits
-        self._rule = StopRule(
-            ci_percent=limits.ci_percent,
-            min_samples=limits.min_samples,
-            max_samples=limits.max_samples,
-            sample_limit_s=limits.sample_limit_s,
-        )
+        self._rule = StopRule.of(job.limits)
 
     def run(self) -> None:
         """Measure every case of the job."""

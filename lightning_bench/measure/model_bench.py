@@ -90,13 +90,7 @@ class ModelBench(ABC, Generic[Runner]):
     ) -> None:
         self.session, self.job, self.enter, self._compiled = session, job, enter, compiled
         self.outcomes = Outcomes(session, job, enter, emit)
-        limits = job.limits
-        self._rule = StopRule(
-            ci_percent=limits.ci_percent,
-            min_samples=limits.min_samples,
-            max_samples=limits.max_samples,
-            sample_limit_s=limits.sample_limit_s,
-        )
+        self._rule = StopRule.of(job.limits)
 
     @abstractmethod
     def judged(self, case: Case, size: ModelSize, provider: Provider) -> Figures:

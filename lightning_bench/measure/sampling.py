@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import bdtr  # scipy.stats has a quantile, and takes half a second to import
 
 from lightning_bench.case import Device
 from lightning_bench.measure.device.stream_clock import THROTTLED_SHARE, SampleClock
+
+if TYPE_CHECKING:
+    from lightning_bench.suite import Limits
 
 CONFIDENCE = 0.95
 # Fewer samples than this cannot bound the median at 95 %: 1 − 2·0.5⁶ = 0.969.
@@ -103,6 +107,11 @@ class StopRule:
     min_samples: int
     max_samples: int
     sample_limit_s: float
+
+    @classmethod
+    def of(cls, limits: Limits) -> StopRule:
+        """Return the rule of a suite's limits."""
+        return cls(limits.ci_percent, limits.min_samples, limits.max_samples, limits.sample_limit_s)
 
     @property
     def warm_up_limit_s(self) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_bench.record import Record
 from lightning_bench.record.identities import unlike
+from lightning_bench.report.tables.figures import worst_error
 from lightning_bench.report.tables.grid_lines import GridLine
 from lightning_bench.words import brief
 
@@ -72,15 +73,7 @@ def _severity(record: Record) -> float:
     0 for other statuses: of them the shortest length says most.
     """
     if record.status == "wrong":
-        errors = (
-            record.error_o,
-            record.error_dq,
-            record.error_dk,
-            record.error_dv,
-            record.error_dgate,
-            record.error_state,
-        )
-        return max((error for error in errors if error), default=0.0) / (record.error_budget or 1.0)
+        return (worst_error(record) or 0.0) / (record.error_budget or 1.0)
     if record.status == "unstable" and record.median_ms and record.ci_low_ms and record.ci_high_ms:
         return (record.ci_high_ms - record.ci_low_ms) / record.median_ms
     return 0.0

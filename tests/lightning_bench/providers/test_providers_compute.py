@@ -219,34 +219,25 @@ def test_lightning_official(head_dim: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert set(called) == {names[head_dim > 128]}
 
 
-def test_flash2(monkeypatch: pytest.MonkeyPatch) -> None:
-    def flash_attn_func(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        dropout_p: float = 0.0,
-        softmax_scale: None = None,
-        causal: bool = False,
-    ) -> Tensor:
-        assert causal
-        return bnhd(softmax, q, k, v)
+def flash_attn_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: None = None,
+    causal: bool = False,
+) -> Tensor:
+    """Stand in for the function of flash-attn, which is to be causal."""
+    assert causal
+    return bnhd(softmax, q, k, v)
 
+
+def test_flash2(monkeypatch: pytest.MonkeyPatch) -> None:
     module(monkeypatch, "flash_attn", flash_attn_func=flash_attn_func)
     check("flash2", inputs("bnhd"))
 
 
 def test_flash2_decodes_from_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    def flash_attn_func(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        dropout_p: float = 0.0,
-        softmax_scale: None = None,
-        causal: bool = False,
-    ) -> Tensor:
-        assert causal
-        return bnhd(softmax, q, k, v)
-
     def flash_attn_with_kvcache(
         q: Tensor,
         k_cache: Tensor,
