@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import typer
 import yaml
 
 from tests.support.composite_action import CompositeAction, Ended
+from tests.support.forked_workers import FORKING_LBENCH
 from tests.support.paths import ROOT
 
 ACTION, COMMENT = ROOT / "action.yml", ROOT / "comment" / "action.yml"
@@ -47,6 +49,13 @@ answers = json.load(open(folder + "/answers.json"))
 print(next((answer for path, answer in answers.items() if any(w.endswith(path) for w in words)), ""))
 """
 
+# Python, but that `lbench` forks its workers.
+PYTHON = f"""#!/bin/sh
+test "$1 $2" = "-m lightning_bench" || exec {sys.executable} "$@"
+shift 2
+exec {shlex.join(FORKING_LBENCH)} "$@"
+"""
+
 
 class PullRequest:
     """A repository with one kernel, the base of a pull request, and the folder of a runner."""
@@ -60,7 +69,9 @@ class PullRequest:
         for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "base"]):
             self.git(*words)
         self.base = self.git("rev-parse", "HEAD").strip()
-        self.saved: list[Mapping[str, str]] = []
+        self.python = folder / "python"
+        self.python.write_text(PYTHON)
+        self.python.chmod(0o755)
 
     def git(self, *words: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
@@ -86,7 +97,7 @@ class PullRequest:
             },
             hidden | ({"PYTHONPATH": path} if inputs.get("install") == "none" else {}),
         )
-        asked = {"suite": "suite.toml", "python": sys.executable, "calibrate": "false"}
+        asked = {"suite": "suite.toml", "python": str(self.python), "calibrate": "false"}
         return action.run(self.root, **(asked | {"options": "--metric memory --pairs 2"} | inputs))
 
     def _upload(self, given: Mapping[str, str]) -> Mapping[str, str]:
@@ -95,7 +106,7 @@ class PullRequest:
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> PullRequest:
+def request_(tmp_path: Path, forked_workers: None) -> PullRequest:
     return PullRequest(tmp_path)
 
 

@@ -18,6 +18,7 @@ import lightning_kernels
 from lightning_bench.record import read_records
 from scripts import docs_tables
 from tests.support.documents import DOCS, anchors, block, links
+from tests.support.forked_workers import FORKING_LBENCH, run_forked
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
@@ -36,14 +37,11 @@ def test_the_provider_and_the_suite_of_the_docs_run(tmp_path: Path) -> None:
     assert len([line for line in provider.splitlines() if line.strip()]) <= 10
     (tmp_path / "mine.py").write_text(provider)
     (tmp_path / "my.toml").write_text(SUITE)
-    command = [sys.executable, "-m", "lightning_bench", "check", "my.toml", "--device", "cpu"]
     for extra, names in (
         (["--out", "suite.csv"], {"lightning2-torch", "sdpa-math"}),
         (["--out", "mine.csv", "--provider", "mine.py:Mine"], {"mine"}),
     ):
-        done = subprocess.run(
-            [*command, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
-        )
+        done = run_forked("check", "my.toml", "--device", "cpu", *extra, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         records = read_records(tmp_path / extra[1])
         assert {r.provider for r in records} == names
@@ -51,6 +49,7 @@ def test_the_provider_and_the_suite_of_the_docs_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_the_entry_point_of_the_docs_is_found(tmp_path: Path) -> None:
     points = tomllib.loads(block(OWN_KERNEL, "toml", "entry-points"))["project"]["entry-points"]
     ((group, entries),) = points.items()
@@ -65,7 +64,7 @@ def test_the_entry_point_of_the_docs_is_found(tmp_path: Path) -> None:
     (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {target}\n")
     (tmp_path / "my.toml").write_text(SUITE)
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_bench", "check", "my.toml", "--provider", name, "--device", "cpu"],
+        [*FORKING_LBENCH, "check", "my.toml", "--provider", name, "--device", "cpu"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,

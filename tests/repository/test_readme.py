@@ -18,6 +18,7 @@ from lightning_bench.measure.device.peaks import measure_device
 from lightning_bench.record import read_records
 from lightning_bench.suite import bundled_suites
 from tests.support.documents import README, anchors, block, file_behind, links
+from tests.support.forked_workers import run_forked
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
@@ -121,14 +122,8 @@ def test_commands_of_the_readme_are_understood(line: str, tmp_path: Path, ceilin
             shutil.copy(ROOT / "results" / "h200" / name, results)
     if writes:
         words[words.index("--out") + 1] = str(tmp_path / "made")
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_bench", *words],
-        cwd=folder,
-        env={**os.environ, "BROWSER": "true %s"},  # what --open starts
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    browser = {"BROWSER": "true %s"}  # what --open starts
+    done = run_forked(*words, folder=folder, environment=os.environ | browser)
     assert done.returncode == 0, done.stderr
     assert done.stderr if writes or words[0] == "merge" else done.stdout
     assert [path.name for path in tmp_path.iterdir()] == (["made"] if writes else [])
@@ -160,14 +155,7 @@ def test_its_kernel_is_measured_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     (line,) = re.findall(r"^lbench (speed --kernel .*)$", README, re.MULTILINE)
     words = [*line.replace("1024,4096", "32").split(), "--device", "cpu", "--out", "out.csv", "--quick"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_bench", *words],
-        cwd=tmp_path,
-        env=os.environ | {"LBENCH_LOAD": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    done = run_forked(*words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     statuses = {(r.provider, r.status) for r in read_records(tmp_path / "out.csv")}
     assert {name for name, _ in statuses} == {"attn", "sdpa-flash", "flash2"}

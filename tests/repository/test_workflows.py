@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import typer
 
 from lightning_bench.errors import ExitCode
+from tests.support.forked_workers import FORKING_LBENCH
 from tests.support.paths import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -178,7 +178,7 @@ class PullRequest:
         own = f"{root / 'kernels'}{os.pathsep}{ROOT}"
         program.write_text(
             f'#!/bin/sh\nexport PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{own}"\n'
-            f'exec {sys.executable} -m lightning_bench "$@"\n'
+            f'exec {shlex.join(FORKING_LBENCH)} "$@"\n'
         )
         program.chmod(0o755)
         (root / ".gitignore").write_text(".venv\n.lbench\n__pycache__\n")
@@ -227,6 +227,7 @@ class PullRequest:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_the_gate_on_a_cpu_passes_what_is_whole_and_fails_what_is_broken(tmp_path: Path) -> None:
     request = PullRequest(tmp_path)
     # As a cancelled job leaves it: the folder is gone, git still knows of it.

@@ -1,4 +1,4 @@
-"""Workers that are forked from a process with torch, not spawned: torch is imported once, not in each.
+"""Workers and commands that are forked from a process with torch, not started: torch is imported once.
 
 They have the environment and the folder of the test, and end with it as spawned ones do. The process that
 they are forked from runs nothing else, so each is as fresh. What is left out is the start of Python: tests of
@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import _forkserver  # type: ignore[attr-defined]
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from tests.support.patience import PATIENCE_S
 
 FORKED = "from tests.support.forked_workers import fork_workers\nfork_workers()"
 """What a new process runs to fork its workers: `Workspace.run(..., code=FORKED)`."""
+FORKING_LBENCH = [sys.executable, "-c", f"{FORKED}\nfrom lightning_bench.cli import main\nmain()"]
+"""`lbench` that forks its workers, from the server of a test that has the fixture `forked_workers`."""
+_SERVER = "LBENCH_TEST_FORK_SERVER"
+_PRELOADED = ["lightning_bench.measure.bench", "lightning_bench.run.worker", "lightning_bench.cli.app"]
 
 
 class _Context(ForkServerContext):
@@ -25,24 +37,80 @@ class _Context(ForkServerContext):
 
 
 def _as_spawned(environment: Mapping[str, str], target: Callable[..., None], *args: Any) -> None:
-    from lightning_bench.measure.device import peaks
-
     os.environ.clear()
     os.environ.update(environment)
     # Workers end with their parent: here with the server, which ends with the tests.
     multiprocessing.process._parent_process._pid = os.getppid()  # type: ignore[attr-defined]
-    # Ceilings say little about rows and take half a second in every worker.
-    peaks._COPY_BYTES["cpu"], peaks._MATMUL_SIZE["cpu"] = 2**16, 64
+    if target is not _command:
+        from lightning_bench.measure.device import peaks
+
+        # Ceilings say little about rows and take half a second in every worker.
+        peaks._COPY_BYTES["cpu"], peaks._MATMUL_SIZE["cpu"] = 2**16, 64
     target(*args)
 
 
 def fork_workers() -> Callable[[], None]:
-    """Fork each worker that this process starts, until what is returned is called."""
+    """Fork each worker that this process starts, until what is returned is called.
+
+    The processes that this one starts, if they call this, fork theirs from the same server.
+    """
     real, context = multiprocessing.get_context, _Context()
-    context.set_forkserver_preload(["lightning_bench.measure.bench", "lightning_bench.run.worker"])
+    if _SERVER in os.environ:
+        _share(os.environ[_SERVER])
+    else:
+        context.set_forkserver_preload(_PRELOADED)
+        _forkserver.ensure_running()
+        os.environ[_SERVER] = _forkserver._forkserver_address.replace("\0", "@")
     multiprocessing.get_context = lambda method=None: context if method == "spawn" else real(method)
 
     def undo() -> None:
         multiprocessing.get_context = real
 
     return undo
+
+
+def _share(address: str) -> None:
+    """Take the server at an address, which an ancestor keeps alive, instead of starting one."""
+    if _forkserver._forkserver_address is None:
+        _forkserver._forkserver_alive_fd = os.open(os.devnull, os.O_WRONLY)
+    _forkserver._forkserver_address = address.replace("@", "\0")
+    _forkserver.ensure_running = resource_tracker.ensure_running
+
+
+def run_forked(
+    *arguments: str | Path, folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `lbench` with these arguments to its end, in a forked process that forks its workers."""
+    undo = fork_workers()
+    try:
+        with TemporaryDirectory() as streams:
+            given = [str(argument) for argument in arguments]
+            values = dict(os.environ if environment is None else environment)
+            process = _Context().Process(target=_command, args=(given, values, folder, Path(streams)))
+            process.start()
+            process.join(PATIENCE_S)
+            if process.exitcode is None:
+                process.kill()
+            out, err = (Path(streams, name).read_text() for name in ("out", "err"))
+    finally:
+        undo()
+    return subprocess.CompletedProcess(given, process.exitcode, out, err)
+
+
+def _command(arguments: list[str], environment: Mapping[str, str], folder: Path, streams: Path) -> None:
+    from lightning_bench.cli import main
+
+    shared = os.environ[_SERVER]
+    os.environ.clear()
+    os.environ.update({**environment, _SERVER: shared})
+    os.setsid()
+    os.chdir(folder)
+    for name, number in (("out", 1), ("err", 2)):
+        file = os.open(streams / name, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace", buffering=1)  # noqa: SIM115
+    sys.argv = ["lbench", *arguments]
+    fork_workers()
+    main()

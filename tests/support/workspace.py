@@ -23,6 +23,7 @@ from lightning_bench.run.plan import Plan
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.sweep import Summary, Watcher, run_sweep
 from lightning_bench.suite import load_suite
+from tests.support.forked_workers import run_forked
 from tests.support.patience import PATIENCE_S
 
 ZOO = Path(__file__).with_name("zoo.py")
@@ -110,7 +111,10 @@ class Workspace:
         )
 
     def run(self, *arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
-        """Run `lbench` like `start`, to its end."""
+        """Run `lbench` to its end: in a forked process or, where `code` runs before it, like `start`."""
+        if not code:
+            told = {name: value for name, value in os.environ.items() if name not in TOLD_TO_DISPLAYS}
+            return run_forked(*arguments, folder=self.folder, environment=told)
         process = self.start(*arguments, code=code)
         out, err = process.communicate(timeout=PATIENCE_S)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ from lightning_bench.providers.registry.specs import is_code_spec, is_file_spec,
 from lightning_bench.record import read_records
 from scripts.hub_build import lay_out
 from tests.support.fake_hub import fake_hub
-from tests.support.patience import PATIENCE_S
+from tests.support.forked_workers import run_forked
 
 pytest.importorskip("kernels._rust", reason="the extra hub is not installed")
 
@@ -243,12 +241,9 @@ def test_the_command_line_checks_the_kernels_as_laid_out(tmp_path: Path) -> None
         "lightning2-torch",
     ]
     command += ["--device", "cpu", "--seq-len", "64", "--out", str(tmp_path / "rows.csv")]
-    subprocess.run(
-        [sys.executable, "-m", "lightning_bench", *command],
-        env={**os.environ, "LOCAL_KERNELS": f"{repo}={tmp_path / 'kernel'}"},
-        check=True,
-        timeout=PATIENCE_S,
-    )
+    local = {"LOCAL_KERNELS": f"{repo}={tmp_path / 'kernel'}"}
+    done = run_forked(*command, folder=tmp_path, environment=os.environ | local)
+    assert done.returncode == 0, done.stderr
     records = read_records(tmp_path / "rows.csv")
     assert {r.status for r in records} == {"ok"}
     versions = {r.provider: r.provider_version for r in records}
