@@ -18,12 +18,14 @@ TRAINING = RESULTS / "h200" / "table1-train.csv"
 SWEEPS = RESULTS / "cpu" / "scale-simulation.csv"
 CONTEXT = RESULTS / "h200-x2" / "context-parallel.csv"
 SIZES = ("0.4b", "1b", "3b")
+TRAINED = ("LA2", "LA1", "LLaMA")
+"""Lines of the table of training: TransNormerLLM with both kernels, and LLaMA with its fastest attention."""
 
 SERVING_HEAD = ("batch", "call", "µs", "× a copy of as many bytes")
 HOST_HEAD = ("call", "µs", "× SDPA's in the same run")
 TRAINING_HEAD = (
     "n",
-    *(f"{name} {size.upper()}" for size in SIZES for name in ("TransNormerLLM", "LLaMA")),
+    *(f"{label} {size.upper()}" for size in SIZES for label in TRAINED),
 )
 RIVALS_HEAD = ("batch", "ours, ms", "× floor", "SGLang seg_la, ms", "its time over ours")
 RIVALS = "sglang-seg-la"
@@ -86,24 +88,26 @@ def host_lines() -> Iterator[tuple[str, ...]]:
             yield call, f"{float(row['median_us']):.1f}", f"{float(row['ratio_to_sdpa']):.2f}"
 
 
-def training_rows() -> dict[tuple[str, int], Record]:
-    """Return the fastest row of each model and length."""
-    fastest: dict[tuple[str, int], Record] = {}
+def training_rows() -> dict[tuple[str, str, int], Record]:
+    """Return the fastest row of each line of `TRAINED`, size and length."""
+    fastest: dict[tuple[str, str, int], Record] = {}
     for row in read_records(TRAINING):
-        key = row.model, row.seq_len
-        if row.status == "ok" and (row.tokens_per_s or 0) > getattr(fastest.get(key), "tokens_per_s", 0):
-            fastest[key] = row
+        model, _, size = row.model.partition("-")
+        line = "LLaMA" if model == "llama" else row.provider.replace("lightning", "LA")
+        rate = getattr(fastest.get((line, size, row.seq_len)), "tokens_per_s", 0)
+        if row.status == "ok" and (row.tokens_per_s or 0) > rate:
+            fastest[line, size, row.seq_len] = row
     return fastest
 
 
 def training_lines() -> Iterator[tuple[str, ...]]:
-    """Yield tokens per second and MFU of each model at each length."""
+    """Yield tokens per second and MFU of each line and size at each length."""
     rows = training_rows()
-    for n in sorted({seq_len for _, seq_len in rows}):
+    for n in sorted({seq_len for *_, seq_len in rows}):
         cells = []
         for size in SIZES:
-            for family in ("tnl", "llama"):
-                row = rows.get((f"{family}-{size}", n))
+            for line in TRAINED:
+                row = rows.get((line, size, n))
                 cells.append("–" if row is None else f"{row.tokens_per_s:,.0f} ({row.mfu_percent:.0f} %)")
         yield str(n), *cells
 
