@@ -6,17 +6,17 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.forked_workers import FORKED
+from tests.support.forked_workers import FORKING_LBENCH, run_forked
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
-pytestmark = pytest.mark.slow  # every comparison starts a dozen workers
+# Every comparison starts a dozen workers.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 SUITE = """
 title = "Story"
@@ -90,28 +90,15 @@ class Repository:
         self.git("add", "-A")
         self.git("commit", "-qm", message)
 
-    def start(self, *arguments: str, folder: Path | None = None, code: str = "") -> subprocess.Popen[str]:
+    def environment(self) -> dict[str, str]:
         # The bundled kernels of this machine's installation come last, as in a user's environment.
-        environment = os.environ | {
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",
-            "OMP_NUM_THREADS": "1",
-        }
-        environment.pop("GITHUB_STEP_SUMMARY", None)
-        program = ["-c", f"{code}\nfrom lightning_bench.cli import main\nmain()"]
-        return subprocess.Popen(
-            [sys.executable, *program, "compare", *arguments],
-            cwd=folder or self.root,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        given = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
+        return {name: value for name, value in os.environ.items() if name != "GITHUB_STEP_SUMMARY"} | given
 
-    def compare(self, *arguments: str, folder: Path | None = None, code: str = "") -> tuple[int, str, str]:
-        process = self.start(*arguments, folder=folder, code=code)
-        out, err = process.communicate(timeout=PATIENCE_S)
+    def compare(self, *arguments: str, folder: Path | None = None) -> tuple[int, str, str]:
+        ran = run_forked("compare", *arguments, folder=folder or self.root, environment=self.environment())
         assert self.git("worktree", "list").count("\n") == 1, "the worktree was left behind"
-        return process.returncode, out, err
+        return ran.returncode, ran.stdout, ran.stderr
 
 
 def verdicts(out: str) -> dict[str, Any]:
@@ -144,7 +131,6 @@ def test_a_slowdown_and_a_crash_at_import_are_caught_and_committed_or_not(reposi
                 "--out",
                 str(out),
             ),
-            code=FORKED,
         )
     finally:
         repository.git("checkout", "-q", "kernels")
@@ -191,7 +177,14 @@ def test_a_folder_that_the_other_commit_lacks_and_refs_and_places_that_are_not_t
 
 
 def test_a_terminated_comparison_leaves_no_worktree(repository: Repository) -> None:
-    process = repository.start("--ref", "HEAD", "suite.toml", "--pairs", "50")
+    process = subprocess.Popen(
+        [*FORKING_LBENCH, "compare", "--ref", "HEAD", "suite.toml", "--pairs", "50"],
+        cwd=repository.root,
+        env=repository.environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("[1/"):
@@ -230,7 +223,7 @@ def test_only_what_the_diff_touches_is_measured(repository: Repository, tmp_path
     mine = repository.root / "kernels" / "mine_kernels.py"
     mine.write_text(mine.read_text() + "# changed\n")
     try:
-        code, text, err = repository.compare(*words, code=FORKED)
+        code, text, err = repository.compare(*words)
     finally:
         repository.git("checkout", "-q", "kernels")
     assert code == 0, err
