@@ -7,6 +7,7 @@ how workers start, or of what a process inherits, keep to those that are spawned
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lightning_bench.providers.registry import probe
 from tests.support.patience import PATIENCE_S
 
 FORKED = "from tests.support.forked_workers import fork_workers\nfork_workers()"
@@ -27,6 +29,7 @@ FORKING_LBENCH = [sys.executable, "-c", f"{FORKED}\nfrom lightning_bench.cli imp
 """`lbench` that forks its workers, from the server of a test that has the fixture `forked_workers`."""
 _SERVER = "LBENCH_TEST_FORK_SERVER"
 _PRELOADED = ["lightning_bench.measure.bench", "lightning_bench.run.worker", "lightning_bench.cli.app"]
+_PRELOADED += ["lightning_bench.comparison.judge"]
 
 
 class _Context(ForkServerContext):
@@ -62,9 +65,10 @@ def fork_workers() -> Callable[[], None]:
         _forkserver.ensure_running()
         os.environ[_SERVER] = _forkserver._forkserver_address.replace("\0", "@")
     multiprocessing.get_context = lambda method=None: context if method == "spawn" else real(method)
+    probe.subprocess = _ForkedProbes()  # type: ignore[assignment]
 
     def undo() -> None:
-        multiprocessing.get_context = real
+        multiprocessing.get_context, probe.subprocess = real, subprocess
 
     return undo
 
@@ -75,6 +79,50 @@ def _share(address: str) -> None:
         _forkserver._forkserver_alive_fd = os.open(os.devnull, os.O_WRONLY)
     _forkserver._forkserver_address = address.replace("@", "\0")
     _forkserver.ensure_running = resource_tracker.ensure_running
+
+
+class _ForkedProbes:
+    """Takes the place of the module `subprocess` where providers are asked what they declare."""
+
+    DEVNULL, PIPE, TimeoutExpired = subprocess.DEVNULL, subprocess.PIPE, subprocess.TimeoutExpired
+
+    def Popen(self, command: list[str], **_: Any) -> _ForkedProbe:  # noqa: N802
+        return _ForkedProbe(*command[-2:])
+
+
+class _ForkedProbe:
+    """`python -c CODE REQUEST`, in a forked process whose output is read."""
+
+    def __init__(self, code: str, request: str) -> None:
+        self._output, theirs = multiprocessing.Pipe(duplex=False)
+        self._process = _Context().Process(target=_probe, args=(code, request, theirs))
+        self._process.start()
+        theirs.close()
+        self.terminate, self.wait = self._process.terminate, self._process.join
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode  # type: ignore[no-any-return]
+
+    def communicate(self, timeout: float | None = None) -> tuple[bytes, None]:
+        """Read to the end of the output; `timeout` is that of each part."""
+        parts = []
+        while True:
+            if not self._output.poll(timeout):
+                raise subprocess.TimeoutExpired("python", timeout or 0.0)
+            if not (part := os.read(self._output.fileno(), 2**16)):
+                break
+            parts.append(part)
+        self.wait()
+        return b"".join(parts), None
+
+
+def _probe(code: str, request: str, output: Any) -> None:
+    os.dup2(output.fileno(), 1)
+    output.close()
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.argv = ["-c", json.dumps(json.loads(request) | {"parent": os.getppid()})]
+    exec(code, {"__name__": "__main__"})
 
 
 def run_forked(

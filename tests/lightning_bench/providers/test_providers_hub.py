@@ -22,6 +22,8 @@ from scripts.hub_build import lay_out
 from tests.support.fake_hub import fake_hub
 from tests.support.forked_workers import run_forked
 
+pytestmark = pytest.mark.usefixtures("forked_workers")  # which declare
+
 pytest.importorskip("kernels._rust", reason="the extra hub is not installed")
 
 REPO = "some-org/some-kernel"
