@@ -16,6 +16,8 @@ from lightning_bench.cli.shared.sink import Sink, plain
 from lightning_bench.record import Record, ResultFile, read_records
 from tests.support.report_rows import STORY
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 Lbench = Callable[..., Any]
 
 

@@ -25,6 +25,8 @@ from lightning_bench.providers.registry.packages import installed_version
 from lightning_bench.providers.registry.specs import with_family
 from lightning_bench.variant import Variant
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 SOURCE = """\
 from lightning_bench.providers import Provider
 
