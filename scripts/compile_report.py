@@ -114,7 +114,7 @@ def variant(name, arch, dtype, head_dim, value_dim, features):
     if name == "step":
         block_e, warps = step.step_tile_of(STEP_STATES, head_dim, value_dim)
         constants |= {"BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_E": block_e}
-        constants |= {"index_ptr": None, "seed_ptr": None}
+        constants |= {"index_ptr": None, "seed_ptr": None, "GROUP": 1}
         options, types = {"num_warps": warps}, {"state_ptr": "*fp32", "scale": "fp32"}
         return step.attention_step_kernel, constants, options, types, f"{block_e=} {warps=}"
     if name == "bitwise":

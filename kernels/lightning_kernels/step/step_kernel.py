@@ -43,24 +43,26 @@ def step_tile(  # type: ignore[no-untyped-def]
     return tl.sum(state * q[:, None], axis=0) * scale  # [BLOCK_E]
 
 
-@triton.jit(do_not_specialize=["heads", "group", "scale"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["scale"])  # type: ignore[untyped-decorator]
 def attention_step_kernel(  # type: ignore[no-untyped-def]
-    q_ptr, k_ptr, v_ptr, o_ptr, state_ptr, slope_ptr, index_ptr, seed_ptr, scale, heads, group,
+    q_ptr, k_ptr, v_ptr, o_ptr, state_ptr, slope_ptr, index_ptr, seed_ptr, scale,
     q_stride_b, q_stride_h, k_stride_b, k_stride_h, v_stride_b, v_stride_h, o_stride_b, o_stride_h,
     state_stride_b, state_stride_h, state_stride_d,
-    D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, HAS_DECAY: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    HAS_DECAY: tl.constexpr,
 ):  # fmt: skip
     """One program updates BLOCK_E columns of the state of one (batch, head) and computes as many of o.
 
+    Nothing is divided by a number that the compiler does not know: for one sequence, each division is felt.
     With `index_ptr` states are in a pool, and a batch entry whose slot is below 0 is padding.
     """
     tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
-    head = (pid // tiles_e) % heads
-    batch = tl.cast(pid // tiles_e // heads, tl.int64)
+    head = tl.program_id(1)
+    batch = tl.cast(pid // tiles_e, tl.int64)
     head64 = tl.cast(head, tl.int64)
-    kv_head = tl.cast(head // group, tl.int64)
+    kv_head = tl.cast(head // GROUP, tl.int64)
     q_ptr += batch * q_stride_b + head64 * q_stride_h
     k_ptr += batch * k_stride_b + kv_head * k_stride_h
     v_ptr += batch * v_stride_b + kv_head * v_stride_h
@@ -154,10 +156,10 @@ class AttentionStep:
         strides = (*(unit_last_stride(x).stride()[:2] for x in (q, k, v)), (h * e, e), state.stride()[:3])
         block_e, warps = step_tile_of(b * h, d, e)
         self._options = (("num_warps", warps),)
-        self._grid = b * h * -(-e // block_e), 1, 1
+        self._grid = b * -(-e // block_e), h, 1
         self._rest = (
-            h, h // k.shape[1], *(stride for group in strides for stride in group),
-            d, e, _padded(d), block_e, slopes is not None,
+            *(stride for group in strides for stride in group),
+            h // k.shape[1], d, e, _padded(d), block_e, slopes is not None,
         )  # fmt: skip
         self._again: Callable[..., object] | None = None
 

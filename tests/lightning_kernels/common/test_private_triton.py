@@ -194,7 +194,7 @@ def one_launch(recorder):
     jit = recorder.kernel(step_kernel.attention_step_kernel)
     launches = launch.Launches(jit)
     x, state = torch.zeros(1, 1, 16), torch.zeros(1, 1, 16, 16)
-    rest = 1, 1, 16, 16, 16, 16, 16, 16, 16, 16, 256, 256, 16, 16, 16, 16, 16, False
+    rest = 16, 16, 16, 16, 16, 16, 16, 16, 256, 256, 16, 1, 16, 16, 16, 16, False
     again = partial(
         launches, (1, 1, 1), (x, x, x, x, state, None, None, None), 1.0, rest, (("num_warps", 4),)
     )
@@ -262,6 +262,6 @@ def test_launches_of_many_kinds_are_not_kept_for_ever(recorder, monkeypatch):
     launches = launch.Launches(recorder.kernel(step_kernel.attention_step_kernel))
     x, state = torch.zeros(1, 1, 16), torch.zeros(1, 1, 16, 16)
     for stride in range(10):
-        rest = 1, 1, 16, 16, 16, 16, 16, 16, 16, 16, 256, stride, 16, 16, 16, 16, 16, False
+        rest = 16, 16, 16, 16, 16, 16, 16, 16, 256, stride, 16, 1, 16, 16, 16, 16, False
         launches((1, 1, 1), (x, x, x, x, state, None, None, None), 1.0, rest, (("num_warps", 4),))
         assert len(launches._known) <= 4

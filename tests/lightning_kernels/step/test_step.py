@@ -113,6 +113,21 @@ def test_a_slow_decay_keeps_its_rate(step):
 
 
 @both
+def test_every_decay_is_right_to_its_last_places(step):
+    # On both sides of ln 2, where the form of the decay changes, and far from it.
+    rates = torch.cat(
+        [torch.linspace(0.0, 2.0, 61), torch.tensor([0.693146, 0.6931472, 0.6931473, 5.0, 20.0])]
+    )
+    heads = len(rates)
+    q, k, v = (torch.zeros_like(x) for x in make_token(1, heads, heads, 16, 16, torch.float32))
+    state = make_state(1, heads, 16, 16)
+    expected = state.double() * torch.exp(-rates.to(DEVICE).double())[:, None, None]
+    step(q, k, v, rates.to(DEVICE), state=state)
+    error = ((state - expected) / expected).abs().amax((-2, -1))[0].cpu()
+    assert (error <= 1.5e-7 * rates.clamp(min=1.0)).all()
+
+
+@both
 def test_grouped_heads_are_repeated_heads(step):
     q, k, v = make_token(2, 6, 2, 32, 16, torch.float32)
     s = lk.build_slope_tensor(6).to(DEVICE)
