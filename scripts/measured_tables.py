@@ -35,6 +35,7 @@ SWEEPS_HEAD = (
     "of the shapes' time over the slots",
     "the driver is busy",
     "slots wait for it",
+    "busy for 5 % from a case of, s",
 )
 CONTEXT_HEAD = ("tokens in total", "layer", "pass", "two GPUs, ms", "one with half of them, ms", "efficiency")
 
@@ -131,4 +132,5 @@ def sweep_lines() -> Iterator[tuple[str, ...]]:
             f"{float(row['efficiency_percent']):.0f} %",
             f"{float(row['driver_percent']):.1f} %",
             f"{float(row['delayed_percent']):.2f} %",
+            f"{float(row['least_case_s']):.2f}",
         )

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -45,7 +46,7 @@ class Machine:
     mig: str = ""  # profile of the MIG slice, "off" for a whole GPU; "" on cpu
     ecc: str = ""  # "on" or "off"; "" on cpu and where the GPU does not say
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Twelve hex digits that identify the kind of device and the software below the harness."""
         parts = (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lightning_bench.case import Case, Distribution, Metric, ProtocolName, Shape
 from lightning_bench.record import Status
+from lightning_bench.record.samples import sample_fields
 from lightning_bench.suite import Limits
 
 # Seconds of a worker are booked under these; everything else is overhead that a sweep should not have.
@@ -135,13 +136,25 @@ class CaseSamples:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one case ended: its figures go to its row, its samples to the file beside it."""
+    """How one case ended: its figures go to its row, its samples to the file beside it.
+
+    Outside the process that measured it, an outcome is `sealed`: `sample_lines` are its samples as the file
+    has them, one line per process, so that whoever writes the file neither holds nor formats numbers.
+    """
 
     case: Case
     status: Status
     reason: str = ""
     figures: Figures = field(default_factory=Figures)
     samples: CaseSamples | None = None
+    sample_lines: tuple[str, ...] = ()
+
+    @property
+    def sealed(self) -> Outcome:
+        """The outcome with its samples as text."""
+        if self.samples is None:
+            return self
+        return replace(self, samples=None, sample_lines=(sample_fields(self.samples.as_line()),))
 
 
 Emit = Callable[[Outcome], None]

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -51,6 +52,7 @@ class Schema(Generic[RowT]):
         self._parsers = {name: _parser(hint) for name, hint in _hints(kind).items()}
         self._defaults = {field.name: field.default for field in fields(kind)}  # type: ignore[arg-type]
         self.columns = tuple(self._defaults)
+        self._values = attrgetter(*self.columns)
         self.required = tuple(name for name, value in self._defaults.items() if value is MISSING)
 
     def cells(self, row: RowT) -> dict[str, str]:
@@ -59,7 +61,7 @@ class Schema(Generic[RowT]):
 
     def encode(self, row: RowT) -> bytes:
         """Return `row` as a line of a file, with its newline."""
-        return encode_line([getattr(row, name) for name in self.columns], self._digits)
+        return encode_line(self._values(row), self._digits)
 
     def from_cells(self, cells: Mapping[str, str]) -> RowT:
         """Return the row of these cells; a column that they lack takes its default.
@@ -123,7 +125,9 @@ class Schema(Generic[RowT]):
 def encode_line(cells: Iterable[object], digits: int = 6) -> bytes:
     """Return one line of CSV, with its newline; None is a blank."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([format_cell(cell, digits) for cell in cells])
+    # The writer takes None for a blank, and the text of what is neither text nor float.
+    line = [format_cell(cell, digits) if isinstance(cell, float) else cell for cell in cells]
+    csv.writer(text, lineterminator="\n").writerow(line)
     return text.getvalue().encode()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,7 @@ from lightning_bench.record.discover import set_aside_path
 from lightning_bench.record.lock import is_at, open_for_appending, open_locked, refuse_target
 from lightning_bench.record.read import bad_row, read_header
 from lightning_bench.record.row import COLUMNS, SCHEMA, Record
-from lightning_bench.record.samples import encode_samples, sidecar_path
+from lightning_bench.record.samples import encode_samples, sample_fields, sidecar_path
 
 _HEADER = encode_line(COLUMNS)
 
@@ -61,17 +61,19 @@ class ResultFile:
                 os.close(descriptor)
         self._fd = self._samples_fd = -1
 
-    def append(self, record: Record) -> None:
-        """Write one row. Raises LbenchError if it cannot be written; no part of it stays in the file then."""
+    def append(self, record: Record, sample_lines: Iterable[bytes] = ()) -> None:
+        """Write one row, and before it the lines of its samples in one go, so that no row lacks them.
+
+        Raises LbenchError if one of the two cannot be written; no part of it stays in its file then.
+        """
+        if lines := b"".join(sample_lines):
+            self._write_samples(lines)
         self._write(self._fd, self.path, SCHEMA.encode(record))
         self.records.append(record)
 
     def append_samples(self, record: Record, samples: Mapping[str, object]) -> None:
         """Write the samples of `record`; call it before `append`, so that no row lacks its samples."""
-        line = encode_samples(record, samples)
-        if self._samples_fd < 0:
-            self._open_samples()
-        self._write(self._samples_fd, self.samples_path, line)
+        self._write_samples(encode_samples(record, sample_fields(samples)))
 
     def check_unchanged(self) -> None:
         """Raise LbenchError if the file is no longer at its path, or not of the length that was written."""
@@ -94,6 +96,11 @@ class ResultFile:
             tail = lines.pop() + b"\n"
             self.records = SCHEMA.decode(SCHEMA.columns, lines)
         self._cut(self._fd, self.path, len(data) - len(tail))
+
+    def _write_samples(self, lines: bytes) -> None:
+        if self._samples_fd < 0:
+            self._open_samples()
+        self._write(self._samples_fd, self.samples_path, lines)
 
     def _open_samples(self) -> None:
         self._samples_fd = open_for_appending(self.samples_path)
@@ -122,8 +129,7 @@ class ResultFile:
             ) from error
 
     def _write(self, descriptor: int, path: Path, line: bytes) -> None:
-        self._check(descriptor, path)
-        start = os.fstat(descriptor).st_size
+        start = self._check(descriptor, path)
         rest = memoryview(line)
         try:
             while rest:  # a second turn only to learn why the first wrote a part
@@ -136,8 +142,8 @@ class ResultFile:
             ) from error
         self._lengths[descriptor] = start + len(line)
 
-    def _check(self, descriptor: int, path: Path) -> None:
-        """Raise LbenchError if another process replaced the file, cut it or wrote to it."""
+    def _check(self, descriptor: int, path: Path) -> int:
+        """Return the file's length. Raise LbenchError if another process replaced, cut or extended it."""
         if not is_at(descriptor, path):
             raise LbenchError(f"{path} was moved or deleted while the sweep was writing it; run it again")
         length = os.fstat(descriptor).st_size
@@ -146,6 +152,7 @@ class ResultFile:
                 f"{path} was changed while the sweep was writing it: it has {length} bytes instead of "
                 f"{self._lengths[descriptor]}; run it again for what it lost"
             )
+        return length
 
 
 def _check_header(path: Path, head: bytes) -> None:

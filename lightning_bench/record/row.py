@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -265,6 +265,13 @@ class Record:
         for name, value in list(vars(self).items()):
             if (tidy := _TIDY[name](value)) is not value:
                 object.__setattr__(self, name, tidy)
+
+    def changed(self, changes: Mapping[str, object]) -> Record:
+        """Return the record with other values in these columns; only they are tidied."""
+        row = object.__new__(Record)
+        vars(row).update(vars(self))
+        vars(row).update((name, _TIDY[name](value)) for name, value in changes.items())
+        return row
 
     @property
     def key(self) -> CaseKey:

@@ -60,15 +60,20 @@ def sidecar_path(path: Path) -> Path:
     return path.with_suffix(".samples.jsonl")
 
 
-def encode_samples(record: Record, samples: Mapping[str, object]) -> bytes:
-    """Return the line of a record's samples: numbers to six digits, arrays as lists.
+def sample_fields(samples: Mapping[str, object]) -> str:
+    """Return samples as fields of a line, "" if there are none: numbers to six digits, arrays as lists.
 
     Raises ValueError if `samples` names what the record gives.
     """
-    identity = {name: getattr(record, name) for name in _IDENTITY}
-    if clash := sorted(identity.keys() & samples.keys()):
+    if clash := sorted(samples.keys() & set(_IDENTITY)):
         raise ValueError(f"samples may not name {', '.join(clash)}: the record gives it")
-    return json.dumps(_short({**identity, **samples})).encode() + b"\n"
+    return json.dumps(_short(samples))[1:-1]
+
+
+def encode_samples(record: Record, *fields: str) -> bytes:
+    """Return the line of a record's samples, from texts that `sample_fields` has returned."""
+    identity = json.dumps({name: getattr(record, name) for name in _IDENTITY})
+    return f"{', '.join([identity[:-1], *filter(None, fields)])}}}\n".encode()
 
 
 def _short(value: Any) -> Any:

@@ -13,6 +13,7 @@ from scipy.special import stdtrit  # scipy.stats has it too, and takes half a se
 from lightning_bench.measure.job import Figures, Outcome
 from lightning_bench.record import AUTOTUNED
 from lightning_bench.record.row import log_deviation
+from lightning_bench.record.samples import sample_fields
 
 _CONFIDENCE = 0.95
 # Above this a figure is given but called unstable.
@@ -25,7 +26,8 @@ def across(outcomes: Sequence[Outcome]) -> Outcome:
     It is unstable if it was in any of them, and says why. Its figures are those of the process with the
     median of their medians (of an even number, the lower); of a kernel that tunes itself, which each process
     does anew, those of the fastest. The interval is where the figure of as many other processes lies with
-    95 % confidence. The errors are the largest.
+    95 % confidence. The errors are the largest. The last of its lines of samples is that of the process whose
+    figures it has.
     """
     if len(outcomes) == 1:
         return outcomes[0]
@@ -54,7 +56,13 @@ def across(outcomes: Sequence[Outcome]) -> Outcome:
     elif tuned:
         notes.append(f"the fastest of {len(outcomes)} processes, each of which tuned anew")
     unstable = disturbed is not None or (100.0 * between > BETWEEN_LIMIT_PERCENT and not tuned)
-    return replace(chosen, status="unstable" if unstable else "ok", reason="; ".join(notes), figures=figures)
+    return replace(
+        chosen,
+        status="unstable" if unstable else "ok",
+        reason="; ".join(notes),
+        figures=figures,
+        sample_lines=_sample_lines(outcomes, chosen),
+    )
 
 
 def half_width(between: float, within: Sequence[float]) -> float:
@@ -67,6 +75,16 @@ def half_width(between: float, within: Sequence[float]) -> float:
     least = math.sqrt(math.fsum(w * w for w in within) / count)
     quantile = float(stdtrit(count - 1, 0.5 + _CONFIDENCE / 2))
     return quantile * max(between, least) * math.sqrt(2.0 / count)
+
+
+def _sample_lines(outcomes: Sequence[Outcome], chosen: Outcome) -> tuple[str, ...]:
+    """Return the lines of all processes with their numbers, those of the chosen one last."""
+    numbered = sorted(enumerate(outcomes), key=lambda pair: pair[1] is chosen)
+    return tuple(
+        f"{line}, {sample_fields({'process': number})}"
+        for number, outcome in numbered
+        for line in outcome.sample_lines
+    )
 
 
 def _first_unstable(outcomes: Sequence[Outcome]) -> Outcome | None:

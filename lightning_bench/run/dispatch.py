@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from lightning_bench.case import Case
 from lightning_bench.errors import LbenchError
 from lightning_bench.measure.job import Outcome
 from lightning_bench.run.executor import (
@@ -32,7 +33,7 @@ class Books(Protocol):
     def entered(self, case_id: str, phase: str, slot: Slot, unit: Unit) -> None:
         """Show that a case of the unit enters a phase."""
 
-    def measured(self, outcomes: Sequence[Outcome], slot: Slot, unit: Unit) -> None:
+    def measured(self, outcome: Outcome, slot: Slot, unit: Unit) -> None:
         """Write the row of a case of the unit."""
 
     def idle(self, slot: Slot) -> None:
@@ -55,9 +56,9 @@ def dispatch(executor: Executor, books: Books, next_unit: NextUnit) -> Counter[s
         match event:
             case CaseEntered(slot, case_id, phase):
                 books.entered(case_id, phase, slot, unit)
-            case CaseMeasured(slot, outcomes):
-                running.measured(slot, outcomes[0])
-                books.measured(outcomes, slot, unit)
+            case CaseMeasured(slot, outcome):
+                running.measured(slot, outcome)
+                books.measured(outcome, slot, unit)
             case JobFinished(slot, seconds):
                 running.finished(slot, seconds)
             case SlotLost(slot, reason):
@@ -66,56 +67,73 @@ def dispatch(executor: Executor, books: Books, next_unit: NextUnit) -> Counter[s
     return running.seconds
 
 
+@dataclass
+class _Given:
+    """A unit that a slot has, how many slots it has lost, and which of its cases are done."""
+
+    unit: Unit
+    losses: int = 0
+    done: list[Case] = field(default_factory=list)
+
+    @property
+    def left(self) -> Unit:
+        """The unit without the cases that are done."""
+        cases = tuple(case for case in self.unit.job.cases if case not in self.done)
+        return replace(self.unit, job=replace(self.unit.job, cases=cases))
+
+
 class _Running:
-    """Which slot has which unit, and how many slots that has lost."""
+    """Which slot has which unit."""
 
     def __init__(self, executor: Executor, books: Books, next_unit: NextUnit) -> None:
         self._executor, self._books, self._next = executor, books, next_unit
-        self._idle = list(executor.slots())
-        self._again: deque[tuple[Unit, int]] = deque()
-        self._running: dict[Slot, tuple[Unit, int]] = {}
+        self._idle = dict.fromkeys(executor.slots())  # in order
+        self._again: deque[_Given] = deque()
+        self._running: dict[Slot, _Given] = {}
         self.seconds: Counter[str] = Counter()
 
     def unit_on(self, slot: Slot) -> Unit:
-        return self._running[slot][0]
+        return self._running[slot].unit
 
     def fill(self) -> None:
         """Give every idle slot something to do, as long as there is something for it."""
         for slot in list(self._idle):
-            todo = self._again.popleft() if self._again else self._new(slot)
-            if todo is not None:
-                self._idle.remove(slot)
-                self._running[slot] = todo
-                self._executor.submit(slot, todo[0])
+            self._give(slot)
 
-    def _new(self, slot: Slot) -> tuple[Unit, int] | None:
+    def _give(self, slot: Slot) -> None:
+        todo = self._again.popleft() if self._again else self._new(slot)
+        if todo is not None:
+            del self._idle[slot]
+            self._running[slot] = todo
+            self._executor.submit(slot, todo.unit)
+
+    def _new(self, slot: Slot) -> _Given | None:
         unit = self._next(slot)
-        return None if unit is None else (unit, 0)
+        return None if unit is None else _Given(unit)
 
     def measured(self, slot: Slot, outcome: Outcome) -> None:
         """Note that a case of the slot's unit is done."""
-        unit, losses = self._running[slot]
-        left = tuple(case for case in unit.job.cases if case != outcome.case)
-        self._running[slot] = replace(unit, job=replace(unit.job, cases=left)), losses
+        self._running[slot].done.append(outcome.case)
 
     def finished(self, slot: Slot, seconds: Counter[str]) -> None:
-        """Note that the slot is free."""
+        """Give the slot, which is free now, the next unit; there was none for those that are idle."""
         del self._running[slot]
-        self._idle.append(slot)
+        self._idle[slot] = None
         self.seconds.update(seconds)
-        self.fill()
+        self._give(slot)
         if slot in self._idle:
             self._books.idle(slot)
 
     def lost(self, slot: Slot, reason: str) -> None:
         """Give what the slot has left to another one, or up."""
-        unit, losses = self._running.pop(slot)
+        given = self._running.pop(slot)
+        unit, losses = given.left, given.losses
         if unit.job.cases and losses + 1 < _MOST_LOSSES:
-            self._again.append((unit, losses + 1))
+            self._again.append(_Given(unit, losses + 1))
         else:
             for case in unit.job.cases:
                 why = f"{losses + 1} slots were lost while they measured it; the last one: {reason}"
-                self._books.measured([Outcome(case, "crashed", why)], slot, unit)
+                self._books.measured(Outcome(case, "crashed", why), slot, unit)
         self.fill()
         if not (self._running or self._idle) and (self._again or self._next(slot) is not None):
             raise LbenchError(f"no slot is left to measure on; the last one, {slot.name}: {reason}")

@@ -25,6 +25,9 @@ class Slot:
     place: Place
     executor: str
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # of every event; the machine has dozens of fields
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -46,10 +49,10 @@ class CaseEntered:
 
 @dataclass(frozen=True)
 class CaseMeasured:
-    """A case has its outcomes, one of each process that has measured it."""
+    """A case has its outcome, of all processes that have measured it."""
 
     slot: Slot
-    outcomes: Sequence[Outcome]
+    outcome: Outcome
 
 
 @dataclass(frozen=True)

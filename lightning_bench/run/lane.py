@@ -11,11 +11,12 @@ from lightning_bench.case import Case, Device
 from lightning_bench.machine.place import Place
 from lightning_bench.measure.job import Enter, Job, Outcome
 from lightning_bench.record import WORKED, Status
+from lightning_bench.run.across import across
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.supervisor import Supervisor
 
-Final = Callable[[Sequence[Outcome]], None]
-"""Called once per case, with the outcome of each process that has measured it."""
+Final = Callable[[Outcome], None]
+"""Called once per case, with what the processes that have measured it agree on."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +99,18 @@ class Lane:
                 return
             del held[outcome.case]
             if outcome.status in WORKED:
-                final([*before, outcome])
+                final(across([*before, outcome]))
             elif before:
                 place = f"in process {len(before) + 1} of {len(supervisors)}: "
-                final([replace(outcome, reason=place + outcome.reason)])
+                final(replace(outcome, reason=place + outcome.reason))
             else:
-                final([outcome])
+                final(outcome)
 
         for supervisor in supervisors:
             if held:
                 self._confirm(replace(job, cases=tuple(held)), supervisor, on_outcome, on_enter)
 
-    def _confirm(
-        self, job: Job, supervisor: Supervisor, final: Callable[[Outcome], None], on_enter: Enter
-    ) -> None:
+    def _confirm(self, job: Job, supervisor: Supervisor, final: Final, on_enter: Enter) -> None:
         """Run one job for all. A case that fails beside others, or loses the worker, runs again alone.
 
         So only the culprit is blamed, and not a later case of the same process: `crashed` and `wrong` are
@@ -153,4 +152,4 @@ class Lane:
         ending = supervisor.run(job, outcomes.append, on_enter)
         if ending is not None and not outcomes:
             outcomes.append(Outcome(job.cases[0], ending.status, ending.reason))
-        final([sanitizer.judged(outcomes[0], supervisor.sanitizer_report())])
+        final(sanitizer.judged(outcomes[0], supervisor.sanitizer_report()))

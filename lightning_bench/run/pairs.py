@@ -173,8 +173,8 @@ class _PairBooks:
     def entered(self, case_id: str, phase: str, slot: Slot, unit: Unit) -> None:
         self._on(slot, unit).entered(case_id, phase)
 
-    def measured(self, outcomes: Sequence[Outcome], slot: Slot, unit: Unit) -> None:
-        self._on(slot, unit).record(outcomes, slot)
+    def measured(self, outcome: Outcome, slot: Slot, unit: Unit) -> None:
+        self._on(slot, unit).record(outcome, slot)
 
     def idle(self, slot: Slot) -> None:
         self._watcher.on_slot(slot.name)

@@ -118,7 +118,7 @@ class Plan:
         pending: list[Case] = []
         standing: list[Record] = []
         for case in self.cases:
-            row = rows.get(self.key(case))
+            row = rows.get(self.key(case)) if rows else None
             few = row is not None and row.worked and (row.processes or 1) < self.processes
             if row is None or few or (retry and row.status in RETRIED) or not self._covers(row):
                 pending.append(case)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from textwrap import wrap
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table as RichTable
+from rich.segment import Segment, Segments
 from rich.text import Text
 
 from lightning_bench.record import Record
@@ -30,6 +32,10 @@ STATUS_STYLES = {
 
 
 _STATUS_WIDTH = 12
+DRAWN_PER_S = 4
+"""How often a terminal is drawn, whatever happens."""
+# So many of its lines show rows, however many slots there are.
+_ROOM_FOR_ROWS = 8
 # Phases of no case that do not concern all cases of a shape.
 _SHARED = {"start": "starting a worker", "idle": "nothing left to do"}
 
@@ -134,7 +140,10 @@ class PlainWatcher(QuietWatcher):
 
 
 class LiveWatcher(QuietWatcher):
-    """Lets rows scroll by; below them it shows the sweep, the time left and each slot's current case."""
+    """Lets rows scroll by; below them it shows the sweep, the time left and each slot's current case.
+
+    A thread draws it, so many times a second whatever happens: an event only notes what will be drawn.
+    """
 
     def __init__(self, console: Console, name: str) -> None:
         self._console, self._name, self._side, self._slot = console, name, "", ""
@@ -148,25 +157,32 @@ class LiveWatcher(QuietWatcher):
         )
         self._task = self._progress.add_task(name, total=None, left="")
         self._current: dict[str, str] = {"": ""}  # by slot
+        self._news: deque[tuple[str, Record | str]] = deque()  # what is not printed yet, and how lines begin
         self._begin = time.monotonic()
         self._done = self._here = self._total = 0
         self._measured = False
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
+        self._failure: OSError | None = None
+        self._live = Live(console=console, get_renderable=self._render, auto_refresh=False)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._draw_on, daemon=True)
 
     def __enter__(self) -> Self:
         self._live.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
+        self._thread.join()
         self._current.clear()
+        self.draw()
         self._live.stop()
 
     def started(self, total: int, standing: list[Record]) -> None:
         """Set the scale of the bar; rows of earlier runs count as done."""
         self._total, self._done = total, len(standing)
-        self._progress.update(self._task, total=total, completed=self._done)
         if standing:
             self._console.print(Text(_opening(self._name, total, len(standing))), soft_wrap=True)
 
@@ -185,31 +201,69 @@ class LiveWatcher(QuietWatcher):
         self._slot = f"{name}: "
 
     def lost(self, name: str, reason: str) -> None:
-        """Print that a slot is lost, and show no line for it."""
+        """Have it printed that a slot is lost, and show no line for it."""
         self._current.pop(f"{name}: ", None)
-        self._console.print(Text(_loss(name, reason)), soft_wrap=True)
+        self._news.append(("", _loss(name, reason)))
 
     def recorded(self, record: Record) -> None:
-        """Print the row and estimate the time left anew from the rows of this run."""
+        """Have the row printed, and estimate the time left from the rows of this run."""
+        if self._failure:
+            raise self._failure
+        self._news.append((self._slot + self._side, record))
         self._done += 1
         self._here += 1
         self._measured |= record.status != "unavailable"  # these take no time
+
+    def draw(self) -> None:
+        """Print what is new, and draw what is below it."""
         left = ""
         if self._measured and self._done < self._total:
             seconds = (time.monotonic() - self._begin) / self._here * (self._total - self._done)
             left = f"about {duration(seconds)} left"
-        self._progress.update(self._task, completed=self._done, left=left)
-        before = self._slot + self._side
-        first, *more = record_lines(record, self._console.width - len(before))
-        for line in (Text(before).append_text(first), *more):
-            self._console.print(line, soft_wrap=True)
+        total = self._total or None
+        self._progress.update(self._task, total=total, completed=self._done, left=left)
+        lines = []
+        while self._news:
+            before, what = self._news.popleft()
+            found = [Text(what)] if isinstance(what, str) else self._fitting(what, len(before))
+            lines += [Text(before).append_text(found[0]), *found[1:]]
+        if lines:  # as segments: laying out texts again takes several times as long
+            parts = (part for line in lines for part in (*line.render(self._console), Segment.line()))
+            self._console.print(Segments(parts), soft_wrap=True, end="")
+        self._live.refresh()
 
-    def _render(self) -> RichTable:
-        grid = RichTable.grid()
-        grid.add_row(self._progress)
-        for slot, current in sorted(self._current.items()) or [("", "")]:
-            grid.add_row(Text(f"  {slot}{current}", style="dim", no_wrap=True, overflow="ellipsis"))
-        return grid
+    def _fitting(self, record: Record, indent: int) -> list[Text]:
+        return record_lines(record, self._console.width - indent)
+
+    def _draw_on(self) -> None:
+        try:
+            while not self._ended.wait(1.0 / DRAWN_PER_S):
+                self.draw()
+        except OSError as error:
+            self._failure = error
+
+    def _render(self) -> Group:
+        current = sorted(self._current.copy().items()) or [("", "")]
+        room = max(1, self._console.height - _ROOM_FOR_ROWS)
+        lines = [f"  {slot}{text}" for slot, text in current[:room]]
+        if more := len(current) - room:
+            lines[-1:] = [f"  and {more + 1} more slots"] if more > 0 else lines[-1:]
+        return Group(self._progress, _Dim(lines))
+
+
+class _Dim:
+    """Lines for a terminal; what does not fit is cut."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        style = console.get_style("dim")
+        for line in self._lines:
+            text = Text(line)
+            text.truncate(options.max_width, overflow="ellipsis")
+            yield Segment(text.plain, style)
+            yield Segment.line()
 
 
 def _loss(name: str, reason: str) -> str:

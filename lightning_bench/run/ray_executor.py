@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ class RayFleet:
                 raise UsageError("the Ray cluster has no GPU; --gpus cpu:N measures on N of its CPUs")
         need = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
         remote = self._ray.remote(max_concurrency=2, **need)(SlotHost)
-        self._actors = [remote.remote(device, Path.cwd(), f"ray {count}") for _ in range(count)]
+        self._actors = [remote.remote(device, Path.cwd(), "ray", count) for _ in range(count)]
         self._by_slot: dict[Slot, Any] = {}
         try:
             self._by_slot = dict(zip(self._described(), self._actors, strict=True))
@@ -76,6 +77,7 @@ class RayExecutor:
     def __init__(self, ray: Any, actors: dict[Slot, Any], crew: Crew) -> None:
         self._ray, self._actors = ray, dict(actors)
         self._working: set[Slot] = set()
+        self._answers: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
         ray.get([actor.begin.remote(crew) for actor in self._actors.values()])
 
     def slots(self) -> Sequence[Slot]:
@@ -86,19 +88,18 @@ class RayExecutor:
         """Send the unit to the actor."""
         self._actors[slot].submit.remote(unit)
         self._working.add(slot)
+        self._ask(slot)
 
     def events(self) -> Iterator[SlotEvent]:
         """Yield what the actors report; one that has died is a slot that is lost."""
-        asked: dict[Any, Slot] = {}
         while self._working:
-            for slot in self._working - set(asked.values()):
-                asked[self._actors[slot].poll.remote(_POLL_S)] = slot
-            (ready, *_), _ = self._ray.wait(list(asked), num_returns=1)
-            slot = asked.pop(ready)
-            for event in self._answer(ready, slot):
-                if isinstance(event, JobFinished | SlotLost):
-                    self._working.remove(slot)
-                yield event
+            slot, answer = self._answers.get()
+            events = self._read(answer, slot)
+            if events and isinstance(events[-1], JobFinished | SlotLost):
+                self._working.remove(slot)
+            else:
+                self._ask(slot)
+            yield from events
 
     def close(self) -> None:
         """End what still runs; the actors stay for the next plan."""
@@ -109,9 +110,14 @@ class RayExecutor:
             except self._ray.exceptions.RayError:  # it has died before
                 continue
 
-    def _answer(self, ready: Any, slot: Slot) -> list[SlotEvent]:
+    def _ask(self, slot: Slot) -> None:
+        """Have an actor say what happens next. Its answer comes by itself: waiting for all is O(slots)."""
+        answer = self._actors[slot].poll.remote(_POLL_S).future()
+        answer.add_done_callback(lambda done: self._answers.put((slot, done)))
+
+    def _read(self, answer: Any, slot: Slot) -> list[SlotEvent]:
         try:
-            events: list[SlotEvent] = self._ray.get(ready)
+            events: list[SlotEvent] = answer.result()
         except self._ray.exceptions.RayTaskError as error:
             raise LbenchError(f"{slot.name} failed: {_reason(error)}") from error
         except self._ray.exceptions.RayError as error:

@@ -63,7 +63,7 @@ class SlotThread(threading.Thread):
                 lane.prepare()
             lane.measure(
                 unit.job,
-                lambda outcomes: self._happened.put(CaseMeasured(slot, outcomes)),
+                lambda outcome: self._happened.put(CaseMeasured(slot, outcome)),
                 lambda case_id, phase: self._happened.put(CaseEntered(slot, case_id, phase)),
                 unit.side,
             )

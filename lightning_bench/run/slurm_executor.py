@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import queue
 import secrets
+import selectors
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class SlurmFleet:
         self._arrivals = _Arrivals(key)
         self._connections: dict[Slot, Connection[Any, Any]] = {}
         address = (socket.gethostname(), self._arrivals.port)
-        host = _Host(address, key, device, Path.cwd(), f"slurm {count}")
+        host = _Host(address, key, device, Path.cwd(), count)
         self._jobs = _submitted(cluster, host, count)
         try:
             self._await(count)
@@ -95,7 +96,9 @@ class SlurmExecutor:
 
     def __init__(self, connections: dict[Slot, Connection[Any, Any]], crew: Crew) -> None:
         self._connections = dict(connections)
-        self._working: set[Slot] = set()
+        self._working = (
+            selectors.DefaultSelector()
+        )  # of connections: what one of hundreds sends costs no scan
         for connection in self._connections.values():
             connection.send(crew)
 
@@ -105,29 +108,32 @@ class SlurmExecutor:
 
     def submit(self, slot: Slot, unit: Unit) -> None:
         """Send the unit to the task."""
-        self._working.add(slot)
+        connection = self._connections[slot]
+        self._working.register(connection, selectors.EVENT_READ, slot)
         try:
-            self._connections[slot].send(unit)
+            connection.send(unit)
         except OSError:
             return  # `events` reads that it has hung up
 
     def events(self) -> Iterator[SlotEvent]:
         """Yield what the tasks report."""
-        while self._working:
-            by_connection = {self._connections[slot]: slot for slot in self._working}
-            for connection in wait(list(by_connection)):
-                assert isinstance(connection, Connection)
-                slot = by_connection[connection]
-                try:
-                    event: SlotEvent = connection.recv()
-                except (EOFError, OSError):
-                    event = SlotLost(slot, "its task has ended (`sacct` says why)")
-                if isinstance(event, JobFinished | SlotLost):
-                    self._working.remove(slot)
-                yield event
+        while self._working.get_map():
+            for key, _ in self._working.select():
+                events = self._answer(key.data)
+                if isinstance(events[-1], JobFinished | SlotLost):
+                    self._working.unregister(key.fileobj)
+                yield from events
+
+    def _answer(self, slot: Slot) -> list[SlotEvent]:
+        try:
+            events: list[SlotEvent] = self._connections[slot].recv()
+        except (EOFError, OSError):
+            return [SlotLost(slot, "its task has ended (`sacct` says why)")]
+        return events
 
     def close(self) -> None:
         """End what still runs; the tasks stay for the next plan."""
+        self._working.close()
         for connection in self._connections.values():
             try:
                 connection.send(None)
@@ -174,10 +180,10 @@ class _Host:
     """What a task runs: it connects to the driver, hosts a slot, and ends when the driver hangs up."""
 
     def __init__(
-        self, address: tuple[str, int], key: bytes, device: Device, folder: Path, executor: str
+        self, address: tuple[str, int], key: bytes, device: Device, folder: Path, count: int
     ) -> None:
         self._address, self._key = address, key
-        self._device, self._folder, self._executor = device, folder, executor
+        self._device, self._folder, self._count = device, folder, count
 
     @property
     def needs_gpu(self) -> bool:
@@ -190,7 +196,7 @@ class _Host:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
         with Client(self._address, authkey=self._key) as connection:
             try:
-                host = SlotHost(self._device, self._folder, self._executor)
+                host = SlotHost(self._device, self._folder, "slurm", self._count)
             except LbenchError as error:
                 connection.send(str(error))
                 return
@@ -213,12 +219,12 @@ def _report(host: SlotHost, connection: Connection[Any, Any]) -> None:
     """Send what happens until the driver has gone."""
     try:
         while True:
-            for event in host.poll(_LONG_S):
-                connection.send(event)
+            if events := host.poll(_LONG_S):
+                connection.send(events)
     except OSError:
         return
     except BaseException as error:
-        connection.send(SlotLost(host.slot, f"{type(error).__name__}: {error}"))
+        connection.send([SlotLost(host.slot, f"{type(error).__name__}: {error}")])
 
 
 def _submitted(cluster: str, host: _Host, count: int) -> list[Any]:

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from lightning_bench.case import Case
-from lightning_bench.machine import Machine
 from lightning_bench.measure.job import USEFUL_PHASES, Job, Outcome
 from lightning_bench.record import FAILED, Record, ResultFile
 from lightning_bench.record.identities import IDENTITY
-from lightning_bench.run.across import across
+from lightning_bench.record.samples import encode_samples, sample_fields
 from lightning_bench.run.dispatch import dispatch
 from lightning_bench.run.executor import Executor, Slot, Unit
 from lightning_bench.run.lane import Crew, Lane
 from lightning_bench.run.plan import Plan, by_shape
+
+# Columns of a row that a machine has under the same names.
+_OF_MACHINE = (
+    "device_name",
+    "capability",
+    "driver",
+    "cuda",
+    "torch",
+    "triton",
+    "python",
+    "harness_version",
+    "harness_commit",
+    *IDENTITY,
+)
 
 
 class Watcher(Protocol):
@@ -130,11 +143,29 @@ class Sweep:
         self, plan: Plan, out: ResultFile, watcher: Watcher, tag: Mapping[str, str] | None = None
     ) -> None:
         self.plan, self.out, self.watcher = plan, out, watcher
-        self.tag = dict(tag or {})
         self.records: list[Record] = []
+        self._tag = sample_fields(tag or {})
         self._names = {case.id: plan.case_id(case) for case in plan.cases}
+        self._common: dict[tuple[str, Slot | None], Record] = {}
         self._oom_at: dict[tuple[object, ...], int] = {}
-        self._begun = _now()
+        self._blank = Record(
+            suite=plan.suite,
+            metric=plan.metric,
+            protocol=plan.protocol,
+            status="ok",
+            case_id="",
+            provider="",
+            family="",
+            direction="fwd",
+            dtype="fp32",
+            batch=1,
+            heads=1,
+            seq_len=1,
+            head_dim=1,
+            value_dim=1,
+            device=plan.device,
+            run_utc=_now(),
+        )
 
     def note_ooms(self, records: Iterable[Record]) -> None:
         """Note at which size providers ran out of memory, so that larger ones are not tried."""
@@ -155,7 +186,7 @@ class Sweep:
             if known is None:
                 runnable.append(case)
             else:
-                self.record([known])
+                self.record(known)
         plan = self.plan
         if not runnable:
             return None
@@ -167,28 +198,16 @@ class Sweep:
         """Tell the watcher which phase a case enters, by the id that its row will have."""
         self.watcher.entered(self._names.get(case_id, ""), phase)
 
-    def record(self, outcomes: Sequence[Outcome], slot: Slot | None = None) -> None:
+    def record(self, outcome: Outcome, slot: Slot | None = None) -> None:
         """Write the row of a case, and the samples of each process that has measured it.
 
         On a slot of an executor the row is of that slot's machine.
         """
-        outcome = across(outcomes)
-        record = self._row(
-            outcome.case,
-            self.plan.machine if slot is None else slot.machine,
-            status=outcome.status,
-            reason=outcome.reason,
-            executor="" if slot is None else slot.executor,
-            run_utc=self._begun,
-            time_utc=_now(),
-            **vars(outcome.figures),
-        )
-        # The last line is that of the process whose figures the row has.
-        for number, each in sorted(enumerate(outcomes), key=lambda pair: pair[1].samples is outcome.samples):
-            if each.samples:
-                process = {"process": number} if len(outcomes) > 1 else {}
-                self.out.append_samples(record, each.samples.as_line() | process | self.tag)
-        self.out.append(record)
+        figures = {name: value for name, value in vars(outcome.figures).items() if value is not None}
+        ending = {"status": outcome.status, "reason": outcome.reason, "time_utc": _now()}
+        record = self._row(outcome.case, slot).changed(figures | ending)
+        lines = (encode_samples(record, line, self._tag) for line in outcome.sample_lines)
+        self.out.append(record, lines)
         self.records.append(record)
         if record.status == "oom":
             self._note_oom(record)
@@ -202,7 +221,7 @@ class Sweep:
             return Outcome(case, "unavailable", planned.unavailable)
         if not self._oom_at:
             return None
-        blank = self._row(case, self.plan.machine, status="ok")
+        blank = self._row(case)
         name = _oom_axis(blank)
         smaller = self._oom_at.get(_oom_key(blank))
         if smaller is not None and smaller < getattr(blank, name):
@@ -214,44 +233,44 @@ class Sweep:
         key, size = _oom_key(record), getattr(record, _oom_axis(record))
         self._oom_at[key] = min(size, self._oom_at.get(key, size))
 
-    def _row(self, case: Case, machine: Machine, **ending: Any) -> Record:
-        """Return the row of a case that ended so on a machine."""
-        plan, shape = self.plan, case.shape
-        planned = plan.providers[case.provider]
-        provider = planned.provider
-        return Record(
-            suite=plan.suite,
-            metric=plan.metric,
-            protocol=plan.protocol,
-            case_id=plan.case_id(case),
-            provider=provider.name,
-            label=provider.label,
-            family=provider.family,
-            layout=provider.layout,
-            provider_version=planned.version,
-            direction=case.direction,
-            dtype=shape.dtype,
-            batch=shape.batch,
-            heads=shape.heads,
-            seq_len=shape.seq_len,
-            head_dim=shape.head_dim,
-            value_dim=shape.value_dim,
-            device=shape.device,
-            **shape.variant.columns,
-            **shape.model_run.columns,
-            device_name=machine.device_name,
-            capability=machine.capability,
-            driver=machine.driver,
-            cuda=machine.cuda,
-            torch=machine.torch,
-            triton=machine.triton,
-            python=machine.python,
-            harness_version=machine.harness_version,
-            harness_commit=machine.harness_commit,
-            machine_id=machine.id,
-            **{name: getattr(machine, name) for name in IDENTITY},
-            **ending,
+    def _row(self, case: Case, slot: Slot | None = None) -> Record:
+        """Return the row of a case on the machine of a slot, without how it ended."""
+        shape = case.shape
+        return self._unmeasured(case.provider, slot).changed(
+            {
+                "case_id": self._names[case.id],
+                "direction": case.direction,
+                "dtype": shape.dtype,
+                "batch": shape.batch,
+                "heads": shape.heads,
+                "seq_len": shape.seq_len,
+                "head_dim": shape.head_dim,
+                "value_dim": shape.value_dim,
+                "device": shape.device,
+                **shape.variant.columns,
+                **shape.model_run.columns,
+            }
         )
+
+    def _unmeasured(self, spec: str, slot: Slot | None) -> Record:
+        """Return what all rows of a provider on a slot have in common; the rest of it is of no case."""
+        if (spec, slot) not in self._common:
+            plan = self.plan
+            planned = plan.providers[spec]
+            machine = plan.machine if slot is None else slot.machine
+            self._common[spec, slot] = self._blank.changed(
+                {
+                    "provider": planned.provider.name,
+                    "label": planned.provider.label,
+                    "family": planned.provider.family,
+                    "layout": planned.provider.layout,
+                    "provider_version": planned.version,
+                    "machine_id": machine.id,
+                    "executor": "" if slot is None else slot.executor,
+                    **{name: getattr(machine, name) for name in _OF_MACHINE},
+                }
+            )
+        return self._common[spec, slot]
 
 
 class _SlotBooks:
@@ -264,9 +283,9 @@ class _SlotBooks:
         self._sweep.watcher.on_slot(slot.name)
         self._sweep.entered(case_id, phase)
 
-    def measured(self, outcomes: Sequence[Outcome], slot: Slot, unit: Unit) -> None:
+    def measured(self, outcome: Outcome, slot: Slot, unit: Unit) -> None:
         self._sweep.watcher.on_slot(slot.name)
-        self._sweep.record(outcomes, slot)
+        self._sweep.record(outcome, slot)
 
     def idle(self, slot: Slot) -> None:
         self._sweep.watcher.on_slot(slot.name)

@@ -127,7 +127,7 @@ def _work(connection: Connection, device: Device, memory_limit_gib: float | None
             if blind and outcome.status in WORKED:
                 reason = f"{blind}, or another case of its worker does, and keeps the judge from seeing it"
                 outcome = Outcome(outcome.case, "wrong", reason)
-            connection.send(("outcome", outcome))
+            connection.send(("outcome", outcome.sealed))
 
         try:
             reusable = run_job(session, job, enter, emit)

@@ -50,7 +50,7 @@ class Played:
             is_lost = self._losses > 0 and self._draw.random() < 0.3
             done = self._draw.randrange(len(unit.job.cases)) if is_lost else len(unit.job.cases)
             for case in unit.job.cases[:done]:
-                yield CaseMeasured(slot, [Outcome(case, "ok")])
+                yield CaseMeasured(slot, Outcome(case, "ok"))
             del self._busy[slot]
             if is_lost:
                 self._losses -= 1

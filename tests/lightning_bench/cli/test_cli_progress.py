@@ -57,9 +57,9 @@ def shown(width: int, rows: list[Record], total: int) -> str:
         watcher.started(total, [])
         for row in rows:
             watcher.entered(row.case_id, "warm-up")
-            watcher._live.refresh()
+            watcher.draw()
             watcher.recorded(row)
-            watcher._live.refresh()
+            watcher.draw()
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -32,14 +32,14 @@ def test_each_slot_has_a_line(width: int) -> None:
         for slot, phase in (("GPU 0", "warm-up"), ("GPU 1", "start"), ("GPU 2", "oracle"), ("GPU 3", "idle")):
             watcher.on_slot(slot)
             watcher.entered(ROW.case_id if phase == "warm-up" else "", phase)
-        watcher._live.refresh()
+        watcher.draw()
         lines = [line.strip() for line in text(shown) if line.startswith("  GPU ")]
         assert [line[:5] for line in lines[-4:]] == ["GPU 0", "GPU 1", "GPU 2", "GPU 3"]
         assert lines[-4].startswith("GPU 0: warm-up: lightning2/fwd"[: width - 4])
         assert lines[-3] == "GPU 1: starting a worker"
         assert lines[-1] == "GPU 3: nothing left to do"
         watcher.lost("GPU 1", "it burned down")
-        watcher._live.refresh()
+        watcher.draw()
         last = [line.strip() for line in text(shown) if line.startswith("  GPU ")]
         assert [line[:5] for line in last[-3:]] == ["GPU 0", "GPU 2", "GPU 3"]
         watcher.on_slot("GPU 2")
@@ -61,3 +61,49 @@ def test_lines_of_a_log_name_the_slot() -> None:
         f"[1/2] GPU 1: head: ok          {ROW.case_id}  1.5000 ms",
         "GPU 0 is lost: it burned down",
     ]
+
+
+def test_hundreds_of_slots_leave_room_for_rows() -> None:
+    shown = console(100, terminal=True)
+    watcher = LiveWatcher(shown, "paper speed")
+    watcher.started(4, [])
+    for number in range(512):
+        watcher.on_slot(f"node{number:03}")
+        watcher.entered("", "start")
+    watcher._live.start()
+    watcher.draw()
+    watcher._live.stop()
+    # Each time it is drawn anew; the last one counts.
+    lines = [line.strip() for line in text(shown) if line.strip()]
+    last = lines[-(30 - 8) :]
+    assert last[0] == "node000: starting a worker"
+    assert last[-2] == "node020: starting a worker"
+    assert last[-1] == f"and {512 - 21} more slots"
+
+
+def test_an_event_writes_nothing_until_the_display_is_drawn() -> None:
+    shown = console(100, terminal=True)
+    watcher = LiveWatcher(shown, "paper speed")
+    watcher.started(2, [])
+    watcher.on_slot("GPU 1")
+    for _ in range(2):
+        watcher.entered(ROW.case_id, "samples")
+        watcher.recorded(ROW)
+    watcher.lost("GPU 1", "it burned down")
+    assert text(shown) == [""]
+    watcher.draw()
+    rows = [line for line in text(shown) if line.startswith("GPU 1")]
+    assert [line[:16] for line in rows] == ["GPU 1: ok       ", "GPU 1: ok       ", "GPU 1 is lost: i"]
+
+
+def test_a_terminal_that_goes_ends_the_sweep() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    watcher = LiveWatcher(Console(file=Gone(), force_terminal=True, width=100, height=30), "paper speed")
+    watcher.started(2, [])
+    watcher._thread.start()
+    watcher._thread.join()
+    with pytest.raises(OSError, match="Input/output"):
+        watcher.recorded(ROW)

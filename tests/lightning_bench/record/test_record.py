@@ -95,6 +95,14 @@ class TestRoundTrip:
     def test_a_record_built_from_a_record_is_the_same(self, record: Record) -> None:
         assert Record(**dataclasses.asdict(record)) == record
 
+    @given(records(), records())
+    def test_what_is_changed_in_a_record_is_tidied_as_in_a_new_one(self, one: Record, two: Record) -> None:
+        changes = {**dataclasses.asdict(two), "reason": f"two\n{two.reason}", "median_ms": float("nan")}
+        before = dataclasses.asdict(one)
+        assert one.changed(changes) == Record(**changes)
+        assert one.changed({"reason": "a\nb"}) == dataclasses.replace(one, reason="a b")
+        assert dataclasses.asdict(one) == before
+
     def test_text_becomes_one_line_and_keeps_its_characters(self) -> None:
         record = make(reason='first "line", über\nsecond\r\n', provider_config="BLOCK=64\nwarps=4")
         assert record.reason == 'first "line", über second'

@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
-from lightning_bench.errors import UsageError
+from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.record import Record, ResultFile, read_records
-from lightning_bench.record.samples import SampleFile, SampleLine, read_samples, sidecar_path
+from lightning_bench.record.samples import (
+    SampleFile,
+    SampleLine,
+    encode_samples,
+    read_samples,
+    sample_fields,
+    sidecar_path,
+)
 
 
 def make(case: str = "a", **changes: Any) -> Record:
@@ -66,6 +73,29 @@ class TestSamples:
     def test_a_payload_may_not_rename_its_case(self, path: Path) -> None:
         with ResultFile(path) as file, pytest.raises(ValueError, match="case_id"):
             file.append_samples(make("a"), {"case_id": "b"})
+
+    def test_lines_that_were_made_elsewhere_come_with_the_row(self, path: Path) -> None:
+        record = make("a")
+        texts = [sample_fields({"ms": [0.123456789], "process": number}) for number in range(2)]
+        with ResultFile(path) as file:
+            file.append(
+                record, (encode_samples(record, text, sample_fields({"pair": "7"})) for text in texts)
+            )
+            lines = file.samples_path.read_bytes().splitlines(keepends=True)
+            for number in range(2):
+                file.append_samples(record, {"ms": [0.123456789], "process": number, "pair": "7"})
+            assert file.samples_path.read_bytes() == b"".join(2 * lines)
+        assert [json.loads(line)["process"] for line in lines] == [0, 1]
+        assert read_records(path) == [record]
+
+    def test_a_row_whose_samples_cannot_be_written_is_not_written(self, path: Path) -> None:
+        record = make("a")
+        with ResultFile(path) as file:
+            file.append_samples(make("b"), {"ms": [1.0]})
+            file.samples_path.unlink()
+            with pytest.raises(LbenchError, match="was moved or deleted"):
+                file.append(record, [encode_samples(record)])
+        assert read_records(path) == []
 
     def test_a_torn_last_line_is_cut_at_every_byte(self, path: Path) -> None:
         with ResultFile(path) as file:

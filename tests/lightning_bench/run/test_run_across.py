@@ -52,6 +52,15 @@ def test_the_figures_are_those_of_the_process_in_the_middle(medians: list[float]
     assert got.figures.ci_low_ms < got.figures.median_ms < got.figures.ci_high_ms
 
 
+def test_the_last_line_of_samples_is_that_of_the_figures() -> None:
+    got = across([outcome(median).sealed for median in (1.01, 1.0, 1.02)])
+    lines = [json.loads(f"{{{line}}}") for line in got.sample_lines]
+    assert [(line["samples_ms"], line["process"]) for line in lines] == [([1.0], 1), ([1.02], 2), ([1.01], 0)]
+    assert got.samples is None
+    (alone,) = across([outcome(1.0).sealed]).sample_lines
+    assert json.loads(f"{{{alone}}}") == {"samples_ms": [1.0], "turns": [1], "call_ms": [1.0], "clocks": []}
+
+
 def test_throttled_samples_are_those_of_all_processes() -> None:
     def throttled(count: int | None) -> Outcome:
         one = outcome(1.0)

@@ -33,9 +33,9 @@ class Noted:
 
     def entered(self, case_id: str, phase: str, slot: Slot, unit: Unit) -> None: ...
 
-    def measured(self, outcomes: Sequence[Outcome], slot: Slot, unit: Unit) -> None:
-        assert outcomes[0].case in unit.job.cases
-        self.outcomes.append((slot, outcomes[0]))
+    def measured(self, outcome: Outcome, slot: Slot, unit: Unit) -> None:
+        assert outcome.case in unit.job.cases
+        self.outcomes.append((slot, outcome))
 
     def idle(self, slot: Slot) -> None: ...
 

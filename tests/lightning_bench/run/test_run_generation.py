@@ -47,7 +47,7 @@ def swept(of: Plan, out: Path) -> Summary:
 def test_larger_batches_are_not_tried_after_out_of_memory(tmp_path: Path) -> None:
     whole, out = plan(tmp_path, [4, 16]), tmp_path / "out.csv"
     with ResultFile(out) as file:
-        Sweep(whole, file, QuietWatcher()).record([Outcome(whole.cases[0], "oom", "CUDA out of memory")])
+        Sweep(whole, file, QuietWatcher()).record(Outcome(whole.cases[0], "oom", "CUDA out of memory"))
     summary = swept(whole, out)
     assert summary.phases == {}  # no worker has started
     assert [(row.batch, row.status) for row in summary.records] == [(4, "oom"), (16, "oom")]
@@ -80,7 +80,7 @@ def test_a_case_is_a_row_and_is_not_measured_again(tmp_path: Path) -> None:
 def test_what_is_kept_of_a_run_reads_back(tmp_path: Path) -> None:
     of = plan(tmp_path, [2])
     with ResultFile(tmp_path / "out.csv") as file:
-        Sweep(of, file, QuietWatcher()).record([Outcome(of.cases[0], "unsupported")])
+        Sweep(of, file, QuietWatcher()).record(Outcome(of.cases[0], "unsupported"))
     (row,) = read_records(tmp_path / "out.csv")
     assert isinstance(row, Record)
     assert row.shape == of.cases[0].shape
