@@ -163,7 +163,7 @@ def serve_variant(arch, dtype, head_dim, value_dim, features):
     constants = {
         "D": head_dim, "E": value_dim, "HAS_DECAY": "decay" in features, "BLOCK": tiles.block,
         "BLOCK_D": tiles.block_d, "BLOCK_E": tiles.block_e, "BLOCKWISE": blockwise, "WALKED": serve.WALKED,
-        "PRECISION": tiles.precision,
+        "PRECISION": tiles.precision, "GROUP": 1,
     }  # fmt: skip
     absent = {
         "slope_ptr": "decay", "snapshot_ptr": "snapshots", "context_ptr": "snapshots",
@@ -201,8 +201,14 @@ def bitwise_variant(arch, dtype, head_dim, value_dim, features):
 
 def verify_variant(head_dim, value_dim, features):
     """Return the same for the kernel of drafts."""
-    block_e = step.step_block_e(STEP_STATES, head_dim, value_dim)
-    constants = {"D": head_dim, "E": value_dim, "HAS_DECAY": "decay" in features, "BLOCK_E": block_e}
+    block_e, warps = step.step_tile_of(STEP_STATES, head_dim, value_dim)
+    constants = {
+        "GROUP": 1,
+        "D": head_dim,
+        "E": value_dim,
+        "HAS_DECAY": "decay" in features,
+        "BLOCK_E": block_e,
+    }
     constants["BLOCK_D"] = max(16, triton.next_power_of_2(head_dim))
     absent = {
         "slope_ptr": "decay", "kept_k_ptr": "accepted", "kept_v_ptr": "accepted", "accepted_ptr": "accepted",
@@ -213,7 +219,7 @@ def verify_variant(head_dim, value_dim, features):
         "state_ptr": "*bf16" if "stochastic" in features else "*fp32", "seed_ptr": "*i64", "scale": "fp32",
         "index_ptr": "*i32", "accepted_ptr": "*i32",
     }  # fmt: skip
-    return verify.verify_kernel, constants, {"num_warps": verify._WARPS}, types, f"block_e={block_e}"
+    return verify.verify_kernel, constants, {"num_warps": warps}, types, f"{block_e=} {warps=}"
 
 
 def states_variant(arch, dtype, head_dim, value_dim, features):

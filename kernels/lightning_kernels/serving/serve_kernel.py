@@ -18,7 +18,7 @@ from ..common.launch import Launches, interpreted
 from ..common.switches import invariant
 from ..lightning2.portable import block_weights, clear_rows, walk_blocks
 from ..lightning2.tiles import Tiles, serve_tiles, shared_limit
-from ..step.step_kernel import step_block_e
+from ..step.step_kernel import step_tile_of
 from ..step.token_walk import load_state, save_state, token_decay, walk_tokens
 from .serve_call import ServeCall
 
@@ -28,14 +28,15 @@ WALKED = 8
 """Sequences of up to so many tokens are walked token by token."""
 
 
-@triton.jit(do_not_specialize=["scale", "heads", "group", "tokens", "snapshot_every", "snapshot_columns"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["scale", "tokens", "snapshot_every", "snapshot_columns"])  # type: ignore[untyped-decorator]
 def serve_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, o_ptr, slope_ptr, state_ptr, bounds_ptr, input_ptr, output_ptr, initial_ptr,
-    context_ptr, snapshot_ptr, seed_ptr, scale, heads, group, tokens, snapshot_every, snapshot_columns,
+    context_ptr, snapshot_ptr, seed_ptr, scale, tokens, snapshot_every, snapshot_columns,
     q_stride_n, q_stride_h, k_stride_n, k_stride_h, v_stride_n, v_stride_h, o_stride_n, o_stride_h,
     state_stride_b, state_stride_h, state_stride_d,
-    D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-    HAS_DECAY: tl.constexpr, BLOCKWISE: tl.constexpr, WALKED: tl.constexpr, PRECISION: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_E: tl.constexpr, HAS_DECAY: tl.constexpr, BLOCKWISE: tl.constexpr, WALKED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program takes BLOCK_E columns of one head of one sequence through all its tokens.
 
@@ -46,10 +47,10 @@ def serve_kernel(  # type: ignore[no-untyped-def]
     STOCHASTIC: tl.constexpr = seed_ptr is not None
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
-    head = (pid // tiles_e) % heads
-    sequence = pid // tiles_e // heads
+    head = tl.program_id(1)
+    sequence = pid // tiles_e
     head64 = tl.cast(head, tl.int64)
-    kv_head = tl.cast(head // group, tl.int64)
+    kv_head = tl.cast(head // GROUP, tl.int64)
     row_d = tl.arange(0, BLOCK_D)
     col_e = first_e + tl.arange(0, BLOCK_E)
     d_ok = row_d < D
@@ -163,15 +164,15 @@ def serve_kernel(  # type: ignore[no-untyped-def]
 
     if slot < 0:  # padding
         clear_rows(o_head_ptr, o_stride_n, col_e, e_ok, first, first + n, 0, 1, BLOCK)
-    sequences = tl.num_programs(0) // (tiles_e * heads)  # and the rows of no sequence, which all share
+    sequences = tl.num_programs(0) // tiles_e  # and the rows of no sequence, which all share
     end = tl.load(bounds_ptr + sequences)
     clear_rows(o_head_ptr, o_stride_n, col_e, e_ok, end, tokens, sequence, sequences, BLOCK)
 
 
 def step_tiles(tiles: Tiles, states: int, head_dim: int, value_dim: int) -> Tiles:
     """Choose the tiles of a launch that walks token by token only: those of a decoding step."""
-    block_e = step_block_e(states, head_dim, value_dim)
-    return replace(tiles, block=16, block_e=block_e, split_e=-(-value_dim // block_e), warps=4, stages=1)
+    block_e, warps = step_tile_of(states, head_dim, value_dim)
+    return replace(tiles, block=16, block_e=block_e, split_e=-(-value_dim // block_e), warps=warps, stages=1)
 
 
 def serve(call: ServeCall) -> Tensor:
@@ -203,13 +204,13 @@ def serve(call: ServeCall) -> Tensor:
     )  # fmt: skip
     columns = 0 if snapshots is None else snapshots.shape[1]
     rest: tuple[int | str, ...] = (
-        heads, heads // k.shape[1], tokens, call.snapshot_every, columns,
+        tokens, call.snapshot_every, columns,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], *call.state.stride()[:3],
-        d, e, tiles.block, tiles.block_d, tiles.block_e, call.slopes is not None, blockwise, WALKED,
-        tiles.precision,
+        heads // k.shape[1], d, e, tiles.block, tiles.block_d, tiles.block_e, call.slopes is not None,
+        blockwise, WALKED, tiles.precision,
     )  # fmt: skip
     options = (("num_warps", tiles.warps), ("num_stages", tiles.stages))
-    _launches((sequences * heads * tiles.split_e, 1, 1), tensors, call.scale, rest, options)
+    _launches((sequences * tiles.split_e, heads, 1), tensors, call.scale, rest, options)
     return out
 
 

@@ -13,24 +13,23 @@ from torch import Tensor
 from ..common.allocate import unit_last_stride
 from ..common.launch import Launches, interpreted
 from ..lightning2.tiles import padded
-from ..step.step_kernel import step_block_e
+from ..step.step_kernel import step_tile_of
 from ..step.token_walk import load_state, round_state, store_state, token_decay, walk_tokens
 from .drafts import Draft
 
 __all__ = ["verify"]
 
-_WARPS = 4
 
-
-@triton.jit(do_not_specialize=["scale", "heads", "group", "tokens", "kept"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["scale", "tokens", "kept"])  # type: ignore[untyped-decorator]
 def verify_kernel(  # type: ignore[no-untyped-def]
     state_ptr, q_ptr, k_ptr, v_ptr, o_ptr, slope_ptr, index_ptr, kept_k_ptr, kept_v_ptr, accepted_ptr,
-    seed_ptr, scale, heads, group, tokens, kept,
+    seed_ptr, scale, tokens, kept,
     q_stride_b, q_stride_n, q_stride_h, k_stride_b, k_stride_n, k_stride_h,
     v_stride_b, v_stride_n, v_stride_h, o_stride_b, o_stride_n, o_stride_h,
     kept_k_stride_b, kept_k_stride_n, kept_k_stride_h, kept_v_stride_b, kept_v_stride_n, kept_v_stride_h,
     state_stride_b, state_stride_h, state_stride_d,
-    D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, HAS_DECAY: tl.constexpr,
+    GROUP: tl.constexpr, D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    HAS_DECAY: tl.constexpr,
 ):  # fmt: skip
     """One program takes BLOCK_E columns of one head of one sequence through kept tokens and a draft."""
     tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
@@ -38,11 +37,11 @@ def verify_kernel(  # type: ignore[no-untyped-def]
     STOCHASTIC: tl.constexpr = seed_ptr is not None
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
-    head = (pid // tiles_e) % heads
-    sequence = pid // tiles_e // heads
+    head = tl.program_id(1)
+    sequence = pid // tiles_e
     batch = tl.cast(sequence, tl.int64)
     head64 = tl.cast(head, tl.int64)
-    kv_head = tl.cast(head // group, tl.int64)
+    kv_head = tl.cast(head // GROUP, tl.int64)
     row_d = tl.arange(0, BLOCK_D)
     col_e = first_e + tl.arange(0, BLOCK_E)
     d_ok = row_d < D
@@ -114,18 +113,18 @@ def verify(draft: Draft, o: Tensor | None, name: str) -> None:
     seeds = None if draft.rounding_seeds is None else draft.rounding_seeds.contiguous()
     batch, (heads, d, e) = draft.state_indices.shape[0], state.shape[1:]
     keys = next(x for x in (k, kept_k) if x is not None)
-    block_e = step_block_e(batch * heads, d, e)
+    block_e, warps = step_tile_of(batch * heads, d, e)
     if batch == 0:
         return
     indices = draft.state_indices.contiguous()
     tensors = state, q, k, v, o, slopes, indices, kept_k, kept_v, count, seeds
     rest = (
-        heads, heads // keys.shape[2],
         0 if q is None else q.shape[1], 0 if kept_k is None else kept_k.shape[1],
         *_strides(q), *_strides(k), *_strides(v), *_strides(o), *_strides(kept_k), *_strides(kept_v),
-        *state.stride()[:3], d, e, padded(d), block_e, slopes is not None,
+        *state.stride()[:3], heads // keys.shape[2], d, e, padded(d), block_e, slopes is not None,
     )  # fmt: skip
-    _launches((batch * heads * -(-e // block_e), 1, 1), tensors, float(draft.scale), rest, _OPTIONS)
+    grid, options = (batch * -(-e // block_e), heads, 1), (("num_warps", warps),)
+    _launches(grid, tensors, float(draft.scale), rest, options)
 
 
 def _strides(x: Tensor | None) -> tuple[int, ...]:
@@ -133,4 +132,3 @@ def _strides(x: Tensor | None) -> tuple[int, ...]:
 
 
 _launches = Launches(verify_kernel)
-_OPTIONS = (("num_warps", _WARPS),)
