@@ -23,6 +23,7 @@ from torch import Tensor
 
 import lightning_kernels as lk
 from lightning_kernels import ContextParallel
+from lightning_kernels.lightning2 import context
 
 HEADS, DIM, VALUES = 4, 8, 5
 LENGTHS = [1, 2, 7, 64, 65, 130]
@@ -191,21 +192,32 @@ def on_gpus(rank: int, ranks: int) -> None:
 
 def counted(rank: int, ranks: int) -> None:
     """Count what a rank receives: one state per head of each other rank, forward and backward."""
-    received, gather = [0], dist.all_gather_into_tensor
+    received, calls, gather = [0], [0], dist.all_gather_into_tensor
 
     def counting(out: Tensor, given: Tensor, **options: Any) -> Any:
         received[0] += (out.numel() - given.numel()) * out.element_size()
+        calls[0] += 1
         return gather(out, given, **options)
 
     dist.all_gather_into_tensor = counting
     state = 2 * HEADS * DIM * VALUES * 4
-    for n in (3, 200):
-        x = [part.requires_grad_() for part in inputs(2, 1, n, torch.bfloat16, rank)]
-        received[0] = 0
+    for n, overlapped in ((3, False), (200, False), (3, True)):
+        context.OVERLAPPED_BYTES = 0 if overlapped else 2**27
+        x = [part.requires_grad_() for part in inputs(2, HEADS, n, torch.bfloat16, rank)]
+        received[0] = calls[0] = 0
         o = lk.lightning_attn2_torch(*x, torch.full((HEADS,), 0.1), cp=ContextParallel())
         assert received[0] == (ranks - 1) * state, received
         o.sum().backward()
         assert received[0] == 2 * (ranks - 1) * state, received
+        assert calls[0] == (8 if overlapped else 2)  # four parts of the heads, in each pass
+
+
+def overlapped(rank: int, ranks: int) -> None:
+    """Compare one sequence and packed ones where parts of the heads are gathered by themselves."""
+    context.OVERLAPPED_BYTES = 0
+    for seed in range(4):
+        one_sequence(rank, ranks, seed, torch.float64, 1e-11)
+        packed(rank, ranks, seed)
 
 
 def interpreted(rank: int, ranks: int) -> None:
@@ -293,7 +305,7 @@ def refused(rank: int, ranks: int) -> None:
 
 CASES: dict[str, Callable[[int, int], None]] = {
     case.__name__: case
-    for case in (equal, counted, on_gpus, interpreted, compiled, trained, orphaned, refused)
+    for case in (equal, counted, overlapped, on_gpus, interpreted, compiled, trained, orphaned, refused)
 }
 
 

@@ -13,7 +13,7 @@ A rank sends and receives one state per head forward and one backward, however m
 arXiv 2502.07563). Of packed sequences only those that lie across a border take part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -27,6 +27,10 @@ from ..common.allocate import empty_state, unit_last_stride
 from ..common.autograd import differentiable
 from ..common.call import Call, Gradients, Upstream
 from .tiles import STEEPEST
+
+OVERLAPPED_BYTES = 2**27
+"""From so many bytes of states of all ranks, which take a third of a millisecond at 400 GB/s."""
+_PARTS = 4
 
 
 class Shard(NamedTuple):
@@ -189,10 +193,11 @@ def _entering(call: Call, cp: ContextParallel, passes: Passes) -> Tensor:
         initial = None  # its last piece begins on an earlier rank
     elif initial is not None and call.cu_seqlens is not None:
         initial = initial[-1:]
-    state = None
+    leaves = None
     if mine.goes_on:
-        state = passes.leaving(_piece(call, mine.bounds[-2], mine.bounds[-1], initial), False)
-    return _sum(call, shards, _gather(call, cp, state), range(cp.rank - 1, -1, -1))
+        piece = _piece(call, mine.bounds[-2], mine.bounds[-1], initial)
+        leaves = partial(_leaving, passes, piece, False)
+    return _sum_of_ranks(call, cp, leaves, range(cp.rank - 1, -1, -1))
 
 
 def _backward(cp: ContextParallel, passes: Passes, upstream: Upstream, call: Call) -> Gradients:
@@ -206,7 +211,7 @@ def _leaving_gradient(cp: ContextParallel, passes: Passes, upstream: Upstream, c
     """Return the gradients of the states after this rank's pieces, that of the last with H."""
     shards = cp.shards(call.q.shape[2])
     mine, grad_state = shards[cp.rank], upstream.grad_state
-    gradient = None
+    leaves = None
     if mine.continues:
         do = upstream.grad_o
         if do is None:
@@ -216,12 +221,13 @@ def _leaving_gradient(cp: ContextParallel, passes: Passes, upstream: Upstream, c
             of_first = grad_state[:1]
         # LAʳ(k, q, do), whose state leaves the first token.
         reverse = call._replace(k=call.q, v=unit_last_stride(do))
-        gradient = passes.leaving(_piece(reverse, 0, mine.bounds[1], of_first), True)
+        leaves = partial(_leaving, passes, _piece(reverse, 0, mine.bounds[1], of_first), True)
     elif torch.compiler.is_compiling():
         upper = grad_state if upstream.grad_o is None else upstream.grad_o
-        gradient = None if upper is None else _tied(_zeros(call)[: call.q.shape[0]], upper)
-    gradients = _gather(call, cp, gradient)
-    of_last = _sum(call, shards, gradients, range(cp.rank + 1, cp.ranks))
+        if upper is not None:
+            tied = _tied(_zeros(call)[: call.q.shape[0]], upper)
+            leaves = partial(_some_heads, tied)
+    of_last = _sum_of_ranks(call, cp, leaves, range(cp.rank + 1, cp.ranks))
     if not mine.goes_on:
         if torch.compiler.is_compiling():
             return _tied(_zeros(call) if grad_state is None else grad_state, of_last)
@@ -255,21 +261,66 @@ def _zeros(call: Call) -> Tensor:
     return empty_state(call).zero_()
 
 
-def _gather(call: Call, cp: ContextParallel, state: Tensor | None) -> list[Tensor]:
-    """Return the states of all ranks, zeros for those that give none."""
-    b = call.q.shape[0]
-    if state is None:
-        state = _zeros(call)[:b]
-    gathered = state.new_empty(cp.ranks * b, *state.shape[1:])
-    dist.all_gather_into_tensor(gathered, state.contiguous(), group=cp.group)
-    return list(gathered.split(b))
+def _some_heads(states: Tensor, some: slice) -> Tensor:
+    """Return the states of some heads."""
+    return states[:, some]
 
 
-def _sum(call: Call, shards: tuple[Shard, ...], states: list[Tensor], ranks: range) -> Tensor:
+def _leaving(passes: Passes, piece: Call, reverse: bool, some: slice) -> Tensor:
+    """Compute the states that leave a piece, of some query heads, which are all of some kv heads."""
+    q, k, v, slopes, initial = piece[:5]
+    group = q.shape[1] // k.shape[1]
+    kv = slice(some.start // group, some.stop // group)
+    call = piece._replace(
+        q=q[:, some],
+        k=k[:, kv],
+        v=v[:, kv],
+        slopes=None if slopes is None else slopes[some],
+        initial_state=None if initial is None else initial[:, some],
+    )
+    return passes.leaving(call, reverse)
+
+
+def _sum_of_ranks(
+    call: Call, cp: ContextParallel, leaves: Callable[[slice], Tensor] | None, ranks: range
+) -> Tensor:
+    """Return what `_sum` does of the states that leave `ranks`.
+
+    `leaves` gives this rank's, of some heads; None is zeros. Where all of them are many bytes, a part of
+    the heads is gathered while the states of the next part are computed.
+    """
+    shards, (b, heads) = cp.shards(call.q.shape[2]), call.q.shape[:2]
+    per = heads // _parts(call, cp)
+    sent = []
+    for first in range(0, heads, per):
+        some = slice(first, first + per)
+        state = (_zeros(call)[:b, some] if leaves is None else leaves(some)).contiguous()
+        gathered = state.new_empty(cp.ranks * b, *state.shape[1:])
+        work = dist.all_gather_into_tensor(gathered, state, group=cp.group, async_op=per < heads)
+        sent.append((some, state, gathered, work))
+    totals = []
+    for some, _, gathered, work in sent:
+        if work is not None:
+            work.wait()
+        slopes = None if call.slopes is None else call.slopes[some]
+        totals.append(_sum(slopes, shards, gathered.split(b), ranks))
+    return totals[0] if len(totals) == 1 else torch.cat(totals, dim=1)
+
+
+def _parts(call: Call, cp: ContextParallel) -> int:
+    """Return into how many parts of the heads an exchange is cut, on every rank the same."""
+    b, heads, _, d = call.q.shape
+    gathered = 4 * cp.ranks * b * heads * d * call.v.shape[3]
+    # torch.compile orders collectives itself, and takes none that is waited for later.
+    whole = torch.compiler.is_compiling() or gathered < OVERLAPPED_BYTES or call.k.shape[1] % _PARTS
+    return 1 if whole else _PARTS
+
+
+def _sum(slopes: Tensor | None, shards: tuple[Shard, ...], states: Sequence[Tensor], ranks: range) -> Tensor:
     """Return Σ λ^(tokens between) of the states of `ranks`, from the nearest to where the sequence ends."""
     total, between = torch.zeros_like(states[0]), 0
     for rank in ranks:
-        total = total + _decay(call.slopes, between, total.dtype) * states[rank]
+        total = total + _decay(slopes, between, total.dtype) * states[rank]
         through = shards[rank].passes_on
         if through is None:
             break
