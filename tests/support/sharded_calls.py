@@ -1,6 +1,8 @@
-"""One rank of a call whose tensors are sharded: python -m tests.support.sharded_calls RANK RANKS FILE."""
+"""Calls whose tensors are sharded, on forked ranks: python -m tests.support.sharded_calls RANKS FILE."""
 
+import os
 import sys
+import traceback
 from datetime import timedelta
 
 import torch
@@ -80,5 +82,22 @@ def main(rank, ranks, file):
     dist.destroy_process_group()
 
 
+def fork(rank, ranks, file):
+    """Run a rank in a child of this process and return its id; its exit code is 1 if a case fails."""
+    child = os.fork()
+    if child == 0:
+        code = 0
+        try:
+            main(rank, ranks, file)
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stderr.flush()
+        os._exit(code)
+    return child
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    children = [fork(rank, int(sys.argv[1]), sys.argv[2]) for rank in range(int(sys.argv[1]))]
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    sys.exit(any(statuses))

@@ -1,11 +1,13 @@
 """Launches past triton's binding send the driver what triton sends: to run first on a new triton."""
 
+import inspect
 import random
 from functools import partial
 
 import pytest
 import torch
 import triton
+import triton.language as tl
 
 import lightning_kernels as lk
 from lightning_kernels.common import call_kinds, launch, private_triton
@@ -14,6 +16,7 @@ from lightning_kernels.lightning2 import operator, plans, portable
 from lightning_kernels.lightning2.hopper import host
 from lightning_kernels.serving import bitwise_kernel, serve_kernel, verify_kernel
 from lightning_kernels.step import decode_step, step_kernel
+from tests.support import quick_interpreter
 from tests.support.recorded_launches import STREAM, Recorder
 
 known = pytest.mark.skipif(
@@ -265,3 +268,13 @@ def test_launches_of_many_kinds_are_not_kept_for_ever(recorder, monkeypatch):
         rest = 16, 16, 16, 16, 16, 16, 16, 16, 256, stride, 16, 1, 16, 16, 16, 16, False
         launches((1, 1, 1), (x, x, x, x, state, None, None, None), 1.0, rest, (("num_warps", 4),))
         assert len(launches._known) <= 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted")
+def test_the_interpreter_of_the_tests_finds_every_builtin():
+    x, state = torch.ones(1, 1, 16), torch.zeros(1, 1, 16, 16)
+    lk.lightning_attn2_step(x, x, x, state=state)
+    for package in (tl, tl.tensor, tl.math):
+        names = [name for name, member in inspect.getmembers(package) if tl.core.is_builtin(member)]
+        assert len(names) > 5
+        assert quick_interpreter._builtins[id(package)] == names

@@ -58,9 +58,12 @@ def test_slopes(attention, s):
 @pytest.mark.parametrize(("attention", "examples"), [(lk.lightning_attn1, 5), (lk.lightning_attn2, 6)])
 @pytest.mark.parametrize("dtype", list(BUDGET))
 def test_any_shape(attention, dtype, examples):
+    # Blocks have 64 tokens in fp16, and in fp32 16, which take as long to interpret.
+    longest = 90 if dtype == torch.float32 and DEVICE == "cpu" else 200
+
     @settings(max_examples=examples, derandomize=True, database=None)
     @given(
-        n=st.integers(1, 200), d=st.integers(16, 96), e=st.integers(16, 96), b=st.integers(1, 2),
+        n=st.integers(1, longest), d=st.integers(16, 96), e=st.integers(16, 96), b=st.integers(1, 2),
         h=st.integers(1, 2), slope=st.floats(0, 8), exponent=st.floats(-2, 1), seed=st.integers(0, 99),
     )  # fmt: skip
     def property_holds(n, d, e, b, h, slope, exponent, seed):

@@ -31,9 +31,11 @@ def test_any_call(attention, dtype, examples):
     @settings(max_examples=examples, derandomize=True, database=None)
     @given(st.data())
     def property_holds(data):
-        n, kv_heads = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 2))
-        cuts = data.draw(st.none() | st.lists(st.integers(0, n), max_size=3))
         half = dtype == torch.float16
+        # The kernel takes blocks of 64 tokens in fp16, and in fp32 of 16, which take as long to interpret.
+        longest = 80 if attention is KERNEL and not half and DEVICE == "cpu" else 150
+        n, kv_heads = data.draw(st.integers(1, longest)), data.draw(st.integers(1, 2))
+        cuts = data.draw(st.none() | st.lists(st.integers(0, n), max_size=3))
         case = make_case(
             1 if cuts is not None else data.draw(st.integers(1, 2)),
             kv_heads * data.draw(st.integers(1, 2)), kv_heads, n,
