@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from lightning_bench.model_run import NO_MODEL, ModelRun
@@ -56,7 +56,8 @@ class Shape:
     Cases of one shape share their inputs, their oracle and the rounds in which they are timed. With fewer
     `kv_heads` than heads these are the heads of k and v. With a model in `model_run` this is the shape of its
     attention, in all layers but TransNormerLLM's first, and batch · seq_len are the tokens of a step or of
-    the prompts.
+    the prompts. `ranks` processes share a case, with a device each, 0 for one by itself: in training each has
+    such a step, else each has a part of the tokens of every sequence (`rank_tokens`).
     """
 
     batch: int
@@ -68,6 +69,7 @@ class Shape:
     device: Device
     variant: Variant = PLAIN
     model_run: ModelRun = NO_MODEL
+    ranks: int = 0
 
     @property
     def kv_heads(self) -> int:
@@ -78,6 +80,22 @@ class Shape:
     def group(self) -> int:
         """How many heads of q share one of k and v: query head i reads kv head i // group."""
         return self.heads // self.kv_heads
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the tokens of each sequence lie on several ranks."""
+        return self.ranks > 1 and not self.model_run.model
+
+    @property
+    def rank_tokens(self) -> tuple[int, ...]:
+        """How many tokens of each sequence every rank has: as many, or one more on the first ones."""
+        ranks = max(1, self.ranks)
+        least, more = divmod(self.seq_len, ranks)
+        return tuple(least + (number < more) for number in range(ranks))
+
+    def of_rank(self, number: int) -> Shape:
+        """Return the shape of what a rank has of the sequences; that of rank 0 is the largest."""
+        return replace(self, seq_len=self.rank_tokens[number], ranks=0)
 
     @property
     def q_elements(self) -> int:
@@ -104,6 +122,7 @@ class Shape:
         return (
             f"b{self.batch}-h{self.heads}-n{self.seq_len}-d{self.head_dim}-e{self.value_dim}"
             f"-{self.dtype}-{self.device}{self.variant}{self.model_run}"
+            f"{f'-ranks{self.ranks}' if self.ranks else ''}"
         )
 
 

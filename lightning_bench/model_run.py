@@ -27,8 +27,8 @@ class ModelRun:
     A training step takes as many sequences as `step_tokens` hold, and at least one: the batch follows from
     it. `compile` is `parts` if torch.compile compiles all but the attention, `recompute` is `layers` if the
     backward pass computes each layer again (activation checkpointing). A model that generates continues each
-    prompt by `new_tokens`. With `parallel` so many `ranks` take a step together, one device each: all have
-    all weights (`ddp`), or each has a part of them, of their gradients and moments (`fsdp2`).
+    prompt by `new_tokens`. With `parallel` the ranks of a shape take a step together, one device each: all
+    have all weights (`ddp`), or each has a part of them, of their gradients and moments (`fsdp2`).
     """
 
     model: str = ""
@@ -37,7 +37,6 @@ class ModelRun:
     recompute: Recomputed = ""
     new_tokens: int = 0
     parallel: Parallel = ""
-    ranks: int = 0
 
     @classmethod
     def of_columns(
@@ -48,11 +47,10 @@ class ModelRun:
         recompute: str,
         new_tokens: int | None,
         parallel: str,
-        ranks: int | None,
     ) -> ModelRun:
         """Return the run of a row's columns. Raise ValueError for a word that is not known."""
         words = read_compiled(compile), read_recomputed(recompute)
-        return cls(model, step_tokens or 0, *words, new_tokens or 0, read_parallel(parallel), ranks or 0)
+        return cls(model, step_tokens or 0, *words, new_tokens or 0, read_parallel(parallel))
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -64,15 +62,13 @@ class ModelRun:
             "recompute": self.recompute,
             "new_tokens": self.new_tokens or None,
             "parallel": self.parallel,
-            "ranks": self.ranks or None,
         }
 
     def __str__(self) -> str:
         parts = [self.model, f"tokens{self.step_tokens}" if self.step_tokens else ""]
         how = {"compile": self.compile, "recompute": self.recompute}
         parts += [f"{name}-{word}" for name, word in how.items() if word]
-        parts += [f"new{self.new_tokens}" if self.new_tokens else ""]
-        parts += [f"{self.parallel}-ranks{self.ranks}" if self.parallel else ""]
+        parts += [f"new{self.new_tokens}" if self.new_tokens else "", self.parallel]
         return "".join(f"-{part}" for part in parts if part)
 
 

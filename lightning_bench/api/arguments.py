@@ -20,7 +20,8 @@ class MeasureOptions(TypedDict, total=False):
     """Options that `speed`, `memory` and `check` share; what is left out is as the suite has it.
 
     `head_dim` is that of q and k, `value_dim` that of v and o; `layer`, `rank` and `packing` are texts as in
-    a suite, such as "79 of 80" and "96k + 31 x 1k". `provider` replaces the suite's providers, or
+    a suite, such as "79 of 80" and "96k + 31 x 1k"; `ranks` are processes with a device each, on which the
+    tokens of a sequence lie. `provider` replaces the suite's providers, or
     joins them with `+` before each name. `layout` is that of plain functions, `bhnd` if left out. A case may
     take `time_limit_s` seconds. `fresh` sets an existing `out` aside, `retry` measures again what failed
     there. `progress=False` prints nothing.
@@ -38,6 +39,7 @@ class MeasureOptions(TypedDict, total=False):
     layer: str | Sequence[str]
     rank: str | Sequence[str]
     packing: str | Sequence[str]
+    ranks: Lengths
     layout: str
     device: Device
     time_limit_s: float
@@ -79,7 +81,7 @@ def check_names(given: Mapping[str, Any], allowed: Collection[str], what: str) -
 def overrides_of(options: SpeedOptions, providers: Overrides) -> Overrides:
     """Return `providers` with the axes that replace the suite's. UsageError names a wrong option."""
     axes: dict[str, Any] = {}
-    for name in ("seq_len", "head_dim", "value_dim", "batch", "heads", "kv_heads"):
+    for name in ("seq_len", "head_dim", "value_dim", "batch", "heads", "kv_heads", "ranks"):
         if name in options:
             axes[name] = _lengths(options[name], name)
     if "dtype" in options:

@@ -76,9 +76,10 @@ def lines_of(timed: Sequence[Versus]) -> dict[tuple[str, ...], list[int]]:
         r = versus.record
         lines[r.metric, r.provider, r.family, r.direction, r.protocol].append(index)
 
-    def place(index: int) -> tuple[str, int, int, int, Variant, ModelRun, int, int]:
+    def place(index: int) -> tuple[str, int, int, int, Variant, ModelRun, int, int, int]:
         r, shape = timed[index].record, timed[index].record.shape
-        return r.dtype, r.head_dim, r.value_dim, r.heads, shape.variant, shape.model_run, r.seq_len, r.batch
+        run = shape.model_run, shape.ranks
+        return r.dtype, r.head_dim, r.value_dim, r.heads, shape.variant, *run, r.seq_len, r.batch
 
     return {key: sorted(line, key=place) for key, line in lines.items()}
 

@@ -31,7 +31,7 @@ CPU_CEILING_TOLERANCE = 1.5
 
 @dataclass(frozen=True)
 class Work:
-    """The least work of one family at one shape in one direction."""
+    """The least work of one family at one shape in one direction, on one device."""
 
     definition: Definition
     shape: Shape
@@ -39,8 +39,12 @@ class Work:
 
     @classmethod
     def of(cls, family: str, shape: Shape, direction: Direction) -> Work:
-        """Return the work of a family by its name. Raise UsageError if this version has no such family."""
-        return cls(definition_of(family), shape, direction)
+        """Return the work of a family by its name. Raise UsageError if this version has no such family.
+
+        Where ranks share the sequences it is that of the rank with the most tokens.
+        """
+        own = shape.of_rank(0) if shape.is_split else shape
+        return cls(definition_of(family), own, direction)
 
     @property
     def read_bytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,17 +14,20 @@ from lightning_bench.case import Case, Distribution, Family
 from lightning_bench.families.work import Work
 from lightning_bench.measure import paper
 from lightning_bench.measure.audit import new_contents
+from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.call_watch import NoCallWatch
+from lightning_bench.measure.device.timer import Timer
 from lightning_bench.measure.energy_row import energy_outcome
 from lightning_bench.measure.energy_windows import EnergyRounds, EnergyTask, WindowRule
 from lightning_bench.measure.gate import Gated, InputsChangedError, pass_gate
 from lightning_bench.measure.generation.generate_bench import GenerateBench
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.job import CaseEnded, Emit, Enter, Job, Outcome
-from lightning_bench.measure.memory_row import memory_figures
+from lightning_bench.measure.job import CaseEnded, Emit, Enter, Figures, Job, Outcome
+from lightning_bench.measure.memory_row import call_memory, memory_figures, paper_figures
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.outcomes import Outcomes, is_oom
+from lightning_bench.measure.ranks.ranked_calls import RankedCalls, ranked_calls
 from lightning_bench.measure.rounds import Task, run_rounds, warm_up
 from lightning_bench.measure.sampling import StopRule
 from lightning_bench.measure.second import consult_second
@@ -50,7 +54,7 @@ def run_job(session: Session, job: Job, enter: Enter, emit: Emit) -> bool:
     elif job.metric == "generate":
         bench = GenerateBench(session, job, watch.enter, watch.emit, watch.excuse)
     else:
-        bench = _Bench(session, job, watch.enter, watch.emit)
+        bench = _Bench(session, job, watch.enter, watch.emit, watch.excuse)
     try:
         bench.run()
         return watch.reusable()
@@ -80,13 +84,17 @@ def _at_once() -> None:
 class _Bench:
     """The state of one job: shared inputs and references, released when it ends."""
 
-    def __init__(self, session: Session, job: Job, enter: Enter, emit: Emit) -> None:
-        self.session, self.job, self.enter = session, job, enter
+    def __init__(
+        self, session: Session, job: Job, enter: Enter, emit: Emit, excuse: Callable[[], None]
+    ) -> None:
+        self.session, self.job, self.enter, self._excuse = session, job, enter, excuse
         self.outcomes = Outcomes(session, job, enter, emit)
         self._references: dict[Family, Reference] = {}
         self._others: dict[int, _Other] = {}
         self._moved = False
         self._rule = StopRule.of(job.limits)
+        self._ranked: RankedCalls | None = None
+        self._timer: Timer = session.timer
 
     def run(self) -> None:
         """Measure every case of the job."""
@@ -103,6 +111,33 @@ class _Bench:
             works = (Work.of(provider.family, case.shape, case.direction) for case, provider in loaded)
             self.session.measure_ceilings(self.job.shape.dtype, [work.mix for work in works])
             self.session.timer.empty_us()  # compiles what the timer itself runs, too
+        with ExitStack() as stack:
+            try:
+                self._start_ranks(loaded, stack)
+            except CaseEnded as ended:
+                for case, _ in loaded:
+                    self.outcomes.emit(Outcome(case, ended.status, ended.reason))
+                return
+            self._measure(loaded, interleave=interleave)
+
+    def _start_ranks(self, loaded: list[tuple[Case, Provider]], stack: ExitStack) -> None:
+        """Start the ranks that share the sequences, if any. Raise CaseEnded if there can be none."""
+        shape, job = self.job.shape, self.job
+        if not shape.is_split:
+            return
+        if job.metric == "energy" or job.protocol == "paper":
+            what = "energy" if job.metric == "energy" else "protocol paper"
+            raise CaseEnded("unsupported", f"{what} is measured on one device: no --ranks")
+        self.enter("", "start")
+        stack.callback(self._excuse)  # threads of torch, which the ranks share on a CPU
+        providers = {case.provider: provider for case, provider in loaded}
+        calls = ranked_calls([case for case, _ in loaded], providers, job.seed)
+        self._ranked = stack.enter_context(calls)
+        self._timer = self._ranked.timer(self.session.timer)
+        self._excuse()
+        self.outcomes.note_threads()
+
+    def _measure(self, loaded: list[tuple[Case, Provider]], *, interleave: bool) -> None:
         self.enter("", "inputs")
         try:
             self._inputs = self._drawn(0)
@@ -150,14 +185,14 @@ class _Bench:
         gated = self._gate(case, provider)
         self.enter(case.id, "warm-up")
         task = Task.of(case.id, gated.call.fn, self._rule, gated.audit)
-        warm_up(task, self.session.timer, self._rule.warm_up_limit_s)
+        warm_up(task, self._timer, self._rule.warm_up_limit_s)
         return gated, task
 
     def _time(self, ready: list[_Ready]) -> None:
         session = self.session
         run_rounds(
             [task for _, task in ready],
-            session.timer,
+            self._timer,
             session.clocks,
             seed=self.job.seed,
             enter=self.enter,
@@ -172,8 +207,9 @@ class _Bench:
             with self.outcomes.of(gated.case):
                 if self.job.graph:
                     self._restore()
-                replays = partial(graph_samples, gated, self._inputs, self._rule, session, self.enter)
-                self.outcomes.emit(speed_outcome(gated, task, session, replays if self.job.graph else None))
+                replays = partial(graph_samples, gated, self._inputs, self._rule, self._timer, self.enter)
+                wanted = replays if self.job.graph else None
+                self.outcomes.emit(speed_outcome(gated, task, session, self._timer, wanted))
 
     def _take_windows(self, ready: list[_Ready]) -> None:
         session, limits = self.session, self.job.limits
@@ -201,13 +237,13 @@ class _Bench:
             self.enter(task.key, "samples")  # once: it wakes the parent process, which may slow the next call
             gated.audit.tries_zeros()
             for _ in range(new_contents(len(task.sampler.samples))):
-                task.fn()
+                gated.call.run()
                 times = []
                 # Moved by 0, the contents stay, and caches and allocator are in like states for both calls.
                 for tokens in (1 + secrets.randbelow(max(1, self.job.shape.seq_len - 1)), 0):
                     self._inputs.roll(tokens)
                     gated.call.renew()
-                    times += self.session.timer.sample(task.fn, 1, NoCallWatch())
+                    times += self._timer.sample(task.fn, 1, NoCallWatch())
                 timed[task.key].append((times[0], times[1]))
             gated.audit.failure = GUARD.replaced() or gated.audit.failure
         for gated, task in working:
@@ -266,9 +302,7 @@ class _Bench:
         del gated  # the gate's graph must not be held while memory is measured
         if self.job.metric == "memory":
             self.enter(case.id, "samples")
-            figures = memory_figures(
-                figures, case, provider, self._inputs, self.session, protocol=self.job.protocol
-            )
+            figures = self._with_memory(case, provider, figures)
         elif self.job.metric == "speed":
             self.enter(case.id, "samples")
             call = paper.build_call(provider, self._inputs, case.direction)
@@ -283,6 +317,15 @@ class _Bench:
                 return
         self.outcomes.emit(Outcome(case, "ok", "", figures))
 
+    def _with_memory(self, case: Case, provider: Provider, figures: Figures) -> Figures:
+        if self.job.protocol == "paper":
+            return paper_figures(figures, case, provider, self._inputs, self.session)
+        if self._ranked is not None:
+            memory = self._ranked.memory(case, self._inputs)
+        else:
+            memory = call_memory(provider, self._inputs, case.direction, self.session.meter)
+        return memory_figures(figures, case, provider, memory)
+
     def _restore(self) -> None:
         """Give the inputs the values back, in place, that calls were judged on."""
         if self._moved:
@@ -292,8 +335,11 @@ class _Bench:
     def _gate(self, case: Case, provider: Provider) -> Gated:
         self._restore()
         reference = self._reference(provider.family)
+        build = partial(direction_call, provider, self._inputs, case.direction)
+        if self._ranked is not None:
+            build = partial(self._ranked.call, case, self._inputs)
         try:
-            return pass_gate(case, provider, self._inputs, reference, self.enter)
+            return pass_gate(case, provider, self._inputs, reference, self.enter, build)
         except InputsChangedError:
             self._moved = True
             self._restore()

@@ -36,6 +36,10 @@ class DirectionCall:
     renew: Callable[[], None]
     left: Callable[[], dict[str, Tensor]] = field(default=dict)
 
+    def run(self) -> None:
+        """Make the call by itself, untimed."""
+        self.fn()
+
     def tensors(self) -> dict[str, Tensor]:
         """Compute and return all results of the direction: output, gradients, or both."""
         return {**self.kept(), **self.fn(), **self.left()}

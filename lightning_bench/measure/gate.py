@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,8 +42,15 @@ class InputsChangedError(CaseEnded):
     """A provider has written to its inputs: the case is wrong, and the inputs need their values back."""
 
 
-def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Reference, enter: Enter) -> Gated:
-    """Build the call of a case, run it once and compare its results with fp64.
+def pass_gate(
+    case: Case,
+    provider: Provider,
+    common: InputSet,
+    reference: Reference,
+    enter: Enter,
+    build: Callable[[], DirectionCall] | None = None,
+) -> Gated:
+    """Build the call of a case, by `build` if that is given, run it once and compare its results with fp64.
 
     Raises CaseEnded with status `wrong` if they differ by more than the budget, have another dtype or shape,
     or if the call has changed its inputs (then InputsChangedError).
@@ -55,7 +62,7 @@ def pass_gate(case: Case, provider: Provider, common: InputSet, reference: Refer
     inputs.note_bytes(provider.layout)
     tuned = AutotuneWatch()
     with poisoned(inputs, gradients=case.direction != "fwd"):
-        call = direction_call(provider, common, case.direction)
+        call = direction_call(provider, common, case.direction) if build is None else build()
         got = call.tensors()
     enter(case.id, "check")
     if reason := inputs.written(provider.layout):

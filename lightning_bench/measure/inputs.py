@@ -55,12 +55,19 @@ class InputSet:
 
     Values come from a seed, rounded to the shape's dtype. They are standard `normal`; or `large` or `small`,
     that times 4 or 1/64; or have `outliers`: one in a hundred is ten times larger, at unit variance.
+    With `rank_tokens` they are one rank's part of sequences, of which each rank has so many tokens.
     The layouts hold the same values, each contiguous in its own order. `of` gives those of a family with its
     own inputs, which shares what it does not change.
     """
 
-    def __init__(self, shape: Shape, seed: int, distribution: Distribution = "normal") -> None:
-        self.shape, self.distribution = shape, distribution
+    def __init__(
+        self,
+        shape: Shape,
+        seed: int,
+        distribution: Distribution = "normal",
+        rank_tokens: tuple[int, ...] = (),
+    ) -> None:
+        self.shape, self.distribution, self._rank_tokens = shape, distribution, rank_tokens
         generator = torch.Generator(device=shape.device).manual_seed(seed)
         dtype = torch_dtype(shape.dtype)
 
@@ -190,6 +197,7 @@ class InputSet:
                 v.requires_grad_(),
                 self.decay,
                 cu_seqlens=self.cu_seqlens,
+                rank_tokens=self._rank_tokens,
             )
             self._layouts[layout] = (leaves, do)
             turned = layout == "bnhd"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from lightning_bench.case import Case, Direction, ProtocolName
+from lightning_bench.case import Case, Direction
 from lightning_bench.families.work import Work
 from lightning_bench.measure import paper
 from lightning_bench.measure.device.memory import MIB, Meter
@@ -25,25 +26,34 @@ class CallMemory:
     saved_mib: float | None
     reserved_mib: float | None
 
+    @classmethod
+    def largest(cls, found: Sequence[CallMemory]) -> CallMemory:
+        """Return the largest of each, of calls of one case on several devices."""
+        saved = [each.saved_mib for each in found if each.saved_mib is not None]
+        reserved = [each.reserved_mib for each in found if each.reserved_mib is not None]
+        return cls(
+            extra_mib=max(each.extra_mib for each in found),
+            peak_mib=max(each.peak_mib for each in found),
+            saved_mib=max(saved, default=None),
+            reserved_mib=max(reserved, default=None),
+        )
 
-def memory_figures(
-    figures: Figures,
-    case: Case,
-    provider: Provider,
-    inputs: InputSet,
-    session: Session,
-    *,
-    protocol: ProtocolName,
+
+def paper_figures(
+    figures: Figures, case: Case, provider: Provider, inputs: InputSet, session: Session
 ) -> Figures:
-    """Return the gate's figures with those of memory, in MiB. Raise CaseEnded where they cannot be taken."""
+    """Return the gate's figures with those of protocol paper, in MiB. Raise CaseEnded without a GPU."""
+    if session.device != "cuda":
+        raise CaseEnded("unsupported", "protocol paper reads CUDA's allocator: needs a CUDA device")
+    base = session.meter.settle()
+    call = paper.build_call(provider, inputs, case.direction)
     ideal = Work.of(provider.family, case.shape, case.direction).result_bytes / MIB
-    if protocol == "paper":
-        if session.device != "cuda":
-            raise CaseEnded("unsupported", "protocol paper reads CUDA's allocator: needs a CUDA device")
-        base = session.meter.settle()
-        call = paper.build_call(provider, inputs, case.direction)
-        return replace(figures, peak_mib=paper.mean_peak_mib(call, base), ideal_mib=ideal)
-    memory = call_memory(provider, inputs, case.direction, session.meter)
+    return replace(figures, peak_mib=paper.mean_peak_mib(call, base), ideal_mib=ideal)
+
+
+def memory_figures(figures: Figures, case: Case, provider: Provider, memory: CallMemory) -> Figures:
+    """Return the gate's figures with those of a call's memory, in MiB."""
+    ideal = Work.of(provider.family, case.shape, case.direction).result_bytes / MIB
     return replace(
         figures,
         extra_mib=memory.extra_mib,

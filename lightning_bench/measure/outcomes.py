@@ -28,6 +28,10 @@ class Outcomes:
         # To this number the watch sets torch back before each turn; who changes it has that in its row.
         self._cpu_threads = torch.get_num_threads() if session.device == "cpu" else None
 
+    def note_threads(self) -> None:
+        """Take the number of threads that torch has now, on a CPU, for that of the cases that follow."""
+        self._cpu_threads = torch.get_num_threads() if self._session.device == "cpu" else None
+
     def emit(self, outcome: Outcome) -> None:
         """Give a case its outcome."""
         self.emitted.append(outcome.case)

@@ -9,6 +9,7 @@ from lightning_bench.families.work import Work
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.clocks import summarize_clocks
 from lightning_bench.measure.device.graph import NoGraphError
+from lightning_bench.measure.device.timer import Timer
 from lightning_bench.measure.foreign import LoadFigures
 from lightning_bench.measure.gate import Gated
 from lightning_bench.measure.inputs import InputSet
@@ -21,7 +22,7 @@ from lightning_bench.record import Status
 
 
 def speed_outcome(
-    gated: Gated, task: Task, session: Session, replays: Callable[[], list[float]] | None
+    gated: Gated, task: Task, session: Session, timer: Timer, replays: Callable[[], list[float]] | None
 ) -> Outcome:
     """Return the outcome of a case whose samples are taken.
 
@@ -29,7 +30,7 @@ def speed_outcome(
     `unstable` if the clocks or the spread of the samples are outside the limits. `replays` gives the times
     of CUDA-graph replays in ms, or raises NoGraphError or WrongReplayError; None if they are not wanted.
     """
-    case, timer = gated.case, session.timer
+    case = gated.case
     times = summarize(task.sampler.samples)
     clocks = summarize_clocks(task.readings)
     work = Work.of(gated.provider.family, case.shape, case.direction)
@@ -122,22 +123,20 @@ def with_load(figures: Figures, load: LoadFigures) -> Figures:
     return replace(figures, **{name: value for name, value in vars(load).items() if name != "trouble"})
 
 
-def graph_samples(
-    gated: Gated, inputs: InputSet, rule: StopRule, session: Session, enter: Enter
-) -> list[float]:
+def graph_samples(gated: Gated, inputs: InputSet, rule: StopRule, timer: Timer, enter: Enter) -> list[float]:
     """Return times of CUDA-graph replays of the call, in ms.
 
     Raise NoGraphError if it cannot be captured, and WrongReplayError if replays are not right.
     """
     enter(gated.case.id, "samples")
     gated.audit.before_capture()
-    replay = session.timer.capture(lambda: direction_call(gated.provider, inputs, gated.case.direction).fn)
+    replay = timer.capture(lambda: direction_call(gated.provider, inputs, gated.case.direction).fn)
     watch = gated.audit.of_replays(replay)
     task = Task.of(gated.case.id, replay, rule, watch)
     if watch.failure is None:
-        warm_up(task, session.timer, rule.warm_up_limit_s)
+        warm_up(task, timer, rule.warm_up_limit_s)
     while watch.failure is None and not task.sampler.done:
-        take_turn(task, session.timer)
+        take_turn(task, timer)
     if watch.failure is not None:
         raise WrongReplayError(watch.failure)
     return task.sampler.samples

@@ -9,6 +9,8 @@ from lightning_bench.providers.registry.base import Provider
 BUILT_IN: dict[str, str] = {
     "lightning2": "bundled_lightning2:Lightning2",
     "lightning2-torch": "bundled_lightning2:Lightning2Torch",
+    "context-parallel": "bundled_lightning2:Lightning2OnRanks",
+    "context-parallel-torch": "bundled_lightning2:Lightning2TorchOnRanks",
     "lightning1": "bundled_lightning1:Lightning1",
     "lightning-official": "lightning_attn:LightningOfficial",
     "fla-chunk": "fla:FlaChunk",

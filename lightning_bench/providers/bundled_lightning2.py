@@ -86,6 +86,41 @@ class Lightning2Retention(Lightning2):
         return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, **given)
 
 
+class _OnRanks(BundledProvider):
+    """The same function with `cp`: each rank of the default process group has a part of each sequence."""
+
+    on_ranks = True
+    packs = False
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Return why the function does not support this case, or None."""
+        if not shape.is_split:
+            plain = "lightning2" + self.name.removeprefix("context-parallel")
+            return f"{self.name} is {plain} on several ranks: give --ranks 2 or more"
+        return super().unsupported(shape, direction)
+
+    def config(self, shape: Shape, direction: Direction) -> str:
+        """Return the kernel and the tiles chosen for the part of the rank with the most tokens."""
+        return super().config(shape.of_rank(0), direction)
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        """Return a call that computes this rank's part of the output [b, h, its tokens, value_dim]."""
+        cp = kernels_attribute("ContextParallel")(lengths=inputs.rank_tokens)
+        return partial(self._function(), inputs.q, inputs.k, inputs.v, inputs.decay, cp=cp)
+
+    def undecodable(self, shape: Shape) -> str | None:
+        """Return why it cannot decode token by token."""
+        return f"{self.name} computes whole sequences only: a decoding step has one token"
+
+
+class Lightning2OnRanks(_OnRanks, Lightning2):
+    """`lightning_attn2` with `cp`."""
+
+    name = "context-parallel"
+    label = "Lightning Attention-2 on several GPUs (ours)"
+    summary = "bundled Triton kernels, the tokens of each sequence on the GPUs of --ranks"
+
+
 class Lightning2Torch(_Decoding):
     """`lightning_kernels.lightning_attn2_torch`: the same blocks in torch operations, on any device."""
 
@@ -97,6 +132,14 @@ class Lightning2Torch(_Decoding):
     devices = ("cuda", "cpu")
     packs = True
     grouped_heads = True
+
+
+class Lightning2TorchOnRanks(_OnRanks, Lightning2Torch):
+    """`lightning_attn2_torch` with `cp`."""
+
+    name = "context-parallel-torch"
+    label = "Lightning Attention-2 on several ranks (PyTorch)"
+    summary = "bundled block algorithm in torch operations, on --ranks; runs on the CPU too, by gloo"
 
 
 class Lightning2TorchNoDecay(NoDecay, Lightning2Torch):

@@ -20,8 +20,8 @@ _NOT_LOADED = frozenset({"torch", HARNESS})
 class ProviderInfo:
     """One line of a listing. `reason` says why the provider is unavailable; it is "" if it can run.
 
-    `version` is "" if the package is not installed. Label, family and layout are "", `packs` and
-    `grouped_heads` None for an entry point that does not load.
+    `version` is "" if the package is not installed. Label, family and layout are "", `packs`,
+    `grouped_heads` and `on_ranks` None for an entry point that does not load.
     """
 
     name: str
@@ -34,11 +34,12 @@ class ProviderInfo:
     summary: str = ""
     packs: bool | None = None
     grouped_heads: bool | None = None
+    on_ranks: bool | None = None
 
     @property
     def axes(self) -> str:
         """The axes of a suite that it takes and not every provider does."""
-        taken = {"packing": self.packs, "kv_heads": self.grouped_heads}
+        taken = {"packing": self.packs, "ranks": self.on_ranks, "kv_heads": self.grouped_heads}
         return ", ".join(name for name, takes in taken.items() if takes)
 
 
@@ -90,4 +91,5 @@ def _info(
         summary=provider.summary,
         packs=bool(provider.packs) if known else None,
         grouped_heads=bool(provider.grouped_heads) if known else None,
+        on_ranks=bool(provider.on_ranks) if known else None,
     )

@@ -107,7 +107,8 @@ class Record:
     ] = ""
     ranks: Annotated[
         int | None,
-        "devices of one host that take a step together, each with batch · seq_len tokens of its own",
+        "processes of one host that share a case, one device each: a part of every sequence each, or of a "
+        "training step batch · seq_len tokens each; blank for one",
     ] = None
     median_ms: Annotated[
         Figure, "median time, ms; of metric train that of a step, of generate that of all new tokens"
@@ -309,6 +310,7 @@ class Record:
             self.device,
             variant,
             ModelRun.of_columns(**{name: getattr(self, name) for name in MODEL_RUN}),
+            self.ranks or 0,
         )
 
 

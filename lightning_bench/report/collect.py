@@ -20,7 +20,7 @@ from lightning_bench.words import counted
 ORIGIN = ("suite", "protocol", "machine_id")
 """Columns that say who measured a row and how: what a mixed table lets differ."""
 DIMS = ("head_dim", "value_dim")
-SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS, *VARIANT, *MODEL_RUN)
+SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS, *VARIANT, *MODEL_RUN, "ranks")
 """Columns that the rows of every table agree in."""
 
 _MOST_PAIRS = 3

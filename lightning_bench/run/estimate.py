@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -78,10 +78,11 @@ def needed_mib(plan: Plan, case: Case) -> float:
         size, new = MODELS[run.model], run.new_tokens
         weights = DTYPE_BYTES[case.shape.dtype] * size.parameters
         kept = size.cache_bytes(case.shape, case.shape.seq_len + new)
-        parts = run.ranks if run.parallel == "fsdp2" else 1
+        parts = case.shape.ranks if run.parallel == "fsdp2" else 1
         return (weights + kept if new else 4 * weights / parts) / 2**20
     family = plan.providers[case.provider].provider.family
-    return Work.of(family, case.shape, case.direction).plan_bytes / 2**20
+    whole = replace(case.shape, ranks=0)  # which the first of several ranks has for the oracle
+    return Work.of(family, whole, case.direction).plan_bytes / 2**20
 
 
 def recorded_peaks_mib(plan: Plan, earlier: Iterable[Record]) -> dict[str, tuple[float, str]]:

@@ -249,6 +249,7 @@ class Sweep:
                 "device": shape.device,
                 **shape.variant.columns,
                 **shape.model_run.columns,
+                "ranks": shape.ranks or None,
             }
         )
 

@@ -54,9 +54,10 @@ _AXES = (
     "layer",
     "rank",
     "packing",
+    "ranks",
 )
 
-_OF_MODELS = ("model", "tokens", "compile", "recompute", "prompt", "new_tokens", "parallel", "ranks")
+_OF_MODELS = ("model", "tokens", "compile", "recompute", "prompt", "new_tokens", "parallel")
 """Axes that only whole models have."""
 
 _SPECS = {"providers": "--provider", "added": "--provider", "kernels": "--kernel"}
@@ -96,6 +97,7 @@ class Overrides:
     layer: tuple[str, ...] | None = None
     rank: tuple[str, ...] | None = None
     packing: tuple[str, ...] | None = None
+    ranks: tuple[int, ...] | None = None
     model: tuple[str, ...] | None = None
     tokens: tuple[int, ...] | None = None
     compile: tuple[str, ...] | None = None
@@ -103,7 +105,6 @@ class Overrides:
     prompt: tuple[int, ...] | None = None
     new_tokens: tuple[int, ...] | None = None
     parallel: tuple[str, ...] | None = None
-    ranks: tuple[int, ...] | None = None
 
 
 def expand(suite: Suite, overrides: Overrides, device: Device, metric: Metric = "speed") -> list[Case]:
@@ -207,6 +208,7 @@ class _Axes:
     layer: tuple[str, ...] | None
     rank: tuple[str, ...] | None
     packing: tuple[str, ...] | None
+    ranks: tuple[int, ...] | None
 
     @classmethod
     def of(cls, group: Group, overrides: Overrides, providers: tuple[str, ...]) -> _Axes:
@@ -243,18 +245,20 @@ class _Axes:
         packings = {text: sum(read_packing(text)) for text in self.packing or ()}
         lengths = [(n, text) for text, n in packings.items()] or [(n, "") for n in self.seq_len or ()]
         for dtype, head_dim in product(self.dtype, self.head_dim):
-            for value_dim, heads, kv_heads, batch, rank, layer, (seq_len, packing) in product(
+            for value_dim, heads, kv_heads, batch, rank, layer, ranks, (seq_len, packing) in product(
                 self.value_dim or (head_dim,),
                 self.heads,
                 self.kv_heads or (None,),
                 self.batch,
                 self.rank or ("",),
                 self.layer or ("",),
+                self.ranks or (1,),
                 lengths,
             ):
                 kv_heads = None if kv_heads == heads else kv_heads
                 variant = Variant.of_columns(kv_heads, layer, rank, packing)
-                yield Shape(batch, heads, seq_len, head_dim, value_dim, dtype, device, variant)
+                shape = Shape(batch, heads, seq_len, head_dim, value_dim, dtype, device, variant)
+                yield shape if ranks == 1 else replace(shape, ranks=ranks)
 
     def __str__(self) -> str:
         return "; ".join(
@@ -349,7 +353,7 @@ def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ..
         return read_providers(once, Path.cwd())
     if axis in _WORDS:
         return read_words(once, _WORDS[axis])
-    if axis in ("prompt", "new_tokens", "ranks"):
+    if axis in ("prompt", "new_tokens"):
         return read_several(once)
     if axis == "layer":
         return read_parts(once, "layer")

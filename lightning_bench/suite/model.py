@@ -178,6 +178,7 @@ class Exclude(_Table):
     layer: _ExcludedLayers | None = None
     rank: _ExcludedRanks | None = None
     packing: _Packings | None = None
+    ranks: _Bounds | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -205,6 +206,7 @@ class Exclude(_Table):
             (self.head_dim, shape.head_dim),
             (self.value_dim, shape.value_dim),
             (self.kv_heads, shape.kv_heads),
+            (self.ranks, shape.ranks or 1),
         ]
         return all(wanted is None or word in wanted for wanted, word in words) and all(
             bounds is None or any(bound.holds(length) for bound in bounds) for bounds, length in lengths
@@ -241,7 +243,8 @@ class Group(_Table):
 
     `model` names models of `PUBLISHED`, in place of `heads` and `head_dim`.
     Without `value_dim` it equals `head_dim`, without `kv_heads` `heads`. `packing` takes the place of
-    `seq_len`, which is then the sum of its documents.
+    `seq_len`, which is then the sum of its documents. On so many `ranks` lie the tokens of each sequence, on
+    one without.
     """
 
     providers: Providers
@@ -257,6 +260,7 @@ class Group(_Table):
     layer: _Layers | None = None
     rank: _Ranks | None = None
     packing: _Packings | None = None
+    ranks: _Lengths | None = None
     exclude: Annotated[tuple[Exclude, ...], BeforeValidator(_list_to_tuple)] = Field(
         default=(), description=EXCLUDE_ALLOWED
     )

@@ -149,9 +149,9 @@ class TrainGroup(_ModelGroup):
         ):
             words = read_compiled(_blank(compiled)), read_recomputed(_blank(recompute))
             run = ModelRun(model, tokens, *words)
-            if parallel != NONE:
-                run = replace(run, parallel=read_parallel(parallel), ranks=ranks)
-            yield _shape(run, max(1, tokens // seq_len), seq_len, dtype, device)
+            run = replace(run, parallel=read_parallel(_blank(parallel)))
+            shape = _shape(run, max(1, tokens // seq_len), seq_len, dtype, device)
+            yield replace(shape, ranks=ranks) if run.parallel else shape
 
 
 class GenerateGroup(_ModelGroup):
@@ -204,9 +204,17 @@ def expand_models(
             f"suite {suite.name}: none of the providers has the attention of a model that is run: "
             f"{', '.join(dict.fromkeys(models))}; allowed: providers of {' or '.join(wanted)}"
         )
-    if overrides.ranks and not any(case.shape.model_run.ranks for case in cases):
+    _check_ranks(overrides.ranks or ())
+    if overrides.ranks and not any(case.shape.ranks for case in cases):
         raise UsageError("--ranks: no case takes its steps together; give --parallel ddp or fsdp2, too")
     return list(cases)
+
+
+def _check_ranks(ranks: tuple[int, ...]) -> None:
+    try:
+        read_several(ranks or (2,))
+    except Faults as error:
+        raise UsageError("\n".join(f"--ranks: {fault}" for fault in error.faults)) from None
 
 
 def _shape(run: ModelRun, batch: int, seq_len: int, dtype: Dtype, device: Device) -> Shape:

@@ -27,10 +27,11 @@ pytestmark = [
 FAMILIES = {"linear_decay": "tnl-0.4b", "softmax": "llama-0.4b"}
 
 
-def shape(model: str, batch: int, seq_len: int, **how: object) -> Shape:
+def shape(model: str, batch: int, seq_len: int, ranks: int = 0, **how: object) -> Shape:
     size = MODELS[model]
     run = ModelRun(model, batch * seq_len, **how)  # type: ignore[arg-type]
-    return Shape(batch, size.heads, seq_len, size.head_dim, size.head_dim, "bf16", "cuda", model_run=run)
+    dims = size.head_dim, size.head_dim
+    return Shape(batch, size.heads, seq_len, *dims, "bf16", "cuda", model_run=run, ranks=ranks)
 
 
 def attentions() -> list[tuple[str, str]]:

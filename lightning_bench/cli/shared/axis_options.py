@@ -122,6 +122,14 @@ class Axes:
             rich_help_panel=AXES_PANEL,
         ),
     ] = None
+    ranks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZES",
+            help="Processes with a device each, on which the tokens of a sequence lie: 1,2,4.",
+            rich_help_panel=AXES_PANEL,
+        ),
+    ] = None
 
     @property
     def provider_names(self) -> list[str]:
@@ -160,6 +168,7 @@ class Axes:
             layer=_texts(self.layer),
             rank=_texts(self.rank),
             packing=_texts(self.packing),
+            ranks=lengths(self.ranks, "--ranks"),
             dtype=words(self.dtype, DTYPES, "--dtype"),
             direction=words(self.direction, DIRECTIONS, "--direction"),
         )

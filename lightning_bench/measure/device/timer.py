@@ -19,6 +19,9 @@ from lightning_bench.measure.device.stream_clock import SampleClock, StreamClock
 TimedCall = Callable[[], Any]
 """What is timed: a call without arguments."""
 
+Agree = Callable[[float, bool], tuple[float, bool]]
+"""What a sample counts as, in ms, and whether its launches were hidden, where others take it too."""
+
 # Taken before any provider is imported, which could replace them.
 _now_ns = time.perf_counter_ns
 _synchronize = torch.cuda.synchronize
@@ -55,8 +58,15 @@ class Timer(Protocol):
         """Give back buffers."""
 
 
+def _alone(ms: float, hidden: bool) -> tuple[float, bool]:
+    return ms, hidden
+
+
 class CpuTimer:
     """Monotonic clock, no flush."""
+
+    def __init__(self, agree: Agree = _alone) -> None:
+        self._agree = agree
 
     def sample(self, fn: TimedCall, count: int, watch: CallWatch) -> list[float]:
         """Return the wall time of each call in ms."""
@@ -67,7 +77,8 @@ class CpuTimer:
             begin = now()
             result = fn()
             end = now()
-            times.append((end - begin) / 1e6)
+            ms, _ = self._agree((end - begin) / 1e6, True)
+            times.append(ms)
             watch.after(result)
         return times
 
@@ -114,8 +125,9 @@ class CudaTimer:
     enqueued for it between the flush and the second event.
     """
 
-    def __init__(self, clock: StreamClock | None = None) -> None:
-        properties = torch.cuda.get_device_properties(0)
+    def __init__(self, clock: StreamClock | None = None, agree: Agree = _alone) -> None:
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        self._agree = agree
         self._flush_bytes = max(_MIN_FLUSH_BYTES, 2 * properties.L2_cache_size)
         self._flush: torch.Tensor | None = None
         self._cycles_per_ms = _spin_rate()
@@ -137,7 +149,7 @@ class CudaTimer:
 
     def _one(self, fn: TimedCall, watch: CallWatch, clock: StreamClock) -> float:
         while True:
-            ms, hidden = self._take(fn, self._spins.ms(fn), watch, clock)
+            ms, hidden = self._agree(*self._take(fn, self._spins.ms(fn), watch, clock))
             if hidden or self._spins.exposed(fn):
                 self._clocks.append(clock.read())
                 return ms
@@ -167,7 +179,7 @@ class CudaTimer:
         synchronize()
         end = now()
         watch.after(result)
-        return (end - begin) / 1e6
+        return self._agree((end - begin) / 1e6, True)[0]
 
     def now(self) -> float:
         """Return seconds."""
@@ -224,6 +236,6 @@ def _spin_rate() -> float:
     return cycles / float(start.elapsed_time(end))
 
 
-def make_timer(device: Device) -> CpuTimer | CudaTimer:
-    """Return the timer of a device."""
-    return CudaTimer() if device == "cuda" else CpuTimer()
+def make_timer(device: Device, agree: Agree = _alone) -> CpuTimer | CudaTimer:
+    """Return the timer of a device; all who take its samples together count what they `agree` on."""
+    return CudaTimer(agree=agree) if device == "cuda" else CpuTimer(agree)

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_bench.case import Device
-from lightning_bench.measure.training.rank import Rank
+from lightning_bench.measure.ranks.rank import Rank
 from lightning_bench.model_run import Parallel
 from lightning_bench.models.language_model import LanguageModel
 

@@ -14,10 +14,10 @@ from lightning_bench.machine.data_sheet import mfu_percent
 from lightning_bench.machine.mix import EVEN
 from lightning_bench.measure.job import CaseEnded, Figures, Outcome
 from lightning_bench.measure.model_bench import ModelBench, ModelFigures
+from lightning_bench.measure.ranks.team import team_of
 from lightning_bench.measure.training.attention_gate import judge_attention
 from lightning_bench.measure.training.model_gate import judge_model
-from lightning_bench.measure.training.team import first_of_ranks
-from lightning_bench.measure.training.trainer import Trainer
+from lightning_bench.measure.training.trainer import Trainer, follow_steps
 from lightning_bench.models.model_sizes import ModelSize
 from lightning_bench.providers.registry.base import Provider
 
@@ -46,8 +46,8 @@ class TrainBench(ModelBench[Trainer]):
 
     def made(self, case: Case, size: ModelSize, provider: Provider) -> Trainer:
         """Return the model of the case, to be trained; other ranks start and have theirs."""
-        rank = self._stack.enter_context(first_of_ranks(case, self.job.seed))
-        return Trainer(case.shape, provider, self.job.seed, rank)
+        team = self._stack.enter_context(team_of((case,), self.job.seed, follow_steps))
+        return Trainer(case.shape, provider, self.job.seed, team.first if team else None)
 
     def finished(
         self, case: Case, run: ModelFigures[Trainer], figures: Figures

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from lightning_bench.case import Shape
-from lightning_bench.measure.device.lap_clock import LapClock, in_phases
+from lightning_bench.measure.device.lap_clock import CpuLapClock, LapClock, in_phases
+from lightning_bench.measure.ranks.rank import Rank, RankRequest
 from lightning_bench.measure.training.model_gate import seeded, slopes_of_layers
-from lightning_bench.measure.training.rank import Rank
 from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.models.plugged_attention import attention_of, build_model
@@ -97,6 +99,17 @@ class Trainer:
             self.step(clock)
         clock.mark()
         return in_phases(clock.laps(), len(PHASES))
+
+
+def follow_steps(request: RankRequest, providers: Mapping[str, Provider]) -> None:
+    """Take the steps that the first rank announces."""
+    (case,), rank = request.cases, request.rank
+    trainer = Trainer(case.shape, providers[case.provider], request.seed, rank)
+    while count := rank.announce(0):
+        clock = CpuLapClock()
+        for _ in range(count):
+            trainer.step(clock)
+    rank.apart(trainer.replicated)
 
 
 def _local(x: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class Inputs:
 
     In layout `bhnd`: q, k [batch, heads, seq_len, head_dim]; v [batch, heads, seq_len, value_dim].
     In layout `bnhd` heads and seq_len are exchanged. k and v may have fewer heads than q (`grouped_heads`).
+    Where the tokens of each sequence lie on several ranks (`on_ranks`), these are the rank's own, and
+    `rank_tokens` says how many each rank has, in their order; else it is empty.
     `more` holds the other inputs of the family, such as gates, by the names and axes of its definition in
     `lightning_bench.families`; `inputs["g"]` reads one. What a call updates in place is in a pool: for family
     `serving`, `inputs["state"]` is fp32 [slots, heads, head_dim, value_dim] (`turned_state`: of value_dim,
@@ -36,6 +38,7 @@ class Inputs:
     decay: Tensor
     more: Mapping[str, Tensor] = field(default_factory=dict)
     cu_seqlens: Tensor | None = None
+    rank_tokens: tuple[int, ...] = ()
 
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self.more[name] if name in self.more else getattr(self, name)
@@ -43,8 +46,9 @@ class Inputs:
 
     def replaced(self, tensors: Mapping[str, Tensor]) -> Inputs:
         """Return the same inputs with other tensors under these names."""
-        own = {name: x for name, x in tensors.items() if name not in self.more}
-        return replace(self, **own, more={name: tensors.get(name, x) for name, x in self.more.items()})
+        q, k, v, decay = (tensors.get(name, self[name]) for name in ("q", "k", "v", "decay"))
+        more = {name: tensors.get(name, x) for name, x in self.more.items()}
+        return replace(self, q=q, k=k, v=v, decay=decay, more=more)
 
 
 class Provider:
@@ -73,6 +77,8 @@ class Provider:
     """Whether its pool of states is [slots, heads, value_dim, head_dim], in families that have one."""
     grouped_heads: ClassVar[bool] = False
     """Whether k and v may have fewer heads than q: query head i reads kv head i // (heads // kv_heads)."""
+    on_ranks: ClassVar[bool] = False
+    """Whether the tokens of a sequence may lie on the ranks of torch's default process group."""
 
     def version(self) -> str:
         """Return the installed version of the wrapped package, or "" without it. Imports nothing heavy."""
@@ -97,7 +103,18 @@ class Provider:
             return f"{self.name} computes fp32 in TF32, which is off by 1.5e-3: not an fp32 kernel"
         if direction not in self.directions:
             return f"{self.name} has no {direction} direction"
-        return self._unsupported_variant(shape)
+        return self._unsupported_ranks(shape) or self._unsupported_variant(shape)
+
+    def _unsupported_ranks(self, shape: Shape) -> str | None:
+        if not shape.is_split:
+            return None
+        if not self.on_ranks:
+            return f"{self.name} takes whole sequences, on one device: no --ranks"
+        if definition_of(self.family).own_inputs:
+            return f"only q, k and v are divided among ranks, and family {self.family} has other inputs"
+        if shape.seq_len < shape.ranks:
+            return f"a rank would have no token: seq_len {shape.seq_len} on {shape.ranks} ranks"
+        return None
 
     def _unsupported_variant(self, shape: Shape) -> str | None:
         variant = shape.variant

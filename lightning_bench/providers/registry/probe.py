@@ -46,7 +46,7 @@ _START = (
     "from lightning_bench.providers.registry.probe import answer; answer(**request)"
 )
 _DECLARED = ("name", "label", "family", "layout", "package", "summary")
-_DECLARED_FLAGS = ("tf32", "packs", "grouped_heads")
+_DECLARED_FLAGS = ("tf32", "packs", "grouped_heads", "on_ranks")
 _DECLARED_SETS = ("devices", "dtypes", "directions")
 
 _answers: dict[Path | str, dict[str, Said]] = {}
@@ -65,7 +65,7 @@ class DeclaredProvider(Provider):
             for attribute in _DECLARED_SETS:
                 setattr(self, attribute, tuple(said[attribute]))
         else:  # unknown, so nothing is ruled out
-            self.packs = self.grouped_heads = True  # type: ignore[misc]
+            self.packs = self.grouped_heads = self.on_ranks = True  # type: ignore[misc]
             self.dtypes = DTYPES  # type: ignore[misc]
 
     @property

@@ -54,7 +54,7 @@ def _line(grid: Grid, at: GridLine, column: GridColumn, cell: GridCell) -> dict[
         "kind": grid.kind,
         "unit": grid.unit,
         "seq_len": at.n,
-        **{name: at.variant.columns[name] for name in LINE},
+        **at.columns,
         "provider": column.provider,
         "column": column.over,
         "family": column.family,

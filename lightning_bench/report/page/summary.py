@@ -12,7 +12,7 @@ from lightning_bench.report.collect import ORIGIN, SHAPE, frame_of, rows_by, row
 from lightning_bench.report.tables.figures import figure, figure_text
 from lightning_bench.words import DIRECTION_WORDS
 
-_CELL = ("device", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim", *VARIANT)
+_CELL = ("device", "dtype", "batch", "heads", "seq_len", "head_dim", "value_dim", *VARIANT, "ranks")
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ def _sweep_name(r: Record) -> str:
 def _shape(r: Record) -> str:
     dims = str(r.head_dim) if r.head_dim == r.value_dim else f"{r.head_dim}/{r.value_dim}"
     words = [f"batch {r.batch}", f"{r.heads} heads", f"head_dim {dims}", r.dtype, r.shape.variant.words]
+    words += [f"{r.ranks} ranks"] * bool(r.ranks)
     return ", ".join(filter(None, words))
 
 

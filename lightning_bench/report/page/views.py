@@ -16,7 +16,7 @@ from lightning_bench.record.row import VARIANT
 from lightning_bench.report.collect import frame_of
 from lightning_bench.report.tables.figures import model_of
 from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn
-from lightning_bench.report.tables.grid_lines import LINE, GridLine, common
+from lightning_bench.report.tables.grid_lines import GridLine, common
 from lightning_bench.report.tables.origin import distinct
 from lightning_bench.variant import packing_label, read_packing
 from lightning_bench.words import DIRECTION_WORDS, counted
@@ -30,7 +30,7 @@ _METRICS = {
     "energy": "Energy",
 }
 _DIMS = ("heads", "head_dim", "value_dim")
-_FIELDS = ("device", "dtype", *MODEL_RUN, "batch", *_DIMS, *VARIANT, "seq_len")
+_FIELDS = ("device", "dtype", *MODEL_RUN, "ranks", "batch", *_DIMS, *VARIANT, "seq_len")
 _EMPTY = GridCell("")
 _MANY = 8  # columns from which a table of few lines is turned on its side
 
@@ -103,16 +103,16 @@ class _Part:
 
     def shape(self, line: GridLine) -> LineShape:
         found = {name: getattr(self.record, name) for name in _FIELDS}
-        found |= {name: found[name] or "" for name in ("step_tokens", "new_tokens", "ranks")}
+        found |= {name: found[name] or "" for name in ("step_tokens", "new_tokens")}
         found |= {"model": model_of(self.record), "batch": line.batch or self.record.batch}
-        found |= {name: line.variant.columns[name] for name in LINE}
+        found |= line.columns
         return found | {"seq_len": line.n, "kv_heads": self.record.kv_heads or ""}
 
     @property
     def shared(self) -> LineShape:
         """The shape as far as its lines agree, without a length."""
         lines = self.grids[0].lines
-        return self.shape(GridLine(common(lines), 0))
+        return self.shape(common(lines))
 
 
 def views_of(grids: Iterable[Grid]) -> tuple[list[View], pd.DataFrame]:
@@ -151,7 +151,7 @@ def shape_words(shape: LineShape, fields: Sequence[str]) -> str:
         found.append(f"head dim {dims_text(shape)}")
     if "kv_heads" in fields and shape["kv_heads"]:
         found.append(f"{shape['kv_heads']} kv heads")
-    for name in MODEL_RUN:
+    for name in (*MODEL_RUN, "ranks"):
         if name in fields and shape[name]:
             found.append(training_text(shape, name))
     words = {"layer": "layer", "rank": "rank", "packing": "documents"}
@@ -289,8 +289,8 @@ def _kind(name: str, parts: Sequence[_Part], cells: list[list[GridCell]]) -> Kin
 
 def _shape_fields(part: _Part) -> tuple[str, ...]:
     if part.record.model:
-        return (*MODEL_RUN, *({"batch"} - _told_by_model(part.record)), "dtype")
-    return ("batch", *_DIMS, *VARIANT, "dtype")
+        return (*MODEL_RUN, "ranks", *({"batch"} - _told_by_model(part.record)), "dtype")
+    return ("batch", *_DIMS, *VARIANT, "ranks", "dtype")
 
 
 def _key(shape: LineShape, axes: Sequence[str]) -> str:
@@ -303,6 +303,7 @@ def _key(shape: LineShape, axes: Sequence[str]) -> str:
         "layer": "layer",
         "rank": "rank",
         "packing": "docs",
+        "ranks": "ranks",
         "seq_len": "n",
     }
     return "-".join(f"{letters.get(name, '')}{shape[name]}".replace(" ", "") for name in axes)

@@ -192,7 +192,7 @@ def _drawings(rows: Sequence[Row], baseline: str | None) -> Iterator[Drawing]:
 def _of_training(rows: Sequence[Row]) -> Iterator[Drawing]:
     """Yield plots over n of models of one size, whatever attention they have."""
     frame = frame_of(rows).assign(size=[size_of(row.record) for row in rows])
-    alike = [*ORIGIN, "device", "dtype", "size", *(name for name in MODEL_RUN if name != "model")]
+    alike = [*ORIGIN, "device", "dtype", "size", "ranks", *(name for name in MODEL_RUN if name != "model")]
     for members in rows_by(frame, alike).values():
         records = [row.record for row in members]
         name = title(records[0]).replace(records[0].model, size_of(records[0]))

@@ -155,6 +155,7 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
         )
     if len(found := {each.shape.variant for each in records}) == 1:
         parts += filter(None, [found.pop().words])
+    parts += [f"{r.ranks} ranks"] * bool(r.ranks)
     return ", ".join([*parts, r.dtype])
 
 

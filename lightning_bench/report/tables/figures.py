@@ -23,20 +23,22 @@ FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
 """The column that is the figure of a metric under a protocol, what it is, and its decimals."""
 
 
-def title(record: Record, variant: Variant | None = None) -> str:
+def title(record: Record, variant: Variant | None = None, ranks: int | None = None) -> str:
     """Return the title of the row's table: as the published ones, with the name of our suite in front.
 
-    `variant` is what all rows of the table share, that of the row if None.
+    `variant` and `ranks` are what all rows of the table share, those of the row if None.
     """
+    count = (record.ranks or 0) if ranks is None else ranks
+    together = f"-ranks{count}" if count else ""
     if record.metric in ("train", "generate") and record.model:
         how = str(record.shape.model_run).removeprefix(f"-{record.model}")
-        return f"{record.suite}-{record.metric}_{model_of(record)}-dtype_{record.dtype}{how}"
+        return f"{record.suite}-{record.metric}_{model_of(record)}-dtype_{record.dtype}{how}{together}"
     variant = record.shape.variant if variant is None else variant
     name = f"{record.suite}-{record.metric}_{record.direction}-batch{record.batch}"
     if not record.heads:  # a published figure of a whole model, whose shape was not stated
         return name
     dims = f"qk_dim{record.head_dim}-v_dim{record.value_dim}"
-    return f"{name}-head{record.heads}-{dims}-dtype_{record.dtype}{variant}"
+    return f"{name}-head{record.heads}-{dims}-dtype_{record.dtype}{variant}{together}"
 
 
 def model_of(record: Record) -> str:

@@ -135,8 +135,9 @@ class _GroupTable:
         optional = kind.name not in ("ms", "memory", "check")
         if optional and not any(cell.value for line in cells for cell in line):
             return None
-        shared = replace(common(self.rows.lines), kv_heads=self.first.kv_heads or 0)
-        name = title(self.first, shared)
+        shared = common(self.rows.lines)
+        variant = replace(shared.variant, kv_heads=self.first.kv_heads or 0)
+        name = title(self.first, variant, shared.ranks)
         if self.rows.mixed:
             name = f"mixed{name.removeprefix(self.first.suite)}"
         return Grid(

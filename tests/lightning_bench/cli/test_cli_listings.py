@@ -60,6 +60,7 @@ def test_providers(lbench: Lbench) -> None:
     assert takes["lightning2"] == (True, True)
     assert takes["fla-chunk"] == (True, False)
     assert takes["sdpa-math"] == (False, False)
+    assert [row["name"] for row in rows if row["on_ranks"]] == ["context-parallel", "context-parallel-torch"]
     (line,) = [line for line in lines if line.startswith("lightning2-torch ")]
     assert "packing," in line.split()
     assert set(here) <= {line.split()[0] for line in lines}

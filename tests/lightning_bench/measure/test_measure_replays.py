@@ -48,6 +48,7 @@ class Graphs(CpuTimer):
     """Stands in for CUDA graphs: a replay is what `graph` does with the call and its results."""
 
     def __init__(self, graph: Graph) -> None:
+        super().__init__()
         self.graph = graph
 
     def capture(self, build: Callable[[], TimedCall]) -> Replay:

@@ -22,11 +22,10 @@ from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.device.lap_clock import CpuLapClock
 from lightning_bench.measure.job import CaseEnded, Job, Outcome
 from lightning_bench.measure.outcomes import is_oom
+from lightning_bench.measure.ranks.rank import Rank, RankRequest, join
+from lightning_bench.measure.ranks.team import _await_ready, _failure, _lock
 from lightning_bench.measure.session import Session
-from lightning_bench.measure.training.follower import follow
-from lightning_bench.measure.training.rank import Rank, join
-from lightning_bench.measure.training.team import _await_ready, _failure, _lock
-from lightning_bench.measure.training.trainer import Trainer
+from lightning_bench.measure.training.trainer import Trainer, follow_steps
 from lightning_bench.model_run import ModelRun, Parallel
 from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.model_sizes import MODELS
@@ -37,13 +36,13 @@ STEPS = 2
 
 
 def shape(model: str, parallel: Parallel) -> Shape:
-    size, run = MODELS[model], ModelRun(model, 64, parallel=parallel, ranks=2)
-    return Shape(2, size.heads, 32, size.head_dim, size.head_dim, "fp32", "cpu", model_run=run)
+    size, run = MODELS[model], ModelRun(model, 64, parallel=parallel)
+    return Shape(2, size.heads, 32, size.head_dim, size.head_dim, "fp32", "cpu", model_run=run, ranks=2)
 
 
 def in_one_process(of: Shape, provider: object, ranks: int) -> list[torch.Tensor]:
     """Return the weights after steps on the texts of all ranks."""
-    alone = Trainer(replace(of, model_run=ModelRun(of.model_run.model, 64)), provider, 5)  # type: ignore[arg-type]
+    alone = Trainer(replace(of, model_run=ModelRun(of.model_run.model, 64), ranks=0), provider, 5)  # type: ignore[arg-type]
     texts = [ByteText("cpu", 5 + rank) for rank in range(ranks)]
     for _ in range(STEPS):
         losses = [alone.model(*text.batch(of.batch, of.seq_len)) for text in texts]
@@ -68,7 +67,8 @@ def as_ranks(number: int, folder: Path) -> None:
         for parallel in parallels:
             of = shape(model, parallel)
             if number:
-                follow(Case(of, name, "fwd_bwd"), provider, 5, rank)
+                request = RankRequest((Case(of, name, "fwd_bwd"),), 5, rank, folder, follow_steps)
+                follow_steps(request, {name: provider})
                 continue
             trainer = Trainer(of, provider, 5, rank)
             trainer.units(STEPS, CpuLapClock())

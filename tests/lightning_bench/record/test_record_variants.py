@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def test_a_row_has_the_shape_of_its_case_after_a_trip_through_a_file(tmp_path: P
     assert first == record
     assert first.shape == Shape(1, 8, 130048, 32, 32, "fp32", "cpu", FULL)
     assert second.shape.variant == PLAIN
+
+
+def test_a_row_has_the_ranks_of_its_case(tmp_path: Path) -> None:
+    record = make(ranks=2)
+    with ResultFile(tmp_path / "rows.csv") as file:
+        file.append(record)
+        file.append(make())
+    first, second = read_records(tmp_path / "rows.csv")
+    assert first == record
+    assert first.shape == replace(make().shape, ranks=2)
+    assert (second.ranks, second.shape.ranks) == (None, 0)
 
 
 def test_a_file_without_the_columns_is_read(tmp_path: Path) -> None:

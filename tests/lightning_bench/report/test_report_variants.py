@@ -157,6 +157,45 @@ def test_the_summary_counts_each_layer_as_a_cell() -> None:
     assert (standing.winner, standing.won, standing.cells) == ("lightning2", 8, 8)
 
 
+def ranked() -> list[Record]:
+    """One provider on one rank, another on two and four, at two lengths."""
+    return [
+        row(provider, ms + n / 512, seq_len=n, ranks=ranks)
+        for provider, ranks, ms in (
+            ("lightning2", None, 4.0),
+            ("context-parallel", 2, 2.0),
+            ("context-parallel", 4, 1.0),
+        )
+        for n in (512, 1024)
+    ]
+
+
+def test_ranks_are_lines_of_one_table_and_plots_of_their_own() -> None:
+    records = ranked()
+    (grid,) = grids_of(records)
+    assert grid.heads == ["ranks", "n"]
+    assert grid.texts == [[ranks, n] for n in ("512", "1024") for ranks in ("1", "2", "4")]
+    assert [[cell.text for cell in line] for line in grid.cells[:3]] == [
+        ["5.0000", "not run"],
+        ["not run", "3.0000"],
+        ["not run", "2.0000"],
+    ]
+    assert "ranks" not in grid.title
+    (alone,) = grids_of([record for record in records if record.ranks == 2])
+    assert alone.title.endswith("-dtype_bf16-ranks2")
+    lines = list(csv.DictReader(io.StringIO(table_csv([grid]))))
+    assert {line["ranks"] for line in lines} == {"", "2", "4"}
+    stems = [str(drawing.stem) for drawing in drawings_of([Row(r, "own.csv") for r in records], "plots")]
+    assert len(set(stems)) == len(stems)
+    assert {"ranks2" in stem for stem in stems} == {True, False}
+    figure = time_plot([record for record in records if record.ranks == 2])
+    assert figure is not None
+    assert any("2 ranks" in text.get_text() for text in figure.texts)
+    (view,), _ = views_of([grid])
+    assert view.axes == ["ranks", "seq_len"]
+    assert [axis_texts(view, line) for line in view.lines[:3]] == [["", "512"], ["2", "512"], ["4", "512"]]
+
+
 def test_kv_heads_are_tables_of_their_own_and_a_column_of_the_page() -> None:
     records = [
         row(provider, ms + n / 512, kv_heads=kv_heads, seq_len=n)

@@ -20,6 +20,7 @@ from lightning_bench.suite import (
 )
 
 NAMES = [
+    "context-parallel",
     "decode",
     "dims",
     "fla-readme",

@@ -20,7 +20,7 @@ from lightning_bench.variant import packing_text
 FAMILY = {"alpha": "linear_decay", "beta": "linear_decay", "gamma": "linear", "omega": "softmax"}
 LENGTHS = [1, 2, 3, 64, 100, 128]
 COMPARE = {"=": operator.eq, ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
-SHAPE_AXES = ("batch", "heads", "seq_len", "head_dim", "value_dim")
+SHAPE_AXES = ("batch", "heads", "seq_len", "head_dim", "value_dim", "ranks")
 
 
 @dataclass
@@ -69,7 +69,7 @@ axis_values = {
     "layer": some(PARTS[1:]),
     "rank": some(PARTS[1:]),
 }
-OPTIONAL = ("value_dim", "layer", "rank")
+OPTIONAL = ("value_dim", "layer", "rank", "ranks")
 required = {axis: values for axis, values in axis_values.items() if axis not in OPTIONAL}
 groups = st.fixed_dictionaries(
     required,
@@ -98,6 +98,8 @@ def value_of(case: Case, axis: str) -> Any:
         return case.provider
     if axis in ("layer", "rank"):
         return str(getattr(case.shape.variant, axis))
+    if axis == "ranks":
+        return case.shape.ranks or 1
     if axis == "packing":
         return packing_text(case.shape.variant.documents)
     return case.direction if axis == "direction" else getattr(case.shape, axis)
@@ -338,7 +340,7 @@ def test_a_wrong_override_names_its_option(wrong: dict[str, Any], message: str) 
 
 def test_overrides_have_an_axis_each() -> None:
     others = {"added", "kernels", "kv_heads", "packing"} | {"model", "tokens", "compile", "recompute"}
-    others |= {"prompt", "new_tokens", "parallel", "ranks"}
+    others |= {"prompt", "new_tokens", "parallel"}
     assert {field.name for field in fields(Overrides)} == {*axis_values, *others}
 
 

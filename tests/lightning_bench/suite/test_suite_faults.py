@@ -124,7 +124,7 @@ def test_a_suite_without_faults_loads(tmp_path: Path) -> None:
         ({"providers": "[]"}, "group[0].providers: is empty; allowed: a list of provider names"),
         ({"seq_lens": "512"}, "group[0].seq_lens: unknown key (did you mean `seq_len`?); allowed: providers, "
          "model, direction, dtype, batch, heads, seq_len, head_dim, value_dim, kv_heads, layer, rank, "
-         "packing, exclude"),
+         "packing, ranks, exclude"),
         ({'"a\\nb"': "1"}, 'group[0]."a\\nb": unknown key; allowed: providers'),
         ({"exclude": "3"},
          'group[0].exclude: 3 is not allowed; allowed: a list of entries such as [{family = "softmax"'),

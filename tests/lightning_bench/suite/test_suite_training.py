@@ -170,12 +170,12 @@ def test_a_suite_without_any_table_is_an_error(load: Load) -> None:
 
 def test_ranks_are_those_of_cases_that_share_their_steps(load: Load) -> None:
     suite = load(table(model='"llama-tiny"', providers='"sdpa-math"', seq_len="1024"))
-    assert {c.shape.model_run.ranks for c in training(suite)} == {0}
+    assert {c.shape.ranks for c in training(suite)} == {0}
     both = training(suite, parallel=("none", "ddp", "fsdp2"), ranks=(2, 4))
     ends = [case.id.partition("tokens4096")[2] for case in both]
     assert ends == ["", "-ddp-ranks2", "-ddp-ranks4", "-fsdp2-ranks2", "-fsdp2-ranks4"]
     assert {case.shape.batch for case in both} == {4}  # on each rank
-    assert {c.shape.model_run.ranks for c in training(suite, parallel=("ddp",))} == {2}
+    assert {c.shape.ranks for c in training(suite, parallel=("ddp",))} == {2}
     with pytest.raises(UsageError, match=r"--ranks: no case takes its steps together; give --parallel ddp"):
         training(suite, ranks=(4,))
     with pytest.raises(UsageError, match=r"--ranks: 1 is too few"):

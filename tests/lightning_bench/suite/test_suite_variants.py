@@ -75,6 +75,24 @@ def test_exclude_takes_the_new_keys(cases: CasesOf) -> None:
     assert len(cases('packing = ["2 x 8", "3x8"]\nexclude = [{ packing = "2*8" }]')) == 2
 
 
+def test_ranks_are_an_axis_and_one_is_the_default(cases: CasesOf) -> None:
+    lines = (
+        'seq_len = [64, 128]\nranks = [1, 2]\nexclude = [{ provider = "lightning2-torch", ranks = "> 1" }]'
+    )
+    found = cases(lines)
+    assert [(c.provider, c.shape.seq_len, c.shape.ranks) for c in found] == [
+        ("lightning2-torch", 64, 0),
+        ("lightning2-no-decay-torch", 64, 0),
+        ("lightning2-torch", 128, 0),
+        ("lightning2-no-decay-torch", 128, 0),
+        ("lightning2-no-decay-torch", 64, 2),
+        ("lightning2-no-decay-torch", 128, 2),
+    ]
+    assert found[0].shape == cases("seq_len = 64")[0].shape
+    assert found[-1].id == "lightning2-no-decay-torch/fwd/b1-h4-n128-d16-e16-fp32-cpu-ranks2"
+    assert {c.shape.ranks for c in cases(lines, Overrides(ranks=(4,)))} == {4}
+
+
 def test_overrides_replace_the_axes_and_packing_the_length_too(cases: CasesOf) -> None:
     found = cases("seq_len = 64", Overrides(packing=("2 x 8",), layer=("1 of 2",), kv_heads=(2,)))
     assert [c.id for c in found[::2]] == [
@@ -100,6 +118,8 @@ def test_overrides_replace_the_axes_and_packing_the_length_too(cases: CasesOf) -
         ),
         ("seq_len = 8", Overrides(rank=("8 of 8",)), "--rank: '8 of 8' is out of range"),
         ("seq_len = 8", Overrides(packing=("",)), '--packing: "" is not allowed'),
+        ("seq_len = 8\nranks = 0", Overrides(), "ranks: 0 is not allowed; allowed: an integer from 1"),
+        ("seq_len = 8", Overrides(ranks=(0,)), "--ranks: 0 is not allowed; allowed: an integer from 1"),
     ],
 )
 def test_faults_say_what_is_allowed(cases: CasesOf, lines: str, overrides: Overrides, said: str) -> None:

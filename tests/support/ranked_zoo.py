@@ -1,0 +1,134 @@
+"""Providers of sequences whose tokens lie on several ranks: an honest one, and ranks that go wrong."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_bench.providers import Inputs, Provider
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class OnRanks(Provider):
+    """`lightning_attn2_torch` with cp; what `last` does is done on the last rank after it."""
+
+    name = label = "OnRanks"
+    family = "linear_decay"
+    package = "lightning-bench"
+    devices = ("cpu",)
+    dtypes = ("fp32",)
+    on_ranks = True
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        from lightning_kernels import ContextParallel, lightning_attn2_torch
+
+        cp = ContextParallel(lengths=inputs.rank_tokens)
+        self.is_last = cp.rank == cp.ranks - 1
+        Path(__file__).with_name(f"pid{cp.rank}").write_text(str(os.getpid()))
+
+        def call() -> Tensor:
+            o: Tensor = lightning_attn2_torch(inputs.q, inputs.k, inputs.v, inputs.decay, cp=cp)
+            return self.last(o) if self.is_last else self.first(o)
+
+        return call
+
+    def first(self, o: Tensor) -> Tensor:
+        return o
+
+    def last(self, o: Tensor) -> Tensor:
+        return o
+
+
+class SlowLast(OnRanks):
+    name = label = "SlowLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        time.sleep(0.03)
+        return o
+
+
+class WrongLast(OnRanks):
+    name = label = "WrongLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        return o * 1.001
+
+
+class WholeLast(OnRanks):
+    """The last rank returns rows that are not its own, too."""
+
+    name = label = "WholeLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        return o.repeat(1, 1, 2, 1)
+
+
+class WritesLast(OnRanks):
+    name = label = "WritesLast"
+
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        call = super().build(inputs)
+
+        def writing() -> Tensor:
+            o = call()
+            if self.is_last:
+                inputs.k.data.mul_(2.0)
+            return o
+
+        return writing
+
+
+class HungryLast(OnRanks):
+    name = label = "HungryLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        return o + o.new_zeros(3 * 2**18)[0]
+
+
+class DiesEarly(OnRanks):
+    """The last rank dies in its first call, and the first one waits for its results."""
+
+    name = label = "DiesEarly"
+
+    def last(self, o: Tensor) -> Tensor:
+        os._exit(3)
+
+
+class NoRoomLast(OnRanks):
+    name = label = "NoRoomLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        raise RuntimeError("out of memory, here")
+
+
+class RaisesFirst(OnRanks):
+    name = label = "RaisesFirst"
+
+    def first(self, o: Tensor) -> Tensor:
+        raise ValueError("only here")
+
+
+class HangsLast(OnRanks):
+    name = label = "HangsLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        while True:
+            time.sleep(1)
+
+
+class LeavesFirst(OnRanks):
+    """The last rank dies, and the first one waits for something that no error ends."""
+
+    name = label = "LeavesFirst"
+
+    def first(self, o: Tensor) -> Tensor:
+        while True:
+            time.sleep(1)
+
+    def last(self, o: Tensor) -> Tensor:
+        os._exit(4)
