@@ -33,6 +33,7 @@ def test_no_figures_are_committed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.filterwarnings("default")  # of Jupyter's libraries, about each other
 def test_it_runs_and_shows_what_it_says(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import _forkserver  # type: ignore[attr-defined]
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lightning_bench.profile.parent import profilers
 from lightning_bench.providers.registry import probe
 from tests.support.patience import PATIENCE_S
 
@@ -27,6 +30,7 @@ FORKED = "from tests.support.forked_workers import fork_workers\nfork_workers()"
 """What a new process runs to fork its workers: `Workspace.run(..., code=FORKED)`."""
 FORKING_LBENCH = [sys.executable, "-c", f"{FORKED}\nfrom lightning_bench.cli import main\nmain()"]
 """`lbench` that forks its workers, from the server of a test that has the fixture `forked_workers`."""
+_CAPTURE = "lightning_bench.profile.capture.child"
 _SERVER = "LBENCH_TEST_FORK_SERVER"
 _PRELOADED = ["lightning_bench.measure.bench", "lightning_bench.run.worker", "lightning_bench.cli.app"]
 _PRELOADED += ["lightning_bench.comparison.judge"]
@@ -65,10 +69,12 @@ def fork_workers() -> Callable[[], None]:
         _forkserver.ensure_running()
         os.environ[_SERVER] = _forkserver._forkserver_address.replace("\0", "@")
     multiprocessing.get_context = lambda method=None: context if method == "spawn" else real(method)
-    probe.subprocess = _ForkedProbes()  # type: ignore[assignment]
+    probe.subprocess = _Subprocess(_ForkedProbe)  # type: ignore[assignment]
+    profilers.subprocess = _Subprocess(_forked_capture)  # type: ignore[assignment]
 
     def undo() -> None:
-        multiprocessing.get_context, probe.subprocess = real, subprocess
+        multiprocessing.get_context = real
+        probe.subprocess = profilers.subprocess = subprocess
 
     return undo
 
@@ -81,19 +87,21 @@ def _share(address: str) -> None:
     _forkserver.ensure_running = resource_tracker.ensure_running
 
 
-class _ForkedProbes:
-    """Takes the place of the module `subprocess` where providers are asked what they declare."""
+class _Subprocess:
+    """Takes the place of the module `subprocess` where `Popen` forks."""
 
-    DEVNULL, PIPE, TimeoutExpired = subprocess.DEVNULL, subprocess.PIPE, subprocess.TimeoutExpired
+    def __init__(self, popen: Callable[..., Any]) -> None:
+        self.Popen = popen
 
-    def Popen(self, command: list[str], **_: Any) -> _ForkedProbe:  # noqa: N802
-        return _ForkedProbe(*command[-2:])
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
 
 
 class _ForkedProbe:
     """`python -c CODE REQUEST`, in a forked process whose output is read."""
 
-    def __init__(self, code: str, request: str) -> None:
+    def __init__(self, command: list[str], **_: Any) -> None:
+        code, request = command[-2:]
         self._output, theirs = multiprocessing.Pipe(duplex=False)
         self._process = _Context().Process(target=_probe, args=(code, request, theirs))
         self._process.start()
@@ -123,6 +131,48 @@ def _probe(code: str, request: str, output: Any) -> None:
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.argv = ["-c", json.dumps(json.loads(request) | {"parent": os.getppid()})]
     exec(code, {"__name__": "__main__"})
+
+
+def _forked_capture(command: list[str], **given: Any) -> Any:
+    """Fork a process that takes a profile, and start any other, such as Nsight Compute."""
+    if command[1:3] != ["-m", _CAPTURE]:
+        return subprocess.Popen(command, **given)
+    return _ForkedCapture(command[3:], given["env"], given["stdout"])
+
+
+class _ForkedCapture:
+    """`python -m lightning_bench.profile.capture.child REQUEST ANSWER`, in a forked process."""
+
+    def __init__(self, files: list[str], environment: Mapping[str, str] | None, log: Any) -> None:
+        ready, theirs = multiprocessing.Pipe(duplex=False)
+        output = Connection(os.dup(log.fileno()), readable=False)
+        values = dict(os.environ if environment is None else environment)
+        self._process = _Context().Process(target=_capture, args=(files, values, output, theirs))
+        self._process.start()
+        theirs.close()
+        output.close()
+        ready.poll(None)  # it leads a session, which can be killed
+        ready.close()
+        self.pid = self._process.pid
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(_CAPTURE, timeout or 0.0)
+        return int(self._process.exitcode)
+
+
+def _capture(files: list[str], environment: Mapping[str, str], output: Any, ready: Any) -> None:
+    os.setsid()
+    ready.close()
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in (1, 2):
+        os.dup2(output.fileno(), number)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+    sys.argv = [_CAPTURE, *files]
+    runpy.run_module(_CAPTURE, run_name="__main__", alter_sys=True)
 
 
 def run_forked(

@@ -17,8 +17,6 @@ from lightning_bench.comparison.sides import read_side
 from lightning_bench.errors import LbenchError, UsageError
 from lightning_bench.history.changes import change_points
 from lightning_bench.history.series import read_history
-from tests.support.forked_workers import FORKED
-from tests.support.patience import PATIENCE_S
 
 FWD, BWD = "lightning2/fwd/b1", "lightning2/bwd/b1"
 
@@ -287,15 +285,14 @@ def test_too_few_passes_calibrate_nothing(sides: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_calibrate_measures_this_machine(workspace: Any) -> None:
     suite = workspace.suite(["Good"])
-    process = workspace.start(
-        "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%", code=FORKED
+    ran = workspace.run(
+        "calibrate", suite, "--pairs", "6", "--out", "x-calibration.csv", "--threshold", "50%"
     )
-    _, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, said
+    assert ran.returncode == 0, ran.stderr
     (row,) = read_calibration(workspace.folder / "x-calibration.csv")
     assert (row.pairs, row.device) == (6, "cpu")
     assert row.pair_noise_percent > 0
-    assert "at a threshold of 50 %," in said
+    assert "at a threshold of 50 %," in ran.stderr
     refused = workspace.run("calibrate", suite, "--out", "x.csv")
     assert refused.returncode == 2
     assert "does not end with -calibration.csv" in refused.stderr

@@ -180,6 +180,7 @@ def test_kept_ceilings_are_read_back_only_for_their_machine(tmp_path: Path, mach
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_cpu_has_ceilings_for_each_number_of_threads(
     lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Machine
 ) -> None:

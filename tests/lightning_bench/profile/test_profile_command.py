@@ -21,7 +21,7 @@ from lightning_bench.record import COLUMNS
 from tests.support.patience import PATIENCE_S
 from tests.support.profile_zoo import gpu_profile, ncu_csv
 
-pytestmark = pytest.mark.slow  # workers start in each test
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 Lbench = Callable[..., Any]
 

@@ -14,6 +14,7 @@ CASE = ("profile", "lightning2-torch", "--device", "cpu", "--head-dim", "16", "-
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_profile_is_of_the_case_that_the_options_name(lbench: Lbench) -> None:
     options = ("--packing", "90 + 2 x 20", "--layer", "79 of 80", "--rank", "7of8", "--heads", "4")
     ran = lbench(*CASE, *options, "--kv-heads", "2", "--json")
