@@ -6,23 +6,38 @@ from inspect import unwrap
 import pytest
 import torch
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from fla import backends
-    from fla.ops.simple_gla import fused_chunk_simple_gla, fused_recurrent_simple_gla
-
 import lightning_kernels as lk
-from lightning_kernels.integrations import fla_backend
 
-FUNCTIONS = (fused_chunk_simple_gla, fused_recurrent_simple_gla)
+FUNCTIONS = ("fused_chunk_simple_gla", "fused_recurrent_simple_gla")
+
+
+@pytest.fixture(scope="module")
+def fla_backend():
+    """Import our backend, and fla with it, which takes a second."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lightning_kernels.integrations import fla_backend
+    return fla_backend
 
 
 @pytest.fixture(autouse=True)
-def _registered():
+def simple_gla(fla_backend):
+    """Register our backend with fla and return the module of the functions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from fla import backends
+        from fla.ops import simple_gla
     fla_backend.register_backend()
-    yield
-    for function in FUNCTIONS:
+    yield simple_gla
+    for name in FUNCTIONS:
+        function = getattr(simple_gla, name)
         del backends._function_registries[unwrap(function)]._backends["lightning_kernels"]
+
+
+@pytest.fixture
+def function(simple_gla, request):
+    """Return the function of a name."""
+    return getattr(simple_gla, request.param)
 
 
 def inputs(n, *, sequences=2, batch=2):
@@ -31,7 +46,7 @@ def inputs(n, *, sequences=2, batch=2):
     return q, k, v, torch.tensor([-0.5, -0.1, 0.0]), torch.randn(sequences, 3, 8, 5, generator=generator)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", FUNCTIONS, indirect=True)
 @pytest.mark.parametrize("n", [1, 70])
 def test_output_and_state_are_those_of_the_definition(function, n):
     q, k, v, gamma, state = inputs(n)
@@ -48,23 +63,25 @@ def test_output_and_state_are_those_of_the_definition(function, n):
     torch.testing.assert_close(plain, lk.lightning_attn2_torch(q, k, v, -gamma, layout="bnhd"))
 
 
-def test_packed_sequences_and_gradients():
+def test_packed_sequences_and_gradients(simple_gla):
     q, k, v, gamma, state = inputs(20, sequences=2, batch=1)
     bounds = torch.tensor([0, 13, 20])
     q.requires_grad_()
-    got, final = fused_chunk_simple_gla(
+    got, final = simple_gla.fused_chunk_simple_gla(
         q, k, v, g_gamma=gamma, initial_state=state, output_final_state=True, cu_seqlens=bounds
     )
     got.sum().backward()
     assert final.shape == (2, 3, 8, 5)
     assert q.grad.abs().min() > 0
-    alone, _ = fused_chunk_simple_gla(q[:, 13:], k[:, 13:], v[:, 13:], g_gamma=gamma, initial_state=state[1:])
+    alone, _ = simple_gla.fused_chunk_simple_gla(
+        q[:, 13:], k[:, 13:], v[:, 13:], g_gamma=gamma, initial_state=state[1:]
+    )
     torch.testing.assert_close(got[:, 13:], alone)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", FUNCTIONS, indirect=True)
 @pytest.mark.parametrize("n", [1, 300])
 def test_results_are_those_of_the_kernels_of_fla(function, n, monkeypatch):
     generator = torch.Generator(device="cuda").manual_seed(n)
@@ -90,7 +107,7 @@ def test_results_are_those_of_the_kernels_of_fla(function, n, monkeypatch):
         ({"v": torch.zeros(2, 4, 3, 264)}, "dims up to 256"),
     ],
 )
-def test_what_goes_on_to_the_kernels_of_fla(changes, reason):
+def test_what_goes_on_to_the_kernels_of_fla(fla_backend, changes, reason):
     q, k, v, gamma, _ = inputs(4)
     given = {"q": q, "k": k, "v": v, "g_gamma": gamma, **changes}
     takes, why = fla_backend._takes(**given)
@@ -98,7 +115,7 @@ def test_what_goes_on_to_the_kernels_of_fla(changes, reason):
     assert reason in why
 
 
-def test_the_switch_of_fla_turns_it_off(monkeypatch):
+def test_the_switch_of_fla_turns_it_off(fla_backend, monkeypatch):
     backend = fla_backend.LightningKernelsBackend()
     assert backend.is_enabled()
     monkeypatch.setenv("FLA_USE_LIGHTNING_KERNELS", "0")

@@ -5,13 +5,21 @@ import copy
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers", minversion="5.24")
 
-from lightning_kernels.integrations.transformers_minimax import use_lightning_kernels  # noqa: E402
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers", minversion="5.24")
 
 
 @pytest.fixture(scope="module")
-def models():
+def use_lightning_kernels(transformers):
+    from lightning_kernels.integrations.transformers_minimax import use_lightning_kernels
+
+    return use_lightning_kernels
+
+
+@pytest.fixture(scope="module")
+def models(transformers, use_lightning_kernels):
     """Return the model with its own layers, and a copy with ours."""
     torch.manual_seed(0)
     config = transformers.MiniMaxConfig(
@@ -41,7 +49,7 @@ def test_logits_of_a_padded_batch(models):
     torch.testing.assert_close(ours[0, 7:], own[0, 7:], rtol=1e-3, atol=1e-3)
 
 
-def test_logits_with_a_cache_token_by_token_and_in_a_chunk(models):
+def test_logits_with_a_cache_token_by_token_and_in_a_chunk(models, transformers):
     ids = tokens(2, 30)
     found = []
     for model in models:
@@ -58,7 +66,7 @@ def test_logits_with_a_cache_token_by_token_and_in_a_chunk(models):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_logits_on_a_gpu(models):
+def test_logits_on_a_gpu(models, transformers):
     ids = tokens(2, 40).cuda()
     found = []
     for model in (copy.deepcopy(model).cuda() for model in models):
@@ -85,7 +93,7 @@ def test_gradients(models):
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-4)
 
 
-def test_another_model_is_refused():
+def test_another_model_is_refused(use_lightning_kernels):
     with pytest.raises(
         ValueError, match=r"Linear has no MiniMaxLightningAttention layer; load a model of type"
     ):
