@@ -55,6 +55,7 @@ def dispatch(executor: Executor, books: Books, next_unit: NextUnit) -> Counter[s
         unit = running.unit_on(event.slot)
         match event:
             case CaseEntered(slot, case_id, phase):
+                running.began(slot)
                 books.entered(case_id, phase, slot, unit)
             case CaseMeasured(slot, outcome):
                 running.measured(slot, outcome)
@@ -69,10 +70,11 @@ def dispatch(executor: Executor, books: Books, next_unit: NextUnit) -> Counter[s
 
 @dataclass
 class _Given:
-    """A unit that a slot has, how many slots it has lost, and which of its cases are done."""
+    """A unit that a slot has, how many were lost under it, whether it has begun, and which cases are done."""
 
     unit: Unit
     losses: int = 0
+    begun: bool = False
     done: list[Case] = field(default_factory=list)
 
     @property
@@ -111,8 +113,13 @@ class _Running:
         unit = self._next(slot)
         return None if unit is None else _Given(unit)
 
+    def began(self, slot: Slot) -> None:
+        """Note that the slot works on its unit: if it is lost from now on, the unit may be to blame."""
+        self._running[slot].begun = True
+
     def measured(self, slot: Slot, outcome: Outcome) -> None:
         """Note that a case of the slot's unit is done."""
+        self.began(slot)
         self._running[slot].done.append(outcome.case)
 
     def finished(self, slot: Slot, seconds: Counter[str]) -> None:
@@ -127,12 +134,13 @@ class _Running:
     def lost(self, slot: Slot, reason: str) -> None:
         """Give what the slot has left to another one, or up."""
         given = self._running.pop(slot)
-        unit, losses = given.left, given.losses
-        if unit.job.cases and losses + 1 < _MOST_LOSSES:
-            self._again.append(_Given(unit, losses + 1))
+        unit, losses = given.left, given.losses + given.begun
+        if losses < _MOST_LOSSES:
+            if unit.job.cases:
+                self._again.append(_Given(unit, losses))
         else:
             for case in unit.job.cases:
-                why = f"{losses + 1} slots were lost while they measured it; the last one: {reason}"
+                why = f"{losses} slots were lost while they measured it; the last one: {reason}"
                 self._books.measured(Outcome(case, "crashed", why), slot, unit)
         self.fill()
         if not (self._running or self._idle) and (self._again or self._next(slot) is not None):

@@ -24,11 +24,11 @@ _START_LIMIT_S = 300.0
 class RayFleet:
     """Actors on a running cluster, one per GPU, for one plan after the other.
 
-    `wanted` is `all`, a number of GPUs, or `cpu:N` for N slots of one CPU each. Raise UsageError if no
-    cluster answers, or if it does not give as many.
+    `wanted` is `all`, a number of GPUs, or `cpu:N` for N slots of one CPU each; `host` is what an actor is.
+    Raise UsageError if no cluster answers, or if it does not give as many.
     """
 
-    def __init__(self, wanted: str) -> None:
+    def __init__(self, wanted: str, host: type[SlotHost] = SlotHost) -> None:
         self._ray = _connected()
         count, device = read_count(wanted)
         if count is None:
@@ -36,7 +36,7 @@ class RayFleet:
             if not count:
                 raise UsageError("the Ray cluster has no GPU; --gpus cpu:N measures on N of its CPUs")
         need = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
-        remote = self._ray.remote(max_concurrency=2, **need)(SlotHost)
+        remote = self._ray.remote(max_concurrency=2, **need)(host)
         self._actors = [remote.remote(device, Path.cwd(), "ray", count) for _ in range(count)]
         self._by_slot: dict[Slot, Any] = {}
         try:

@@ -33,10 +33,12 @@ class SlurmFleet:
 
     `wanted` is a number of GPUs, or `cpu:N` for N tasks without one. Tasks that have not started after ten
     minutes are cancelled, and the others measure. Raise UsageError if SLURM takes no job or starts none.
-    `cluster` `local` starts the tasks on this host, without SLURM.
+    `cluster` `local` starts the tasks on this host, without SLURM; `task` is what they run, a `Host`.
     """
 
-    def __init__(self, wanted: str, cluster: Literal["slurm", "local"] = "slurm") -> None:
+    def __init__(
+        self, wanted: str, cluster: Literal["slurm", "local"] = "slurm", task: type[Host] | None = None
+    ) -> None:
         count, device = read_count(wanted)
         if count is None:
             raise UsageError("SLURM is told how many GPUs: give --gpus N, such as --gpus 8")
@@ -44,7 +46,7 @@ class SlurmFleet:
         self._arrivals = _Arrivals(key)
         self._connections: dict[Slot, Connection[Any, Any]] = {}
         address = (socket.gethostname(), self._arrivals.port)
-        host = _Host(address, key, device, Path.cwd(), count)
+        host = (task or Host)(address, key, device, Path.cwd(), count)
         self._jobs = _submitted(cluster, host, count)
         try:
             self._await(count)
@@ -176,8 +178,10 @@ class _Arrivals:
                 continue
 
 
-class _Host:
+class Host:
     """What a task runs: it connects to the driver, hosts a slot, and ends when the driver hangs up."""
+
+    slot_host = SlotHost
 
     def __init__(
         self, address: tuple[str, int], key: bytes, device: Device, folder: Path, count: int
@@ -196,7 +200,7 @@ class _Host:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
         with Client(self._address, authkey=self._key) as connection:
             try:
-                host = SlotHost(self._device, self._folder, "slurm", self._count)
+                host = self.slot_host(self._device, self._folder, "slurm", self._count)
             except LbenchError as error:
                 connection.send(str(error))
                 return
@@ -227,7 +231,7 @@ def _report(host: SlotHost, connection: Connection[Any, Any]) -> None:
         connection.send([SlotLost(host.slot, f"{type(error).__name__}: {error}")])
 
 
-def _submitted(cluster: str, host: _Host, count: int) -> list[Any]:
+def _submitted(cluster: str, host: Host, count: int) -> list[Any]:
     """Return the jobs of an array of so many tasks."""
     try:
         import submitit

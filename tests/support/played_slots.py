@@ -10,7 +10,15 @@ from lightning_bench.case import Case, Shape
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.place import Place
 from lightning_bench.measure.job import Outcome
-from lightning_bench.run.executor import CaseMeasured, JobFinished, Slot, SlotEvent, SlotLost, Unit
+from lightning_bench.run.executor import (
+    CaseEntered,
+    CaseMeasured,
+    JobFinished,
+    Slot,
+    SlotEvent,
+    SlotLost,
+    Unit,
+)
 
 MACHINE = describe_machine("cpu")
 _PROVIDERS = ("sdpa-math", "lightning2-torch")
@@ -32,6 +40,7 @@ class Played:
         self._slots = [Slot(f"slot {number}", MACHINE, Place(), f"local {count}") for number in range(count)]
         self._draw, self._losses = draw, losses
         self._busy: dict[Slot, Unit] = {}
+        self.begins = True
         self.given: list[tuple[Slot, Unit]] = []
 
     def slots(self) -> Sequence[Slot]:
@@ -49,6 +58,8 @@ class Played:
             unit = self._busy[slot]
             is_lost = self._losses > 0 and self._draw.random() < 0.3
             done = self._draw.randrange(len(unit.job.cases)) if is_lost else len(unit.job.cases)
+            if self.begins:
+                yield CaseEntered(slot, "", "start")
             for case in unit.job.cases[:done]:
                 yield CaseMeasured(slot, Outcome(case, "ok"))
             del self._busy[slot]

@@ -84,6 +84,22 @@ def test_what_loses_two_slots_has_crashed() -> None:
     assert Counter(outcome.case for _, outcome in noted.outcomes) == Counter(made_up_cases(1))
 
 
+def test_slots_that_are_gone_before_they_begin_blame_nothing() -> None:
+    class AllAtOnce(Random):
+        def random(self) -> float:
+            return 0.0
+
+        def randrange(self, *_: int) -> int:  # type: ignore[override]
+            return 0
+
+    executor, noted = Played(4, AllAtOnce(1), losses=3), Noted()
+    executor.begins = False
+    todo = iter(units(1))
+    dispatch(executor, noted, lambda _: next(todo, None))
+    assert len(noted.gone) == 3
+    assert {outcome.status for _, outcome in noted.outcomes} == {"ok"}
+
+
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_shards_are_a_partition_by_shape(count: int, shapes: int) -> None:
     plan = Plan("s", "check", "lbench", Limits(), MACHINE, "cpu", tuple(made_up_cases(shapes)))

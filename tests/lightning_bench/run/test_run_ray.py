@@ -6,28 +6,37 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lightning_bench.record import read_records
+from lightning_bench.errors import UsageError
+from lightning_bench.machine.place_lock import hold
+from lightning_bench.record import Record, read_records
+from lightning_bench.run.lane import Crew
+from lightning_bench.run.ray_executor import RayFleet
+from tests.support.fake_gpu_host import FakeGpuHost, gpu_name
+from tests.support.gpu_visits import assert_one_at_a_time, visits
+from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 from tests.support.workspace import Workspace, until
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`): nothing of it is tested")
 pytestmark = pytest.mark.slow  # a cluster starts
 
 LENGTHS = [32, 64, 96, 128, 160, 192]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Start nodes with one CPU each, whose address `lbench` finds in RAY_ADDRESS."""
+def cluster() -> Iterator[Any]:
+    """Start a node with one CPU, whose address `lbench` finds in RAY_ADDRESS."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("PYTHONPATH", str(ROOT))  # actors of these tests are classes of theirs
         started = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 1, "include_dashboard": False},
@@ -36,6 +45,53 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_ADDRESS", started.address)
         yield started
         started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def node(cluster: Any) -> Any:
+    """Start a second node with one CPU and two GPUs that no machine has; the last test kills it."""
+    return cluster.add_node(num_cpus=1, num_gpus=2)
+
+
+def test_a_cluster_without_a_gpu_says_so(cluster: Any, new_workspace: Workspace) -> None:
+    ran = new_workspace.run("check", "quick", "--executor", "ray")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "the Ray cluster has no GPU; --gpus cpu:N" in ran.stderr
+
+
+def test_each_gpu_has_one_job_at_a_time_and_one_gpu_measures_what_two_do(
+    node: Any, new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_workspace.folder
+    monkeypatch.chdir(folder)
+    suite = new_workspace.suite(["Visits", "KilledOnce"], seq_len=LENGTHS[:4])
+    gpus = {gpu_name(folder, number) for number in "01"}
+    keys: list[Counter[tuple[str, ...]]] = []
+    try:
+        for wanted in ("all", "1"):
+            new_workspace.out.unlink(missing_ok=True)
+            with closing(RayFleet(wanted, FakeGpuHost)) as fleet:
+                for slot in fleet.slots:
+                    (device,) = slot.place.devices
+                    pid = slot.name.rpartition(" ")[2]
+                    with pytest.raises(UsageError, match=f"in use by pid {pid} "), hold({device: device}):
+                        pass
+                with closing(fleet.executor(Crew("cpu"))) as executor:
+                    new_workspace.sweep(suite, executor=executor)
+            rows = read_records(new_workspace.out)
+            assert {row.status for row in rows} == {"ok"}  # though a worker was killed once
+            assert {row.executor for row in rows} == {f"ray {len(fleet.slots)}"}
+            keys.append(Counter(map(_key, rows)))
+            if wanted == "all":
+                assert_one_at_a_time(visits(folder), gpus)
+    finally:
+        ray.shutdown()
+    assert keys[0] == keys[1]
+    assert set(keys[0].values()) == {1}
+
+
+def _key(row: Record) -> tuple[str, ...]:
+    return row.key
 
 
 @pytest.fixture
@@ -61,25 +117,9 @@ def rows(workspace: Workspace) -> Counter[int]:
     return Counter(row.seq_len for row in found)
 
 
-def test_a_node_that_dies_costs_no_row(cluster: Any, new_workspace: Workspace, command: list[Any]) -> None:
-    node = cluster.add_node(num_cpus=1)
-    process = new_workspace.start(*command)
-    try:
-        until_others_are_done(new_workspace, process)
-        cluster.remove_node(node, allow_graceful=False)
-        (new_workspace.folder / "go").touch()
-        _, err = process.communicate(timeout=PATIENCE_S)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, err
-    assert rows(new_workspace) == Counter(LENGTHS)
-
-
 def test_a_killed_driver_frees_its_slots_and_the_same_command_goes_on(
-    cluster: Any, new_workspace: Workspace, command: list[Any], wait_gone: Callable[[int], None]
+    node: Any, new_workspace: Workspace, command: list[Any], wait_gone: Callable[[int], None]
 ) -> None:
-    node = cluster.add_node(num_cpus=1)
     process = new_workspace.start(*command)
     try:
         worker = until_others_are_done(new_workspace, process)
@@ -92,13 +132,22 @@ def test_a_killed_driver_frees_its_slots_and_the_same_command_goes_on(
     assert again.returncode == 0, again.stderr
     assert f"{len(LENGTHS)} cases, {len(LENGTHS) - 1} of them recorded already" in again.stderr
     assert rows(new_workspace) == Counter(LENGTHS)
-    cluster.remove_node(node)
 
 
-def test_a_cluster_without_a_gpu_says_so(cluster: Any, new_workspace: Workspace) -> None:
-    ran = new_workspace.run("check", "quick", "--executor", "ray")
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert "the Ray cluster has no GPU; --gpus cpu:N" in ran.stderr
+def test_a_node_that_dies_costs_no_row(
+    cluster: Any, node: Any, new_workspace: Workspace, command: list[Any]
+) -> None:
+    process = new_workspace.start(*command)
+    try:
+        until_others_are_done(new_workspace, process)
+        cluster.remove_node(node, allow_graceful=False)
+        (new_workspace.folder / "go").touch()
+        _, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, err
+    assert rows(new_workspace) == Counter(LENGTHS)
 
 
 def test_no_cluster(new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +25,7 @@ from lightning_bench.run.local_executor import LocalExecutor
 from lightning_bench.run.pairs import Tree, pair_crew, run_pairs
 from lightning_bench.run.plan import Plan
 from lightning_bench.suite import load_suite
+from tests.support.gpu_visits import assert_one_at_a_time, visits
 from tests.support.patience import PATIENCE_S
 from tests.support.workspace import until
 
@@ -51,23 +50,6 @@ def slots(count: int) -> list[Slot]:
     ]
 
 
-@dataclass(frozen=True)
-class Visit:
-    """One call of a provider: the GPU that its worker sees, and when it began and ended."""
-
-    gpu: str
-    pid: int
-    begin_s: float
-    end_s: float
-
-
-def visits(folder: Path) -> list[Visit]:
-    found = [path.read_text().split() for path in folder.glob("visit-*")]
-    return sorted(
-        (Visit(gpu, int(pid), float(a), float(b)) for gpu, pid, a, b in found), key=lambda v: v.begin_s
-    )
-
-
 def keys(records: list[Record]) -> Counter[tuple[str, ...]]:
     return Counter(record.key for record in records)
 
@@ -87,12 +69,7 @@ def measured(workspace: Any, count: int) -> list[Record]:
 def test_several_slots_measure_what_one_does_and_each_one_job_at_a_time(workspace: Any) -> None:
     on_four = measured(workspace, 4)
     found = visits(workspace.folder)
-    by_gpu: dict[str, list[Visit]] = {}
-    for visit in found:
-        by_gpu.setdefault(visit.gpu, []).append(visit)
-    assert by_gpu.keys() == {f"GPU-{number}-{OWN}" for number in range(4)}
-    for of_one in by_gpu.values():
-        assert all(before.end_s <= after.begin_s for before, after in pairwise(of_one))
+    assert_one_at_a_time(found, {f"GPU-{number}-{OWN}" for number in range(4)})
     assert len({visit.pid for visit in found}) >= 4
     # A worker that was killed once costs no case its row, and none has two.
     assert set(keys(on_four).values()) == {1}

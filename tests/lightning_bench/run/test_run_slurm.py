@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -65,52 +63,6 @@ def test_a_task_that_is_killed_costs_no_row_and_tasks_end_with_the_driver(
     fleet.close()
     for pid in pids:
         wait_gone(pid)
-
-
-def slurm(*words: str) -> list[str]:
-    """Return the lines that a command of SLURM prints; none if no SLURM answers here."""
-    if not shutil.which(words[0]):
-        return []
-    try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout.splitlines()
-    except subprocess.TimeoutExpired:
-        return []
-
-
-@pytest.mark.skipif(not slurm("sinfo", "-h", "-t", "idle,mixed"), reason="no SLURM node is idle here")
-def test_slurm_itself_with_scancel_and_a_killed_driver(
-    new_workspace: Workspace, wait_gone: Callable[[int], None]
-) -> None:
-    suite = new_workspace.suite(["WaitsAt128"], seq_len=LENGTHS)
-    command = ["check", suite, "--out", new_workspace.out, "--executor", "slurm", "--gpus", "cpu:2"]
-
-    def tasks() -> list[str]:
-        return slurm("squeue", "-h", "--me", "-n", "lbench", "-o", "%i")
-
-    def begun() -> tuple[subprocess.Popen[str], int]:
-        process = new_workspace.start(*command)
-        waiting = new_workspace.appears("waiting")
-        worker = int(waiting.read_text())
-        waiting.unlink()
-        until(lambda: new_workspace.out.read_bytes().count(b"\n") == len(LENGTHS), "the other did not go on")
-        return process, worker
-
-    process, worker = begun()
-    process.kill()
-    process.communicate()
-    wait_gone(worker)
-    until(lambda: not tasks(), "tasks outlive the driver")
-    process, worker = begun()
-    told = psutil.Process(worker).environ()
-    slurm("scancel", f"{told['SLURM_ARRAY_JOB_ID']}_{told['SLURM_ARRAY_TASK_ID']}")
-    wait_gone(worker)
-    (new_workspace.folder / "go").touch()
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "is lost: its task has ended" in err
-    rows = read_records(new_workspace.out)
-    assert Counter(row.seq_len for row in rows) == Counter(LENGTHS)
-    assert {row.status for row in rows} == {"ok"}
 
 
 def ancestors(pid: int) -> set[int]:
