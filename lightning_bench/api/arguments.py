@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from lightning_bench.case import DEVICES, DIRECTIONS, DTYPES, Device, Direction, Dtype, ProtocolName
 from lightning_bench.errors import UsageError
+from lightning_bench.run.chosen_slots import Chosen, choose_slots
 from lightning_bench.run.planner import Settings, measuring_limits
 from lightning_bench.suite import Overrides, parse_ints, parse_words
 from lightning_bench.suite.axes import did_you_mean
@@ -21,10 +22,11 @@ class MeasureOptions(TypedDict, total=False):
 
     `head_dim` is that of q and k, `value_dim` that of v and o; `layer`, `rank` and `packing` are texts as in
     a suite, such as "79 of 80" and "96k + 31 x 1k"; `ranks` are processes with a device each, on which the
-    tokens of a sequence lie. `provider` replaces the suite's providers, or
-    joins them with `+` before each name. `layout` is that of plain functions, `bhnd` if left out. A case may
-    take `time_limit_s` seconds. `fresh` sets an existing `out` aside, `retry` measures again what failed
-    there. `progress=False` prints nothing.
+    tokens of a sequence lie. `provider` replaces the suite's providers, or joins them with `+` before each
+    name. `layout` is that of plain functions, `bhnd` if left out. A case may take `time_limit_s` seconds.
+    `gpus` measures on several at once, a shape on each: "all", numbers, UUIDs, or "cpu:2"; `executor` says
+    who gives them out, and `shard`, such as "2/8", which part of the suite is measured. `fresh` sets an
+    existing `out` aside, `retry` measures again what failed there. `progress=False` prints nothing.
     """
 
     provider: str | Sequence[str]
@@ -43,6 +45,9 @@ class MeasureOptions(TypedDict, total=False):
     layout: str
     device: Device
     time_limit_s: float
+    gpus: int | str | Sequence[int | str]
+    executor: Literal["local", "ray", "slurm"]
+    shard: str
     protocol: ProtocolName
     fresh: bool
     retry: bool
@@ -111,6 +116,15 @@ def settings_of(options: SpeedOptions) -> Settings:
         graph=options.get("graph"),
         limits=measuring_limits(quick=options.get("quick", False), processes=processes),
     )
+
+
+def slots_of(options: SpeedOptions) -> Chosen:
+    """Return the slots to measure on, which the caller closes, and the part of the suite; UsageError."""
+    gpus = ",".join(map(str, listed(options["gpus"]))) if "gpus" in options else None
+    texts = {name: options.get(name) for name in ("executor", "shard", "device")}
+    if wrong := [name for name, text in texts.items() if not isinstance(text, str | None)]:
+        raise UsageError(f"{wrong[0]} {texts[wrong[0]]!r} is no text")
+    return choose_slots(gpus, options.get("executor"), options.get("shard"), device=options.get("device"))
 
 
 def listed(value: Any) -> list[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack, cast
 
@@ -18,6 +19,7 @@ from lightning_bench.api.arguments import (
     listed,
     overrides_of,
     settings_of,
+    slots_of,
 )
 from lightning_bench.api.measurement import Measurement
 from lightning_bench.api.python_names import python_names
@@ -29,6 +31,7 @@ from lightning_bench.measure.foreign import busy_now
 from lightning_bench.providers import Provider, forget_declared
 from lightning_bench.run.planner import Planner, check_providers
 from lightning_bench.run.shown import sweep_file
+from lightning_bench.run.sweep import crew_of
 from lightning_bench.suite import Overrides, parse_providers
 
 Measurable = Callable[..., Any] | type[Provider] | str
@@ -112,13 +115,15 @@ def _measure(
         if not is_quiet:
             console.print(message, soft_wrap=True)
 
-    with ExitStack() as stack:
+    with ExitStack() as stack, ExitStack() as measuring:
         folder = stack.enter_context(scratch_folder())
         overrides = overrides_of(options, _providers(asked, options, folder))
-        planner = Planner(metric, overrides, settings_of(options))
-        plan = planner.plan(planner.load(None if suite is None else str(suite)))
+        settings = settings_of(options)
+        slots = measuring.enter_context(closing(slots_of(options)))
+        planner = Planner(metric, overrides, replace(settings, machine=slots.machine))
+        plan = slots.part(planner.plan(planner.load(None if suite is None else str(suite))))
         path = folder / f"{plan.suite}-{metric}.csv" if out is None else Path(out).expanduser()
-        if metric == "speed" and (busy := busy_now(plan.device)):
+        if metric == "speed" and (busy := busy_now(plan.device, slots.gpus)):
             say(f"{busy}; what is measured beside foreign load is unstable")
         summary = sweep_file(
             plan,
@@ -128,6 +133,7 @@ def _measure(
             quiet=is_quiet,
             fresh=options.get("fresh", False),
             retry=options.get("retry", False),
+            executor=measuring.enter_context(slots.executor(crew_of(plan))),
         )
         result = Measurement(summary, path, is_kept=out is not None)
         weakref.finalize(result, stack.pop_all().close)  # the folder goes with the result
@@ -142,6 +148,7 @@ def _providers(asked: _Asked, options: SpeedOptions, folder: Path) -> Overrides:
     check_providers(kernels, against, providers)
     if layout is not None and family is None:
         raise UsageError("layout goes only with family")
+    _refuse_elsewhere(options.get("executor"), [*kernels, *against])
     names = [each[1:] if each.startswith("+") else each for each in providers]
     joins = bool(names) and names != providers
 
@@ -163,6 +170,16 @@ def _providers(asked: _Asked, options: SpeedOptions, folder: Path) -> Overrides:
         providers=specs("against", against) if kernels else specs("provider", replacing),
         added=specs("provider", names) if joins else None,
     )
+
+
+def _refuse_elsewhere(executor: str | None, measured: Sequence[Any]) -> None:
+    """Raise UsageError for a function or class whose temporary file hosts of a cluster would not have."""
+    own = [name_of(each) for each in measured if callable(each)]
+    if own and executor in ("ray", "slurm"):
+        raise UsageError(
+            f"{own[0]} is in this process only, and executor {executor} measures on other hosts: put it into "
+            f'a file of a folder that they share, and give "path/to/file.py:{own[0]}"'
+        )
 
 
 def _written(found: Any, folder: Path, family: Family | None) -> str:

@@ -102,6 +102,19 @@ def see_only(gpu: Gpu) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
 
 
+@contextmanager
+def seeing_only(gpu: Gpu) -> Iterator[None]:
+    """Let CUDA see only this GPU or MIG slice in the block, as `see_only` does."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    see_only(gpu)
+    try:
+        yield
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
 def usable_gpus() -> list[Gpu]:
     """Return the GPUs that CUDA may use in this process; of one in MIG mode its slices, each as a GPU.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from multiprocessing import resource_tracker
 
+from lightning_bench.machine.gpu import seeing_only
 from lightning_bench.machine.place_lock import hold
 from lightning_bench.run.executor import JobFinished, Slot, SlotEvent, SlotLost, Unit
 from lightning_bench.run.lane import Crew
@@ -59,14 +60,22 @@ class LocalExecutor:
 
 
 class LocalFleet:
-    """Slots of this machine, for one plan after the other."""
+    """Slots of this machine, for one plan after the other.
+
+    Until it is closed, CUDA sees the first of its GPUs only in this process, so that what is asked of "the
+    GPU" here is asked of a slot.
+    """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = tuple(slots)
+        self._stack = ExitStack()
+        if (gpu := slots[0].place.gpu) is not None:
+            self._stack.enter_context(seeing_only(gpu))
 
     def executor(self, crew: Crew) -> LocalExecutor:
         """Return what measures with such workers; UsageError if another process has a slot's device."""
         return LocalExecutor(self.slots, fair_share(crew, self.slots))
 
     def close(self) -> None:
-        """Do nothing: a slot is held by its executor."""
+        """Let CUDA see all GPUs again; a slot is held by its executor."""
+        self._stack.close()

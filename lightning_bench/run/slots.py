@@ -11,7 +11,7 @@ import psutil
 
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import describe_machine
-from lightning_bench.machine.gpu import Gpu, see_only, usable_gpus
+from lightning_bench.machine.gpu import Gpu, usable_gpus
 from lightning_bench.machine.place import Place
 from lightning_bench.run.executor import Slot
 from lightning_bench.run.lane import Crew
@@ -23,8 +23,7 @@ _MOST_PER_PROCESSOR = 4
 def local_slots(wanted: str) -> list[Slot]:
     """Return the slots that `all`, numbers or UUIDs of `lbench gpus` with commas, or `cpu:N` name.
 
-    GPUs must be of one kind. CUDA then sees the first of them only in this process, so that what is asked of
-    "the GPU" here is asked of a slot. `cpu:N` divides the processors that this process may use among N slots.
+    GPUs must be of one kind. `cpu:N` divides the processors that this process may use among N slots.
     Raise UsageError for anything else.
     """
     if wanted.strip().startswith("cpu"):
@@ -45,7 +44,6 @@ def local_slots(wanted: str) -> list[Slot]:
             f"--gpus {wanted}: {slots[0].name} is a {slots[0].machine.device_name} and {unlike.name} a "
             f"{unlike.machine.device_name}; a case would be measured on either: name GPUs of one kind"
         )
-    see_only(found[chosen[0]])
     return slots
 
 

@@ -62,10 +62,7 @@ def calibrate(
 
     limit = parse_share("--threshold", threshold)
     chosen = gpus.chosen(context, running.device)
-    if chosen.machine is not None and chosen.machine.device == "cpu":
-        raise UsageError(
-            f"--gpus {gpus.gpus}: slots of a CPU disturb each other; calibrate it without --gpus"
-        )
+    chosen.refuse_processors("calibrate it without --gpus")
     planner = Planner("speed", axes.overrides(), running.settings(machine=chosen.machine))
     plan = planner.plan(planner.load(suite))
     path = out or Path("results") / plan.machine.slug / f"{plan.suite}{SUFFIX}"

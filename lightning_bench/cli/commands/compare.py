@@ -14,7 +14,7 @@ from lightning_bench.cli.shared.axis_options import Axes
 from lightning_bench.cli.shared.common_options import Output, Running, parse_share
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
-from lightning_bench.cli.shared.slot_options import Chosen, GpuChoice
+from lightning_bench.cli.shared.slot_options import GpuChoice
 from lightning_bench.errors import ExitCode, UsageError
 from lightning_bench.words import choice, counted
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.comparison.result import Comparison
     from lightning_bench.comparison.sides import Side
+    from lightning_bench.run.chosen_slots import Chosen
 
 _VERDICT_PANEL = "Verdict"
 

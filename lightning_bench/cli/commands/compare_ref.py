@@ -20,8 +20,8 @@ from lightning_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.cli.shared.slot_options import Chosen
     from lightning_bench.comparison.sides import Side
+    from lightning_bench.run.chosen_slots import Chosen
     from lightning_bench.run.worktree import Checkout
 
 _REF_PANEL = "Measuring another commit (--ref)"

@@ -27,11 +27,12 @@ from lightning_bench.cli.shared.common_options import (
 )
 from lightning_bench.cli.shared.completion import list_of, one_of, provider_names, suites
 from lightning_bench.cli.shared.option_groups import grouped
-from lightning_bench.cli.shared.slot_options import Chosen, Slots
+from lightning_bench.cli.shared.slot_options import Slots
 from lightning_bench.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
+    from lightning_bench.run.chosen_slots import Chosen
     from lightning_bench.run.executor import Executor
     from lightning_bench.run.plan import Plan
     from lightning_bench.run.sanitizer import Sanitizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from lightning_bench.cli.shared.common_options import OUTPUT_PANEL, Output, Results, parse_share
 from lightning_bench.cli.shared.option_groups import grouped
+from lightning_bench.cli.shared.slot_options import GpuChoice
 from lightning_bench.errors import ExitCode, UsageError
 from lightning_bench.words import counted
 
@@ -16,12 +18,15 @@ if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
     from lightning_bench.machine import Machine
     from lightning_bench.record import Record
+    from lightning_bench.run.chosen_slots import Chosen
+    from lightning_bench.run.plan import Plan
     from lightning_bench.run.verify import Candidates, Verification
 
 
 @grouped
 def verify(
     *,
+    context: typer.Context,
     results: Results = None,
     sample: Annotated[int, typer.Option(metavar="N", min=1, help="How many rows to measure again.")] = 20,
     at_least: Annotated[
@@ -39,6 +44,7 @@ def verify(
             metavar="NAMES", help="file.py:NAME or hub:... of rows whose provider has no other name."
         ),
     ] = None,
+    gpus: GpuChoice,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -55,14 +61,16 @@ def verify(
     from lightning_bench.machine.scratch import scratch_folder
     from lightning_bench.record import read_rows
     from lightning_bench.record.lock import refuse_target
-    from lightning_bench.run.verify import candidates, found_providers, verification
+    from lightning_bench.run.verify import candidates, found_providers, plans, verification
     from lightning_bench.run.verify import sample as drawn
 
     limit = None if at_least is None else parse_share("--at-least", at_least)
     if out is not None:
         refuse_target(out)
     records = [row.record for row in read_rows(results or [Path("results")]).rows]
-    specs, machines = found_providers(provider or []), _machines()
+    slots = gpus.chosen(context, None)
+    slots.refuse_processors("verify its times without --gpus")
+    specs, machines = found_providers(provider or []), _machines(slots)
     found = candidates(records, machines, specs)
     if not found.records:
         raise UsageError(f"there is no time that can be measured again here{_left_out(found)}")
@@ -71,14 +79,18 @@ def verify(
     sink = output.sink()
     sink.note(f"{counted(len(chosen), 'row')} of {len(found.records)}, seed {number}{_left_out(found)}")
     with scratch_folder() as folder:
-        now = _measured(sink, chosen, machines, specs, out or folder / "verify.csv")
+        again = plans(chosen, machines, specs)
+        now = _measured(sink, again, slots, out or folder / "verify.csv")
     result = verification(chosen, now)
     _show(sink, result, number, out)
     if limit is not None and result.share < limit:
         raise typer.Exit(ExitCode.FOUND)
 
 
-def _machines() -> dict[str, Machine]:
+def _machines(slots: Chosen) -> dict[str, Machine]:
+    """Return the machine of each device whose times can be measured again: of the slots if there are any."""
+    if slots.machine is not None:
+        return {slots.machine.device: slots.machine}
     from lightning_bench.cli.shared.device import resolve_device
     from lightning_bench.machine import describe_machine
 
@@ -94,23 +106,23 @@ def _left_out(found: Candidates) -> str:
     return f"; left out: {'; '.join(parts)}{f'; and {more} more reasons' if more > 0 else ''}"
 
 
-def _measured(
-    sink: Sink, chosen: list[Record], machines: dict[str, Machine], specs: dict[str, str], path: Path
-) -> list[Record]:
+def _measured(sink: Sink, plans: Sequence[Plan], slots: Chosen, path: Path) -> list[Record]:
     from lightning_bench.cli.shared.busy import warn_if_busy
     from lightning_bench.record import ResultFile
     from lightning_bench.run.progress import make_watcher
-    from lightning_bench.run.sweep import run_sweep
-    from lightning_bench.run.verify import plans
+    from lightning_bench.run.sweep import crew_of, run_sweep
 
     now: list[Record] = []
     with ResultFile(path, fresh=True) as file:
         if file.moved:
             sink.say(f"the earlier results are now {file.moved}")
-        for plan in plans(chosen, machines, specs):
-            warn_if_busy(sink, plan.device)
-            with make_watcher(sink.err, f"{plan.suite} again", quiet=sink.quiet) as watcher:
-                now += run_sweep(plan, file, watcher).records
+        for plan in plans:
+            warn_if_busy(sink, plan.device, slots.gpus)
+            with (
+                slots.executor(crew_of(plan)) as executor,
+                make_watcher(sink.err, f"{plan.suite} again", quiet=sink.quiet) as watcher,
+            ):
+                now += run_sweep(plan, file, watcher, executor=executor).records
         file.check_unchanged()
     return now
 

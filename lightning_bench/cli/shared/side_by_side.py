@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_bench.cli.shared.sink import Sink
-    from lightning_bench.cli.shared.slot_options import Chosen
+    from lightning_bench.run.chosen_slots import Chosen
     from lightning_bench.run.plan import Plan
 
 

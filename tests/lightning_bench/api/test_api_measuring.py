@@ -21,6 +21,8 @@ import lightning_bench as lb
 from lightning_bench.api.arguments import SpeedOptions
 from lightning_bench.case import FAMILIES
 from lightning_bench.record import ResultFile
+from lightning_bench.run import chosen_slots
+from tests.support.fake_slots import fake_gpu_slots
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 from tests.support.session_kernels import Mine, attn, no_mask
@@ -156,6 +158,21 @@ def test_memory_and_what_is_kept_of_it() -> None:
     del result
     gc.collect()
     assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_several_gpus_and_shards_of_a_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen_slots, "local_slots", lambda wanted: {"0,1": fake_gpu_slots(2)}[wanted])
+    of_all: Any = {"seq_len": [32, 64, 96, 128], "direction": "fwd", "head_dim": 16, "progress": False}
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    whole = lb.check(attn, family="softmax", gpus=[0, 1], **of_all)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+    assert sorted(whole.df["seq_len"]) == [32, 64, 96, 128]
+    assert set(whole.df["gpu_uuid"]) == {"digits-0", "digits-1"}
+    assert set(whole.df["executor"]) == {"local 2"}
+    part = lb.check(attn, family="softmax", shard="2/2", device="cpu", **of_all)
+    assert list(part.df["seq_len"]) == [64, 128]
+    assert set(part.df["executor"]) == {""}
 
 
 @pytest.mark.slow
@@ -303,6 +320,13 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
         (lambda: lb.speed("sdpa-math", time_limit_s=cast("int", "9")), "time_limit_s '9' is no time limit"),
         (lambda: lb.speed("sdpa-math", quick=cast("bool", "no")), "quick 'no' is neither True nor False"),
         (lambda: lb.check("sdpa-math", fresh=cast("bool", 0)), "fresh 0 is neither True nor False"),
+        (lambda: lb.speed("sdpa-math", ranks=0), "ranks: 0 is not allowed; allowed: an integer from 1"),
+        (lambda: lb.speed("sdpa-math", shard="3/2"), "shard '3/2' is no part of a sweep; allowed: "),
+        (lambda: lb.speed("sdpa-math", shard=cast("str", 2)), "shard 2 is no text"),
+        (lambda: lb.speed("sdpa-math", gpus="cpu:0"), "gpus 'cpu:0' is not known; allowed for a CPU: cpu:1"),
+        (lambda: lb.speed("sdpa-math", gpus="cpu:1", device="cpu"), "gpus and executor do not go with"),
+        (lambda: lb.speed("sdpa-math", executor=cast("Any", "dask")), "executor 'dask' is not known; allow"),
+        (lambda: lb.check(attn, family="softmax", executor="ray"), "attn is in this process only, and exec"),
         (lambda: lb.speed("sdpa-math", layout="bnhd"), "layout goes only with family"),
         (lambda: lb.speed(suite="quikc"), "there is no suite `quikc` (did you mean `quick`?)"),
         (lambda: lb.speed([attn, "x/y.py:attn"], family="softmax"), "x/y.py does not exist"),

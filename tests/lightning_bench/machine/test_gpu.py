@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import describe_machine, detect_device
-from lightning_bench.machine.gpu import cuda_gpu, use_gpu, visible_gpus
+from lightning_bench.machine.gpu import cuda_gpu, usable_gpus, use_gpu, visible_gpus
 from lightning_bench.machine.identity import identity
 from lightning_bench.machine.place_lock import hold
 from lightning_bench.measure.device.clocks import NoClocks, NvmlClocks, make_clocks
+from lightning_bench.run.chosen_slots import choose_slots
 from lightning_bench.run.slots import local_slots
 from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, NvmlError, fake_torch
 
@@ -188,7 +190,20 @@ class TestSlots:
         assert [slot.machine.gpu_uuid for slot in slots] == list(map(identity, uuids))
         assert [slot.machine.power_limit_w for slot in slots] == [700 - int(uuid[4]) for uuid in uuids]
         assert {slot.executor for slot in slots} == {f"local {len(uuids)}"}
-        assert cuda_gpu().uuid == uuids[0], "what is asked of the GPU here is asked of a slot"
+
+    @pytest.mark.parametrize("visible", [None, "2,1"])
+    def test_what_is_asked_of_the_gpu_is_asked_of_a_slot_until_all_are_given_back(
+        self, gpus: Any, visible: str | None
+    ) -> None:
+        gpus(*(Board(H200, f"GPU-{number}aaa") for number in range(3)), visible=visible)
+        before = usable_gpus()
+        with closing(choose_slots("1")) as chosen:
+            assert chosen.gpus == [before[1]]
+            assert [cuda_gpu()] == usable_gpus() == [before[1]]
+            assert chosen.machine is not None
+            assert chosen.machine.gpu_uuid == identity("GPU-1aaa")
+        assert usable_gpus() == before
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
     def test_a_worker_enters_its_gpu(self, gpus: Any) -> None:
         gpus(H200, H200)

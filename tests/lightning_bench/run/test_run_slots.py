@@ -9,45 +9,28 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from lightning_bench.machine import describe_machine
-from lightning_bench.machine.gpu import Gpu
-from lightning_bench.machine.place import Place
 from lightning_bench.machine.place_lock import hold, holder
 from lightning_bench.record import Record, ResultFile, read_records
-from lightning_bench.run.executor import Slot
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.local_executor import LocalExecutor
 from lightning_bench.run.pairs import Tree, pair_crew, run_pairs
 from lightning_bench.run.plan import Plan
 from lightning_bench.suite import load_suite
+from tests.support.fake_slots import OWN, fake_gpu_slots
 from tests.support.gpu_visits import assert_one_at_a_time, visits
 from tests.support.patience import PATIENCE_S
 from tests.support.workspace import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
-# Tests of other checkouts on this machine must not have the same devices.
-OWN = f"{os.getpid()}"
 OWN_LOCKS = f"from lightning_bench.machine import place_lock; place_lock._NAMESPACE = 'tests {OWN}'"
 LENGTHS = [32, 64, 96, 128, 160, 192]
-
-
-def slots(count: int) -> list[Slot]:
-    """Return slots whose workers run on the CPU and are told of a GPU that no machine has."""
-    gpus = [
-        Gpu("NVIDIA H200", "9.0", "570.1", f"GPU-{number}-{OWN}", f"GPU-{number}-{OWN}")
-        for number in range(count)
-    ]
-    machine = describe_machine("cpu")
-    return [
-        Slot(f"GPU {number}", replace(machine, gpu_uuid=f"digits-{number}"), Place(gpu), f"local {count}")
-        for number, gpu in enumerate(gpus)
-    ]
 
 
 def keys(records: list[Record]) -> Counter[tuple[str, ...]]:
@@ -58,7 +41,7 @@ def measured(workspace: Any, count: int) -> list[Record]:
     """Sweep the same cases on so many slots into a new file, in which a worker kills itself once."""
     suite = workspace.suite(["Visits", "KilledOnce"], seq_len=LENGTHS)
     workspace.out.unlink(missing_ok=True)
-    with closing(LocalExecutor(slots(count), Crew("cpu"))) as executor:
+    with closing(LocalExecutor(fake_gpu_slots(count), Crew("cpu"))) as executor:
         summary = workspace.sweep(suite, executor=executor)
     assert summary.slots == count
     rows: list[Record] = read_records(workspace.out)
@@ -90,7 +73,7 @@ def test_a_worker_that_waits_is_no_reason_to_wait_for_close(workspace: Any, wait
             workspace.appears("waiting")
             raise InterruptsError
 
-    with pytest.raises(InterruptsError), closing(LocalExecutor(slots(2), Crew("cpu"))) as executor:
+    with pytest.raises(InterruptsError), closing(LocalExecutor(fake_gpu_slots(2), Crew("cpu"))) as executor:
         workspace.sweep(suite, executor=executor, watcher=_watcher(entered))
     wait_gone(int((workspace.folder / "waiting").read_text()))
     (workspace.folder / "waiting").unlink()
@@ -104,7 +87,7 @@ def test_both_sides_of_a_shape_are_measured_on_one_gpu(workspace: Any) -> None:
     plan = Plan.of(load_suite(suite), "check", describe_machine("cpu"))
     crew = pair_crew(plan, [None, None])
     with ExitStack() as stack:
-        executor = stack.enter_context(closing(LocalExecutor(slots(2), crew)))
+        executor = stack.enter_context(closing(LocalExecutor(fake_gpu_slots(2), crew)))
         files = [stack.enter_context(ResultFile(workspace.folder / f"{name}.csv")) for name in "ab"]
         trees = [Tree(plan, None, file, file.path.stem) for file in files]
         run_pairs(trees, 6, _watcher(lambda *_: None), executor)

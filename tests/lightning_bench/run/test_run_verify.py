@@ -12,6 +12,7 @@ import pytest
 
 from lightning_bench.machine import describe_machine
 from lightning_bench.record import Record, ResultFile, read_records
+from lightning_bench.run import chosen_slots
 from lightning_bench.run.verify import (
     Repetition,
     Verification,
@@ -21,6 +22,7 @@ from lightning_bench.run.verify import (
     sample,
     verification,
 )
+from tests.support.fake_slots import fake_gpu_slots
 from tests.support.workspace import Ran, Workspace
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
@@ -137,6 +139,37 @@ def test_the_command_measures_again_and_exits_by_the_share(
     told = json.loads(ran.out)
     assert (told["rows"], told["inside"]) == (1, 1 - code)
     assert told["repetitions"][0]["now_ms"] == read_records(again)[0].median_ms
+
+
+@pytest.mark.slow
+def test_rows_are_measured_again_on_several_slots(
+    workspace: Workspace, lbench: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.out.unlink(missing_ok=True)
+    workspace.sweep(workspace.suite(["Good"], seq_len=[32, 64], name="two"), "speed")
+    rows = read_records(workspace.out)
+    path, again = workspace.folder / "two.csv", workspace.folder / "two-again.csv"
+    with ResultFile(path) as file:
+        for record in rows:
+            file.append(replace(record, status="ok", ci_low_ms=1e-6, ci_high_ms=1e6))
+    monkeypatch.setattr(chosen_slots, "local_slots", lambda wanted: fake_gpu_slots(2))
+    ran = lbench(
+        "verify", path, "--provider", f"{workspace.zoo}:Good", "--out", again, "--json", "--gpus", "all"
+    )
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["inside"] == len(rows) == 2
+    new = read_records(again)
+    assert {record.executor for record in new} == {"local 2"}
+    assert {record.gpu_uuid for record in new} == {"digits-0", "digits-1"}
+
+
+def test_slots_of_a_cpu_verify_nothing(tmp_path: Path, lbench: Callable[..., Ran]) -> None:
+    path = tmp_path / "own.csv"
+    with ResultFile(path) as file:
+        file.append(row())
+    ran = lbench("verify", path, "--gpus", "cpu:2")
+    assert ran.code == 2
+    assert "--gpus cpu:2: slots of a CPU disturb each other; verify its times without --gpus" in ran.err
 
 
 def test_nothing_to_measure_again_is_bad_usage(tmp_path: Path, lbench: Callable[..., Ran]) -> None:
