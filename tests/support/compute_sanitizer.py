@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 CLEAN = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+FORKS = False
 # From the manual, "memcheck_demo Output with Memcheck (Debug Build)", without its backtraces.
 OUT_OF_BOUNDS = """\
 ========= COMPUTE-SANITIZER
@@ -43,14 +44,28 @@ FIRST = (
 )
 
 
-def install(folder: Path, *logs: str) -> Path:
-    """Put the program into a folder, with the logs of its first calls, and return its path."""
+def install(folder: Path, *logs: str, forks: bool = True) -> Path:
+    """Put the program into a folder, with the logs of its first calls, and return its path.
+
+    It forks what it runs from the server of the tests, unless what it has started is of interest.
+    """
     program = folder / "compute-sanitizer"
-    program.write_text(f"#!{sys.executable}\n{Path(__file__).read_text()}")
+    program.write_text(
+        f"#!{sys.executable}\n{Path(__file__).read_text()}".replace("FORKS = False", f"FORKS = {forks}", 1)
+    )
     program.chmod(0o755)
     for number, text in enumerate(logs, start=1):
         (folder / f"log-{number}").write_text(text)
     return program
+
+
+def run(command: list[str]) -> int:
+    """Run `python -c CODE REQUEST` with all descriptors of this process and return its exit code."""
+    if not FORKS:
+        return subprocess.run(command, close_fds=False, check=False).returncode
+    from tests.support.forked_workers import run_on_descriptors
+
+    return run_on_descriptors(command[-2], json.loads(command[-1]))
 
 
 def main() -> int:
@@ -62,7 +77,7 @@ def main() -> int:
     with (here / "calls.jsonl").open("a") as calls:
         kept = os.environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING")
         calls.write(json.dumps([options, kept]) + "\n")
-    code = subprocess.run(words[start:], close_fds=False, check=False).returncode
+    code = run(words[start:])
     number = len((here / "calls.jsonl").read_text().splitlines())
     planned = here / f"log-{number}"
     text = planned.read_text() if planned.exists() else CLEAN

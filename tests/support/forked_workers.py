@@ -32,8 +32,11 @@ FORKING_LBENCH = [sys.executable, "-c", f"{FORKED}\nfrom lightning_bench.cli imp
 """`lbench` that forks its workers, from the server of a test that has the fixture `forked_workers`."""
 _CAPTURE = "lightning_bench.profile.capture.child"
 _SERVER = "LBENCH_TEST_FORK_SERVER"
-_PRELOADED = ["lightning_bench.measure.bench", "lightning_bench.run.worker", "lightning_bench.cli.app"]
-_PRELOADED += ["lightning_bench.comparison.judge"]
+# Not pandas: the memory of its pyarrow would count to what workers may allocate.
+_PRELOADED = [
+    f"lightning_bench.{module}"
+    for module in ("measure.bench", "run.worker", "run.sweep", "comparison.judge", "cli.app")
+]
 
 
 class _Context(ForkServerContext):
@@ -175,16 +178,48 @@ def _capture(files: list[str], environment: Mapping[str, str], output: Any, read
     runpy.run_module(_CAPTURE, run_name="__main__", alter_sys=True)
 
 
+def run_on_descriptors(code: str, request: dict[str, Any]) -> int:
+    """Run `python -c CODE REQUEST` of a worker that has a descriptor of its parent, in a forked process.
+
+    Return its exit code. Its output is that of this process.
+    """
+    fork_workers()
+    shared = [
+        Connection(os.dup(number), writable=number == request["descriptor"])
+        for number in (request["descriptor"], 1, 2)
+    ]
+    process = _Context().Process(target=_on_descriptors, args=(code, request, *shared))
+    process.start()
+    for connection in shared:
+        connection.close()
+    os.close(request["descriptor"])
+    process.join()
+    return int(process.exitcode)
+
+
+def _on_descriptors(code: str, request: dict[str, Any], connection: Any, out: Any, err: Any) -> None:
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    descriptor = os.dup(connection.fileno())
+    for each in (connection, out, err):
+        each.close()
+    sys.argv = ["-c", json.dumps(request | {"descriptor": descriptor})]
+    exec(code, {"__name__": "__main__"})
+
+
 def run_forked(
-    *arguments: str | Path, folder: Path, environment: Mapping[str, str] | None = None
+    *arguments: str | Path, folder: Path, environment: Mapping[str, str] | None = None, code: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run `lbench` with these arguments to its end, in a forked process that forks its workers."""
+    """Run `lbench` with these arguments to its end, in a forked process that forks its workers.
+
+    `code` runs before it in its process.
+    """
     undo = fork_workers()
     try:
         with TemporaryDirectory() as streams:
             given = [str(argument) for argument in arguments]
             values = dict(os.environ if environment is None else environment)
-            process = _Context().Process(target=_command, args=(given, values, folder, Path(streams)))
+            process = _Context().Process(target=_command, args=(given, values, folder, Path(streams), code))
             process.start()
             process.join(PATIENCE_S)
             if process.exitcode is None:
@@ -195,7 +230,9 @@ def run_forked(
     return subprocess.CompletedProcess(given, process.exitcode, out, err)
 
 
-def _command(arguments: list[str], environment: Mapping[str, str], folder: Path, streams: Path) -> None:
+def _command(
+    arguments: list[str], environment: Mapping[str, str], folder: Path, streams: Path, code: str
+) -> None:
     from lightning_bench.cli import main
 
     shared = os.environ[_SERVER]
@@ -211,4 +248,5 @@ def _command(arguments: list[str], environment: Mapping[str, str], folder: Path,
     sys.stderr = open(2, "w", closefd=False, errors="backslashreplace", buffering=1)  # noqa: SIM115
     sys.argv = ["lbench", *arguments]
     fork_workers()
+    exec(code, {"__name__": "__main__"})
     main()

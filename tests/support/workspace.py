@@ -111,13 +111,9 @@ class Workspace:
         )
 
     def run(self, *arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
-        """Run `lbench` to its end: in a forked process or, where `code` runs before it, like `start`."""
-        if not code:
-            told = {name: value for name, value in os.environ.items() if name not in TOLD_TO_DISPLAYS}
-            return run_forked(*arguments, folder=self.folder, environment=told)
-        process = self.start(*arguments, code=code)
-        out, err = process.communicate(timeout=PATIENCE_S)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        """Run `lbench` to its end, in a forked process; `code` runs before it."""
+        told = {name: value for name, value in os.environ.items() if name not in TOLD_TO_DISPLAYS}
+        return run_forked(*arguments, folder=self.folder, environment=told, code=code)
 
     def call(self, *arguments: str | Path) -> Ran:
         """Run `lbench` with these arguments in this process, as one that knows no file, and in the folder."""

@@ -303,7 +303,7 @@ class TestSweep:
     ) -> None:
         monkeypatch.setenv("VANDAL_PID", str(new_workspace.folder / "pid"))
         suite = new_workspace.suite([f"{SUPPORT}/vandals.py:LeavesAChild"])
-        program = str(install(new_workspace.folder))
+        program = str(install(new_workspace.folder, forks=False))
         (row,) = new_workspace.sweep(suite, sanitizer=Sanitizer("memcheck", program)).records
         assert row.status == "ok"
         assert "it left a child process running" in row.reason
@@ -313,7 +313,7 @@ class TestSweep:
         import psutil
 
         suite = new_workspace.suite(["Sleeps"], limits={"time_limit_s": 5.0})
-        program = str(install(new_workspace.folder))
+        program = str(install(new_workspace.folder, forks=False))
         (row,) = new_workspace.sweep(suite, sanitizer=Sanitizer("memcheck", program)).records
         assert row.status == "timeout"
         assert row.checks == "memcheck: no report"
