@@ -171,6 +171,8 @@ class _Bench:
         ready.clear()
         self._others.clear()
         for case, provider in alone:
+            if self._ranked is not None:
+                self._ranked.forget()
             self.session.release()
             self.session.assert_clean(self._own_bytes())
             with self.outcomes.of(case):
@@ -178,7 +180,8 @@ class _Bench:
 
     def _own_bytes(self) -> int:
         references = sum(reference.held_bytes for reference in self._references.values())
-        return references + self._inputs.held_bytes
+        parts = 0 if self._ranked is None else self._ranked.held_bytes
+        return references + self._inputs.held_bytes + parts
 
     def _prepare(self, case: Case, provider: Provider) -> tuple[Gated, Task]:
         """Take a case through the gate and warm it up."""

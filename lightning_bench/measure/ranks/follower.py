@@ -6,6 +6,7 @@ import pickle
 import sys
 import traceback
 
+import torch
 from torch import distributed
 
 from lightning_bench.machine.guardian import die_with_parent
@@ -19,6 +20,8 @@ def main() -> int:
     request: RankRequest = pickle.load(sys.stdin.buffer)
     rank, folder, cases = request.rank, request.folder, request.cases
     try:
+        if cases[0].shape.device == "cuda":
+            torch.cuda.set_device(rank.number)  # before a library makes itself at home on the first one
         providers = {case.provider: get_provider(case.provider) for case in cases}
         for provider in providers.values():
             provider.load()

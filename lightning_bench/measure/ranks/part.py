@@ -28,7 +28,7 @@ from lightning_bench.providers.registry.base import Provider
 
 Result = TypeVar("Result")
 NamedTensors = dict[str, Tensor]
-What = Literal["build", "renew", "results", "sample", "call", "memory", "end"]
+What = Literal["build", "renew", "results", "sample", "call", "memory", "forget", "end"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,15 @@ class RankPart:
         case = self._cases[case_id]
         provider = self._providers[case.provider]
         self._calls[case_id] = self._agreed(lambda: direction_call(provider, self._inputs, case.direction))
+
+    def forget(self) -> None:
+        """Drop all calls, with the graphs of their backward passes."""
+        self._calls.clear()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of this rank's inputs."""
+        return self._inputs.held_bytes
 
     def renew(self, case_id: str, whole: InputSet | None) -> None:
         """Compute again what the call starts from."""
@@ -250,6 +259,8 @@ def follow_calls(request: RankRequest, providers: Mapping[str, Provider]) -> Non
                     part.timer.call(part.fn(name), _OtherWatch(part, name))
                 case "memory":
                     part.memory(name, None)
+                case "forget":
+                    part.forget()
                 case "end":
                     return
         except AgreedEndError:

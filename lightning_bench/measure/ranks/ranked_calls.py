@@ -81,8 +81,20 @@ class RankedCalls:
         needed = renew if case.direction == "bwd" else _nothing
         return _RankedCall(fn, lambda: kept(case.id), needed, whole=whole)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the first rank has of its own beside the whole inputs."""
+        return self._part.held_bytes
+
+    def forget(self) -> None:
+        """Have every rank drop its calls: those that were built before cannot be made any more."""
+        self._of_fn.clear()
+        with self._together("forget"):
+            self._part.forget()
+
     def memory(self, case: Case, inputs: InputSet) -> CallMemory:
         """Measure the memory of one call, of the rank with the most. Raise CaseEnded if there is none."""
+        self.forget()  # what a call needs is measured, not what others have kept
         with self._together("memory", case.id):
             return self._part.memory(case.id, inputs)
 
@@ -109,7 +121,7 @@ class RankedCalls:
             self._team.first.told(Command("end"))
 
     @contextmanager
-    def _together(self, what: What, case_id: str, count: int = 0) -> Iterator[None]:
+    def _together(self, what: What, case_id: str = "", count: int = 0) -> Iterator[None]:
         if self._lost:
             raise PoisonedError(self._lost)
         try:

@@ -136,3 +136,34 @@ def test_short_is_timed_and_says_why_a_cpu_has_no_graph(rows: Callable[..., list
     assert all("graph" in r.reason and r.median_ms for r in found)
     again = rows(*of, "--direction", "fwd", "--batch", "1", "--no-graph", "--fresh")
     assert not any("graph" in r.reason for r in again)
+
+
+def test_sequences_lie_on_one_rank_or_two(lbench: Lbench, tmp_path: Path) -> None:
+    out = tmp_path / "ranks.csv"
+    axes = (*SMALL, "--heads", "2", "--layer", "79 of 80", "--seq-len", "33,64", "--direction", "fwd_bwd")
+    command = ("check", "context-parallel", *axes, "--ranks", "1,2", "--out", out)
+    ran = lbench(*command, "--provider", "lightning2-torch,context-parallel-torch")
+    assert ran.code == 0, ran.err
+    rows = read_records(out)
+    assert [(row.provider, row.ranks, row.seq_len, row.status) for row in rows] == [
+        ("lightning2-torch", None, 33, "ok"),
+        ("lightning2-torch", None, 64, "ok"),
+        ("context-parallel-torch", 2, 33, "ok"),
+        ("context-parallel-torch", 2, 64, "ok"),
+    ]
+    assert rows[-1].case_id.endswith("/b1-h2-n64-d16-e16-fp32-cpu-layer79of80-ranks2")
+    assert {row.checks for row in rows} == {"2 of 2 pairs; outliers inputs again"}
+    assert all(0 < (row.error_dk or 0) < (row.error_budget or 0) for row in rows)
+    again = lbench(*command, "--provider", "lightning2-torch,context-parallel-torch")
+    assert "4 cases, 4 of them recorded already" in again.err
+    assert read_records(out) == rows
+
+
+def test_who_takes_whole_sequences_is_on_no_ranks(lbench: Lbench, tmp_path: Path) -> None:
+    out = tmp_path / "whole.csv"
+    axes = (*SMALL, "--seq-len", "64", "--direction", "fwd")
+    ran = lbench("check", "quick", *axes, "--ranks", "2", "--provider", "sdpa-math", "--out", out)
+    assert ran.code == 0, ran.err
+    assert [(row.status, row.reason) for row in read_records(out)] == [
+        ("unsupported", "sdpa-math takes whole sequences, on one device: no --ranks")
+    ]
