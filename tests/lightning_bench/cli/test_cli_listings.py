@@ -25,6 +25,12 @@ Lbench = Callable[..., Any]
 PLAN = ["speed", "quick", "--device", "cpu", "--dry-run"]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the folder whose rows every plan would read."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.slow
 def test_suites(lbench: Lbench) -> None:
     rows = json.loads(lbench("suites", "--json").out)
