@@ -1,8 +1,9 @@
-"""Workers and commands that are forked from a process with torch, not started: torch is imported once.
+"""Processes that are forked from one with torch, not started: torch is imported once.
 
-They have the environment and the folder of the test, and end with it as spawned ones do. The process that
-they are forked from runs nothing else, so each is as fresh. What is left out is the start of Python: tests of
-how workers start, or of what a process inherits, keep to those that are spawned.
+Workers, whole commands, and the processes that ask providers what they declare and that take profiles. They
+have the environment and the folder of the test, and end with it as others do. The process that they are
+forked from runs nothing else, so each is as fresh. What is left out is the start of Python: tests of how
+processes start, of what they inherit and of how they are killed keep to those that are started.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def fork_workers() -> Callable[[], None]:
     The processes that this one starts, if they call this, fork theirs from the same server.
     """
     real, context = multiprocessing.get_context, _Context()
+    modules = probe.subprocess, profilers.subprocess
     if _SERVER in os.environ:
         _share(os.environ[_SERVER])
     else:
@@ -77,7 +79,7 @@ def fork_workers() -> Callable[[], None]:
 
     def undo() -> None:
         multiprocessing.get_context = real
-        probe.subprocess = profilers.subprocess = subprocess
+        probe.subprocess, profilers.subprocess = modules
 
     return undo
 
@@ -224,6 +226,7 @@ def run_forked(
             process.join(PATIENCE_S)
             if process.exitcode is None:
                 process.kill()
+                raise subprocess.TimeoutExpired(given, PATIENCE_S)
             out, err = (Path(streams, name).read_text() for name in ("out", "err"))
     finally:
         undo()
