@@ -98,6 +98,8 @@ def _started(folder: Path, stack: ExitStack, *, accounting: bool) -> dict[str, s
     _write(folder / "slurm.conf", _SLURM.format(**told).encode())
     _write(folder / "slurmdbd.conf", _SLURMDBD.format(**told).encode())
     _write(folder / "gres.conf", "".join(f"Name=gpu File={device}\n" for device in _DEVICES).encode())
+    # The other plugin wants a cgroup of its own even where nothing is put into one.
+    _write(folder / "cgroup.conf", b"CgroupPlugin=cgroup/v1\n")
     variables = {"SLURM_CONF": str(folder / "slurm.conf")}
 
     def start(*words: str) -> None:

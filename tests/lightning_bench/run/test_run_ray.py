@@ -26,6 +26,7 @@ from tests.support.workspace import Workspace, until
 ray = pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`): nothing of it is tested")
 pytestmark = pytest.mark.slow  # a cluster starts
 
+STORE = {"object_store_memory": 80 * 2**20}  # the least: a sweep keeps nothing in it
 LENGTHS = [32, 64, 96, 128, 160, 192]
 
 
@@ -36,10 +37,11 @@ def cluster() -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # how full this machine is decides no test
         patch.setenv("PYTHONPATH", str(ROOT))  # actors of these tests are classes of theirs
         started = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 1, "include_dashboard": False},
+            head_node_args={"num_cpus": 1, "include_dashboard": False, **STORE},
             shutdown_at_exit=False,
         )
         patch.setenv("RAY_ADDRESS", started.address)
@@ -50,7 +52,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def node(cluster: Any) -> Any:
     """Start a second node with one CPU and two GPUs that no machine has; the last test kills it."""
-    return cluster.add_node(num_cpus=1, num_gpus=2)
+    return cluster.add_node(num_cpus=1, num_gpus=2, **STORE)
 
 
 def test_a_cluster_without_a_gpu_says_so(cluster: Any, new_workspace: Workspace) -> None:
