@@ -96,7 +96,9 @@ class _OnRanks(BundledProvider):
         """Return why the function does not support this case, or None."""
         if not shape.is_split:
             plain = "lightning2" + self.name.removeprefix("context-parallel")
-            return f"{self.name} is {plain} on several ranks: give --ranks 2 or more"
+            return (
+                f"{self.name} is {plain} on several ranks: `lbench speed --ranks 2` and the like measure it"
+            )
         return super().unsupported(shape, direction)
 
     def config(self, shape: Shape, direction: Direction) -> str:

@@ -1,7 +1,7 @@
 """The ranks of cases that share devices of one host: the worker is the first, others follow it.
 
 The first rank measures, and says before each turn what all do. The environment of the other ranks is that of
-torchrun. A rank that ends before it is told ends the worker too, which could wait for it for ever.
+torchrun. A rank that fails ends the worker too, which could wait for it for ever.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class Team:
             process.kill()
 
     def watch(self) -> None:
-        """End this process if another rank ends unexpectedly, unless an error has told already."""
+        """End this process if another rank fails or is killed, unless an error has told already."""
         for number, process in self._others.items():
             name = f"rank {number}"
             threading.Thread(target=self._await_end, args=(name, process), name=name, daemon=True).start()
 
     def _await_end(self, name: str, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
-        if not self._ending.wait(_LONELY_S):
+        if code and not self._ending.wait(_LONELY_S):
             print(self.failure() or f"{name} ended with exit code {code}", file=sys.stderr, flush=True)
             os._exit(1)
 

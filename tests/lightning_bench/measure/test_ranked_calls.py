@@ -192,8 +192,8 @@ def test_ranks_need_a_gpu_each() -> None:
     ("name", "change", "reason"),
     [
         ("lightning2-torch", {}, "lightning2-torch takes whole sequences, on one device: no --ranks"),
-        (TORCH, {"ranks": 0}, f"{TORCH} is lightning2-torch on several ranks: give --ranks 2 or more"),
-        ("context-parallel", {"ranks": 0}, "context-parallel is lightning2 on several ranks: give --ranks"),
+        (TORCH, {"ranks": 0}, f"{TORCH} is lightning2-torch on several ranks: `lbench speed --ranks 2`"),
+        ("context-parallel", {"ranks": 0}, "context-parallel is lightning2 on several ranks: `lbench"),
         (TORCH, {"seq_len": 1}, "a rank would have no token: seq_len 1 on 2 ranks"),
     ],
 )
