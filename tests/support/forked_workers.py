@@ -72,7 +72,8 @@ def fork_workers() -> Callable[[], None]:
     else:
         context.set_forkserver_preload(_PRELOADED)
         _forkserver.ensure_running()
-        os.environ[_SERVER] = _forkserver._forkserver_address.replace("\0", "@")
+        key = getattr(_forkserver, "_forkserver_authkey", None) or b""  # of Python 3.14
+        os.environ[_SERVER] = f"{_forkserver._forkserver_address} {key.hex()}".replace("\0", "@")
     multiprocessing.get_context = lambda method=None: context if method == "spawn" else real(method)
     probe.subprocess = _Subprocess(_ForkedProbe)  # type: ignore[assignment]
     profilers.subprocess = _Subprocess(_forked_capture)  # type: ignore[assignment]
@@ -84,11 +85,12 @@ def fork_workers() -> Callable[[], None]:
     return undo
 
 
-def _share(address: str) -> None:
-    """Take the server at an address, which an ancestor keeps alive, instead of starting one."""
+def _share(server: str) -> None:
+    """Take the server that an ancestor has started and keeps alive."""
     if _forkserver._forkserver_address is None:
         _forkserver._forkserver_alive_fd = os.open(os.devnull, os.O_WRONLY)
-    _forkserver._forkserver_address = address.replace("@", "\0")
+    address, _, key = server.replace("@", "\0").rpartition(" ")
+    _forkserver._forkserver_address, _forkserver._forkserver_authkey = address, bytes.fromhex(key)
     _forkserver.ensure_running = resource_tracker.ensure_running
 
 

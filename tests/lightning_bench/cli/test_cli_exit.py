@@ -231,7 +231,7 @@ def test_a_sweep_whose_file_is_changed_under_it_does_not_pass(
 
 
 @pytest.mark.parametrize(
-    "words", ["suites", "suites quick --json", "report results/h200", "--help", "--version"]
+    "words", ["suites", "suites quick --json", "report results/h200/paper-memory.csv", "--help", "--version"]
 )
 def test_a_reader_that_goes_ends_it_quietly(new_workspace: Any, words: str) -> None:
     with new_workspace.start(
