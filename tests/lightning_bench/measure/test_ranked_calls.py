@@ -41,7 +41,7 @@ def zoo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(zoo: Path, session: Session) -> Run:
+def run(zoo: Path, session: Session, forked_ranks: None) -> Run:
     def measured(*names: str, metric: Metric = "speed", direction: Direction = "fwd") -> dict[str, Outcome]:
         outcomes: list[Outcome] = []
         cases = tuple(_case(zoo, name, direction) for name in names)
@@ -140,6 +140,7 @@ def test_a_rank_that_fails_ends_its_case_and_the_others(
 
 
 @pytest.mark.slow  # a process starts
+@pytest.mark.usefixtures("forked_ranks")
 def test_after_a_rank_has_died_the_process_measures_no_other_case(zoo: Path, session: Session) -> None:
     outcomes: list[Outcome] = []
     cases = tuple(_case(zoo, name, "fwd") for name in ("DiesEarly", TORCH))

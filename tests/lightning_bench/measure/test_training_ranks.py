@@ -108,7 +108,8 @@ def test_two_ranks_take_the_steps_of_one_process_with_both_texts(tmp_path: Path)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
 
 
-@pytest.mark.slow  # a process starts
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_ranks")
 def test_a_case_runs_on_ranks_of_its_own(session: Session) -> None:
     limits = Limits(sample_limit_s=0.1, min_samples=6, max_samples=6, ci_percent=50.0)
     outcomes: list[Outcome] = []
