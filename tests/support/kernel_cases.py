@@ -1,6 +1,8 @@
 """Without a GPU the kernels run in the Triton interpreter, which must be on before they are defined."""
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -115,6 +117,24 @@ def oracle(q, k, v, do, s):
 def slack(q):
     """Return what a budget is multiplied by: with few rows, a single score that cancels decides the norm."""
     return 1.0 if q.shape[:3].numel() >= 16 else 30.0
+
+
+_RUN_EACH = """
+import os, sys, torch
+for code in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        exec(code, {"__name__": "__main__"})
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(1)
+"""
+
+
+def run_each(*codes):
+    """Run each code in a process without an interpreter, forked from one that has imported torch alone."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", _RUN_EACH, *codes], check=True, env=environment)
 
 
 @pytest.fixture

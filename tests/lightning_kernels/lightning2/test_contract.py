@@ -1,6 +1,5 @@
 """What is refused, how it is said, and what an import takes."""
 
-import os
 import subprocess
 import sys
 from functools import partial
@@ -13,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import lightning_kernels as lk
 from lightning_kernels.lightning2 import tiles
+from tests.support.kernel_cases import run_each
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FULL = pytest.mark.parametrize(
@@ -224,16 +224,12 @@ def test_gpus_of_amd_are_refused(monkeypatch, name):
             call()
 
 
-def run_python(code):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
 def test_import_needs_neither_torch_nor_triton():
-    run_python(
+    code = (
         "import sys, lightning_kernels as lk; assert not {'torch', 'triton'} & set(sys.modules);"
         "assert set(lk.__all__) <= set(dir(lk))"
     )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_all_names_resolve():
@@ -244,19 +240,17 @@ def test_all_names_resolve():
 
 @pytest.mark.slow
 def test_torch_form_without_triton_and_cpu_tensors_without_interpreter():
-    run_python(
+    run_each(
         "import sys, torch, lightning_kernels as lk\n"
         "x = torch.ones(1, 1, 3, 16)\n"
         "try: lk.lightning_attn2(x, x, x)\n"
         "except ValueError as e: assert 'lightning_attn2_torch' in str(e)\n"
-        "else: raise SystemExit('CPU tensors were taken')\n"
-    )
-    run_python(
+        "else: raise SystemExit('CPU tensors were taken')\n",
         "import sys; sys.modules['triton'] = None\n"
         "import torch, lightning_kernels as lk\n"
         "x = torch.ones(1, 1, 3, 16)\n"
         "lk.lightning_attn2_torch(x, x, x); lk.lightning2_config(64, 64, torch.float16)\n"
         "try: lk.lightning_attn2(x, x, x)\n"
         "except ModuleNotFoundError as e: assert 'triton' in str(e)\n"
-        "else: raise SystemExit('no triton, no error')\n"
+        "else: raise SystemExit('no triton, no error')\n",
     )

@@ -1,9 +1,5 @@
 """One-token decoding against fp64: the kernel, interpreted where there is no GPU, and the plain form."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +7,7 @@ from hypothesis import strategies as st
 
 import lightning_kernels as lk
 from lightning_kernels import lightning_attn2_step, lightning_attn2_step_torch
-from tests.support.kernel_cases import make_inputs, relative_l2
+from tests.support.kernel_cases import make_inputs, relative_l2, run_each
 from tests.support.step_cases import DEVICE, both, make_state, make_token
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
@@ -161,26 +157,19 @@ def test_an_empty_batch_is_an_empty_result(step):
     assert step(*token, state=make_state(0, 2, 16, 8)).shape == (0, 2, 8)
 
 
-def run_python(code):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
 def test_cpu_tensors_without_interpreter_and_the_plain_form_without_triton():
-    run_python(
+    run_each(
         "import torch\n"
         "from lightning_kernels import lightning_attn2_step\n"
         "x = torch.ones(1, 1, 16)\n"
         "try: lightning_attn2_step(x, x, x, state=torch.zeros(1, 1, 16, 16))\n"
         "except ValueError as e: assert 'lightning_attn2_step_torch' in str(e)\n"
-        "else: raise SystemExit('CPU tensors were taken')\n"
-    )
-    run_python(
+        "else: raise SystemExit('CPU tensors were taken')\n",
         "import sys; sys.modules['triton'] = None\n"
         "import torch\n"
         "from lightning_kernels import lightning_attn2_step_torch\n"
         "x = torch.ones(1, 1, 16)\n"
-        "lightning_attn2_step_torch(x, x, x, state=torch.zeros(1, 1, 16, 16))\n"
+        "lightning_attn2_step_torch(x, x, x, state=torch.zeros(1, 1, 16, 16))\n",
     )
 
 
