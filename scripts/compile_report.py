@@ -201,7 +201,7 @@ def bitwise_variant(arch, dtype, head_dim, value_dim, features):
 
 def verify_variant(head_dim, value_dim, features):
     """Return the same for the kernel of drafts."""
-    block_e, warps = step.step_tile_of(STEP_STATES, head_dim, value_dim)
+    block_e = step.step_block_e(STEP_STATES, head_dim, value_dim)
     constants = {
         "GROUP": 1,
         "D": head_dim,
@@ -219,7 +219,7 @@ def verify_variant(head_dim, value_dim, features):
         "state_ptr": "*bf16" if "stochastic" in features else "*fp32", "seed_ptr": "*i64", "scale": "fp32",
         "index_ptr": "*i32", "accepted_ptr": "*i32",
     }  # fmt: skip
-    return verify.verify_kernel, constants, {"num_warps": warps}, types, f"{block_e=} {warps=}"
+    return verify.verify_kernel, constants, {"num_warps": verify._WARPS}, types, f"block_e={block_e}"
 
 
 def states_variant(arch, dtype, head_dim, value_dim, features):

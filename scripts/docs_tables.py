@@ -96,6 +96,14 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
         ROOT / "docs" / "train.md",
         _made_of(measured_tables.TRAINING_HEAD, measured_tables.training_lines),
     ),
+    "generation": (
+        ROOT / "docs" / "generate.md",
+        _made_of(measured_tables.GENERATION_HEAD, measured_tables.generation_lines),
+    ),
+    "energy": (
+        ROOT / "docs" / "energy.md",
+        _made_of(measured_tables.ENERGY_HEAD, measured_tables.energy_lines),
+    ),
     "context-measured": (
         ROOT / "docs" / "scale.md",
         _made_of(measured_tables.CONTEXT_HEAD, measured_tables.context_lines),

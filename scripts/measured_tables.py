@@ -15,6 +15,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 SERVING = RESULTS / "h200" / "serving-batches.csv"
 HOST = RESULTS / "h200" / "host-cost.csv"
 TRAINING = RESULTS / "h200" / "table1-train.csv"
+GENERATION = RESULTS / "h200" / "generate-generate.csv"
+ENERGY = RESULTS / "h200" / "paper-energy.csv"
 SWEEPS = RESULTS / "cpu" / "scale-simulation.csv"
 CONTEXT = RESULTS / "h200-x2" / "context-parallel.csv"
 SIZES = ("0.4b", "1b", "3b")
@@ -27,8 +29,12 @@ TRAINING_HEAD = (
     "n",
     *(f"{label} {size.upper()}" for size in SIZES for label in TRAINED),
 )
-RIVALS_HEAD = ("batch", "ours, ms", "× floor", "SGLang seg_la, ms", "its time over ours")
-RIVALS = "sglang-seg-la"
+GENERATION_HEAD = (
+    "model", "attention", "batch", "prompt", "new", "new tokens/s", "prefill, ms", "a step, ms",
+    "caches, MiB", "peak, GiB",
+)  # fmt: skip
+ENERGY_HEAD = ("attention", "a call, ms", "a call, mJ", "a token, µJ", "mean power, W", "windows differ by")
+RIVALS_HEAD = ("batch", "ours, ms", "× floor", "fastest rival, ms", "its time over ours")
 SWEEPS_HEAD = (
     "slots",
     "10,000 cases, min",
@@ -54,18 +60,18 @@ def serving_lines() -> Iterator[tuple[str, ...]]:
 
 
 def rival_lines() -> Iterator[tuple[str, ...]]:
-    """Yield each batch of the suites that serve: our fastest row beside SGLang's, in CUDA graphs if there."""
+    """Yield each batch of the suites that serve: our fastest row and a rival's, in CUDA graphs if there."""
     for suite in ("decode", "verify", "prefill", "mixed"):
         cells: dict[str, list[Record]] = {}
         for row in read_records(RESULTS / "h200" / f"{suite}-speed.csv"):
             if row.status == "ok":
                 cells.setdefault(_workload(suite, row), []).append(row)
         for workload, rows in cells.items():
-            rival = next(row for row in rows if row.provider.startswith(RIVALS))
             ours = min((row for row in rows if row.provider.startswith("lightning2")), key=_ms)
+            rival = min((row for row in rows if not row.provider.startswith("lightning2")), key=_ms)
             yield (
                 workload, f"{_ms(ours):.4f} (`{ours.provider}`)", f"{_ms(ours) / (ours.floor_ms or 1):.2f}",
-                f"{_ms(rival):.4f}", f"{_ms(rival) / _ms(ours):.2f}",
+                f"{_ms(rival):.4f} (`{rival.provider}`)", f"{_ms(rival) / _ms(ours):.2f}",
             )  # fmt: skip
 
 
@@ -111,6 +117,37 @@ def training_lines() -> Iterator[tuple[str, ...]]:
                 row = rows.get((line, size, n))
                 cells.append("–" if row is None else f"{row.tokens_per_s:,.0f} ({row.mfu_percent:.0f} %)")
         yield str(n), *cells
+
+
+def generation_lines() -> Iterator[tuple[str, ...]]:
+    """Yield each generation that was measured."""
+    rows = sorted(read_records(GENERATION), key=lambda r: (r.model, r.seq_len, r.batch, r.provider))
+    for r in rows:
+        if r.status != "ok":
+            yield (
+                r.model,
+                f"`{r.provider}`",
+                str(r.batch),
+                str(r.seq_len),
+                str(r.new_tokens),
+                r.status,
+                *4 * ("–",),
+            )
+            continue
+        yield (
+            r.model, f"`{r.provider}`", str(r.batch), str(r.seq_len), str(r.new_tokens),
+            f"{r.tokens_per_s:,.0f}", f"{r.prefill_ms:,.0f}", f"{r.decode_ms:.2f}", f"{r.cache_mib:,.0f}",
+            f"{(r.peak_mib or 0) / 1024:.1f}",
+        )  # fmt: skip
+
+
+def energy_lines() -> Iterator[tuple[str, ...]]:
+    """Yield what a call of each attention has needed beyond rest."""
+    for r in sorted(read_records(ENERGY), key=lambda r: r.call_mj or 0.0):
+        yield (
+            f"`{r.provider}`", f"{r.median_ms:.3f}", f"{r.call_mj:,.0f}", f"{1e3 * (r.token_mj or 0):.2f}",
+            f"{r.power_w:.0f}", f"{r.energy_spread_percent:.1f} %",
+        )  # fmt: skip
 
 
 def context_lines() -> Iterator[tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """The figures of README.md are those of the committed CSVs."""
 
+import csv
 import re
 
 import pytest
@@ -46,3 +47,18 @@ def test_serving_beside_sglang():
         ratios = [float(line[-1]) for line in lines if kind in line[0]]
         digits = len(figures[0].partition(".")[2])
         assert [f"{x:.{digits}f}" for x in (min(ratios), max(ratios))] == list(figures)
+
+
+def test_transformers_with_our_layers():
+    text = " ".join((ROOT / "docs" / "serving.md").read_text().split())
+    claim = re.search(
+        r"reads prompts ([\d.]+) to ([\d.]+) times as fast "
+        r"and decodes as fast \(([\d.]+) to ([\d.]+) times\)",
+        text,
+    )
+    assert claim is not None
+    with (ROOT / "results" / "h200" / "transformers-minimax.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["layers"] == "lightning_kernels"]
+    for phase, figures in (("prefill", claim.groups()[:2]), ("decode", claim.groups()[2:])):
+        ratios = [float(row["ratio_to_transformers"]) for row in rows if row["phase"] == phase]
+        assert (f"{min(ratios):.2f}", f"{max(ratios):.2f}") == figures

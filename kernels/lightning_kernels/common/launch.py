@@ -13,6 +13,7 @@ from .private_triton import LaunchGrid, direct_launch
 
 MOST_LAUNCHES = 4096
 """More would be kept for ever by calls that each have a sequence length of their own."""
+_MOST_SEQUENCES = 2**16 - 1
 _NOTHING = nullcontext()
 
 
@@ -40,6 +41,19 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     if device < 0 or device == current_device():
         return _NOTHING
     return torch.cuda.device(device)
+
+
+def sequence_grid(programs: int, sequences: int) -> LaunchGrid:
+    """Return the grid of a launch with so many programs for each sequence, one sequence after the other.
+
+    Raises:
+        ValueError: for more sequences than CUDA counts there.
+    """
+    if sequences > _MOST_SEQUENCES:
+        raise ValueError(
+            f"one call takes at most {_MOST_SEQUENCES} sequences, got {sequences}; give them in several calls"
+        )
+    return programs, sequences, 1
 
 
 class Launches:

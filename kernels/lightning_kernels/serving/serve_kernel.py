@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.allocate import unit_last_stride
-from ..common.launch import Launches, interpreted
+from ..common.launch import Launches, interpreted, sequence_grid
 from ..common.switches import invariant
 from ..lightning2.portable import block_weights, clear_rows, walk_blocks
 from ..lightning2.tiles import Tiles, serve_tiles, shared_limit
@@ -47,8 +47,8 @@ def serve_kernel(  # type: ignore[no-untyped-def]
     STOCHASTIC: tl.constexpr = seed_ptr is not None
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
-    head = tl.program_id(1)
-    sequence = pid // tiles_e
+    head = pid // tiles_e
+    sequence = tl.program_id(1)
     head64 = tl.cast(head, tl.int64)
     kv_head = tl.cast(head // GROUP, tl.int64)
     row_d = tl.arange(0, BLOCK_D)
@@ -164,7 +164,7 @@ def serve_kernel(  # type: ignore[no-untyped-def]
 
     if slot < 0:  # padding
         clear_rows(o_head_ptr, o_stride_n, col_e, e_ok, first, first + n, 0, 1, BLOCK)
-    sequences = tl.num_programs(0) // tiles_e  # and the rows of no sequence, which all share
+    sequences = tl.num_programs(1)  # and the rows of no sequence, which all share
     end = tl.load(bounds_ptr + sequences)
     clear_rows(o_head_ptr, o_stride_n, col_e, e_ok, end, tokens, sequence, sequences, BLOCK)
 
@@ -179,7 +179,8 @@ def serve(call: ServeCall) -> Tensor:
     """Compute o [tokens, heads, value_dim] and update the pool of a call, which has been checked.
 
     Raises:
-        ValueError: for tensors that are not on a GPU, unless the Triton interpreter is on.
+        ValueError: for more than 65535 sequences, or tensors that are not on a GPU, unless the Triton
+            interpreter is on.
     """
     q, k, v = (unit_last_stride(x) for x in call[:3])
     if not q.is_cuda and not interpreted(serve_kernel):
@@ -210,7 +211,7 @@ def serve(call: ServeCall) -> Tensor:
         blockwise, WALKED, tiles.precision,
     )  # fmt: skip
     options = (("num_warps", tiles.warps), ("num_stages", tiles.stages))
-    _launches((sequences * tiles.split_e, heads, 1), tensors, call.scale, rest, options)
+    _launches(sequence_grid(heads * tiles.split_e, sequences), tensors, call.scale, rest, options)
     return out
 
 

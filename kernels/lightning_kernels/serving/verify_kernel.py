@@ -11,13 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.allocate import unit_last_stride
-from ..common.launch import Launches, interpreted
+from ..common.launch import Launches, interpreted, sequence_grid
 from ..lightning2.tiles import padded
-from ..step.step_kernel import step_tile_of
+from ..step.step_kernel import step_block_e
 from ..step.token_walk import load_state, round_state, store_state, token_decay, walk_tokens
 from .drafts import Draft
 
 __all__ = ["verify"]
+
+_WARPS = 4
 
 
 @triton.jit(do_not_specialize=["scale", "tokens", "kept"])  # type: ignore[untyped-decorator]
@@ -37,8 +39,8 @@ def verify_kernel(  # type: ignore[no-untyped-def]
     STOCHASTIC: tl.constexpr = seed_ptr is not None
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
-    head = tl.program_id(1)
-    sequence = pid // tiles_e
+    head = pid // tiles_e
+    sequence = tl.program_id(1)
     batch = tl.cast(sequence, tl.int64)
     head64 = tl.cast(head, tl.int64)
     kv_head = tl.cast(head // GROUP, tl.int64)
@@ -96,7 +98,8 @@ def verify(draft: Draft, o: Tensor | None, name: str) -> None:
     """Put accepted tokens into the pool, and write o [b, tokens, heads, value_dim] of the draft, if any.
 
     Raises:
-        ValueError: for tensors that are not on a GPU, unless the Triton interpreter is on; `name` is called.
+        ValueError: for more than 65535 sequences, or tensors that are not on a GPU, unless the Triton
+            interpreter is on; `name` is called.
     """
     state = draft.state
     if not state.is_cuda and not interpreted(verify_kernel):
@@ -113,7 +116,7 @@ def verify(draft: Draft, o: Tensor | None, name: str) -> None:
     seeds = None if draft.rounding_seeds is None else draft.rounding_seeds.contiguous()
     batch, (heads, d, e) = draft.state_indices.shape[0], state.shape[1:]
     keys = next(x for x in (k, kept_k) if x is not None)
-    block_e, warps = step_tile_of(batch * heads, d, e)
+    block_e = step_block_e(batch * heads, d, e)
     if batch == 0:
         return
     indices = draft.state_indices.contiguous()
@@ -123,8 +126,8 @@ def verify(draft: Draft, o: Tensor | None, name: str) -> None:
         *_strides(q), *_strides(k), *_strides(v), *_strides(o), *_strides(kept_k), *_strides(kept_v),
         *state.stride()[:3], heads // keys.shape[2], d, e, padded(d), block_e, slopes is not None,
     )  # fmt: skip
-    grid, options = (batch * -(-e // block_e), heads, 1), (("num_warps", warps),)
-    _launches(grid, tensors, float(draft.scale), rest, options)
+    grid = sequence_grid(heads * -(-e // block_e), batch)
+    _launches(grid, tensors, float(draft.scale), rest, _OPTIONS)
 
 
 def _strides(x: Tensor | None) -> tuple[int, ...]:
@@ -132,3 +135,4 @@ def _strides(x: Tensor | None) -> tuple[int, ...]:
 
 
 _launches = Launches(verify_kernel)
+_OPTIONS = (("num_warps", _WARPS),)

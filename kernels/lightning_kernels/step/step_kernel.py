@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.allocate import unit_last_stride
-from ..common.launch import Launches, interpreted, on_device
+from ..common.launch import Launches, interpreted, on_device, sequence_grid
 from ..common.switches import invariant
 from .step_call import StepCall
 from .token_walk import load_state, load_token, round_state, store_state, token_decay, visit_token
@@ -59,8 +59,8 @@ def attention_step_kernel(  # type: ignore[no-untyped-def]
     tiles_e: tl.constexpr = (E + BLOCK_E - 1) // BLOCK_E
     pid = tl.program_id(0)
     first_e = (pid % tiles_e) * BLOCK_E
-    head = tl.program_id(1)
-    batch = tl.cast(pid // tiles_e, tl.int64)
+    head = pid // tiles_e
+    batch = tl.cast(tl.program_id(1), tl.int64)
     head64 = tl.cast(head, tl.int64)
     kv_head = tl.cast(head // GROUP, tl.int64)
     q_ptr += batch * q_stride_b + head64 * q_stride_h
@@ -135,7 +135,8 @@ class AttentionStep:
     Calling it updates states in place and returns o [b, hq, value_dim].
 
     Raises:
-        ValueError: for tensors that are not on a GPU, unless the Triton interpreter is on.
+        ValueError: for more than 65535 sequences, or tensors that are not on a GPU, unless the Triton
+            interpreter is on.
     """
 
     def __init__(self, call: StepCall) -> None:
@@ -156,7 +157,7 @@ class AttentionStep:
         strides = (*(unit_last_stride(x).stride()[:2] for x in (q, k, v)), (h * e, e), state.stride()[:3])
         block_e, warps = step_tile_of(b * h, d, e)
         self._options = (("num_warps", warps),)
-        self._grid = b * -(-e // block_e), h, 1
+        self._grid = sequence_grid(h * -(-e // block_e), b)
         self._rest = (
             *(stride for group in strides for stride in group),
             h // k.shape[1], d, e, _padded(d), block_e, slopes is not None,

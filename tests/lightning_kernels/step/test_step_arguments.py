@@ -199,3 +199,11 @@ def test_the_operator_decides_once_per_kind(monkeypatch):
     monkeypatch.setattr(decode_step, "unobserved", lambda _: True)
     lightning_attn2_step(*make_token(1, 2, 2, 16, 16, torch.float32), state=state)
     assert len(checked) == 1
+
+
+def test_more_sequences_than_a_grid_has_are_refused():
+    token = (x.expand(2**16, 1, 16) for x in make_token(1, 1, 1, 16, 16, torch.float32))
+    state = torch.zeros(1, 1, 16, 16, device=DEVICE)
+    nowhere = torch.full((2**16,), -1, dtype=torch.int32, device=DEVICE)
+    with pytest.raises(ValueError, match=r"at most 65535 sequences, got 65536; give them in several calls"):
+        lightning_attn2_step(*token, state=state, state_indices=nowhere)
