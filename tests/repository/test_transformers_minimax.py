@@ -19,6 +19,7 @@ def test_every_phase_has_a_row_for_both_kinds_of_layers(monkeypatch: pytest.Monk
     sizes = script.SIZES | {
         "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8,
         "num_attention_heads": 4, "num_key_value_heads": 2, "block_size": 16, "max_position_embeddings": 64,
+        "initializer_range": 0.02,
     }  # fmt: skip
     rows = list(script.measure("cpu", sizes, [(2, 20)]))
     assert [(row["phase"], row["layers"]) for row in rows] == [
