@@ -30,6 +30,7 @@ MEMORY = replace(PAIRS, slopes=(0.005, 0.0), outlier=0, backward=False)
 SLOW = replace(AHEAD, slopes=(0.001,))
 LASTING = replace(SLOW, exchange=True, dtype=torch.float16)
 DOCUMENTS = replace(LASTING, n=2200, bounds=(0, 64, 64, 2000, 2100), processors=16)
+VECTORS = replace(LASTING, initial=False, slopes=(0.003,))
 ONE_BLOCK = Trial(n=64, processors=1)
 SHALLOW = Trial(n=1024, head_dim=256, value_dim=64, heads=1, kv_heads=1, slopes=(0.05,), backward=False)
 
@@ -37,6 +38,7 @@ TRIALS = {
     "pairs": PAIRS, "boxes": BOXES, "ahead": AHEAD, "deep": DEEP, "wide": WIDE, "ragged": RAGGED,
     "grouped": GROUPED, "memory": MEMORY, "slow": SLOW, "lasting": LASTING, "documents": DOCUMENTS,
     "packed": PACKED, "padded": PADDED, "window": WINDOW,
+    "vectors": VECTORS,
     "one block": ONE_BLOCK, "shallow": SHALLOW, "steep": replace(WIDE, slopes=(1e30, 0.3)),
 }  # fmt: skip
 
@@ -237,9 +239,9 @@ EXCHANGES = (
            ("exchange", "range(exchange.earliest, exchange.segment, THREADS)",
                         "range(exchange.earliest, exchange.segment + 1, THREADS)")),
     mutant("a sum is announced before it is written", "lasting",
-           ("exchange", "        gl.store(exchange.sums_ptr",
+           ("exchange", "        left_at = exchange.sums_ptr",
                         "        _announce(exchange.flags_ptr + place + thread * 0)\n"
-                        "        gl.store(exchange.sums_ptr")),
+                        "        left_at = exchange.sums_ptr")),
     mutant("flags do not order memory", "lasting", ("exchange", "ld.acquire.gpu", "ld.relaxed.gpu")),
     mutant("a segment decays as a block", "lasting", ("state", "exchange.chunk * BLOCK)", "BLOCK)")),
     mutant("only the last sum counts", "lasting",
@@ -257,6 +259,16 @@ EXCHANGES = (
            ("kernel", "<= place - sequences:", "< place - sequences:")),
     mutant("two segments of a document have one place", "documents",
            ("exchange", "self.second + segment - 1)", "self.second + gl.minimum(segment, 1) - 1)")),
+    mutant("every second sum does not decay what is before it", "vectors",
+           ("exchange", "total * decay + two", "total + two")),
+    mutant("a sum that is not there is added", "vectors",
+           ("exchange", "gl.where(other < next_one, ", "gl.where(True, ")),
+    mutant("a sum comes back in another order", "vectors",
+           ("exchange", "(1, 4, 2, 0, 3, 5)", "(1, 5, 2, 0, 3, 4)")),
+    mutant("vectors are announced before they are written", "vectors",
+           ("exchange", "        left_at = exchange.sums_ptr",
+                        "        _announce(exchange.flags_ptr + place + thread * 0)\n"
+                        "        left_at = exchange.sums_ptr")),
 )  # fmt: skip
 MUTANTS = (
     *EXCHANGES, *WAITS, *FENCES, *EARLY_RELEASES, *DECAYS, *SEGMENTS, *PARITIES, *COUNTS, *MASKS, *OWNERS,

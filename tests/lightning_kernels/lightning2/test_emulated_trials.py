@@ -86,6 +86,11 @@ LASTING = [
 
 
 @pytest.mark.parametrize("trial", LASTING, ids=lambda trial: f"n{trial.n}")
+def test_segments_exchange_states_without_an_initial_state(trial):
+    assert run(replace(trial, initial=False), 0).announcements
+
+
+@pytest.mark.parametrize("trial", LASTING, ids=lambda trial: f"n{trial.n}")
 def test_segments_exchange_states(trial):
     assert run(trial, 0).announcements
     assert not run(replace(trial, exchange=False), 0).announcements

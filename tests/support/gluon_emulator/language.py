@@ -185,6 +185,8 @@ def modules(machine) -> SimpleNamespace:
         arange=arange, full=full, zeros=lambda shape, dtype, layout=None: full(shape, 0, dtype),
         zeros_like=lambda x: full(x.shape, 0, x.dtype), broadcast=broadcast,
         expand_dims=lambda x, axis: Tile(np.expand_dims(x.data, axis), x.dtype, x.reads),
+        reshape=lambda x, shape: Tile(x.data.reshape(shape), x.dtype, x.reads),
+        permute=lambda x, order: Tile(np.transpose(x.data, order), x.dtype, x.reads),
         convert_layout=lambda x, layout: x, inline_asm_elementwise=inline_asm_elementwise,
         load=memory.load, store=memory.store, program_id=lambda axis: integer(machine.program.number, 32),
         num_programs=lambda axis: integer(machine.grid[axis], 32),

@@ -89,11 +89,79 @@ def _await(flags, count):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
+@gluon.constexpr_function  # type: ignore[untyped-decorator]
+def _vector_layout(rows: int, columns: int) -> gl.DistributedLinearLayout:
+    """Return the layout of `_as_vectors`.
+
+    Of the low bits of the first index, five are the lane's and two the warp's.
+    """
+    count = rows * columns // 4
+    bases = [[1 << bit, 0] for bit in range(count.bit_length() - 1)]
+    return gl.DistributedLinearLayout(
+        reg_bases=[[0, 1], [0, 2], *bases[7:]],
+        lane_bases=bases[:5],
+        warp_bases=bases[5:7],
+        block_bases=[],
+        shape=[count, 4],
+    )
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _places_of_vectors(ROWS: gl.constexpr, COLUMNS: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Return where the elements of `_as_vectors` lie in a sum."""
+    layout: gl.constexpr = _vector_layout(ROWS, COLUMNS)
+    number = gl.arange(0, ROWS * COLUMNS // 4, gl.SliceLayout(1, layout))
+    return number[:, None] * 4 + gl.arange(0, 4, gl.SliceLayout(0, layout))[None, :]
+
+
+@gluon.jit
+def _as_vectors(state):  # type: ignore[no-untyped-def]
+    """Return a state as [·, 4] without moving it: a thread's four are in rows r and r + 8 and two columns."""
+    ROWS: gl.constexpr = state.shape[0]
+    COLUMNS: gl.constexpr = state.shape[1]
+    split = gl.permute(gl.reshape(state, [ROWS // 16, 2, 8, COLUMNS // 8, 4, 2]), (3, 0, 2, 4, 1, 5))
+    return gl.convert_layout(gl.reshape(split, [ROWS * COLUMNS // 4, 4]), _vector_layout(ROWS, COLUMNS))
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _from_vectors(  # type: ignore[no-untyped-def]
+    vectors, ROWS: gl.constexpr, COLUMNS: gl.constexpr, layout: gl.constexpr
+):
+    """Undo `_as_vectors`."""
+    split = gl.reshape(vectors, [COLUMNS // 8, ROWS // 16, 8, 4, 2, 2])
+    return gl.convert_layout(gl.reshape(gl.permute(split, (1, 4, 2, 0, 3, 5)), [ROWS, COLUMNS]), layout)
+
+
+@gluon.jit  # type: ignore[untyped-decorator]
+def _sum_of_vectors(exchange, decay, ROWS: gl.constexpr, COLUMNS: gl.constexpr):  # type: ignore[no-untyped-def]
+    """Add up the sums before a segment as vectors, two at a time where a thread has registers for two."""
+    SIZE: gl.constexpr = ROWS * COLUMNS
+    layout: gl.constexpr = _vector_layout(ROWS, COLUMNS)
+    tile = _places_of_vectors(ROWS, COLUMNS)
+    total = gl.zeros([SIZE // 4, 4], gl.float32, layout)
+    if SIZE <= 64 * 128:
+        for other in range(exchange.earliest, exchange.segment, 2):
+            next_one = gl.minimum(other + 1, exchange.segment - 1)
+            one = gl.load(exchange.sums_ptr + exchange.place(other).to(gl.int64) * SIZE + tile)
+            two = gl.load(exchange.sums_ptr + exchange.place(next_one).to(gl.int64) * SIZE + tile)
+            total = total * decay + one
+            total = gl.where(other < next_one, total * decay + two, total)
+    else:
+        for other in range(exchange.earliest, exchange.segment):
+            total = total * decay + gl.load(
+                exchange.sums_ptr + exchange.place(other).to(gl.int64) * SIZE + tile
+            )
+    return total
+
+
 @gluon.jit  # type: ignore[untyped-decorator]
 def exchanged(  # type: ignore[no-untyped-def]
     exchange, state, decay, initial_ptr, has_initial, extent, layout: gl.constexpr
 ):
     """Leave `state`, the sum of this segment, and return the state that enters the segment.
+
+    Sums go through memory in the order of registers, 16 bytes of a thread at a time, unless an initial state
+    is one of them, which lies there by rows.
 
     `layout` is the state's, and `decay` that of a segment. The initial state, whose place in memory is
     `extent`, counts where `earliest` is the first segment of the sequence.
@@ -107,7 +175,11 @@ def exchanged(  # type: ignore[no-untyped-def]
     thread = gl.arange(0, THREADS, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
     if exchange.leaves:
         place = exchange.place(exchange.segment)
-        gl.store(exchange.sums_ptr + place.to(gl.int64) * (ROWS * COLUMNS) + tile, state)
+        left_at = exchange.sums_ptr + place.to(gl.int64) * (ROWS * COLUMNS)
+        if initial_ptr is None:
+            gl.store(left_at + _places_of_vectors(ROWS, COLUMNS), _as_vectors(state))
+        else:
+            gl.store(left_at + tile, state)
         _announce(exchange.flags_ptr + place + thread * 0)
     for first in range(exchange.earliest, exchange.segment, THREADS):
         other = first + thread
@@ -115,12 +187,10 @@ def exchanged(  # type: ignore[no-untyped-def]
         place = exchange.place(gl.where(before, other, first))
         _await(exchange.flags_ptr + place, gl.where(before, THREADS, 0))
     barrier()
-    total = gl.zeros_like(state)
     if initial_ptr is None:
-        for other in range(exchange.earliest, exchange.segment):
-            sum_ptr = exchange.sums_ptr + exchange.place(other).to(gl.int64) * (ROWS * COLUMNS)
-            total = total * decay + gl.load(sum_ptr + tile)
+        total = _from_vectors(_sum_of_vectors(exchange, decay, ROWS, COLUMNS), ROWS, COLUMNS, layout)
     else:
+        total = gl.zeros_like(state)
         # One load for both: registers for two would be missing in the loops.
         for other in range(exchange.earliest - gl.where(has_initial, 1, 0), exchange.segment):
             given = other < exchange.earliest
