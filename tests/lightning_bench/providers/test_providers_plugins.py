@@ -22,6 +22,8 @@ from lightning_bench.providers import (
 from lightning_bench.providers.registry import plugins, probe
 from lightning_bench.run.plan import PlannedProvider
 
+pytestmark = pytest.mark.usefixtures("forked_workers")  # which declare
+
 MODULE = """\
 from lightning_bench.providers import Provider
 
@@ -170,7 +172,7 @@ def test_what_an_import_prints_is_not_printed_here(site: Path, capfd: pytest.Cap
 def test_one_process_answers_for_all_cases(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(site, "good-dist", "once", "once_plugin:Kernel", MODULE.format(name="once", dist="good-dist"))
     declared_provider("once")
-    monkeypatch.setattr("subprocess.Popen", None)
+    monkeypatch.setattr(probe.subprocess, "Popen", None)
     assert declared_provider("once").package == "good-dist"
 
 
