@@ -103,6 +103,11 @@ class Planner:
         elif sanitizer is not None:
             limits = limits.model_copy(update={"time_limit_s": SLOWDOWN * limits.time_limit_s})
         plan = Plan.of(suite, self.metric, self._machines[device], self.overrides)
+        if sanitizer is not None and any(case.shape.is_split for case in plan.cases):
+            raise UsageError(
+                f"--sanitizer {sanitizer.tool} watches one process, and suite {suite.name} has cases on "
+                "several ranks: give --ranks 1"
+            )
         return replace(
             plan,
             protocol=settings.protocol or suite.protocol,

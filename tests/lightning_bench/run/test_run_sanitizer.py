@@ -11,6 +11,7 @@ import pytest
 
 from lightning_bench.case import Case, Shape
 from lightning_bench.cli.commands.sweep import default_out
+from lightning_bench.errors import UsageError
 from lightning_bench.measure.job import Figures, Outcome
 from lightning_bench.record import Record, Status
 from lightning_bench.run import planner
@@ -231,6 +232,13 @@ class TestCommand:
         assert given.limits.time_limit_s == 50.0
         assert default_out(of_suite).name == "quick-check-racecheck.csv"
         assert default_out(without).name == "quick-check.csv"
+
+    def test_several_ranks_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(planner, "SANITIZED", "cpu")
+        settings = Settings(device="cpu", sanitizer=Sanitizer("memcheck", "/bin/compute-sanitizer"))
+        asked = planner.Planner("check", Overrides(ranks=(1, 2)), settings)
+        with pytest.raises(UsageError, match="memcheck watches one process, and suite quick has cases"):
+            asked.plan(asked.load("quick"))
 
 
 @dataclass(frozen=True)
