@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from scipy.special import stdtrit  # scipy.stats has it too, and takes half a second to import
-
 from lightning_bench.measure.job import Figures, Outcome
 from lightning_bench.record import AUTOTUNED
 from lightning_bench.record.row import log_deviation
@@ -71,6 +69,9 @@ def half_width(between: float, within: Sequence[float]) -> float:
     `between` is the standard deviation of the log medians of the processes, and `within` is how far each of
     them is known. Few processes that happen to agree are not taken to vary less than each is known.
     """
+    # A fifth of a second, for nothing where one process measures each case; scipy.stats takes longer.
+    from scipy.special import stdtrit
+
     count = len(within)
     least = math.sqrt(math.fsum(w * w for w in within) / count)
     quantile = float(stdtrit(count - 1, 0.5 + _CONFIDENCE / 2))
