@@ -31,7 +31,7 @@ FILES = [
 def calls(path: Path) -> list[list[str]]:
     """Return the words of each call, up to what the shell does with it."""
     found = []
-    for line in path.read_text().splitlines():
+    for line in re.sub(r"\\\n\s*", "", path.read_text()).splitlines():
         if path.suffix == ".md" and not re.match(r"\s*(- run: )?lbench ", line):
             continue
         for match in re.finditer(r"(?:\.venv/bin/|^|run: )lbench ([^#|&]*)", line):
