@@ -74,6 +74,9 @@ HOPPER_VARIANTS = (
     ("bf16 fp16", "256x256 192x240", "decay long"),
     ("bf16", "256x256 192x80", "decay initial final long"),
     ("bf16 fp16", "64x64 128x128 256x256", "decay reverse"),
+    ("bf16 fp16", "256x256 192x240", "decay reverse long"),
+    ("bf16", "208x80", "decay reverse long"),
+    ("bf16", "256x256", "reverse long"),
     ("bf16", "96x96", "decay reverse"),
     ("bf16", "64x64 96x96 128x128 256x256", "decay reverse ahead"),
     ("bf16", "64x64 128x128 80x192", "decay reverse initial final packed"),
@@ -260,8 +263,11 @@ def hopper_variant(head_dim, value_dim, features):
     types = {"offset_ptr": "*i32", "initial_ptr": "*fp32", "grad_state_ptr": "*fp32", "final_ptr": "*fp32"}
     types |= {"sums_ptr": "*fp32", "flags_ptr": "*i32", "slot_ptr": "*i32", "leaving_ptr": "*i32"}
     types["begun_ptr"] = "*u8"
-    for box, width in (("q_box", tiles.block_d), ("k_box", tiles.block_d), ("v_box", tiles.columns)):
-        if tiles.boxes:
+    whole, part = tiles.block_d, tiles.columns
+    widths = {"q_box": whole, "k_box": whole, "v_box": whole if backward else part, "g_box": whole}
+    widths |= dict.fromkeys(("part_q_box", "part_k_box", "part_g_box"), part)
+    for box, width in widths.items():
+        if tiles.boxes and (backward or box in ("q_box", "k_box", "v_box")):
             layout = NVMMASharedLayout(min(128, 2 * width), 16, 4)
             types[box] = f"tensordesc<DTYPE[1, 1, 64, {width}],{layout!r}>"
         else:

@@ -88,6 +88,24 @@ def test_slopes_of_the_wide_kernel(check, monkeypatch, dtype, slope):
 
 
 @dtypes
+@pytest.mark.parametrize("slope", [0.0, 0.3, 30.0])
+@pytest.mark.parametrize("n", [1, 65, 200, 913])
+@pytest.mark.parametrize(("d", "e"), [(256, 256), (256, 80), (192, 208)])
+def test_wide_kernel_backward(launches, monkeypatch, dtype, d, e, n, slope):
+    """Without states; TMA also brings the tiles of the roles that walk from the end."""
+    monkeypatch.setattr(tiles, "_WIDE_BACKWARD_FROM", 1)
+    config = lk.lightning2_config(d, e, dtype, programs=68, seq_len=n, backward=True)
+    assert "columns=128 stages=2" in config
+    q, k, v, do = make_inputs(17, 4, n, d, e, dtype, scale=max(d, e) ** -0.25, device="cuda")
+    s = torch.linspace(slope, 0, 4, device="cuda")
+    got = run(lk.lightning_attn2, q, k, v, do, s)
+    assert len(launches) == 2
+    exact = (x.detach().double().requires_grad_() for x in (q, k, v))
+    for actual, expected in zip(got, run(lk.reference_attention, *exact, do.double(), s), strict=True):
+        assert relative_l2(actual, expected) <= BUDGET[dtype]
+
+
+@dtypes
 @pytest.mark.parametrize("layout", ["bhnd", "bnhd"])
 @pytest.mark.parametrize("n", [1, 65, 640, 2049])
 @pytest.mark.parametrize(("d", "e"), [(64, 64), (64, 128), (128, 64), (128, 128), (80, 48), (256, 256)])

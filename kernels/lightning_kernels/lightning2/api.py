@@ -120,7 +120,7 @@ def lightning2_config(
         dtype: float32, float16 or bfloat16.
         programs: sequences times query heads.
         seq_len: tokens of a sequence.
-        backward: whether it is the launch of the backward pass.
+        backward: whether it is the launch of the backward pass, without initial and final state.
         capability: compute capability of the GPU in question; None means that of the current GPU, or that
             of an H200, (9, 0), where there is none.
         shared_bytes: shared memory that one program may take there, as in

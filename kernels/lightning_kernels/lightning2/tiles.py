@@ -153,6 +153,9 @@ class HopperTiles(NamedTuple):
     """Whether sequences are cut into segments, so that there are blocks to walk over before one."""
     group: int = 1
     """How many of these blocks share one decay of the state."""
+    turned: bool = False
+    """Whether it is backward by TMA, which reads tiles in the order of tokens: roles that walk from the end
+    find the tokens of a tile in the opposite order."""
 
     @property
     def state_warps(self) -> int:
@@ -204,6 +207,9 @@ class HopperTiles(NamedTuple):
 
 _WIDE_FROM, _BOXES_FROM = 2**23, 2**25
 """How many elements of q are worth the wide kernel, and TMA, whose descriptors take 25 µs of the host."""
+_WIDE_BACKWARD_FROM, _WIDE_BACKWARD_PROGRAMS = 2**24, 64
+"""Elements of q, and sequences times heads, from which on the wide kernel goes backward, with seven
+descriptors: the least that were measured. There its launch takes the host as long as the kernel takes."""
 
 
 def hopper_tiles(
@@ -220,10 +226,13 @@ def hopper_tiles(
     A forward pass of so few `programs` (sequences times heads) that half of the multiprocessors would be
     idle gives each of them half of the columns: twice as many programs, each of which moves 3 tiles per block
     instead of 4 and takes as much less time. It also loads by TMA, where it is long: `elements` is the size
-    of q, or 0 where TMA cannot read the tensors. `ahead` says that sequences are cut into segments.
+    of q, or 0 where TMA is not to read the tensors. `ahead` says that sequences are cut into segments.
     """
     few = not backward and 2 * programs <= processors
-    wide = not backward and 4 * programs > processors and elements >= _WIDE_FROM
+    if backward:
+        wide = programs >= _WIDE_BACKWARD_PROGRAMS and elements >= _WIDE_BACKWARD_FROM
+    else:
+        wide = 4 * programs > processors and elements >= _WIDE_FROM
     return _hopper_tiles(head_dim, value_dim, backward, few, wide, few and elements >= _BOXES_FROM, ahead)
 
 
@@ -247,7 +256,8 @@ def _hopper_tiles(
     key_dim = max(head_dim, value_dim) if backward else head_dim
     value_dim = max(head_dim, value_dim) if backward else value_dim
     block_d = max(64, padded(key_dim))
-    wide = wide and block_d == 256 and value_dim > 64
+    # It is worth while backward where it halves the number of programs: tiles of 64 columns are 4 above 192.
+    wide = wide and block_d == 256 and value_dim > (192 if backward else 64)
     # The state takes block_d · columns / 128 registers per thread, and half of that in eight warps.
     columns = 64 if value_dim <= 64 or (block_d > 128 and not wide) else 128
     if few and block_d <= columns:
@@ -269,6 +279,7 @@ def _hopper_tiles(
         ahead=ahead,
         # At head_dim 128 there is no shared memory left for the weights of more.
         group=1 if not ahead else 2 if block_d == 128 else 4,
+        turned=wide and backward,
     )
 
 

@@ -53,6 +53,7 @@ def tiles_of(row):
 FEW = ["--with", "decay", "initial", "final", "few"]
 AHEAD = [*FEW, "long", "ahead"]
 AHEAD_BACKWARD = ["--with", "decay", "reverse", "ahead"]
+WIDE_BACKWARD = ["--with", "decay", "reverse", "long"]
 WIDE = ["--with", "decay", "initial", "final", "long"]
 DRAFTS = ["--with", "decay", "accepted", "stochastic"]
 SERVED = ["--with", "decay", "snapshots"]
@@ -73,6 +74,7 @@ CASES = [
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x128", "--with", "reverse", "ahead"], 1),
     (90, ["--kernel", "hopper", "--dtype", "fp16", "--dims", "192x80", *WIDE], 1),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "192x240", "--with", "long"], 1),
+    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "256x256", *WIDE_BACKWARD], 1),
     (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
     (80, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "256x256", "128x128", *ALL], 2),
     (
@@ -170,6 +172,25 @@ def test_a_launch_in_segments_takes_tiles_that_walk_ahead():
         assert cut.walks == 16 * cut.tiles.tiles_e
         assert cut.chunk % cut.tiles.group == 0
     assert cut.segments > 1
+
+
+@pytest.mark.parametrize(
+    ("dims", "programs", "seq_len", "wide"),
+    [
+        ((256, 256), 128, 8192, True),
+        ((256, 256), 64, 4096, True),
+        ((256, 256), 128, 512, True),
+        ((80, 208), 128, 8192, True),
+        ((256, 256), 128, 256, False),  # less was not measured
+        ((256, 256), 60, 8192, False),
+        ((192, 192), 128, 8192, False),  # three tiles of 64 columns instead of two
+        ((128, 128), 128, 8192, False),
+    ],
+)
+def test_wide_tiles_backward_where_they_were_measured(dims, programs, seq_len, wide):
+    cut = hopper_launch(*dims, True, programs, seq_len, 132, programs * seq_len * dims[0])
+    assert (cut.tiles.wide, cut.tiles.turned, cut.tiles.boxes) == (wide, wide, wide)
+    assert not wide or (cut.segments, cut.walks) == (1, 6 * programs)
 
 
 def test_packed_sequences_have_places_enough():

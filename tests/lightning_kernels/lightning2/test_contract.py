@@ -173,6 +173,8 @@ def test_config_of_the_hopper_kernel(monkeypatch):
     few = describe(64, 64, torch.bfloat16, programs=66)
     assert few == "path=hopper block=64 columns=32 stages=8 split_e=2 segments=1"
     backward = describe(64, 256, torch.float16, backward=True)
+    assert backward == "path=hopper block=64 columns=128 stages=2 split_e=2 load=tma segments=1"
+    backward = describe(64, 256, torch.float16, programs=32, backward=True)
     assert backward.startswith("path=hopper block=64 columns=64 stages=2 split_e=4")
     assert describe(128, 128, torch.float32).startswith("path=portable")
     assert describe(128, 24, torch.float16).startswith("path=portable")

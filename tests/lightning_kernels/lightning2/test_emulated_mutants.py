@@ -30,6 +30,7 @@ MEMORY = replace(PAIRS, slopes=(0.005, 0.0), outlier=0, backward=False)
 SLOW = replace(AHEAD, slopes=(0.001,))
 LASTING = replace(SLOW, exchange=True, dtype=torch.float16)
 DOCUMENTS = replace(LASTING, n=2200, bounds=(0, 64, 64, 2000, 2100), processors=16)
+TURNED = replace(WIDE, value_dim=256, slopes=(0.3, 0.05), backward=True)
 VECTORS = replace(LASTING, initial=False, slopes=(0.003,))
 ONE_BLOCK = Trial(n=64, processors=1)
 SHALLOW = Trial(n=1024, head_dim=256, value_dim=64, heads=1, kv_heads=1, slopes=(0.05,), backward=False)
@@ -38,7 +39,7 @@ TRIALS = {
     "pairs": PAIRS, "boxes": BOXES, "ahead": AHEAD, "deep": DEEP, "wide": WIDE, "ragged": RAGGED,
     "grouped": GROUPED, "memory": MEMORY, "slow": SLOW, "lasting": LASTING, "documents": DOCUMENTS,
     "packed": PACKED, "padded": PADDED, "window": WINDOW,
-    "vectors": VECTORS,
+    "turned": TURNED, "vectors": VECTORS,
     "one block": ONE_BLOCK, "shallow": SHALLOW, "steep": replace(WIDE, slopes=(1e30, 0.3)),
 }  # fmt: skip
 
@@ -270,8 +271,25 @@ EXCHANGES = (
                         "        _announce(exchange.flags_ptr + place + thread * 0)\n"
                         "        left_at = exchange.sums_ptr")),
 )  # fmt: skip
+TURNS = (
+    mutant("a tile in the order of tokens is weighed in that of visits", "turned",
+           ("state", "[gl.num_warps()], [0])) ^ walk.flip", "[gl.num_warps()], [0]))")),
+    mutant("its rows are stored in the order of tokens", "turned",
+           ("wide", "gl.SliceLayout(1, stored)) ^ walk.flip", "gl.SliceLayout(1, stored))")),
+    mutant("its rows read the state in the order of tokens", "turned",
+           ("wide", "gl.SliceLayout(1, tall)) ^ walk.flip", "gl.SliceLayout(1, tall))")),
+    mutant("tiles of a walk from the end begin a token late", "turned",
+           ("loader", "walk.steps - row - BLOCK)", "walk.steps - row - BLOCK + 1)")),
+    mutant("dk reads a whole tile of q", "turned",
+           ("loader", "v, g, boxes.part_q, kv_head", "v, q, boxes.part_q, kv_head")),
+    mutant("scores of such tiles leave out the diagonal", "turned",
+           ("wide", "i -= walk.flip & 1", "i -= walk.flip & 2")),
+    mutant("their weights grow with the distance", "turned",
+           ("wide", "gl.where(walk.flip == 0, steep, -steep)", "steep")),
+)  # fmt: skip
 MUTANTS = (
-    *EXCHANGES, *WAITS, *FENCES, *EARLY_RELEASES, *DECAYS, *SEGMENTS, *PARITIES, *COUNTS, *MASKS, *OWNERS,
+    *TURNS, *EXCHANGES,
+    *WAITS, *FENCES, *EARLY_RELEASES, *DECAYS, *SEGMENTS, *PARITIES, *COUNTS, *MASKS, *OWNERS,
     *ROLES,
     *UNUSED_ROWS,
 )  # fmt: skip

@@ -85,6 +85,33 @@ LASTING = [
 ]  # fmt: skip
 
 
+WIDE_BACKWARD = [
+    Trial(n=n, head_dim=d, value_dim=e, slopes=slopes, wide=True)
+    for d, e, n, slopes in (
+        (256, 256, 200, (0.3, 0.0)), (256, 256, 64, None), (256, 256, 1, (0.3, 0.0)),
+        (192, 208, 129, (0.1, 2.0)), (256, 96, 65, (50.0, 1e30)), (80, 240, 130, (0.3, math.inf)),
+    )
+] + [
+    Trial(
+        n=130, head_dim=256, value_dim=256, heads=4, batch=2, wide=True, slopes=(0.3, 0.2, 0.1, 0.0),
+        layouts=("bhnd", "sliced", "bnhd", "strided"), dtype=torch.float16,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trial", WIDE_BACKWARD, ids=lambda trial: f"n{trial.n}-d{trial.head_dim}")
+def test_wide_tiles_backward(trial):
+    backward = run(trial, 0).launches[1]["TILES"]
+    assert (backward.wide, backward.turned, backward.columns) == (True, True, 128)
+
+
+@pytest.mark.parametrize("states", [{"initial": True}, {"final": True}], ids=str)
+def test_no_wide_tiles_backward_with_states(states):
+    """They would spill."""
+    launches = run(replace(WIDE_BACKWARD[0], processors=1, **states), 0).launches
+    assert [launch["TILES"].wide for launch in launches] == [True, False]
+
+
 @pytest.mark.parametrize("trial", LASTING, ids=lambda trial: f"n{trial.n}")
 def test_segments_exchange_states_without_an_initial_state(trial):
     assert run(replace(trial, initial=False), 0).announcements

@@ -7,7 +7,7 @@ import numpy as np
 from .arrays import BFLOAT16, FLOAT16, FLOAT32, INT32, Tile, as_tile, joined, rounded
 
 _PACKED = {"bf16x2": BFLOAT16, "f16x2": FLOAT16}
-_COMPARE = {"setp.ge.s32": np.greater_equal, "setp.gt.s32": np.greater}
+_COMPARE = {"setp.ge.s32": np.greater_equal, "setp.gt.s32": np.greater, "setp.ne.s32": np.not_equal}
 _SMALLEST = np.float32(2.0**-126)
 _OFF = np.float32(1 + 2.0**-22)
 
@@ -24,7 +24,7 @@ def run(text: str, arguments: list[Tile], dtype) -> Tile:
         name, rest = line.split(None, 1)
         target, *operands = (operand.strip() for operand in rest.split(","))
         if name != ".reg":
-            values = [_constant(x) if x.startswith("0f") else registers[x] for x in operands]
+            values = [registers[x] if x in registers else _constant(x) for x in operands]
             registers[target] = _instruction(name, values)
     result = registers["$0"]
     if dtype is INT32:
@@ -32,7 +32,9 @@ def run(text: str, arguments: list[Tile], dtype) -> Tile:
     return Tile(np.asarray(rounded(result, dtype), np.float32), dtype, reads)
 
 
-def _constant(text: str) -> np.float32:
+def _constant(text: str) -> np.float32 | int:
+    if not text.startswith("0f"):
+        return int(text)
     return np.asarray([int(text[2:], 16)], np.uint32).view(np.float32)[0]
 
 
@@ -50,6 +52,8 @@ def _instruction(name: str, x: list) -> np.ndarray:
         return rounded(x[0] * x[1] + x[2], _PACKED[packed[2]])
     if name in _COMPARE:
         return _COMPARE[name](x[0], x[1])
+    if name == "setp.ge.xor.s32":
+        return np.greater_equal(x[0], x[1]) ^ x[2]
     if name == "selp.f32":
         return np.where(x[2], x[0], x[1])
     raise NotImplementedError(f"PTX instruction {name}")

@@ -104,6 +104,8 @@ class Runner:
         tiles, cuts = self.source.module("tiles"), self.source.module("cuts")
         _replace(tiles, "_WIDE_FROM", 1 if trial.wide else 2**40)
         _replace(tiles, "_BOXES_FROM", 1 if trial.boxes else 2**40)
+        _replace(tiles, "_WIDE_BACKWARD_FROM", 1 if trial.wide else 2**40)
+        _replace(tiles, "_WIDE_BACKWARD_PROGRAMS", 1)
         _replace(cuts, "_PACKED_FROM", 16)
         _replace(self.source.module("hopper.kernel"), "_EXCHANGED", 0 if trial.exchange else 2**20)
         forced = trial.segments

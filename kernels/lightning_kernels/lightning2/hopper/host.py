@@ -19,7 +19,7 @@ from ...common.call import Call, Gradients, Upstream
 from ...common.launch import on_device
 from ...common.private_triton import direct_launch
 from ..cuts import hopper_launch, pooled_launch
-from ..tiles import processors
+from ..tiles import HopperTiles, processors
 from .kernel import linear_attention_kernel
 
 __all__ = ["HopperAttention", "HopperServing", "Pool", "takes"]
@@ -89,6 +89,23 @@ def _box(x: Tensor, columns: int) -> TensorDescriptor:
     return box
 
 
+_NO_BOXES = (None,) * 7
+
+
+def _boxes(tensors: Tensors, tiles: HopperTiles) -> tuple[TensorDescriptor | None, ...]:
+    """Describe the tiles that a launch reads by TMA, in the order of the kernel's arguments.
+
+    Backward each tensor is read whole in one role; q, k and the gradient of o are read by columns in another.
+    """
+    if not tiles.boxes:
+        return _NO_BOXES
+    q, k, v, g = tensors[:4]
+    whole, part = tiles.block_d, tiles.columns
+    if g is None:
+        return _box(q, whole), _box(k, whole), _box(v, part), *_NO_BOXES[3:]
+    return *(_box(x, whole) for x in (q, k, v, g)), *(_box(x, part) for x in (q, k, g))
+
+
 def _contiguous(state: Tensor) -> Tensor:
     return state.to(torch.float32).contiguous()
 
@@ -122,8 +139,10 @@ class Launch:
         device = q.get_device()
         backward = g is not None
         strides = tuple(stride for x in tensors for stride in _strides(x))
-        boxable = offsets is None and _boxable(q) and _boxable(k) and _boxable(v)
-        elements = q.numel() if boxable else 0
+        boxable = offsets is None and all(x is None or _boxable(x) for x in tensors[:4])
+        stateless = initial is None and grad_state is None and final is None
+        # Backward with states the wide kernel spills, and is not taken.
+        elements = q.numel() if boxable and (stateless or not backward) else 0
         packed = 0 if offsets is None else sequences
         if pool.slots is not None:
             cut = pooled_launch(d, e, self._programs, processors(device))
@@ -148,10 +167,7 @@ class Launch:
         """Launch the kernel on these tensors; the first launch compiles it."""
         if self._programs == 0:
             return
-        boxes: tuple[TensorDescriptor | None, ...] = (None, None, None)
-        if self._tiles.boxes:
-            q, k, v = tensors[:3]
-            boxes = _box(q, self._tiles.block_d), _box(k, self._tiles.block_d), _box(v, self._tiles.columns)
+        boxes = _boxes(tensors, self._tiles)
         exchange = self._exchange(tensors[0]) if self._tiles.ahead else (None, None)
         with on_device(tensors[0]):
             (self._again or self._first)(

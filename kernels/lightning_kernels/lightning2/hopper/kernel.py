@@ -171,6 +171,7 @@ def _run(boxes, rows, ends, exchange, decay, walk, bounds, TILES: gl.constexpr):
 )
 def linear_attention_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, g_ptr, out_ptr, dk_ptr, dv_ptr, q_box, k_box, v_box,
+    g_box, part_q_box, part_k_box, part_g_box,
     slope_ptr, offset_ptr, initial_ptr, grad_state_ptr, final_ptr, sums_ptr, flags_ptr,
     slot_ptr, leaving_ptr, begun_ptr,
     heads, group, seq_len, sequences, segments, chunk, whole, most, pool_stride, scale,
@@ -342,8 +343,11 @@ def linear_attention_kernel(  # type: ignore[no-untyped-def]
         end = gl.load(offset_ptr + sequences)
         beyond = result + end.to(gl.int64) * out_step
         clear_rows(beyond, out_step, seq_len - end, share, shares, bounds, TILES)
-    boxes = Boxes(q_box, k_box, v_box, sequence, head, kv_head)
-    walk = Walk(first, main, last, later, steps)
+    boxes = Boxes(
+        q_box, k_box, v_box, g_box, part_q_box, part_k_box, part_g_box, sequence, head, kv_head, role
+    )  # fmt: skip
+    flip = gl.where(role == 2, 0, BLOCK - 1) if TILES.turned else 0
+    walk = Walk(first, main, last, later, steps, flip)
     exchange = Exchange(
         sums_ptr, flags_ptr, first_place, second_place, segment, earliest, chunk, warm > 0, later > 0
     )

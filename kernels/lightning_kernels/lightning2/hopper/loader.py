@@ -37,8 +37,17 @@ def _copy_tile(  # type: ignore[no-untyped-def]
 @gluon.jit  # type: ignore[untyped-decorator]
 def load(ring, boxes, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
     """Copy blocks first…last−1 into the ring, those before `main` without q."""
-    if TILES.boxes:
-        _load_boxes(ring, boxes, walk, bounds, TILES)
+    q, k, v, g, head, kv_head = boxes.q, boxes.k, boxes.v, boxes.g, boxes.head, boxes.kv_head
+    sequence = boxes.sequence
+    if TILES.turned:
+        if boxes.role == 0:
+            _load_boxes(ring, v, g, boxes.part_q, kv_head, head, head, sequence, walk, bounds, TILES)
+        elif boxes.role == 1:
+            _load_boxes(ring, k, q, boxes.part_g, kv_head, head, head, sequence, walk, bounds, TILES)
+        else:
+            _load_boxes(ring, g, v, boxes.part_k, head, kv_head, kv_head, sequence, walk, bounds, TILES)
+    elif TILES.boxes:
+        _load_boxes(ring, q, k, v, head, kv_head, kv_head, sequence, walk, bounds, TILES)
     else:
         _load_rows(ring, rows, walk, bounds, TILES)
 
@@ -92,7 +101,9 @@ def _load_rows(ring, rows, walk, bounds, TILES: gl.constexpr):  # type: ignore[n
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _load_boxes(ring, boxes, walk, bounds, TILES: gl.constexpr):  # type: ignore[no-untyped-def]
+def _load_boxes(  # type: ignore[no-untyped-def]
+    ring, q_box, k_box, v_box, q_head, k_head, v_head, sequence, walk, bounds, TILES: gl.constexpr
+):
     """Do what `load` says by TMA, which reads zeros outside of a tensor."""
     BLOCK_D: gl.constexpr = TILES.block_d
     COLUMNS: gl.constexpr = TILES.columns
@@ -101,6 +112,8 @@ def _load_boxes(ring, boxes, walk, bounds, TILES: gl.constexpr):  # type: ignore
     for turn in range(walk.last - walk.first):
         computed = turn >= walk.main - walk.first
         row = (walk.first + turn + gl.where(computed, 0, walk.later)) * BLOCK
+        if TILES.turned:  # the last tile of a walk from the end may begin before the first token
+            row = gl.where(walk.flip == 0, row, walk.steps - row - BLOCK)
         stage = ring.acquire(turn)
         arrival = ring.full.index(stage)
         mbarrier.expect(arrival, 2 * wide + slim, pred=computed)
@@ -108,7 +121,6 @@ def _load_boxes(ring, boxes, walk, bounds, TILES: gl.constexpr):  # type: ignore
         q = ring.q.index(stage).reshape([1, 1, BLOCK, BLOCK_D])
         k = ring.k.index(stage).reshape([1, 1, BLOCK, BLOCK_D])
         v = ring.v.index(stage).reshape([1, 1, BLOCK, COLUMNS])
-        sequence, head, kv_head = boxes.sequence, boxes.head, boxes.kv_head
-        tma.async_copy_global_to_shared(boxes.v, [sequence, kv_head, row, bounds.first_e], arrival, v)
-        tma.async_copy_global_to_shared(boxes.k, [sequence, kv_head, row, 0], arrival, k)
-        tma.async_copy_global_to_shared(boxes.q, [sequence, head, row, 0], arrival, q, pred=computed)
+        tma.async_copy_global_to_shared(v_box, [sequence, v_head, row, bounds.first_e], arrival, v)
+        tma.async_copy_global_to_shared(k_box, [sequence, k_head, row, 0], arrival, k)
+        tma.async_copy_global_to_shared(q_box, [sequence, q_head, row, 0], arrival, q, pred=computed)

@@ -137,7 +137,8 @@ class Walk:
 
     Rows of o are computed of blocks main…last−1. Before them `main − first` blocks are only walked over, from
     block `first + later` on: those just before `main`, or with `later` those of the segment itself. Number
-    `block − first` of the ring is of `block`.
+    `block − first` of the ring is of `block`. Row `flip ^ r` of a tile is of step r of its block: `flip` is
+    0, or 63 where tokens lie in the opposite order.
     """
 
     first: gl.tensor
@@ -145,10 +146,12 @@ class Walk:
     last: gl.tensor
     later: gl.tensor
     steps: gl.tensor
+    flip: gl.tensor | gl.constexpr
 
     @gluon.constexpr_function
-    def __init__(self, first, main, last, later, steps):  # type: ignore[no-untyped-def]
+    def __init__(self, first, main, last, later, steps, flip):  # type: ignore[no-untyped-def]
         self.first, self.main, self.last, self.later, self.steps = first, main, last, later, steps
+        self.flip = value_of(flip)
 
 
 @aggregate
@@ -229,16 +232,26 @@ class Rows:
 
 @aggregate
 class Boxes:
-    """TMA descriptors of tiles [1, 1, BLOCK, ·] of q, k and v [b, h, n, ·], or None, and what to read."""
+    """TMA descriptors of tiles [1, 1, BLOCK, ·] of [b, h, n, ·], or None, and what to read.
+
+    Forward those of q and k have block_d columns, and that of v as many as the program. Backward each tensor
+    is read whole in some role: `q`, `k`, `v` and `g` have block_d columns, and `part_` those of the program.
+    """
 
     q: tma.tensor_descriptor | gl.constexpr
     k: tma.tensor_descriptor | gl.constexpr
     v: tma.tensor_descriptor | gl.constexpr
+    g: tma.tensor_descriptor | gl.constexpr
+    part_q: tma.tensor_descriptor | gl.constexpr
+    part_k: tma.tensor_descriptor | gl.constexpr
+    part_g: tma.tensor_descriptor | gl.constexpr
     sequence: gl.tensor
     head: gl.tensor
     kv_head: gl.tensor
+    role: gl.tensor
 
     @gluon.constexpr_function
-    def __init__(self, q, k, v, sequence, head, kv_head):  # type: ignore[no-untyped-def]
-        self.q, self.k, self.v = value_of(q), value_of(k), value_of(v)
-        self.sequence, self.head, self.kv_head = sequence, head, kv_head
+    def __init__(self, q, k, v, g, part_q, part_k, part_g, sequence, head, kv_head, role):  # type: ignore[no-untyped-def]
+        self.q, self.k, self.v, self.g = value_of(q), value_of(k), value_of(v), value_of(g)
+        self.part_q, self.part_k, self.part_g = value_of(part_q), value_of(part_k), value_of(part_g)
+        self.sequence, self.head, self.kv_head, self.role = sequence, head, kv_head, role

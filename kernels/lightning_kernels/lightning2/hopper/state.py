@@ -81,17 +81,17 @@ def _store_weights(weights_s, index: gl.constexpr, weights):  # type: ignore[no-
 
 
 @gluon.jit  # type: ignore[untyped-decorator]
-def _fill_weights(weights_s, slope, decay, steps, GROUP: gl.constexpr):  # type: ignore[no-untyped-def]
+def _fill_weights(weights_s, slope, decay, walk, GROUP: gl.constexpr):  # type: ignore[no-untyped-def]
     """Compute the weights with which tokens are written to the state, each in a high and a low half.
 
     Row pair i is for blocks that are i blocks before the end of a group, and pair GROUP for the last block of
     a sequence.
     """
-    j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
+    j = gl.arange(0, BLOCK, gl.BlockedLayout([1], [32], [gl.num_warps()], [0])) ^ walk.flip
     for i in gl.static_range(GROUP):
         before = (i + 1) * BLOCK - j - decay.offset
         _store_weights(weights_s, i, exp2(-slope * before.to(gl.float32)) * decay.scale_write)
-    late = j + decay.offset - ((steps - 1) % BLOCK + 1)
+    late = j + decay.offset - ((walk.steps - 1) % BLOCK + 1)
     _store_weights(weights_s, GROUP, exp2(gl.minimum(slope * late.to(gl.float32), 0.0)) * decay.scale_write)
 
 
@@ -274,7 +274,7 @@ def carry_state(  # type: ignore[no-untyped-def]
             inside = inside & (exchange.lasting == 0)
         state = gl.load(ends.initial_ptr + tile, mask=inside, other=0.0)
 
-    _fill_weights(weights_s, slope, decay, steps, TILES.group)
+    _fill_weights(weights_s, slope, decay, walk, TILES.group)
     if TILES.ahead:
         of_group = _decay_of(decay.slope_ptr, steps, TILES.group * BLOCK)
         state = _walk_ahead(ring, left_s, right_s, weights_s, walk, state, of_group, values, TILES.group)
