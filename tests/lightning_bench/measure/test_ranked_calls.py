@@ -24,8 +24,6 @@ from lightning_bench.suite import Limits
 from tests.support.paths import SUPPORT
 from tests.support.workspace import is_gone
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*all_gather_into_tensor.*:FutureWarning")  # of new torch
-
 SHAPE = Shape(1, 2, 71, 8, 8, "fp32", "cpu", ranks=2)
 LIMITS = Limits(sample_limit_s=60.0, min_samples=20, max_samples=20, ci_percent=50.0)
 TORCH = "context-parallel-torch"
