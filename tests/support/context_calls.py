@@ -337,7 +337,7 @@ def run(folder: Path, name: str, ranks: int) -> int:
         processes = [subprocess.Popen([*command, str(rank)]) for rank in range(ranks)]
         return sum(process.wait() != 0 for process in processes)
     if name == "compiled":  # once, not in each rank
-        import torch._inductor.standalone_compile
+        import torch._inductor
     if name == "trained":
         import torch.distributed.fsdp  # noqa: F401
     children = []
