@@ -27,6 +27,7 @@ from lightning_bench.measure.leftovers import running_threads
 from lightning_bench.measure.likeness import Likeness, Lot
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.replays import ReplayAudit
+from lightning_bench.measure.returned import Returned
 from lightning_bench.measure.signs import InputSigns
 from lightning_bench.providers.registry.base import Provider
 
@@ -67,10 +68,8 @@ class Audit:
         self._input_signs = InputSigns(case, provider.family, signed, pool)
         self._signs = self._input_signs.own()
         self._likeness = Likeness(reference, provider.layout, first, self._signs)
-        self._holds = not torch.cuda.is_available() or 8 * self._likeness.bytes < torch.cuda.mem_get_info()[0]
+        self._returned = Returned(self._likeness.kinds, self._inputs, provider.layout)
         self._lot, self._replays = Lot(self._likeness.bytes), Lot(self._likeness.bytes)
-        self._last: dict[str, Tensor] | None = None
-        self._first_of_turn: dict[str, Tensor] | None = None
         self._turns = 0
         self._drains: list[float] = []
         self._threads: set[threading.Thread] = set()
@@ -107,7 +106,7 @@ class Audit:
         replaced = GUARD.replaced()
         found = self._likeness.failure("a timed call")
         self.failure = replaced or self.failure or found
-        self._last = self._first_of_turn = None
+        self._returned.ends()
         self._lot.ends()
         if self._turns <= _HASHED_TURNS or self.failure is not None:
             self.look_at_inputs()
@@ -156,7 +155,7 @@ class Audit:
 
     def tries_zeros(self) -> None:
         """Give the audit a result of zeros, without a call: if it passes, something keeps errors from it."""
-        if not self._holds or self.failure is not None:  # there may be no memory for another result
+        if not self._returned.holds or self.failure is not None:  # there may be no memory for another result
             return
         calls, judged = self._lot.calls, self._lot.judged
         self.begins(certain=True)
@@ -164,7 +163,7 @@ class Audit:
         kinds = self._likeness.kinds.items()
         self.after({name: torch.zeros(size, dtype=dtype, device=on) for name, (size, dtype, on) in kinds})
         found = self._likeness.failure("a result of zeros")
-        self._last = self._first_of_turn = None
+        self._returned.ends()
         self._lot.ends()
         self._lot.calls, self._lot.judged = calls, judged
         if found is None:
@@ -197,17 +196,7 @@ class Audit:
         """Return what is not as it was in the first result, which no look at values would show."""
         if left := [thread.name for thread in running_threads() if thread not in self._threads]:
             return f"its call leaves threads running: {', '.join(left)}"
-        last, self._last = self._last, result if self._holds else None
-        if (reason := self._likeness.odd("a timed call", result)) is not None:
-            return reason
-        if (reason := self._inputs.aliased(result, self._layout)) is not None:
-            return reason
-        held = {_address(x) for x in [*(last or {}).values(), *(self._first_of_turn or {}).values()]}
-        if self._holds:
-            self._first_of_turn = self._first_of_turn or result
-        if again := [name for name, x in result.items() if x.numel() and _address(x) in held]:
-            return f"{', '.join(again)} of one call is in the memory of an earlier one that is still in use"
-        return None
+        return self._returned.odd(result)
 
     def _poison(self) -> None:
         """Fill with NaN the memory that a GPU's allocator hands out next; elsewhere old results lie there."""
@@ -222,7 +211,3 @@ def new_contents(samples: int) -> int:
     """Return on how many new contents a case of so many samples is timed: 0 if that would take long."""
     count = min(NEW_MOST, samples // 4)
     return count if count >= _NEW_LEAST else 0
-
-
-def _address(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()

@@ -16,6 +16,9 @@ from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.signs import Signs
 from lightning_bench.measure.sketch import excess
 
+Kinds = Mapping[str, tuple[torch.Size, torch.dtype, torch.device]]
+"""What each result of a case must be, by its name."""
+
 _JUDGED_FIRST = 4
 _SHARE = 0.08
 _LATER = 0.1
@@ -40,7 +43,7 @@ class Likeness:
         self._reference, self._layout = reference, layout
         self._first = {name: reference.sketcher.sketch(name, x, layout, own) for name, x in first.items()}
         self._scales = {name: reference.row_scale(name, x.norms) for name, x in self._first.items()}
-        self.kinds = {name: (x.shape, x.dtype, x.device) for name, x in first.items()}
+        self.kinds: Kinds = {name: (x.shape, x.dtype, x.device) for name, x in first.items()}
         self.bytes = sum(x.numel() * x.element_size() for x in first.values())
         self._found: list[tuple[str, str, float, Tensor]] = []
 
@@ -78,14 +81,7 @@ class Likeness:
 
     def odd(self, what: str, results: object) -> str | None:
         """Return how the results differ in kind from the first ones, or None."""
-        if not isinstance(results, dict) or results.keys() != self.kinds.keys() & results.keys():
-            return f"{what} gave results of other names than the call that was checked"
-        for name, x in results.items():
-            if (reason := plain_tensor(name, x)) is not None:
-                return reason
-            if (x.shape, x.dtype, x.device) != self.kinds[name]:
-                return f"{what} gave {name} as {x.dtype} {tuple(x.shape)} on {x.device}"
-        return None
+        return odd_kind(what, results, self.kinds)
 
 
 class Lot:
@@ -116,6 +112,18 @@ class Lot:
     def spent(self, seconds: float, *, on_gpu: bool) -> None:
         """Note the host's time that judging a call has taken."""
         self._spent_s += seconds + (self._bytes / _RATE if on_gpu else 0.0)
+
+
+def odd_kind(what: str, results: object, kinds: Kinds) -> str | None:
+    """Return how the results that `what` gave differ in kind from what they must be, or None."""
+    if not isinstance(results, dict) or results.keys() != kinds.keys() & results.keys():
+        return f"{what} gave results of other names than the call that was checked"
+    for name, x in results.items():
+        if (reason := plain_tensor(name, x)) is not None:
+            return reason
+        if (x.shape, x.dtype, x.device) != kinds[name]:
+            return f"{what} gave {name} as {x.dtype} {tuple(x.shape)} on {x.device}"
+    return None
 
 
 def plain_tensor(name: str, x: object) -> str | None:

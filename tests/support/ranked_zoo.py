@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,52 @@ class WritesLast(OnRanks):
         return writing
 
 
+def is_timed() -> bool:
+    """Return whether a timer makes the call: a cheat can tell."""
+    frame = sys._getframe()
+    while frame.f_back and frame.f_code.co_name not in ("sample", "results"):
+        frame = frame.f_back
+    return frame.f_code.co_name == "sample"
+
+
+class LateLast(OnRanks):
+    """In timed calls the last rank returns what computes when it is first used."""
+
+    name = label = "LateLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        import torch
+
+        class Late(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+                return o
+
+        return torch.empty_like(o).as_subclass(Late) if is_timed() else o
+
+
+class ShortLast(OnRanks):
+    """In timed calls the last rank leaves out its last row."""
+
+    name = label = "ShortLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        return o[:, :, :-1].contiguous() if is_timed() else o
+
+
+class OverwritesLast(OnRanks):
+    """In timed calls the last rank returns all results in one buffer."""
+
+    name = label = "OverwritesLast"
+    buffer: Tensor | None = None
+
+    def last(self, o: Tensor) -> Tensor:
+        if not is_timed():
+            return o
+        self.buffer = o.clone() if self.buffer is None else self.buffer.copy_(o)
+        return self.buffer
+
+
 class HungryLast(OnRanks):
     name = label = "HungryLast"
 
@@ -97,6 +144,15 @@ class DiesEarly(OnRanks):
 
     def last(self, o: Tensor) -> Tensor:
         os._exit(3)
+
+
+class LeavesEarly(OnRanks):
+    """The last rank ends as if all were done."""
+
+    name = label = "LeavesEarly"
+
+    def last(self, o: Tensor) -> Tensor:
+        os._exit(0)
 
 
 class NoRoomLast(OnRanks):

@@ -6,6 +6,7 @@ results; a call itself, from its first to its last moment, is the provider's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -21,9 +22,10 @@ from lightning_bench.measure.device.timer import make_timer
 from lightning_bench.measure.gate import poisoned
 from lightning_bench.measure.inputs import InputSet, hash_of
 from lightning_bench.measure.job import CaseEnded
-from lightning_bench.measure.likeness import plain_tensor
+from lightning_bench.measure.likeness import Kinds, plain_tensor
 from lightning_bench.measure.memory_row import CallMemory, call_memory
 from lightning_bench.measure.ranks.rank import Rank, RankRequest
+from lightning_bench.measure.returned import Returned
 from lightning_bench.providers.registry.base import Provider
 
 Result = TypeVar("Result")
@@ -53,6 +55,8 @@ class RankPart:
         self._sizes = shape.rank_tokens
         self._inputs = InputSet(shape.of_rank(rank.number), rank.number, rank_tokens=shape.rank_tokens)
         self._calls: dict[str, DirectionCall] = {}
+        self._returned: dict[str, Returned] = {}
+        self._timed_oddness: str | None = None
         self._meeting = torch.zeros(1, device=shape.device)
         self._meter = make_meter(shape.device)
         self.timer = make_timer(shape.device, rank.agreed)
@@ -71,10 +75,12 @@ class RankPart:
         case = self._cases[case_id]
         provider = self._providers[case.provider]
         self._calls[case_id] = self._agreed(lambda: direction_call(provider, self._inputs, case.direction))
+        self._returned[case_id] = Returned(self._kinds(case_id), self._inputs, provider.layout)
 
     def forget(self) -> None:
         """Drop all calls, with the graphs of their backward passes."""
         self._calls.clear()
+        self._returned.clear()
 
     @property
     def held_bytes(self) -> int:
@@ -100,8 +106,9 @@ class RankPart:
             after = {name: hash_of(x.detach()) for name, x in self._tensors(case_id).items()}
             if changed := [name for name, value in before.items() if after[name] != value]:
                 raise CaseEnded("wrong", f"it changes its inputs: {', '.join(changed)}{self._where}")
-            if odd := [reason for name, x in found.items() if (reason := self._odd(case_id, name, x))]:
-                raise CaseEnded("wrong", "; ".join(odd) + self._where)
+            odd = [reason for name, x in found.items() if (reason := self._odd(case_id, name, x))]
+            if reason := "; ".join(odd) or self._inputs.aliased(found, self._layout(case_id)):
+                raise CaseEnded("wrong", reason + self._where)
             return found
 
         return self.gather(case_id, self._agreed(compute))
@@ -148,6 +155,23 @@ class RankPart:
             whole[name] = torch.cat(parts, axis)
         return {name: whole[name] for name in found}
 
+    def gather_timed(self, case_id: str, found: NamedTensors) -> NamedTensors | None:
+        """Do as `gather` with the results of a timed call: NaN in place of what cannot be put together."""
+        if reason := self._returned[case_id].odd(found):
+            self._timed_oddness = self._timed_oddness or reason + self._where
+            kinds = self._kinds(case_id)
+            found = {
+                name: torch.full(kinds[name][0], math.nan, dtype=kinds[name][1], device=kinds[name][2])
+                for name in found
+            }
+        return self.gather(case_id, found)
+
+    def end_timed(self, case_id: str) -> str | None:
+        """Let go of the results of timed calls. Return what was odd about one, of any rank, or None."""
+        own, self._timed_oddness = self._timed_oddness, None
+        self._returned[case_id].ends()
+        return next(filter(None, self._rank.gathered(own)), None)
+
     def _agreed(self, work: Callable[[], Result]) -> Result:
         """Do what all ranks do. Raise AgreedEndError if the case ends so on one of them."""
         ended: tuple[Any, str] | None = None
@@ -162,14 +186,18 @@ class RankPart:
 
     def _odd(self, case_id: str, name: str, x: Tensor) -> str | None:
         """Return why a result of this rank is none that can be put together with others', or None."""
-        layout = self._layout(case_id)
-        given, do = self._inputs.inputs(layout), self._inputs.grad_output(layout)
-        like = do if name == "o" else given[name.removeprefix("d")]
         if reason := plain_tensor(name, x):
             return reason
-        if (x.shape, x.dtype) == (like.shape, like.dtype):
-            return None
-        return f"{name} is {x.dtype} {tuple(x.shape)}, not {like.dtype} {tuple(like.shape)}"
+        size, dtype, device = self._kinds(case_id)[name]
+        if (x.shape, x.dtype) != (size, dtype):
+            return f"{name} is {x.dtype} {tuple(x.shape)}, not {dtype} {tuple(size)}"
+        return None if x.device == device else f"{name} is on {x.device}, not on {device}"
+
+    def _kinds(self, case_id: str) -> Kinds:
+        layout = self._layout(case_id)
+        given, do = self._inputs.inputs(layout), self._inputs.grad_output(layout)
+        like = {"o": do, "dq": given.q, "dk": given.k, "dv": given.v}
+        return {name: (x.shape, x.dtype, x.device) for name, x in like.items()}
 
     @property
     def _where(self) -> str:
@@ -206,7 +234,7 @@ class _OtherWatch(NoCallWatch):
 
     def after(self, result: Any) -> None:
         """Send the results."""
-        self._part.gather(self._case_id, result)
+        self._part.gather_timed(self._case_id, result)
 
 
 class FirstWatch:
@@ -228,7 +256,7 @@ class FirstWatch:
 
     def after(self, result: Any) -> None:
         """Pass on the results of all ranks."""
-        self._watch.after(self._part.gather(self._case_id, result))
+        self._watch.after(self._part.gather_timed(self._case_id, result))
 
     def drained(self, ms: float) -> None:
         """Pass on."""
@@ -255,8 +283,10 @@ def follow_calls(request: RankRequest, providers: Mapping[str, Provider]) -> Non
                     part.results(name, None)
                 case "sample":
                     part.timer.sample(part.fn(name), command.count, _OtherWatch(part, name))
+                    part.end_timed(name)
                 case "call":
                     part.timer.call(part.fn(name), _OtherWatch(part, name))
+                    part.end_timed(name)
                 case "memory":
                     part.memory(name, None)
                 case "forget":

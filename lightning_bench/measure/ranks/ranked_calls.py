@@ -102,13 +102,17 @@ class RankedCalls:
         """Return the times of `count` calls, each of the rank that took longest."""
         case_id, inputs = self._of_fn[fn]
         with self._together("sample", case_id, count):
-            return self._part.timer.sample(fn, count, FirstWatch(self._part, case_id, inputs, watch))
+            times = self._part.timer.sample(fn, count, FirstWatch(self._part, case_id, inputs, watch))
+            watch.failure = self._part.end_timed(case_id) or watch.failure
+            return times
 
     def wait(self, fn: TimedCall, watch: CallWatch) -> float:
         """Return how long an eager caller waits for one call, on the rank where that is longest."""
         case_id, inputs = self._of_fn[fn]
         with self._together("call", case_id):
-            return self._part.timer.call(fn, FirstWatch(self._part, case_id, inputs, watch))
+            ms = self._part.timer.call(fn, FirstWatch(self._part, case_id, inputs, watch))
+            watch.failure = self._part.end_timed(case_id) or watch.failure
+            return ms
 
     def timer(self, alone: Timer) -> Timer:
         """Return the timer of these calls; `alone` is that of calls on this device only."""

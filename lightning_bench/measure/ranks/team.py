@@ -48,8 +48,11 @@ class Team:
         self._ending = threading.Event()
 
     def failure(self) -> str:
-        """Return what a rank besides the first has raised, or how it has ended; "" if none has failed."""
-        return _failure(self._folder, self._others)
+        """Return what a rank besides the first has raised, or how it has ended; "" if none has failed.
+
+        One that ends in order has failed too, unless ranks end from now on.
+        """
+        return _failure(self._folder, self._others, orderly=self._ending.is_set())
 
     def expect_end(self) -> None:
         """Note that ranks end from now on because they were told so, or are of no use any more."""
@@ -161,7 +164,7 @@ def _await_ready(folder: Path, others: _Others) -> None:
         time.sleep(0.01)
 
 
-def _failure(folder: Path, others: _Others) -> str:
+def _failure(folder: Path, others: _Others, *, orderly: bool) -> str:
     deadline = time.monotonic() + _FAILS_LATER_S
     while time.monotonic() < deadline and all(process.poll() is None for process in others.values()):
         time.sleep(0.01)
@@ -169,6 +172,6 @@ def _failure(folder: Path, others: _Others) -> str:
         path = folder / f"failed{number}"
         if path.exists():
             return f"rank {number}: {path.read_text()}"
-        if process.poll():
+        if (code := process.poll()) or (code == 0 and not orderly):
             return f"rank {number} ended with exit code {process.returncode}"
     return ""

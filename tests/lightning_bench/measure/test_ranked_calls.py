@@ -101,6 +101,21 @@ def test_ranks_together_are_judged_and_timed_as_one_call(run: Run, session: Sess
 
 
 @pytest.mark.slow  # a process starts
+def test_results_of_timed_calls_are_tensors_of_their_own_on_every_rank(run: Run) -> None:
+    """Put together, they are new tensors: each rank looks at its own."""
+    found = run("LateLast", "ShortLast", "OverwritesLast", "OnRanks")
+    assert found.pop("OnRanks/fwd").status in ("ok", "unstable")
+    assert {outcome.status for outcome in found.values()} == {"wrong"}
+    assert "Late, not a plain tensor (rank 1)" in found["LateLast/fwd"].reason
+    assert found["ShortLast/fwd"].reason == (
+        "a timed call gave o as torch.float32 (1, 2, 34, 8) on cpu (rank 1)"
+    )
+    assert found["OverwritesLast/fwd"].reason == (
+        "o of one call is in the memory of an earlier one that is still in use (rank 1)"
+    )
+
+
+@pytest.mark.slow  # a process starts
 def test_memory_is_that_of_the_rank_with_the_most(run: Run) -> None:
     found = run(f"{TORCH}/fwd", f"{TORCH}/bwd", "HungryLast", metric="memory")
     assert {outcome.status for outcome in found.values()} == {"ok"}
@@ -139,13 +154,16 @@ def test_a_rank_that_fails_ends_its_case_and_the_others(
 
 @pytest.mark.slow  # a process starts
 @pytest.mark.usefixtures("forked_ranks")
-def test_after_a_rank_has_died_the_process_measures_no_other_case(zoo: Path, session: Session) -> None:
+@pytest.mark.parametrize(("name", "code"), [("DiesEarly", 3), ("LeavesEarly", 0)])
+def test_after_a_rank_has_died_the_process_measures_no_other_case(
+    zoo: Path, session: Session, name: str, code: int
+) -> None:
     outcomes: list[Outcome] = []
-    cases = tuple(_case(zoo, name, "fwd") for name in ("DiesEarly", TORCH))
-    with pytest.raises(PoisonedError, match="a rank has failed: rank 1 ended with exit code 3"):
+    cases = tuple(_case(zoo, spec, "fwd") for spec in (name, TORCH))
+    with pytest.raises(PoisonedError, match=f"a rank has failed: rank 1 ended with exit code {code}"):
         run_job(session, Job(cases, "speed", "lbench", LIMITS), lambda *_: None, outcomes.append)
     assert [(o.case, o.status, o.reason) for o in outcomes] == [
-        (cases[0], "crashed", "RuntimeError: rank 1 ended with exit code 3")
+        (cases[0], "crashed", f"RuntimeError: rank 1 ended with exit code {code}")
     ]
     assert not distributed.is_initialized()
 

@@ -130,10 +130,10 @@ def test_what_another_rank_has_raised_is_the_reason(tmp_path: Path) -> None:
     ended.wait()
     with pytest.raises(RuntimeError, match="a rank has ended before it was ready"):
         _await_ready(tmp_path, {1: ended})
-    assert _failure(tmp_path, {1: ended}) == "rank 1 ended with exit code 1"
+    assert _failure(tmp_path, {1: ended}, orderly=True) == "rank 1 ended with exit code 1"
     (tmp_path / "failed1").write_text("MemoryError: out of memory on this one")
-    assert _failure(tmp_path, {1: ended}) == "rank 1: MemoryError: out of memory on this one"
-    assert is_oom(RuntimeError(_failure(tmp_path, {1: ended})))
+    assert _failure(tmp_path, {1: ended}, orderly=True) == "rank 1: MemoryError: out of memory on this one"
+    assert is_oom(RuntimeError(_failure(tmp_path, {1: ended}, orderly=True)))
 
 
 def test_a_gpu_that_another_sweep_has_is_named() -> None:
