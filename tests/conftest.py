@@ -40,6 +40,9 @@ collect_ignore = [
 settings.register_profile("lbench", deadline=None)
 settings.load_profile("lbench")
 
+# Collections of garbage took a tenth of the time of interpreted kernels.
+gc.set_threshold(100_000, 20, 50)
+
 # How busy the machine is decides no test: those of foreign load read it again.
 os.environ["LBENCH_LOAD"] = "ignore"
 

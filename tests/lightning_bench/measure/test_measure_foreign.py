@@ -298,15 +298,19 @@ def test_a_warning_before_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_no_row_is_ok_beside_busy_processes(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LBENCH_LOAD")
     count = 2 * len(os.sched_getaffinity(0))
-    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    spinners = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
     try:
+        for spinner in spinners:  # each has started
+            assert spinner.stdout is not None
+            spinner.stdout.readline()
         warning = busy_now("cpu")
         rows = measure("Right", "Also", direction="fwd", on=Session("cpu")).outcomes
         published = measure("Right", direction="fwd", protocol="paper", on=Session("cpu")).outcomes
     finally:
         for spinner in spinners:
             spinner.kill()
-            spinner.wait()
+            spinner.communicate()
     assert warning is not None
     assert warning.startswith("this machine is busy: other processes used ")
     for outcome in [*rows, *published]:
