@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -293,24 +295,27 @@ def test_a_warning_before_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err == ""
 
 
+def a_busy_stranger() -> int:
+    """Start a process that is no descendant of this one and computes for some minutes; return its id."""
+    spin = "import time\nend = time.monotonic() + 300\nwhile time.monotonic() < end: pass"
+    shell = f"{shlex.quote(sys.executable)} -c {shlex.quote(spin)} >&- 2>&- & echo $!"
+    started = subprocess.run(["sh", "-c", shell], check=True, capture_output=True, text=True)
+    return int(started.stdout)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.slow
 def test_no_row_is_ok_beside_busy_processes(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LBENCH_LOAD")
     count = 2 * len(os.sched_getaffinity(0))
-    command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
-    spinners = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
+    strangers = [a_busy_stranger() for _ in range(count)]
     try:
-        for spinner in spinners:  # each has started
-            assert spinner.stdout is not None
-            spinner.stdout.readline()
         warning = busy_now("cpu")
         rows = measure("Right", "Also", direction="fwd", on=Session("cpu")).outcomes
         published = measure("Right", direction="fwd", protocol="paper", on=Session("cpu")).outcomes
     finally:
-        for spinner in spinners:
-            spinner.kill()
-            spinner.communicate()
+        for pid in strangers:
+            os.kill(pid, signal.SIGKILL)
     assert warning is not None
     assert warning.startswith("this machine is busy: other processes used ")
     for outcome in [*rows, *published]:
