@@ -23,7 +23,7 @@ from lightning_bench.measure.deviation import judge
 from lightning_bench.measure.device.graph import Replay
 from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet
-from lightning_bench.measure.leftovers import running_threads
+from lightning_bench.measure.leftovers import left_by_call, running_threads
 from lightning_bench.measure.likeness import Likeness, Lot
 from lightning_bench.measure.oracle import Reference
 from lightning_bench.measure.replays import ReplayAudit
@@ -194,9 +194,7 @@ class Audit:
 
     def _odd(self, result: Any) -> str | None:
         """Return what is not as it was in the first result, which no look at values would show."""
-        if left := [thread.name for thread in running_threads() if thread not in self._threads]:
-            return f"its call leaves threads running: {', '.join(left)}"
-        return self._returned.odd(result)
+        return left_by_call(self._threads) or self._returned.odd(result)
 
     def _poison(self) -> None:
         """Fill with NaN the memory that a GPU's allocator hands out next; elsewhere old results lie there."""

@@ -1,6 +1,7 @@
 """The guard: clocks and judge are as they were before any provider was imported.
 
-`GUARD` is of this process: a session has it keep what is there before the first provider is loaded.
+`GUARD` is of this process: a session, or a rank besides the first, has it keep what is there before the
+first provider is loaded.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def running_threads() -> list[threading.Thread]:
     """Return the running threads, without those of C++ that have run Python once."""
     dummy = threading._DummyThread  # noqa: SLF001 - no public name
     return [each for each in threading.enumerate() if not isinstance(each, dummy)]
+
+
+def left_by_call(before: Collection[threading.Thread]) -> str | None:
+    """Return which threads run that did not run `before` a call, or None."""
+    left = [thread.name for thread in running_threads() if thread not in before]
+    return f"its call leaves threads running: {', '.join(left)}" if left else None
 
 
 def _children() -> list[psutil.Process]:

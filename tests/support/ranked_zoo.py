@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,31 @@ class OverwritesLast(OnRanks):
             return o
         self.buffer = o.clone() if self.buffer is None else self.buffer.copy_(o)
         return self.buffer
+
+
+class ThreadLast(OnRanks):
+    """In timed calls the last rank leaves a thread behind."""
+
+    name = label = "ThreadLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        if is_timed():
+            threading.Thread(target=time.sleep, args=(0.2,), name="late").start()
+        return o
+
+
+class ReplacesLast(OnRanks):
+    """In timed calls the last rank replaces a function of torch."""
+
+    name = label = "ReplacesLast"
+
+    def last(self, o: Tensor) -> Tensor:
+        import torch
+
+        if is_timed():
+            equal = torch.equal
+            torch.equal = lambda *given: equal(*given)  # type: ignore[assignment]
+        return o
 
 
 class HungryLast(OnRanks):

@@ -10,6 +10,7 @@ import torch
 from torch import distributed
 
 from lightning_bench.machine.guardian import die_with_parent
+from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.ranks.rank import RankRequest, join
 from lightning_bench.providers import get_provider, load_error
 
@@ -22,6 +23,7 @@ def main() -> int:
     try:
         if cases[0].shape.device == "cuda":
             torch.cuda.set_device(rank.number)  # before a library makes itself at home on the first one
+        GUARD.keep()
         providers = {case.provider: get_provider(case.provider) for case in cases}
         for provider in providers.values():
             provider.load()

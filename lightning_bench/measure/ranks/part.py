@@ -7,7 +7,8 @@ results; a call itself, from its first to its last moment, is the provider's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -20,8 +21,10 @@ from lightning_bench.measure.device.call_watch import CallWatch, NoCallWatch
 from lightning_bench.measure.device.memory import make_meter
 from lightning_bench.measure.device.timer import make_timer
 from lightning_bench.measure.gate import poisoned
+from lightning_bench.measure.guard import GUARD
 from lightning_bench.measure.inputs import InputSet, hash_of
 from lightning_bench.measure.job import CaseEnded
+from lightning_bench.measure.leftovers import left_by_call, running_threads
 from lightning_bench.measure.likeness import Kinds, plain_tensor
 from lightning_bench.measure.memory_row import CallMemory, call_memory
 from lightning_bench.measure.ranks.rank import Rank, RankRequest
@@ -56,7 +59,7 @@ class RankPart:
         self._inputs = InputSet(shape.of_rank(rank.number), rank.number, rank_tokens=shape.rank_tokens)
         self._calls: dict[str, DirectionCall] = {}
         self._returned: dict[str, Returned] = {}
-        self._timed_oddness: str | None = None
+        self._timed_oddness: dict[str, str] = {}
         self._meeting = torch.zeros(1, device=shape.device)
         self._meter = make_meter(shape.device)
         self.timer = make_timer(shape.device, rank.agreed)
@@ -104,6 +107,8 @@ class RankPart:
             with poisoned(self._inputs, gradients=self._cases[case_id].direction != "fwd"):
                 found = self._calls[case_id].tensors()
             after = {name: hash_of(x.detach()) for name, x in self._tensors(case_id).items()}
+            if reason := self._replaced() or self._timed_oddness.get(case_id):
+                raise CaseEnded("wrong", reason)
             if changed := [name for name, value in before.items() if after[name] != value]:
                 raise CaseEnded("wrong", f"it changes its inputs: {', '.join(changed)}{self._where}")
             odd = [reason for name, x in found.items() if (reason := self._odd(case_id, name, x))]
@@ -155,22 +160,34 @@ class RankPart:
             whole[name] = torch.cat(parts, axis)
         return {name: whole[name] for name in found}
 
-    def gather_timed(self, case_id: str, found: NamedTensors) -> NamedTensors | None:
-        """Do as `gather` with the results of a timed call: NaN in place of what cannot be put together."""
-        if reason := self._returned[case_id].odd(found):
-            self._timed_oddness = self._timed_oddness or reason + self._where
-            kinds = self._kinds(case_id)
+    def gather_timed(
+        self, case_id: str, found: NamedTensors, threads: Collection[threading.Thread] | None = None
+    ) -> NamedTensors | None:
+        """Do as `gather` with the results of a timed call: NaN in place of what cannot be put together.
+
+        `threads` are those that ran before the call, None if another looks at them.
+        """
+        left = None if threads is None else left_by_call(threads)
+        if odd := self._returned[case_id].odd(found):
+            kinds = ((name, *self._kinds(case_id)[name]) for name in found)
             found = {
-                name: torch.full(kinds[name][0], math.nan, dtype=kinds[name][1], device=kinds[name][2])
-                for name in found
+                name: torch.full(size, math.nan, dtype=dtype, device=on) for name, size, dtype, on in kinds
             }
+        if reason := left or odd:
+            self._timed_oddness.setdefault(case_id, reason + self._where)
         return self.gather(case_id, found)
 
     def end_timed(self, case_id: str) -> str | None:
-        """Let go of the results of timed calls. Return what was odd about one, of any rank, or None."""
-        own, self._timed_oddness = self._timed_oddness, None
+        """Let go of the results of timed calls. Return what was odd about a call, on any rank, or None."""
+        if reason := self._replaced():
+            self._timed_oddness.setdefault(case_id, reason)
         self._returned[case_id].ends()
-        return next(filter(None, self._rank.gathered(own)), None)
+        return next(filter(None, self._rank.gathered(self._timed_oddness.get(case_id))), None)
+
+    def _replaced(self) -> str | None:
+        """Put back and name what has been replaced in this process; in the first rank's the audit does."""
+        found = GUARD.replaced() if self._rank.number else None
+        return found and found + self._where
 
     def _agreed(self, work: Callable[[], Result]) -> Result:
         """Do what all ranks do. Raise AgreedEndError if the case ends so on one of them."""
@@ -226,15 +243,17 @@ class _OtherWatch(NoCallWatch):
 
     def __init__(self, part: RankPart, case_id: str) -> None:
         self._part, self._case_id = part, case_id
+        self._threads: list[threading.Thread] = []
 
     def before(self) -> None:
         """Take the inputs and wait for the others."""
         self._part.take(self._case_id, None)
+        self._threads = running_threads()
         self._part.meet()
 
     def after(self, result: Any) -> None:
         """Send the results."""
-        self._part.gather_timed(self._case_id, result)
+        self._part.gather_timed(self._case_id, result, self._threads)
 
 
 class FirstWatch:

@@ -116,6 +116,15 @@ def test_results_of_timed_calls_are_tensors_of_their_own_on_every_rank(run: Run)
 
 
 @pytest.mark.slow  # a process starts
+def test_threads_and_replaced_functions_are_seen_on_every_rank(run: Run) -> None:
+    found = run("ThreadLast", "ReplacesLast", "OnRanks")
+    assert found.pop("OnRanks/fwd").status in ("ok", "unstable")
+    assert {outcome.status for outcome in found.values()} == {"wrong"}
+    assert found["ThreadLast/fwd"].reason == "its call leaves threads running: late (rank 1)"
+    assert found["ReplacesLast/fwd"].reason == "it replaces torch.equal (rank 1)"
+
+
+@pytest.mark.slow  # a process starts
 def test_memory_is_that_of_the_rank_with_the_most(run: Run) -> None:
     found = run(f"{TORCH}/fwd", f"{TORCH}/bwd", "HungryLast", metric="memory")
     assert {outcome.status for outcome in found.values()} == {"ok"}
