@@ -11,16 +11,20 @@ The CSV has one row per kind of trial, by default those from parent to writers:
 - worker: `kill -9` of the worker while the sweep goes on;
 - disk: rows appended to a file that may not grow beyond a size drawn at random, then the rest of them;
 - writers: four processes that append ten rows each to one file, in turns;
-- slots-parent, slots-worker: parent and worker, of a sweep with `--gpus cpu:2`.
+- slots-parent, slots-worker: parent and worker, of a sweep with `--gpus cpu:2`;
+- ray-node: `kill -9` of all processes of one of the two nodes of a Ray cluster, which is started here, while
+  a sweep of 20 cases has a slot on each; a new file per trial; needs the extra `ray`.
 
-A row counts as lost if it was in the file before a trial and is not there in the end, or if a case has none;
-as doubled if a case has two; as torn if a line cannot be read. The exit code is 1 if one is.
+A row counts as lost if it was in the file before a trial and is not there in the end, or if a case has none,
+or has crashed with a node; as doubled if a case has two; as torn if a line cannot be read. The exit code is 1
+if one is. Rows of the CSV for kinds that are not run stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import multiprocessing
 import os
 import random
@@ -36,6 +40,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rows import made_up_record, write_rows
@@ -74,6 +79,9 @@ seq_len = [{lengths}]
 head_dim = 16
 """
 SLOTS = ("--gpus", "cpu:2")
+RAY_SLOTS = ("--executor", "ray", *SLOTS)
+RAY_CASES = 20  # of each trial's sweep
+RAY_NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}  # the least: a sweep keeps nothing in it
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -182,6 +190,48 @@ def workers(folder: Path, trials: int, draw: random.Random, more: Sequence[str] 
     return counts
 
 
+def ray_nodes(folder: Path, trials: int, draw: random.Random) -> Counts:
+    """Kill a node of a cluster once per sweep; the head, on which nothing is killed, keeps a slot."""
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_memory_monitor_refresh_ms": "0"}
+    from ray.cluster_utils import Cluster
+
+    counts = Counts()
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **RAY_NODE})
+    os.environ["RAY_ADDRESS"] = cluster.address
+    try:
+        node = cluster.add_node(**RAY_NODE)
+        for trial in range(trials):
+            (own := folder / str(trial)).mkdir()
+            sweep = Sweep(own, RAY_CASES, RAY_SLOTS)
+            process = sweep.start()
+            if draw.random() < 0.3:
+                time.sleep(draw.uniform(0, 6))  # as a rule before the first row
+            elif sweep.grown(process, draw.randint(0, RAY_CASES - 3)):
+                time.sleep(draw.random() * 0.2)
+            seen = sweep.rows()
+            counts.trials += process.poll() is None
+            kill_node(cluster, node)
+            node = cluster.add_node(**RAY_NODE)  # for the next sweep; this one has lost a slot
+            if ended := process.wait():
+                print(f"the sweep of trial {trial} ended with {ended}: the same command again", flush=True)
+                sweep.start().wait()
+            counts.check(sweep.out, seen, sweep.cases)
+            counts.lost += sum(row.status == "crashed" for row in sweep.rows())
+    finally:
+        cluster.shutdown()
+    return counts
+
+
+def kill_node(cluster: Any, node: Any) -> None:
+    """End a node as a lost host does: its raylet and all that runs under it, the slot's worker too."""
+    (raylet,) = node.all_processes["raylet"]
+    parent = psutil.Process(raylet.process.pid)
+    for process in [parent, *parent.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            process.kill()
+    cluster.remove_node(node, allow_graceful=False)
+
+
 def full_disk(folder: Path, trials: int, draw: random.Random) -> Counts:
     """Append rows until the file may not grow; then the rest, without a limit."""
     counts = Counts()
@@ -233,6 +283,14 @@ def several_writers(folder: Path, trials: int, draw: random.Random) -> Counts:
     return counts
 
 
+def other_kinds(path: Path, chosen: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV written earlier, if there is one, but for those of the kinds that were run."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["kind"] not in chosen]
+
+
 def main() -> int:
     """Run every kind of trial, write the counts, and return the exit code."""
     parser = argparse.ArgumentParser(description="Count rows lost, doubled or torn under torture.")
@@ -257,6 +315,7 @@ def main() -> int:
         "signal": partial(interrupted, strike=signal_group),
         "slots-parent": partial(interrupted, strike=kill_parent, more=SLOTS),
         "slots-worker": partial(workers, more=SLOTS),
+        "ray-node": ray_nodes,
     }
     chosen = asked.kinds.split(",")
 
@@ -269,11 +328,11 @@ def main() -> int:
         return row
 
     # The limit of "disk" is one of every process that starts meanwhile, and slots are locked.
-    alone = [kind for kind in chosen if kind == "disk" or kind.startswith("slots")]
+    alone = [kind for kind in chosen if kind == "disk" or kind.startswith(("slots", "ray"))]
     rows = [measured(kind) for kind in alone]
     with ThreadPoolExecutor() as pool:
         rows += pool.map(measured, [kind for kind in chosen if kind not in alone])
-    write_rows(asked.csv, rows)
+    write_rows(asked.csv, [*other_kinds(asked.csv, chosen), *rows])
     return int(any(row[name] for row in rows for name in ("lost", "doubled", "torn")))
 
 

@@ -78,7 +78,14 @@ class RayExecutor:
         self._ray, self._actors = ray, dict(actors)
         self._working: set[Slot] = set()
         self._answers: queue.SimpleQueue[tuple[Slot, Any]] = queue.SimpleQueue()
-        ray.get([actor.begin.remote(crew) for actor in self._actors.values()])
+        begins = [(actor, actor.begin.remote(crew)) for actor in self._actors.values()]
+        for actor, begin in begins:
+            try:
+                ray.get(begin)
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError:  # its node has died, in the last plan or now: `events` says so,
+                ray.kill(actor)  # and an actor that was only out of reach does not come back without workers
 
     def slots(self) -> Sequence[Slot]:
         """Return all slots."""

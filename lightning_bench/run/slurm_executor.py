@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -102,7 +103,8 @@ class SlurmExecutor:
             selectors.DefaultSelector()
         )  # of connections: what one of hundreds sends costs no scan
         for connection in self._connections.values():
-            connection.send(crew)
+            with suppress(OSError):  # `events` reads that it has hung up, in the last plan or now
+                connection.send(crew)
 
     def slots(self) -> Sequence[Slot]:
         """Return all slots."""

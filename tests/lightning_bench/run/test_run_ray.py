@@ -136,6 +136,22 @@ def test_a_killed_driver_frees_its_slots_and_the_same_command_goes_on(
     assert rows(new_workspace) == Counter(LENGTHS)
 
 
+def test_a_slot_that_has_died_before_a_plan_costs_no_row(
+    node: Any, new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, wait_gone: Callable[[int], None]
+) -> None:
+    monkeypatch.chdir(new_workspace.folder)
+    try:
+        with closing(RayFleet("cpu:2")) as fleet:
+            pid = int(fleet.slots[0].name.rpartition(" ")[2])
+            os.kill(pid, signal.SIGKILL)
+            wait_gone(pid)
+            with closing(fleet.executor(Crew("cpu"))) as executor:
+                new_workspace.sweep(new_workspace.suite(["Good"], seq_len=LENGTHS), executor=executor)
+    finally:
+        ray.shutdown()
+    assert rows(new_workspace) == Counter(LENGTHS)
+
+
 def test_a_node_that_dies_costs_no_row(
     cluster: Any, node: Any, new_workspace: Workspace, command: list[Any]
 ) -> None:
