@@ -84,8 +84,10 @@ class RayExecutor:
                 ray.get(begin)
             except ray.exceptions.RayTaskError:
                 raise
-            except ray.exceptions.RayError:  # its node has died, in the last plan or now: `events` says so,
-                ray.kill(actor)  # and an actor that was only out of reach does not come back without workers
+            except ray.exceptions.RayError:
+                # Its node has died, now or in the last plan, and `events` says so. One that was only out of
+                # reach must not come back: it may have no workers.
+                ray.kill(actor)
 
     def slots(self) -> Sequence[Slot]:
         """Return all slots."""

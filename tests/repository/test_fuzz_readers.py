@@ -80,8 +80,15 @@ def test_the_long_run_is_committed_and_found_nothing() -> None:
     assert {int(row["exit_code"]) for row in rows} <= set(ExitCode)
 
 
-def test_the_trials_are_committed_and_lost_nothing() -> None:
-    rows = list(csv.DictReader((ROOT / "results" / "cpu" / "torture.csv").read_text().splitlines()))
-    assert {row["kind"] for row in rows} == {"disk", "writers", "worker", "parent", "signal"}
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("torture.csv", {"disk", "writers", "worker", "parent", "signal"}),
+        ("torture-slots.csv", {"slots-parent", "slots-worker", "ray-node"}),
+    ],
+)
+def test_the_trials_are_committed_and_lost_nothing(name: str, kinds: set[str]) -> None:
+    rows = list(csv.DictReader((ROOT / "results" / "cpu" / name).read_text().splitlines()))
+    assert {row["kind"] for row in rows} == kinds
     assert all(int(row["trials"]) >= 5 for row in rows)
-    assert {row[name] for row in rows for name in ("lost", "doubled", "torn")} == {"0"}
+    assert {row[wrong] for row in rows for wrong in ("lost", "doubled", "torn")} == {"0"}

@@ -65,14 +65,15 @@ def test_a_task_that_is_killed_costs_no_row_and_tasks_end_with_the_driver(
         wait_gone(pid)
 
 
-def test_a_task_that_has_died_before_a_plan_costs_no_row(
+def test_a_task_that_has_died_costs_no_row_of_this_plan_and_the_next(
     new_workspace: Workspace, fleet: SlurmFleet, wait_gone: Callable[[int], None]
 ) -> None:
     pid = int(fleet.slots[0].name.rpartition(" ")[2])
     os.kill(pid, signal.SIGKILL)
     wait_gone(pid)
-    with closing(fleet.executor(Crew("cpu"))) as executor:
-        new_workspace.sweep(new_workspace.suite(["Good"], seq_len=LENGTHS), executor=executor)
+    for lengths in (LENGTHS[:2], LENGTHS):
+        with closing(fleet.executor(Crew("cpu"))) as executor:
+            new_workspace.sweep(new_workspace.suite(["Good"], seq_len=lengths), executor=executor)
     rows = read_records(new_workspace.out)
     assert Counter(row.seq_len for row in rows) == Counter(LENGTHS)
     assert {(row.status, row.executor) for row in rows} == {("ok", "slurm 2")}
