@@ -120,7 +120,15 @@ def settings_of(options: SpeedOptions) -> Settings:
 
 def slots_of(options: SpeedOptions) -> Chosen:
     """Return the slots to measure on, which the caller closes, and the part of the suite; UsageError."""
-    gpus = ",".join(map(str, listed(options["gpus"]))) if "gpus" in options else None
+    gpus = None
+    if "gpus" in options:
+        words: list[Any] = listed(options["gpus"])
+        if odd := [word for word in words if type(word) not in (int, str)]:
+            raise UsageError(
+                f'gpus: {odd[0]!r} is neither number nor text; allowed: "all", numbers or UUIDs of `lbench '
+                'gpus`, and "cpu:2" for a CPU; leave gpus out for one device'
+            )
+        gpus = ",".join(map(str, words))
     texts = {name: options.get(name) for name in ("executor", "shard", "device")}
     if wrong := [name for name, text in texts.items() if not isinstance(text, str | None)]:
         raise UsageError(f"{wrong[0]} {texts[wrong[0]]!r} is no text")

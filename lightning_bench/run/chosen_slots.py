@@ -95,7 +95,7 @@ def choose_slots(
         raise UsageError(f"--executor {name!r} is not known; {choice(name, EXECUTORS)}")
     if device is not None:
         raise UsageError(f"--gpus and --executor do not go with --device {device}: leave it out")
-    return Chosen(_fleet(name, gpus or "all"), part)
+    return Chosen(_fleet(name, "all" if gpus is None else gpus), part)
 
 
 def _fleet(name: str, wanted: str) -> Fleet:

@@ -325,6 +325,8 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
         (lambda: lb.speed("sdpa-math", shard=cast("str", 2)), "shard 2 is no text"),
         (lambda: lb.speed("sdpa-math", gpus="cpu:0"), "gpus 'cpu:0' is not known; allowed for a CPU: cpu:1"),
         (lambda: lb.speed("sdpa-math", gpus="cpu:1", device="cpu"), "gpus and executor do not go with"),
+        (lambda: lb.speed("sdpa-math", gpus=cast("int", None)), "gpus: None is neither number nor text"),
+        (lambda: lb.speed("sdpa-math", gpus=[0, cast("int", 1.5)]), "gpus: 1.5 is neither number nor text"),
         (lambda: lb.speed("sdpa-math", executor=cast("Any", "dask")), "executor 'dask' is not known; allow"),
         (lambda: lb.check(attn, family="softmax", executor="ray"), "attn is in this process only, and exec"),
         (lambda: lb.speed("sdpa-math", layout="bnhd"), "layout goes only with family"),

@@ -205,6 +205,11 @@ class TestSlots:
         assert usable_gpus() == before
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
+    def test_no_gpu_is_not_all_of_them(self, gpus: Any) -> None:
+        gpus(H200, H200)
+        with pytest.raises(UsageError, match="--gpus '' names no GPU; try --gpus all"):
+            choose_slots("")
+
     def test_a_worker_enters_its_gpu(self, gpus: Any) -> None:
         gpus(H200, H200)
         for slot in local_slots("all"):
