@@ -238,7 +238,8 @@ def compiled(rank: int, ranks: int) -> None:
     cp = ContextParallel(lengths=lengths)
     slopes = torch.full((HEADS,), 0.02)
 
-    for form in (lk.lightning_attn2_torch, lk.lightning_attn2):
+    for form, least in ((lk.lightning_attn2_torch, 2**27), (lk.lightning_attn2, 0)):
+        context.OVERLAPPED_BYTES = least
 
         def attend(q: Tensor, k: Tensor, v: Tensor, form: Attend = form) -> Any:
             return form(q, k, v, slopes, cp=cp) * 2.0

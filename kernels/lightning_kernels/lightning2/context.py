@@ -293,12 +293,14 @@ def _sum_of_ranks(
     """
     shards, (b, heads) = cp.shards(call.q.shape[2]), call.q.shape[:2]
     per = heads // _parts(call, cp)
+    # torch.compile orders collectives itself, and takes none that is waited for later.
+    later = per < heads and not torch.compiler.is_compiling()
     sent = []
     for first in range(0, heads, per):
         some = slice(first, first + per)
         state = (_zeros(call)[:b, some] if leaves is None else leaves(some)).contiguous()
         gathered = state.new_empty(cp.ranks * b, *state.shape[1:])
-        work = all_gather(gathered, state, group=cp.group, async_op=per < heads)
+        work = all_gather(gathered, state, group=cp.group, async_op=later)
         sent.append((some, state, gathered, work))
     totals = []
     for some, _, gathered, work in sent:
@@ -313,9 +315,7 @@ def _parts(call: Call, cp: ContextParallel) -> int:
     """Return into how many parts of the heads an exchange is cut, on every rank the same."""
     b, heads, _, d = call.q.shape
     gathered = 4 * cp.ranks * b * heads * d * call.v.shape[3]
-    # torch.compile orders collectives itself, and takes none that is waited for later.
-    whole = torch.compiler.is_compiling() or gathered < OVERLAPPED_BYTES or call.k.shape[1] % _PARTS
-    return 1 if whole else _PARTS
+    return 1 if gathered < OVERLAPPED_BYTES or call.k.shape[1] % _PARTS else _PARTS
 
 
 def _sum(slopes: Tensor | None, shards: tuple[Shard, ...], states: Sequence[Tensor], ranks: range) -> Tensor:
