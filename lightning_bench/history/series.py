@@ -163,7 +163,8 @@ def _changes(points: Sequence[Point], logs: Floats, by: By, least: float) -> lis
 
 
 def _with_figure(rows: pd.DataFrame, figure: str) -> pd.DataFrame:
-    return rows[rows[figure].fillna(0) != 0]
+    """Return the rows that have the figure. Times of `lbench energy` are of warm caches, and others."""
+    return rows[(rows[figure].fillna(0) != 0) & (rows["metric"] != "energy")]
 
 
 def _point(rows: pd.DataFrame, figure: str, by: By) -> Point:

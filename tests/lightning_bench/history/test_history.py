@@ -71,6 +71,14 @@ def results(sides: Any, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_times_of_energy_rows_are_no_points(lbench: Callable[..., Any], results: Path, sides: Any) -> None:
+    with sides.ResultFile(results / "energy.csv") as file:  # the same case with warm caches
+        row = sides.row(FWD, metric="energy", harness_commit="warm", time_utc="2026-01-20T00:00:00+00:00")
+        sides.append(file, row, [0.5] * 10)
+    data = json.loads(lbench("history", results, "--case", FWD, "--json").out)
+    assert [point["label"] for point in data["points"]] == [f"commit{n:02d}" for n in range(12)]
+
+
 def test_history_of_a_case_over_commits_and_dates(lbench: Callable[..., Any], results: Path) -> None:
     ran = lbench("history", results, "--case", FWD, "--json", "--plot", results / "plot" / "h.png")
     assert ran.code == 0, ran.err
