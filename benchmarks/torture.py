@@ -15,8 +15,8 @@ The CSV has one row per kind of trial, by default those from parent to writers:
 - ray-node: `kill -9` of all processes of one of the two nodes of a Ray cluster, which is started here, while
   a sweep of 20 cases begins or runs on both; a new file per trial; needs the extra `ray`.
 
-A row counts as lost if it was in the file before a trial and is not there in the end, or if a case has none,
-or has crashed with a node; as doubled if a case has two; as torn if a line cannot be read. The exit code is 1
+A row counts as lost if it was in the file before a trial and is missing in the end, or if a case has none, or
+has crashed with a node; as doubled if a case has two; as torn if a line cannot be read. The exit code is 1
 if one is. Rows of the CSV for kinds that are not run stay as they are.
 """
 

@@ -68,50 +68,31 @@ def _made_of(head: Sequence[str], lines: Callable[[], Iterable[Sequence[str]]]) 
     return lambda: _markdown(head, lines())
 
 
+_OF_LINES: dict[str, tuple[str, Sequence[str], Callable[[], Iterable[Sequence[str]]]]] = {
+    "sweeps": ("scale", measured_tables.SWEEPS_HEAD, measured_tables.sweep_lines),
+    "context": ("scale", context_table.HEAD, context_table.lines),
+    "context-measured": ("scale", measured_tables.CONTEXT_HEAD, measured_tables.context_lines),
+    "serving": ("serving", measured_tables.SERVING_HEAD, measured_tables.serving_lines),
+    "rivals": ("serving", measured_tables.RIVALS_HEAD, measured_tables.rival_lines),
+    "host": ("library", measured_tables.HOST_HEAD, measured_tables.host_lines),
+    "training": ("train", measured_tables.TRAINING_HEAD, measured_tables.training_lines),
+    "generation": ("generate", measured_tables.GENERATION_HEAD, measured_tables.generation_lines),
+    "energy": ("energy", measured_tables.ENERGY_HEAD, measured_tables.energy_lines),
+}
+"""Page of docs/, head and lines of tables that are made of both."""
+
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "columns": (ROOT / "docs" / "columns.md", columns_table),
     "suites": (ROOT / "docs" / "suites.md", suites_table),
     "decode": (ROOT / "docs" / "serving.md", decode_table),
-    "sweeps": (
-        ROOT / "docs" / "scale.md",
-        _made_of(measured_tables.SWEEPS_HEAD, measured_tables.sweep_lines),
-    ),
-    "context": (
-        ROOT / "docs" / "scale.md",
-        _made_of(context_table.HEAD, context_table.lines),
-    ),
-    "serving": (
-        ROOT / "docs" / "serving.md",
-        _made_of(measured_tables.SERVING_HEAD, measured_tables.serving_lines),
-    ),
-    "rivals": (
-        ROOT / "docs" / "serving.md",
-        _made_of(measured_tables.RIVALS_HEAD, measured_tables.rival_lines),
-    ),
-    "host": (
-        ROOT / "docs" / "library.md",
-        _made_of(measured_tables.HOST_HEAD, measured_tables.host_lines),
-    ),
-    "training": (
-        ROOT / "docs" / "train.md",
-        _made_of(measured_tables.TRAINING_HEAD, measured_tables.training_lines),
-    ),
-    "generation": (
-        ROOT / "docs" / "generate.md",
-        _made_of(measured_tables.GENERATION_HEAD, measured_tables.generation_lines),
-    ),
-    "energy": (
-        ROOT / "docs" / "energy.md",
-        _made_of(measured_tables.ENERGY_HEAD, measured_tables.energy_lines),
-    ),
-    "context-measured": (
-        ROOT / "docs" / "scale.md",
-        _made_of(measured_tables.CONTEXT_HEAD, measured_tables.context_lines),
-    ),
     "systems": (
         ROOT / "docs" / "systems.md",
         lambda: systems_table.table(read_records(systems_table.RESULTS)),
     ),
+    **{
+        name: (ROOT / "docs" / f"{page}.md", _made_of(head, lines))
+        for name, (page, head, lines) in _OF_LINES.items()
+    },
 }
 
 

@@ -153,11 +153,10 @@ class InputSet:
 
     def written(self, layout: Layout) -> str | None:
         """Return a sentence that names the tensors whose bytes are not those that were noted, or None."""
-        now, noted = self._hashed(layout), self._hashes[layout]
-        changed = [name for name, value in now.items() if value != noted[name]]
-        return f"it changes its inputs: {', '.join(changed)}" if changed else None
+        return changed_inputs(self._hashes[layout], self.hashes(layout))
 
-    def _hashed(self, layout: Layout) -> dict[str, int]:
+    def hashes(self, layout: Layout) -> dict[str, int]:
+        """Return a hash of the bytes of each tensor."""
         return {name: hash_of(x) for name, x in self._named(layout).items()}
 
     def aliased(self, result: Mapping[str, Tensor], layout: Layout) -> str | None:
@@ -308,6 +307,12 @@ def _distributed(x: Tensor, distribution: Distribution, generator: torch.Generat
         return x.mul_(1.0 + 9.0 * chosen).div_((1.0 + 0.01 * 99.0) ** 0.5)
     factors: dict[Distribution, float] = {"normal": 1.0, "large": 4.0, "small": 1 / 64}
     return x.mul_(factors[distribution])
+
+
+def changed_inputs(before: Mapping[str, int], now: Mapping[str, int]) -> str | None:
+    """Return a sentence that names the tensors whose hashes differ, or None."""
+    changed = [name for name, value in now.items() if value != before[name]]
+    return f"it changes its inputs: {', '.join(changed)}" if changed else None
 
 
 def hash_of(x: Tensor) -> int:

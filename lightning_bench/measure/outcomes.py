@@ -25,11 +25,11 @@ class Outcomes:
     def __init__(self, session: Session, job: Job, enter: Enter, emit: Emit) -> None:
         self.emitted: list[Case] = []
         self._session, self._job, self._enter, self._emit = session, job, enter, emit
-        # To this number the watch sets torch back before each turn; who changes it has that in its row.
-        self._cpu_threads = torch.get_num_threads() if session.device == "cpu" else None
+        self.note_threads()
 
     def note_threads(self) -> None:
         """Take the number of threads that torch has now, on a CPU, for that of the cases that follow."""
+        # To this number the watch sets torch back before each turn; who changes it has that in its row.
         self._cpu_threads = torch.get_num_threads() if self._session.device == "cpu" else None
 
     def emit(self, outcome: Outcome) -> None:

@@ -99,9 +99,7 @@ class SlurmExecutor:
 
     def __init__(self, connections: dict[Slot, Connection[Any, Any]], crew: Crew) -> None:
         self._connections = dict(connections)
-        self._working = (
-            selectors.DefaultSelector()
-        )  # of connections: what one of hundreds sends costs no scan
+        self._working = selectors.DefaultSelector()  # what one of hundreds of connections sends costs no scan
         for connection in self._connections.values():
             with suppress(OSError):  # `events` reads that it has hung up, in the last plan or now
                 connection.send(crew)

@@ -204,15 +204,16 @@ def expand_models(
             f"suite {suite.name}: none of the providers has the attention of a model that is run: "
             f"{', '.join(dict.fromkeys(models))}; allowed: providers of {' or '.join(wanted)}"
         )
-    _check_ranks(overrides.ranks or ())
-    if overrides.ranks and not any(case.shape.ranks for case in cases):
-        raise UsageError("--ranks: no case takes its steps together; give --parallel ddp or fsdp2, too")
+    if overrides.ranks:
+        _check_ranks(overrides.ranks)
+        if not any(case.shape.ranks for case in cases):
+            raise UsageError("--ranks: no case takes its steps together; give --parallel ddp or fsdp2, too")
     return list(cases)
 
 
 def _check_ranks(ranks: tuple[int, ...]) -> None:
     try:
-        read_several(ranks or (2,))
+        read_several(ranks)
     except Faults as error:
         raise UsageError("\n".join(f"--ranks: {fault}" for fault in error.faults)) from None
 

@@ -1,18 +1,28 @@
-"""A slot on a GPU that no machine has, which Ray or SLURM gives this process; its workers run on the CPU."""
+"""Slots on GPUs that no machine has, which Ray or SLURM gives to processes; their workers run on the CPU."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from lightning_bench.case import Device
+from lightning_bench.errors import UsageError
 from lightning_bench.machine.gpu import Gpu
 from lightning_bench.machine.identity import digits
 from lightning_bench.machine.place import Place
 from lightning_bench.machine.place_lock import hold
+from lightning_bench.record import read_records
+from lightning_bench.run.executor import Fleet
+from lightning_bench.run.lane import Crew
 from lightning_bench.run.slot_host import SlotHost
 from lightning_bench.run.slurm_executor import Host
+from tests.support.gpu_visits import assert_one_at_a_time, visits
+from tests.support.workspace import Workspace
 
 
 class FakeGpuHost(SlotHost):
@@ -35,3 +45,27 @@ class FakeGpuTask(Host):
 def gpu_name(folder: Path, number: str) -> str:
     """Return the UUID of the GPU of this number in the tests of a folder."""
     return f"GPU-{number}-{digits(str(folder))}"
+
+
+def keys_measured_on(fleet: Fleet, workspace: Workspace, suite: str) -> Counter[tuple[str, ...]]:
+    """Sweep a suite of the zoo's `Visits` into a new file on a fleet of fake GPUs, and return the rows' keys.
+
+    Each GPU is refused to others meanwhile, with the pid of its holder, and all rows are `ok`. Of two GPUs
+    both are used, by one job at a time each.
+    """
+    workspace.out.unlink(missing_ok=True)
+    for slot in fleet.slots:
+        (device,) = slot.place.devices
+        pid = slot.name.rpartition(" ")[2]
+        with pytest.raises(UsageError, match=f"in use by pid {pid} "), hold({device: device}):
+            pass
+    with closing(fleet.executor(Crew("cpu"))) as executor:
+        workspace.sweep(suite, executor=executor)
+    rows = read_records(workspace.out)
+    assert {row.status for row in rows} == {"ok"}
+    assert {row.executor for row in rows} == {slot.executor for slot in fleet.slots}
+    if len(fleet.slots) == 2:
+        assert_one_at_a_time(
+            visits(workspace.folder), {gpu_name(workspace.folder, number) for number in "01"}
+        )
+    return Counter(row.key for row in rows)

@@ -22,7 +22,7 @@ from lightning_bench.measure.device.memory import make_meter
 from lightning_bench.measure.device.timer import make_timer
 from lightning_bench.measure.gate import poisoned
 from lightning_bench.measure.guard import GUARD
-from lightning_bench.measure.inputs import InputSet, hash_of
+from lightning_bench.measure.inputs import InputSet, changed_inputs
 from lightning_bench.measure.job import CaseEnded
 from lightning_bench.measure.leftovers import left_by_call, running_threads
 from lightning_bench.measure.likeness import Kinds, plain_tensor
@@ -101,18 +101,19 @@ class RankPart:
         Raise AgreedEndError if a rank has no such results, or has changed its inputs.
         """
         self.take(case_id, whole)
+        layout = self._layout(case_id)
 
         def compute() -> NamedTensors:
-            before = {name: hash_of(x.detach()) for name, x in self._tensors(case_id).items()}
+            before = self._inputs.hashes(layout)
             with poisoned(self._inputs, gradients=self._cases[case_id].direction != "fwd"):
                 found = self._calls[case_id].tensors()
-            after = {name: hash_of(x.detach()) for name, x in self._tensors(case_id).items()}
+            after = self._inputs.hashes(layout)
             if reason := self._replaced() or self._timed_oddness.get(case_id):
                 raise CaseEnded("wrong", reason)
-            if changed := [name for name, value in before.items() if after[name] != value]:
-                raise CaseEnded("wrong", f"it changes its inputs: {', '.join(changed)}{self._where}")
+            if reason := changed_inputs(before, after):
+                raise CaseEnded("wrong", reason + self._where)
             odd = [reason for name, x in found.items() if (reason := self._odd(case_id, name, x))]
-            if reason := "; ".join(odd) or self._inputs.aliased(found, self._layout(case_id)):
+            if reason := "; ".join(odd) or self._inputs.aliased(found, layout):
                 raise CaseEnded("wrong", reason + self._where)
             return found
 

@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 
-from lightning_bench.errors import UsageError
-from lightning_bench.machine.place_lock import hold
-from lightning_bench.record import Record, read_records
+from lightning_bench.record import read_records
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.ray_executor import RayFleet
-from tests.support.fake_gpu_host import FakeGpuHost, gpu_name
-from tests.support.gpu_visits import assert_one_at_a_time, visits
+from tests.support.fake_gpu_host import FakeGpuHost, keys_measured_on
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 from tests.support.workspace import Workspace, until
@@ -64,36 +61,18 @@ def test_a_cluster_without_a_gpu_says_so(cluster: Any, new_workspace: Workspace)
 def test_each_gpu_has_one_job_at_a_time_and_one_gpu_measures_what_two_do(
     node: Any, new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = new_workspace.folder
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(new_workspace.folder)
     suite = new_workspace.suite(["Visits", "KilledOnce"], seq_len=LENGTHS[:4])
-    gpus = {gpu_name(folder, number) for number in "01"}
     keys: list[Counter[tuple[str, ...]]] = []
     try:
         for wanted in ("all", "1"):
-            new_workspace.out.unlink(missing_ok=True)
             with closing(RayFleet(wanted, FakeGpuHost)) as fleet:
-                for slot in fleet.slots:
-                    (device,) = slot.place.devices
-                    pid = slot.name.rpartition(" ")[2]
-                    with pytest.raises(UsageError, match=f"in use by pid {pid} "), hold({device: device}):
-                        pass
-                with closing(fleet.executor(Crew("cpu"))) as executor:
-                    new_workspace.sweep(suite, executor=executor)
-            rows = read_records(new_workspace.out)
-            assert {row.status for row in rows} == {"ok"}  # though a worker was killed once
-            assert {row.executor for row in rows} == {f"ray {len(fleet.slots)}"}
-            keys.append(Counter(map(_key, rows)))
-            if wanted == "all":
-                assert_one_at_a_time(visits(folder), gpus)
+                assert {slot.executor for slot in fleet.slots} == {f"ray {len(fleet.slots)}"}
+                keys.append(keys_measured_on(fleet, new_workspace, suite))  # though a worker is killed once
     finally:
         ray.shutdown()
     assert keys[0] == keys[1]
     assert set(keys[0].values()) == {1}
-
-
-def _key(row: Record) -> tuple[str, ...]:
-    return row.key
 
 
 @pytest.fixture

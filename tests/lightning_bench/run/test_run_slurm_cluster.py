@@ -9,18 +9,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from lightning_bench.errors import UsageError
-from lightning_bench.machine.place_lock import hold
 from lightning_bench.record import read_records
-from lightning_bench.run.lane import Crew
 from lightning_bench.run.slurm_executor import SlurmFleet
-from tests.support.fake_gpu_host import FakeGpuTask, gpu_name
-from tests.support.gpu_visits import assert_one_at_a_time, visits
+from tests.support.fake_gpu_host import FakeGpuTask, keys_measured_on
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 from tests.support.slurm_cluster import slurm_cluster, why_no_slurm
@@ -122,26 +117,14 @@ def sweep(new_workspace: Workspace) -> Iterator[Sweep]:
 def test_each_gpu_has_one_job_at_a_time_and_one_gpu_measures_what_two_do(
     without_accounting: None, new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = new_workspace.folder
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(new_workspace.folder)
     suite = new_workspace.suite(["Visits", "KilledOnce"], seq_len=LENGTHS[:4])
-    keys: list[Counter[Any]] = []
+    keys: list[Counter[tuple[str, ...]]] = []
     for wanted in ("2", "1"):
-        new_workspace.out.unlink(missing_ok=True)
         with closing(SlurmFleet(wanted, task=FakeGpuTask)) as fleet:
-            for slot in fleet.slots:
-                (device,) = slot.place.devices
-                pid = slot.name.rpartition(" ")[2]
-                with pytest.raises(UsageError, match=f"in use by pid {pid} "), hold({device: device}):
-                    pass
-            with closing(fleet.executor(Crew("cpu"))) as executor:
-                new_workspace.sweep(suite, executor=executor)
+            assert len(fleet.slots) == int(wanted)
+            keys.append(keys_measured_on(fleet, new_workspace, suite))  # though a worker is killed once
         until(lambda: not tasks(), "tasks outlive the fleet")
-        rows = read_records(new_workspace.out)
-        assert {row.status for row in rows} == {"ok"}  # though a worker was killed once
-        keys.append(Counter(row.key for row in rows))
-        if wanted == "2":
-            assert_one_at_a_time(visits(folder), {gpu_name(folder, number) for number in "01"})
     assert keys[0] == keys[1]
     assert set(keys[0].values()) == {1}
 

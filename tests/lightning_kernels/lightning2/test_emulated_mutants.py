@@ -262,7 +262,7 @@ EXCHANGES = (
            ("exchange", "self.second + segment - 1)", "self.second + gl.minimum(segment, 1) - 1)")),
     mutant("every second sum does not decay what is before it", "vectors",
            ("exchange", "total * decay + two", "total + two")),
-    mutant("a sum that is not there is added", "vectors",
+    mutant("a sum of no segment is added", "vectors",
            ("exchange", "gl.where(other < next_one, ", "gl.where(True, ")),
     mutant("a sum comes back in another order", "vectors",
            ("exchange", "(1, 4, 2, 0, 3, 5)", "(1, 5, 2, 0, 3, 4)")),
