@@ -85,6 +85,17 @@ def needed_mib(plan: Plan, case: Case) -> float:
     return Work.of(family, whole, case.direction).plan_bytes / 2**20
 
 
+def least_flops(plan: Plan, case: Case) -> float:
+    """Return the operations that a case needs at least: of what may take long, what takes longest.
+
+    Those of a generation are taken to be those of training on as many tokens.
+    """
+    run, shape = case.shape.model_run, case.shape
+    if run.model:
+        return MODELS[run.model].step_flops(replace(shape, seq_len=shape.seq_len + run.new_tokens))
+    return Work.of(plan.providers[case.provider].provider.family, shape, case.direction).min_flops
+
+
 def recorded_peaks_mib(plan: Plan, earlier: Iterable[Record]) -> dict[str, tuple[float, str]]:
     """Return the largest peak of memory that earlier rows have of each case, MiB, and its device."""
     wanted = {plan.case_id(case) for case in plan.cases}

@@ -15,6 +15,7 @@ from lightning_bench.record import FAILED, Record, ResultFile
 from lightning_bench.record.identities import IDENTITY
 from lightning_bench.record.samples import encode_samples, sample_fields
 from lightning_bench.run.dispatch import dispatch
+from lightning_bench.run.estimate import least_flops
 from lightning_bench.run.executor import Executor, Slot, Unit
 from lightning_bench.run.lane import Crew, Lane
 from lightning_bench.run.plan import Plan, by_shape
@@ -98,7 +99,8 @@ def run_sweep(
     """Measure what is pending and append one row per case, flushed as it ends.
 
     Shapes are measured one by one on the device of the plan, or on the slots of an `executor`, each shape on
-    whichever is free.
+    whichever is free; several slots begin with those that need the most operations, so that they end at
+    about the same time.
     """
     begin = time.monotonic()
     pending, standing = plan.split(out.records, retry=retry)
@@ -109,7 +111,7 @@ def run_sweep(
     if executor is None:
         seconds = _one_by_one(sweep, shapes)
     else:
-        units = _units(sweep, shapes)
+        units = _units(sweep, _largest_first(plan, shapes) if len(executor.slots()) > 1 else shapes)
         seconds = dispatch(executor, _SlotBooks(sweep), lambda _: next(units, None))
     slots = 1 if executor is None else len(executor.slots())
     return Summary([*standing, *sweep.records], time.monotonic() - begin, dict(seconds), slots)
@@ -128,6 +130,10 @@ def _one_by_one(sweep: Sweep, shapes: Iterable[list[Case]]) -> Counter[str]:
     finally:
         lane.close()
     return lane.seconds
+
+
+def _largest_first(plan: Plan, shapes: Iterable[list[Case]]) -> list[list[Case]]:
+    return sorted(shapes, key=lambda cases: -sum(least_flops(plan, case) for case in cases))
 
 
 def _units(sweep: Sweep, shapes: Iterable[list[Case]]) -> Iterator[Unit]:

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_bench.machine import describe_machine
 from lightning_bench.record import Record, read_rows
-from lightning_bench.run.estimate import estimated_time, recorded_peaks_mib
+from lightning_bench.run.estimate import estimated_time, least_flops, recorded_peaks_mib
 from lightning_bench.run.plan import Plan
 from lightning_bench.suite import load_suite
 from tests.support.paths import ROOT
@@ -93,3 +93,16 @@ def test_the_largest_recorded_peak_counts(plan: Plan) -> None:
     assert recorded_peaks_mib(plan, [*earlier, replace(STORY, case_id="other", peak_mib=9.0)]) == {
         case_id: (5.0, "y")
     }
+
+
+def test_a_longer_step_or_generation_needs_more_operations() -> None:
+    for suite, metric in (("table1", "train"), ("generate", "generate"), ("paper", "speed")):
+        plan = Plan.of(load_suite(suite), metric, describe_machine("cpu"))
+        first = plan.cases[0]
+        alike = [
+            case
+            for case in plan.cases
+            if (case.provider, case.direction) == (first.provider, first.direction)
+        ]
+        of = {case.shape.batch * case.shape.seq_len: least_flops(plan, case) for case in alike}
+        assert [of[n] for n in sorted(of)] == sorted(of.values())

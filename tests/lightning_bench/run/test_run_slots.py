@@ -17,6 +17,7 @@ import pytest
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.place_lock import hold, holder
 from lightning_bench.record import Record, ResultFile, read_records
+from lightning_bench.run.executor import Slot, Unit
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.local_executor import LocalExecutor
 from lightning_bench.run.pairs import Tree, pair_crew, run_pairs
@@ -59,6 +60,21 @@ def test_several_slots_measure_what_one_does_and_each_one_job_at_a_time(workspac
     assert {row.status for row in on_four} == {"ok"}
     assert {row.executor for row in on_four} == {"local 4"}
     assert keys(measured(workspace, 1)) == keys(on_four)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_several_slots_begin_with_what_takes_longest(count: int, workspace: Any) -> None:
+    given: list[int] = []
+
+    class Notes(LocalExecutor):
+        def submit(self, slot: Slot, unit: Unit) -> None:
+            given.append(unit.job.shape.seq_len)
+            super().submit(slot, unit)
+
+    workspace.out.unlink(missing_ok=True)
+    with closing(Notes(fake_gpu_slots(count), Crew("cpu"))) as executor:
+        workspace.sweep(workspace.suite(["Good"], seq_len=LENGTHS), executor=executor)
+    assert given == sorted(LENGTHS, reverse=count > 1)
 
 
 def test_a_worker_that_waits_is_no_reason_to_wait_for_close(workspace: Any, wait_gone: Any) -> None:
