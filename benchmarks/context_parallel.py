@@ -30,12 +30,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rows import write_rows
+from rows import kernels_version, write_rows
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from lightning_bench.machine import harness_commit
-from lightning_bench.providers import get_provider
 from lightning_kernels import ContextParallel, layer_slopes, lightning_attn2
 
 HEADS, DIM, LAYERS = 64, 128, 80
@@ -104,7 +103,7 @@ def measure(out: Path, lengths: list[int]) -> None:
                     "direction": name, "seq_len": total, "ranks": ranks, "heads": HEADS, "head_dim": DIM,
                     "dtype": "bf16", "layer": f"{layer} of {LAYERS}", "cp_ms": f"{apart_ms:.4f}",
                     "alone_ms": f"{alone_ms:.4f}", "efficiency": f"{alone_ms / apart_ms:.3f}",
-                    "provider_version": get_provider("lightning2").version(), "torch": torch.__version__,
+                    "provider_version": kernels_version(), "torch": torch.__version__,
                     "harness_commit": harness_commit(), "device_name": torch.cuda.get_device_name(),
                 })  # fmt: skip
                 if dist.get_rank() == 0:
@@ -138,7 +137,7 @@ def trace(out: Path) -> None:
                 "direction": "fwd", "batch": batch, "heads": HEADS, "seq_len": TRACED_TOKENS, "ranks": ranks,
                 "kernel": event["name"].split("(")[0], "stream": event["args"]["stream"],
                 "begin_us": f"{event['ts'] - begin:.1f}", "duration_us": f"{event['dur']:.1f}",
-                "provider_version": get_provider("lightning2").version(), "torch": torch.__version__,
+                "provider_version": kernels_version(), "torch": torch.__version__,
                 "harness_commit": harness_commit(), "device_name": torch.cuda.get_device_name(),
             })  # fmt: skip
         del forward

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import triton
-from rows import write_rows
+from rows import kernels_version, write_rows
 from torch import Tensor
 
 from lightning_bench.machine import harness_commit
@@ -107,6 +107,7 @@ def measure(
         "device_name": torch.cuda.get_device_name(0) if device == "cuda" else "cpu",
         "torch": torch.__version__,
         "triton": triton.__version__,
+        "provider_version": kernels_version(),
         "harness_commit": harness_commit(),
     }
 

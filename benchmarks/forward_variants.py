@@ -19,6 +19,7 @@ from rows import out_path, write_rows
 from triton.testing import do_bench
 
 from lightning_bench.case import Shape
+from lightning_bench.machine import harness_commit
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.clocks import NvmlClocks
 from lightning_bench.measure.device.timer import CudaTimer
@@ -75,6 +76,7 @@ def main() -> None:
                 "do_bench_sm_clock_mhz": f"{after.sm_clock_mhz:.0f}",
                 "device_name": torch.cuda.get_device_name(0),
                 "torch": torch.__version__,
+                "harness_commit": harness_commit(),
             }
         )
         print(rows[-1])

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from call_time import Nothing
-from rows import out_path, write_rows
+from rows import kernels_version, out_path, write_rows
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -174,6 +174,7 @@ def measure(device: str, samples: int, warm_calls: int) -> list[dict[str, object
             "torch": torch.__version__,
             "triton": version("triton"),
             "python": sys.version.split()[0],
+            "provider_version": kernels_version() if name.startswith("lightning2") else "",
             "harness_commit": harness_commit(),
         }
         for (name, mode, _), times in zip(calls, taken, strict=True)

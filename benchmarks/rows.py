@@ -1,4 +1,4 @@
-"""The CSV that every script here writes, the argument of those that take no other, and a row of `lbench`."""
+"""The CSV that every script here writes, and the argument of those that take no other; a made-up row."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_bench.providers import get_provider
 from lightning_bench.record import Record
 
 
@@ -16,6 +17,11 @@ def out_path(doc: str | None) -> Path:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the CSV to write")
     return Path(parser.parse_args().out)
+
+
+def kernels_version() -> str:
+    """Return what column `provider_version` says where all figures of a row are of our kernels."""
+    return get_provider("lightning2").version()
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

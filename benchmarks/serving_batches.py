@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import triton
-from rows import write_rows
+from rows import kernels_version, write_rows
 from torch import Tensor
 
 import lightning_kernels as lk
@@ -247,7 +247,8 @@ def measure(
                 "ci_low_ms": f"{low:.6f}", "ci_high_ms": f"{high:.6f}", "samples": len(task.sampler.samples),
                 "ratio_to_copy": f"{median[name] / median['copy']:.4f}", "trouble": "; ".join(trouble),
                 "device_name": torch.cuda.get_device_name(0) if device == "cuda" else "cpu",
-                "torch": torch.__version__, "triton": triton.__version__, "harness_commit": harness_commit(),
+                "torch": torch.__version__, "triton": triton.__version__,
+                "provider_version": kernels_version(), "harness_commit": harness_commit(),
             }
         )  # fmt: skip
     return rows

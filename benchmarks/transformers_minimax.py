@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import out_path, write_rows
+from rows import kernels_version, out_path, write_rows
 from torch import Tensor
 
 from lightning_bench.machine import harness_commit
@@ -142,6 +142,7 @@ def measure(
                     "device": torch.cuda.get_device_name() if cuda else "cpu",
                     "torch": torch.__version__,
                     "transformers": version("transformers"),
+                    "provider_version": kernels_version(),
                     "harness_commit": harness_commit(),
                 }
 

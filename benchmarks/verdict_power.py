@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import kernels_version
 
 from lightning_bench.case import Device, Shape
 from lightning_bench.comparison import rule
@@ -77,6 +78,7 @@ COLUMNS = (
     "true_percent",
     "device_name",
     "torch",
+    "provider_version",
     "harness_commit",
     "seconds",
 )
@@ -235,11 +237,14 @@ def measure(
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Rows that are there already."""
+    """Return the rows that are there already. SystemExit if their columns are not those that are appended."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if rows and tuple(rows[0]) != COLUMNS:
+        raise SystemExit(f"{path} has other columns than this script writes: give another file")
+    return rows
 
 
 def main() -> None:
@@ -291,6 +296,7 @@ def main() -> None:
                 "threshold_percent": f"{100 * threshold:g}",
                 "device_name": machine.device_name,
                 "torch": machine.torch,
+                "provider_version": kernels_version(),
                 "harness_commit": machine.harness_commit,
                 "seconds": f"{time.monotonic() - begin:.2f}",
             }

@@ -1,4 +1,4 @@
-"""The tables of docs/ that code and result files determine: they are written between marks, never typed.
+"""The tables of docs/ and results/ that code and CSVs determine: written between marks, never typed.
 
     python -m scripts.docs_tables             # says which tables are not what the code and the CSVs say
     python -m scripts.docs_tables --write     # writes them
@@ -15,13 +15,14 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.row import COLUMNS
-from scripts import context_table, measured_tables, systems_table
+from scripts import committed_table, context_table, measured_tables, systems_table
 
 ROOT = Path(__file__).parents[1]
 SUITES = ROOT / "suites"
@@ -90,6 +91,13 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
         lambda: systems_table.table(read_records(systems_table.RESULTS)),
     ),
     **{
+        f"{folder}-files": (
+            ROOT / "results" / folder / "README.md",
+            _made_of(committed_table.HEAD, partial(committed_table.lines, folder)),
+        )
+        for folder in ("h200", "h200-x2")
+    },
+    **{
         name: (ROOT / "docs" / f"{page}.md", _made_of(head, lines))
         for name, (page, head, lines) in _OF_LINES.items()
     },
@@ -110,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/")
+    parser.add_argument("--write", action="store_true", help="write the tables into the pages")
     options = parser.parse_args(arguments)
     stale = []
     for name, (path, table) in TABLES.items():

@@ -8,8 +8,9 @@ Reads CSVs and measures nothing:
 
 A row of a bundled provider is stale if its version is not that of the sources in kernels/; a row with a time,
 if its least bytes, FLOPs or ``floor_ms`` are not those that the families' definitions give now. CSVs of the
-benchmarks are looked at if they have the columns ``provider`` and ``provider_version``. One line for each
-file and reason; exit status 1 if there is any.
+benchmarks are looked at if they have the column ``provider_version``; without a column ``provider`` all of
+their rows are of our kernels. One line for each file and reason; exit status 1 if there is any.
+`python -m benchmarks.run_all` measures what is stale.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.codec import read_cells
 from lightning_bench.record.discover import result_files, shown_path
+from lightning_bench.record.row import SCHEMA
 from lightning_bench.words import counted
 
 ROOT = Path(__file__).parents[1]
@@ -62,22 +64,29 @@ def bundled_names() -> frozenset[str]:
 
 
 def stale_results(paths: Sequence[Path]) -> list[Stale]:
-    """Return what is stale in these files and folders, in their order."""
+    """Return what is stale in these files and folders: result files in order, then CSVs of benchmarks."""
     found = result_files(paths)
-    version, bundled = repository_version(), bundled_names()
+    version, bundled = repository_version(), bundled_names() | {KERNELS}
     stale: list[Stale] = []
+    scripts = [path for path in found.files if path in found.named and _of_script(path)]
     for path in found.files:
-        records = read_records(path)
-        stale += _grouped(path, len(records), _faults(records, version, bundled))
-    for path in sorted(file for folder in paths if folder.is_dir() for file in folder.rglob("*.csv")):
-        if path in found.files:
-            continue
+        if path not in scripts:
+            records = read_records(path)
+            stale += _grouped(path, len(records), _faults(records, version, bundled))
+    in_folders = sorted(file for folder in paths if folder.is_dir() for file in folder.rglob("*.csv"))
+    for path in scripts + [file for file in in_folders if file not in found.files]:
         cells = read_cells(path)
-        if cells and {"provider", "provider_version"} <= cells[0].keys():
-            rows = [(row["provider"], row["provider_version"]) for row in cells]
+        if cells and "provider_version" in cells[0]:
+            rows = [(row.get("provider", KERNELS), row["provider_version"]) for row in cells]
             faults = ((name, _of_version(name, its, version, bundled)) for name, its in rows)
             stale += _grouped(path, len(cells), faults)
     return stale
+
+
+def _of_script(path: Path) -> bool:
+    """Return whether a benchmark wrote the CSV: its columns are not those of a result file."""
+    cells = read_cells(path)
+    return bool(cells) and not cells[0].keys() >= set(SCHEMA.required)
 
 
 def _faults(

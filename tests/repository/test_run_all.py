@@ -1,0 +1,304 @@
+"""The list of committed files, and the script that measures them by it: real commands on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import run_all
+from benchmarks.committed_files import FILES, CommittedFile, is_sweep, planned_cases
+from benchmarks.stale_files import why_stale
+from lightning_bench.case import Metric
+from lightning_bench.cli.app import app
+from lightning_bench.record import read_records
+from lightning_bench.record.codec import read_cells
+from scripts.stale_results import repository_version
+from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
+
+RESULTS = ROOT / "results"
+COMMANDS = [command for file in FILES for command in file.commands]
+ONE = "lbench speed quick --device cpu --provider lightning2-torch --direction fwd"
+SLOW = """
+title = "Slow"
+description = "Seconds for each case, whatever it shows."
+device = "cpu"
+[limits]
+sample_limit_s = 2.0
+min_samples = 100000
+max_samples = 100000
+processes = 1
+[[group]]
+providers = ["lightning2-torch"]
+direction = "fwd"
+dtype = "fp32"
+batch = 1
+heads = 1
+seq_len = [64, 128, 192, 256]
+head_dim = 16
+"""
+
+
+def made_up(command: str, name: str = "rows.csv", **fields: Any) -> CommittedFile:
+    return CommittedFile(f"made-up/{name}", (command,), 1, gpus=0, **fields)
+
+
+def test_the_list_has_every_committed_csv_of_a_gpu_once() -> None:
+    folders = {file.folder for file in FILES}
+    assert folders == {path.name for path in RESULTS.glob("h200*")}
+    committed = {
+        path.relative_to(RESULTS).as_posix()
+        for folder in folders
+        for path in (RESULTS / folder).rglob("*.csv")
+    }
+    within = {"h200/profile/kernels.csv", "h200/profile/tensors.csv"}  # of the folder of profile/calls.csv
+    listed = [file.path for file in FILES]
+    assert committed - within <= set(listed)
+    assert len({file.name for file in FILES}) == len(set(listed)) == len(listed)
+
+
+def test_what_the_readme_says_of_older_files_is_of_the_commits_in_their_rows() -> None:
+    """A line on how a file was measured otherwise goes when the file is measured anew."""
+    text = (
+        (RESULTS / "h200" / "README.md").read_text().split("## Measured in other ways\n")[1].split("\n## ")[0]
+    )
+    said = re.findall(r"^- (\S+\.csv)(?: \((.*?)\))?:", text, re.MULTILINE)
+    assert len(said) == text.count("\n- ")
+    for name, commits in said:
+        rows = read_cells(RESULTS / "h200" / name)
+        measured = dict.fromkeys(row["harness_commit"] for row in rows if row.get("harness_commit"))
+        assert commits == ", ".join(measured), (
+            f"delete or correct the line on {name} in results/h200/README.md"
+        )
+
+
+def test_every_suite_of_a_gpu_is_in_the_list() -> None:
+    suites = {shlex.split(command)[2] for command in COMMANDS if is_sweep(command)}
+    assert suites == {path.stem for path in (ROOT / "suites").glob("*.toml")} - {"quick", "systems-quick"}
+
+
+class ParsedError(Exception):
+    """The arguments of a script were accepted."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *words = shlex.split(command.replace("{}", "folder"))
+    if is_sweep(command):
+        assert planned_cases(command)
+    elif program == "lbench":
+        done = CliRunner().invoke(app, [*words, "--help"])  # which an unknown option precedes
+        assert done.exit_code == 0, done.output
+    else:
+        pytest.importorskip("triton")
+        parse = argparse.ArgumentParser.parse_args
+
+        def parse_and_stop(parser: argparse.ArgumentParser, given: Any = None) -> None:
+            parse(parser, given)
+            raise ParsedError
+
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
+        with pytest.raises(ParsedError):
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+
+
+def test_an_option_that_is_unknown_is_not_accepted() -> None:
+    assert CliRunner().invoke(app, ["verify", "--nonsense", "--help"]).exit_code == 2
+    with pytest.raises(RuntimeError, match="exit code"):
+        planned_cases("lbench speed paper --nonsense")
+    with pytest.raises(RuntimeError, match="no-such-suite"):
+        planned_cases("lbench speed no-such-suite")
+
+
+def test_sweeps_are_those_commands_that_take_out() -> None:
+    assert all(is_sweep(f"lbench {metric} paper") for metric in get_args(Metric))
+    assert not is_sweep("lbench verify a.csv")
+    assert not is_sweep("python benchmarks/speed.py")
+
+
+def test_the_committed_files_say_why_they_are_stale(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_all.main(["--list", "--only", "decode-bandwidth.csv", "h200/paper-speed.csv"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in lines] in (
+        [],
+        ["h200/paper-speed.csv"],
+        ["h200/decode-bandwidth.csv"],
+        ["h200/paper-speed.csv", "h200/decode-bandwidth.csv"],
+    )
+    assert last.startswith(f"{len(lines)} of 2 files to measure")
+
+
+def test_a_file_that_is_not_in_the_list_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_all.main(["--only", "nowhere.csv"])
+    assert caught.value.code == 2
+    assert "not in the list: nowhere.csv; it has h200/ceilings.csv, " in capsys.readouterr().err
+
+
+def test_what_cannot_run_here_is_skipped_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        made_up("python -c pass", "a.csv", needs=("no_such_package", "no.such.package", "json", "sh")),
+        replace(made_up("python -c pass", "b.csv"), gpus=99),
+        made_up("lbench speed mixed --provider vllm-lightning --device cpu", "c.csv"),
+    ]
+    assert run_all.main(["--out", str(tmp_path)], files) == 0
+    printed = capsys.readouterr().out
+    assert "a.csv: skipped: no_such_package, no.such.package not installed\n" in printed
+    assert "b.csv: skipped: it needs 99 GPUs, and " in printed
+    assert "c.csv: skipped: vllm-lightning: " in printed
+    assert printed.endswith("3 skipped\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_sweep_is_measured_once_gone_on_with_and_measured_anew_for_other_kernels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that fails beside it is reported, ends nothing and is tried again."""
+    short = made_up(f"{ONE} --seq-len 256")
+    fails = made_up("python -c 'raise SystemExit(7)'", "fails.csv")
+    path = tmp_path / short.path
+
+    def measured(files: list[CommittedFile], *words: str) -> tuple[int, str]:
+        code = run_all.main(["--out", str(tmp_path), *words], files)
+        return code, capsys.readouterr().out
+
+    anywhere = made_up(short.commands[0].replace("--device cpu ", ""))
+    code, printed = measured([fails, anywhere], "--gpus", "cpu:1")
+    assert code == 1
+    assert "fails.csv: failed: exit code 7 of `python -c 'raise SystemExit(7)'`" in printed
+    assert "rows.csv: done: 1 " in printed
+    assert printed.endswith("\n1 failed, 1 done\n")
+    (row,) = read_records(path)
+    assert row.executor == "local 1"
+    assert row.worked
+    assert row.provider_version == repository_version()
+    assert [folder.name for folder in (tmp_path / "unfinished").iterdir()] == [fails.name]
+    assert measured([short]) == (0, "\nnothing is stale\n")
+
+    longer = made_up(f"{ONE} --seq-len 256,512")
+    assert why_stale(longer, tmp_path) == ["it lacks 1 of 2 cases"]
+    assert measured([longer])[0] == 0
+    first, second = read_records(path)
+    assert (first, second.seq_len) == (row, 512)
+    samples = path.with_suffix("").with_suffix(".samples.jsonl").read_text().splitlines()
+    assert {json.loads(line)["case_id"] for line in samples} == {first.case_id, second.case_id}
+
+    path.write_text(path.read_text().replace(repository_version(), "0.1.0+aaaaaaaa", 1))
+    assert why_stale(longer, tmp_path)[0].startswith("1 of 2 rows: kernels 0.1.0+aaaaaaaa; ")
+    assert measured([longer])[0] == 0
+    rows = read_records(path)
+    assert [each.provider_version for each in rows] == [repository_version()] * 2
+    assert not {each.time_utc for each in rows} & {first.time_utc, second.time_utc}
+
+
+@pytest.mark.slow
+def test_a_budget_stops_a_sweep_which_goes_on_in_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "slow.toml"
+    suite.write_text(SLOW)
+    file = made_up(f"lbench speed {suite}")
+    monkeypatch.setattr(run_all, "LEAST_S", 1.0)
+    monkeypatch.setattr(run_all, "GRACE_S", 60.0)
+    words = ["--out", str(tmp_path)]
+    assert run_all.main([*words, "--budget", "60.5"], [file]) == 0
+    assert "rows.csv: left: no time for a part of it\n1 left\n" in capsys.readouterr().out
+    assert not (tmp_path / "unfinished").exists()
+    assert run_all.main([*words, "--budget", "66"], [file]) == 0
+    assert "rows.csv: left: stopped; it goes on from its rows\n1 left\n" in capsys.readouterr().out
+    assert not (tmp_path / file.path).exists()
+    partial = tmp_path / "unfinished" / file.name / "rows.csv"
+    before = partial.read_text() if partial.exists() else ""
+    assert before.count("\n") < 5
+    assert run_all.main(words, [file]) == 0
+    assert "rows.csv: done: " in capsys.readouterr().out
+    after = (tmp_path / file.path).read_text()
+    assert after.startswith(before)
+    assert [row.seq_len for row in read_records(tmp_path / file.path)] == [64, 128, 192, 256]
+    assert not partial.parent.exists()
+
+
+def test_what_was_begun_for_other_commands_is_thrown_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script of two commands: the first stays done, unless the list says something else by now."""
+    write = 'python -c \'open("{}/log", "a").write("x")\''
+    end = 'python -c \'import shutil; shutil.copy("{}/log", "{}/rows.csv")\''
+    fails = "python -c 'raise SystemExit(1)'"
+    file = replace(made_up(write, ours=False), commands=(write, fails))
+    words = ["--out", str(tmp_path)]
+    log = tmp_path / "unfinished" / file.name / "log"
+    for _ in range(2):
+        assert run_all.main(words, [file]) == 1
+        assert log.read_text() == "x"
+    assert "thrown away" not in capsys.readouterr().out
+    file = replace(file, commands=(write, write, end))
+    assert run_all.main(words, [file]) == 0
+    assert "what was begun is of another version or machine, and is thrown away" in capsys.readouterr().out
+    assert (tmp_path / file.path).read_text() == "xx"
+    assert run_all.main(words, [replace(file, path="made-up/none.csv", commands=(write,))]) == 1
+    assert "none.csv: failed: no command wrote " in capsys.readouterr().out
+
+
+def test_a_script_begins_only_if_it_can_end_and_is_stopped_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_all, "GRACE_S", 1.0)
+    waits = "python -c 'import signal, time; signal.signal(2, lambda *_: None); time.sleep(1e5)'"
+    files = [replace(made_up(waits), seconds=1000), made_up(waits, "short.csv")]
+    assert run_all.main(["--out", str(tmp_path), "--budget", "4"], files) == 0
+    printed = capsys.readouterr().out
+    assert "rows.csv: left: no time for a part of it\n" in printed
+    assert "short.csv: left: stopped; its last command begins again\n2 left\n" in printed
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    code = "import pathlib; p = pathlib.Path('{}/p'); p.mkdir(); (p / 'calls.csv').write_text('a\\n1\\n')"
+    file = made_up(f"python -c {shlex.quote(code)}", "p/calls.csv", ours=False)
+    old = tmp_path / "made-up" / "p" / "old.json"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    assert run_all.main(["--out", str(tmp_path)], [file]) == 0
+    assert [path.name for path in old.parent.iterdir()] == ["calls.csv"]
+
+
+def test_an_interrupt_stops_the_command_and_says_what_is_left(tmp_path: Path) -> None:
+    interrupts = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(1e5)"
+    code = (
+        "from benchmarks.committed_files import CommittedFile\nfrom benchmarks.run_all import main\n"
+        f"command = {f'python -c {shlex.quote(interrupts)}'!r}\n"
+        "files = [CommittedFile(f'made-up/{n}.csv', (command,), 1, gpus=0) for n in (1, 2)]\n"
+        f"raise SystemExit(main(['--out', {str(tmp_path)!r}], files))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 130, done.stderr
+    assert "made-up/1.csv: left: not begun in this run\nmade-up/2.csv: left" in done.stdout
+
+
+def test_the_commands_are_shown_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = made_up("lbench speed quick --device cpu", "it.csv")
+    words = ["--dry-run", "--out", str(tmp_path), "--gpus", "all", "--anyway"]
+    assert run_all.main(words, [file]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "made-up/it.csv, about 1 s"
+    out = tmp_path / "unfinished" / "made-up-it" / "it.csv"
+    assert second.endswith(f"-m lightning_bench speed quick --device cpu --quiet --out {out} --gpus all")
+    assert list(tmp_path.iterdir()) == []
