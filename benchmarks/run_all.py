@@ -34,7 +34,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +82,11 @@ class Run:
 
 def measure(file: CommittedFile, run: Run) -> Outcome:
     """Run the commands of a file that are left, and put it into its place if all have worked."""
-    if run.left_s() < min(_needed_s(file, command) for command in file.commands):
+    if run.left_s() < min(needed_s(file, command) for command in file.commands):
         return Outcome("left", "no time for a part of it")
     folder, done = _begin(file, run)
     for number, command in enumerate(file.commands[done:], start=done + 1):
-        if run.left_s() < (needed := _needed_s(file, command)):
+        if run.left_s() < (needed := needed_s(file, command)):
             return Outcome("left", f"the next command takes about {duration(needed)}")
         words = command_words(file, command, folder, run.gpus)
         print(f"\n{file.path}: {shlex.join(words[1:])}", flush=True)
@@ -103,7 +103,7 @@ def _goes_on(file: CommittedFile, command: str) -> bool:
     return is_sweep(command) or file.resumes
 
 
-def _needed_s(file: CommittedFile, command: str) -> float:
+def needed_s(file: CommittedFile, command: str) -> float:
     """Return the time without which a command is not begun."""
     return LEAST_S if _goes_on(file, command) else file.seconds / len(file.commands)
 
@@ -143,6 +143,18 @@ def _begin(file: CommittedFile, run: Run) -> tuple[Path, int]:
     return folder, 0
 
 
+def _begun(file: CommittedFile, run: Run) -> tuple[float, str]:
+    """Return which share of an unfinished file is done, and that in words: 0 and "" if it was not begun."""
+    folder = run.out / "unfinished" / file.name
+    if not (folder / NOTE).exists():
+        return 0.0, ""
+    if cases := set(file.cases):
+        measured = cases & {row["case_id"] for row in read_cells(folder / file.inside)}
+        return len(measured) / len(cases), f"with {len(measured)} of {counted(len(cases), 'case')}"
+    done = json.loads((folder / NOTE).read_text())["done"]
+    return done / len(file.commands), f"with {done} of {counted(len(file.commands), 'command')}"
+
+
 def _stale_within(folder: Path) -> bool:
     try:
         return bool(stale_results([folder]))
@@ -178,7 +190,7 @@ def _note(folder: Path, state: dict[str, object]) -> None:
 
 def _run(words: Sequence[str], run: Run) -> int | None:
     """Run a command to its end and return its exit code, or stop it in time and return None."""
-    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(words, cwd=ROOT, process_group=0)  # Ctrl-C is for this process only
     try:
         return process.wait(None if math.isinf(run.deadline) else max(0.0, run.left_s()))
     except subprocess.TimeoutExpired:
@@ -256,7 +268,7 @@ def main(arguments: Sequence[str] | None = None, files: Sequence[CommittedFile] 
     run = Run(options.out.resolve(), options.gpus, options.anyway, begin + options.budget)
     due = stale_files(chosen, run.out)
     if options.list:
-        _show_list(due, len(chosen))
+        _show_list(due, run, len(chosen))
         return ExitCode.OK
     outcomes: dict[CommittedFile, Outcome] = {}
     code = ExitCode.OK
@@ -268,18 +280,23 @@ def main(arguments: Sequence[str] | None = None, files: Sequence[CommittedFile] 
             else:
                 outcomes[file] = Outcome("skipped", reason) if reason else measure(file, run)
     except KeyboardInterrupt:
+        outcomes[file] = Outcome("left", "interrupted")
         code = ExitCode.INTERRUPTED
     if not options.dry_run:
-        _show_outcomes(due, outcomes)
+        _show_outcomes(due, outcomes, run)
     failed = any(outcome.status == "failed" for outcome in outcomes.values())
     return code or (ExitCode.FOUND if failed else ExitCode.OK)
 
 
-def _show_list(due: dict[CommittedFile, list[str]], count: int) -> None:
+def _show_list(due: dict[CommittedFile, list[str]], run: Run, count: int) -> None:
+    total = 0.0
     for file, reasons in due.items():
-        print(f"{file.path}, about {duration(file.seconds)}: {'; '.join(reasons)}")
-    seconds = sum(file.seconds for file in due)
-    print(f"{len(due)} of {counted(count, 'file')} to measure: about {duration(seconds)} on one GPU")
+        share, words = _begun(file, run)
+        seconds = file.seconds * (1 - share)
+        total += seconds
+        print(", ".join(filter(None, (file.path, f"about {duration(seconds)}", words))))
+        print("".join(f"    {reason}\n" for reason in reasons), end="")
+    print(f"{len(due)} of {counted(count, 'file')} to measure: about {duration(total)} on one GPU")
 
 
 def _show_commands(file: CommittedFile, run: Run, reason: str) -> None:
@@ -289,14 +306,16 @@ def _show_commands(file: CommittedFile, run: Run, reason: str) -> None:
         print(f"  {shlex.join(words)}")
 
 
-def _show_outcomes(due: dict[CommittedFile, list[str]], outcomes: dict[CommittedFile, Outcome]) -> None:
+def _show_outcomes(due: Iterable[CommittedFile], outcomes: dict[CommittedFile, Outcome], run: Run) -> None:
     print()
     for file in due:
         outcome = outcomes.get(file, Outcome("left", "not begun in this run"))
-        print(f"{file.path}: {outcome.status}: {outcome.words}")
+        words = ", ".join(filter(None, (outcome.words, _begun(file, run)[1])))
+        print(f"{file.path}: {outcome.status}: {words}")
     counts = Counter(outcomes[file].status if file in outcomes else "left" for file in due)
     print(", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing is stale")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is cancelled leaves nothing behind
     sys.exit(main())

@@ -57,14 +57,14 @@ def other_versions(file: CommittedFile, path: Path) -> list[str]:
 
 
 def _lacking(file: CommittedFile, path: Path) -> list[str]:
-    if not file.cases:
+    if not (cases := set(file.cases)):
         return []
-    rows = {record.case_id: record for record in read_records(path) if record.case_id in file.cases}
-    lacking = len(file.cases) - len(rows)
+    rows = {record.case_id: record for record in read_records(path) if record.case_id in cases}
+    lacking = len(cases) - len(rows)
     # The package of such a row was not there: it has no version.
     absent = [row for row in rows.values() if row.status == "unavailable" and not row.provider_version]
     now = sum(get_provider(row.provider).unavailable(row.device) is None for row in absent)
-    reasons = [f"it lacks {lacking} of {counted(len(file.cases), 'case')}"] if lacking else []
+    reasons = [f"it lacks {lacking} of {counted(len(cases), 'case')}"] if lacking else []
     return reasons + ([f"{counted(now, 'row')} lacked a package that is installed here"] if now else [])
 
 

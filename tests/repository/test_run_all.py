@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import runpy
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -18,12 +20,13 @@ from typer.testing import CliRunner
 
 from benchmarks import run_all
 from benchmarks.committed_files import FILES, CommittedFile, is_sweep, planned_cases
-from benchmarks.stale_files import why_stale
+from benchmarks.stale_files import _machine, why_not, why_stale
 from lightning_bench.case import Metric
 from lightning_bench.cli.app import app
 from lightning_bench.record import read_records
 from lightning_bench.record.codec import read_cells
 from scripts.stale_results import repository_version
+from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, fake_torch
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
@@ -97,6 +100,8 @@ def test_every_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch
     program, *words = shlex.split(command.replace("{}", "folder"))
     if is_sweep(command):
         assert planned_cases(command)
+        out = "" if "--out" in words else " --out rows.csv"
+        assert planned_cases(f"{command} --quiet{out}") == planned_cases(command)
     elif program == "lbench":
         done = CliRunner().invoke(app, [*words, "--help"])  # which an unknown option precedes
         assert done.exit_code == 0, done.output
@@ -113,6 +118,12 @@ def test_every_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.syspath_prepend(ROOT / "benchmarks")
         with pytest.raises(ParsedError):
             runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_command_fits_into_a_part_of_eight_minutes(file: CommittedFile) -> None:
+    """One that goes on where it was fits into any; the others must end in it."""
+    assert all(run_all.needed_s(file, command) < 480 - run_all.GRACE_S for command in file.commands)
 
 
 def test_an_option_that_is_unknown_is_not_accepted() -> None:
@@ -132,13 +143,15 @@ def test_sweeps_are_those_commands_that_take_out() -> None:
 def test_the_committed_files_say_why_they_are_stale(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all.main(["--list", "--only", "decode-bandwidth.csv", "h200/paper-speed.csv"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
-    assert [line.partition(",")[0] for line in lines] in (
+    files = [line.partition(",")[0] for line in lines if not line.startswith(" ")]
+    assert len(lines) >= 2 * len(files)
+    assert files in (
         [],
         ["h200/paper-speed.csv"],
         ["h200/decode-bandwidth.csv"],
         ["h200/paper-speed.csv", "h200/decode-bandwidth.csv"],
     )
-    assert last.startswith(f"{len(lines)} of 2 files to measure")
+    assert last.startswith(f"{len(files)} of 2 files to measure")
 
 
 def test_a_file_that_is_not_in_the_list_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,6 +176,43 @@ def test_what_cannot_run_here_is_skipped_with_the_reason(
     assert "c.csv: skipped: vllm-lightning: " in printed
     assert printed.endswith("3 skipped\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("boards", "reasons"),
+    [
+        ([H200], ["", "it needs 2 GPUs, and 1 can be used here"]),
+        ([H200, H200], ["", ""]),
+        (["NVIDIA H100"], ["results/h200 is not for this GPU, an NVIDIA H100", "it needs 2 GPUs"]),
+        (
+            [RTX, RTX],
+            [f"results/h200 is not for this GPU, an {RTX}", f"results/h200-x2 is not for this GPU, an {RTX}"],
+        ),
+    ],
+)
+def test_a_folder_takes_files_of_its_gpu_only(
+    boards: list[str], reasons: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "version.py").write_text("__version__ = '2.8'\ncuda: Optional[str] = '12.8'\nhip = None\n")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(None))
+    listed = [Board(name, f"GPU-{index}aaa") for index, name in enumerate(boards)]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(listed))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    files = [
+        CommittedFile("h200/a.csv", ("python -c pass",), 1),
+        CommittedFile("h200-x2/a.csv", (), 1, gpus=2),
+    ]
+    _machine.cache_clear()
+    try:
+        found = [why_not(file, anyway=False) for file in files]
+    finally:
+        _machine.cache_clear()
+    assert all(
+        one.startswith(wanted) and bool(one) == bool(wanted)
+        for one, wanted in zip(found, reasons, strict=True)
+    )
 
 
 @pytest.mark.slow
@@ -221,11 +271,16 @@ def test_a_budget_stops_a_sweep_which_goes_on_in_the_next_run(
     assert "rows.csv: left: no time for a part of it\n1 left\n" in capsys.readouterr().out
     assert not (tmp_path / "unfinished").exists()
     assert run_all.main([*words, "--budget", "66"], [file]) == 0
-    assert "rows.csv: left: stopped; it goes on from its rows\n1 left\n" in capsys.readouterr().out
-    assert not (tmp_path / file.path).exists()
     partial = tmp_path / "unfinished" / file.name / "rows.csv"
     before = partial.read_text() if partial.exists() else ""
-    assert before.count("\n") < 5
+    count = max(0, before.count("\n") - 1)
+    assert count < 4
+    assert not (tmp_path / file.path).exists()
+    words_on_it = f"with {count} of 4 cases"
+    printed = capsys.readouterr().out
+    assert f"rows.csv: left: stopped; it goes on from its rows, {words_on_it}\n1 left\n" in printed
+    assert run_all.main([*words, "--list"], [file]) == 0
+    assert f"rows.csv, about {(4 - count) / 4:.0f} s, {words_on_it}\n" in capsys.readouterr().out
     assert run_all.main(words, [file]) == 0
     assert "rows.csv: done: " in capsys.readouterr().out
     after = (tmp_path / file.path).read_text()
@@ -265,7 +320,7 @@ def test_a_script_begins_only_if_it_can_end_and_is_stopped_otherwise(
     assert run_all.main(["--out", str(tmp_path), "--budget", "4"], files) == 0
     printed = capsys.readouterr().out
     assert "rows.csv: left: no time for a part of it\n" in printed
-    assert "short.csv: left: stopped; its last command begins again\n2 left\n" in printed
+    assert "short.csv: left: stopped; its last command begins again, with 0 of 1 command\n2 left\n" in printed
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -290,7 +345,10 @@ def test_an_interrupt_stops_the_command_and_says_what_is_left(tmp_path: Path) ->
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 130, done.stderr
-    assert "made-up/1.csv: left: not begun in this run\nmade-up/2.csv: left" in done.stdout
+    assert (
+        "made-up/1.csv: left: interrupted, with 0 of 1 command\nmade-up/2.csv: left: not begun in this run\n"
+        in done.stdout
+    )
 
 
 def test_the_commands_are_shown_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
