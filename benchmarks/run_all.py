@@ -42,6 +42,8 @@ from pathlib import Path
 from benchmarks.committed_files import FILES, CommittedFile, is_sweep
 from benchmarks.stale_files import RESULTS, machine_of, other_versions, stale_files, versions, why_not
 from lightning_bench.errors import ExitCode, UsageError
+from lightning_bench.machine import harness_commit
+from lightning_bench.machine.gpu import usable_gpus
 from lightning_bench.record import ResultFile, read_records
 from lightning_bench.record.codec import read_cells, replace_file
 from lightning_bench.record.row import COLUMNS
@@ -90,13 +92,20 @@ def measure(file: CommittedFile, run: Run) -> Outcome:
             return Outcome("left", f"the next command takes about {duration(needed)}")
         words = command_words(file, command, folder, run.gpus)
         print(f"\n{file.path}: {shlex.join(words[1:])}", flush=True)
-        code = _run(words, run)
+        code = _run(words, environment(file), run)
         if code is None:
             return Outcome("left", f"stopped; {_WHAT_STAYS[_goes_on(file, command)]}")
         if code != ExitCode.OK and not (is_sweep(command) and code == ExitCode.FOUND):
             return Outcome("failed", f"exit code {code} of `{command}`; what it wrote is in {folder}")
         _note(folder, {**_state(file), "done": number})
     return _finish(file, folder, run)
+
+
+def environment(file: CommittedFile) -> dict[str, str]:
+    """Return the environment of its commands, which see no more GPUs than the folder of results/ has."""
+    if file.gpus < 2:
+        return dict(os.environ)
+    return os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in usable_gpus()[: file.gpus])}
 
 
 def _goes_on(file: CommittedFile, command: str) -> bool:
@@ -188,9 +197,11 @@ def _note(folder: Path, state: dict[str, object]) -> None:
     replace_file(folder / NOTE, json.dumps(state))
 
 
-def _run(words: Sequence[str], run: Run) -> int | None:
+def _run(words: Sequence[str], variables: dict[str, str], run: Run) -> int | None:
     """Run a command to its end and return its exit code, or stop it in time and return None."""
-    process = subprocess.Popen(words, cwd=ROOT, process_group=0)  # Ctrl-C is for this process only
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=variables, process_group=0
+    )  # Ctrl-C is for this process only
     try:
         return process.wait(None if math.isinf(run.deadline) else max(0.0, run.left_s()))
     except subprocess.TimeoutExpired:
@@ -270,6 +281,8 @@ def main(arguments: Sequence[str] | None = None, files: Sequence[CommittedFile] 
     if options.list:
         _show_list(due, run, len(chosen))
         return ExitCode.OK
+    if not options.dry_run:
+        _warn_of_commit(harness_commit())
     outcomes: dict[CommittedFile, Outcome] = {}
     code = ExitCode.OK
     try:
@@ -286,6 +299,13 @@ def main(arguments: Sequence[str] | None = None, files: Sequence[CommittedFile] 
         _show_outcomes(due, outcomes, run)
     failed = any(outcome.status == "failed" for outcome in outcomes.values())
     return code or (ExitCode.FOUND if failed else ExitCode.OK)
+
+
+def _warn_of_commit(commit: str) -> None:
+    if not commit:
+        print("warning: the rows will not say of which commit they are: set LBENCH_COMMIT", file=sys.stderr)
+    elif commit.endswith("-dirty"):
+        print(f"warning: the rows will be of {commit}: commit the changes first", file=sys.stderr)
 
 
 def _show_list(due: dict[CommittedFile, list[str]], run: Run, count: int) -> None:

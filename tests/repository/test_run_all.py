@@ -10,6 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,6 +179,24 @@ def test_what_cannot_run_here_is_skipped_with_the_reason(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def machine_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], None]]:
+    """Play a machine with GPUs of these names."""
+    (tmp_path / "version.py").write_text("__version__ = '2.8'\ncuda: Optional[str] = '12.8'\nhip = None\n")
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(None))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def play(names: list[str]) -> None:
+        boards = [Board(name, f"GPU-{index}aaa") for index, name in enumerate(names)]
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(boards))
+
+    _machine.cache_clear()
+    yield play
+    _machine.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("boards", "reasons"),
     [
@@ -191,28 +210,24 @@ def test_what_cannot_run_here_is_skipped_with_the_reason(
     ],
 )
 def test_a_folder_takes_files_of_its_gpu_only(
-    boards: list[str], reasons: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    boards: list[str], reasons: list[str], machine_with: Callable[[list[str]], None]
 ) -> None:
-    (tmp_path / "version.py").write_text("__version__ = '2.8'\ncuda: Optional[str] = '12.8'\nhip = None\n")
-    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setitem(sys.modules, "torch", fake_torch(None))
-    listed = [Board(name, f"GPU-{index}aaa") for index, name in enumerate(boards)]
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(listed))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine_with(boards)
     files = [
         CommittedFile("h200/a.csv", ("python -c pass",), 1),
         CommittedFile("h200-x2/a.csv", (), 1, gpus=2),
     ]
-    _machine.cache_clear()
-    try:
-        found = [why_not(file, anyway=False) for file in files]
-    finally:
-        _machine.cache_clear()
-    assert all(
-        one.startswith(wanted) and bool(one) == bool(wanted)
-        for one, wanted in zip(found, reasons, strict=True)
-    )
+    for file, reason in zip(files, reasons, strict=True):
+        found = why_not(file, anyway=False)
+        assert found.startswith(reason)
+        assert bool(found) == bool(reason)
+
+
+def test_files_of_two_gpus_are_measured_on_two(machine_with: Callable[[list[str]], None]) -> None:
+    machine_with([H200] * 4)
+    pair = run_all.environment(CommittedFile("h200-x2/a.csv", (), 1, gpus=2))
+    assert pair["CUDA_VISIBLE_DEVICES"] == "GPU-0aaa,GPU-1aaa"
+    assert "CUDA_VISIBLE_DEVICES" not in run_all.environment(CommittedFile("h200/a.csv", (), 1))
 
 
 @pytest.mark.slow
@@ -349,6 +364,25 @@ def test_an_interrupt_stops_the_command_and_says_what_is_left(tmp_path: Path) ->
         "made-up/1.csv: left: interrupted, with 0 of 1 command\nmade-up/2.csv: left: not begun in this run\n"
         in done.stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("commit", "warning"),
+    [
+        ("0123456789ab", ""),
+        ("0123456789ab-dirty", "warning: the rows will be of 0123456789ab-dirty: commit the changes first\n"),
+    ],
+)
+def test_a_commit_that_names_no_code_is_warned_of(
+    commit: str,
+    warning: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LBENCH_COMMIT", commit)
+    assert run_all.main(["--out", str(tmp_path)], []) == 0
+    assert capsys.readouterr().err == warning
 
 
 def test_the_commands_are_shown_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
