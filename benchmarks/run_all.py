@@ -232,6 +232,8 @@ def _finish(file: CommittedFile, folder: Path, run: Run) -> Outcome:
             sidecar_path(source).rename(sidecar_path(target))
         source.replace(target)
     shutil.rmtree(folder)
+    with suppress(OSError):  # other files are unfinished
+        folder.parent.rmdir()
     cells = read_cells(run.out / file.path)
     counts = Counter(row.get("status", "") for row in cells)
     words = ", ".join(f"{count} {status}".strip() for status, count in counts.items())
