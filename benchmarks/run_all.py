@@ -220,6 +220,8 @@ def _finish(file: CommittedFile, folder: Path, run: Run) -> Outcome:
     """Move what was measured to where it belongs; a folder replaces that which is there."""
     if not (folder / file.inside).exists():
         return Outcome("failed", f"no command wrote {folder / file.inside}")
+    if _begun(file, run)[0] < 1:
+        return Outcome("failed", f"the commands ended without all cases; what they wrote is in {folder}")
     source = folder / Path(file.inside).parts[0]
     target = run.out / file.folder / source.name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -236,8 +238,8 @@ def _finish(file: CommittedFile, folder: Path, run: Run) -> Outcome:
         folder.parent.rmdir()
     cells = read_cells(run.out / file.path)
     counts = Counter(row.get("status", "") for row in cells)
-    words = ", ".join(f"{count} {status}".strip() for status, count in counts.items())
-    return Outcome("done", words if file.cases else counted(len(cells), "row"))
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return Outcome("done", statuses if file.cases else counted(len(cells), "row"))
 
 
 def _named(files: Sequence[CommittedFile], names: Sequence[str]) -> list[CommittedFile]:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.committed_files import FILES, CommittedFile
+from lightning_bench.providers.bundled import KERNELS
 from lightning_bench.record.codec import read_cells
 from lightning_bench.words import counted
-from scripts.stale_results import KERNELS, bundled_names
+from scripts.stale_results import bundled_names
 
 RESULTS = Path(__file__).parents[1] / "results"
 HEAD = ("file", "made by", "has", "of our kernels", "at commit")
