@@ -86,6 +86,9 @@ def planned_cases(command: str) -> tuple[str, ...]:
     from lightning_bench.cli.app import app
 
     words = [*shlex.split(command)[1:], "--dry-run", "--json"]
+    for option in {"--gpus", "--executor"} & set(words):  # where they are measured
+        at = words.index(option)
+        del words[at : at + 2]
     # Elsewhere there are no earlier rows, from which it would estimate how long the sweep takes.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         done = CliRunner().invoke(app, words)
@@ -101,6 +104,8 @@ _PUBLISHED_BY_FLA = (
     "lightning2,lightning2-retention"
 )
 _REMEASURED = "lightning2,fla-chunk,flash2,sdpa-cudnn,sdpa-flash"
+_BOTH_SPEEDS = "lbench speed paper --provider lightning2,lightning-official,flash2"
+_SHARED = "--parallel fsdp2 --ranks 2 --seq-len 2k,16k,92k --provider lightning2,sdpa-cudnn"
 _PROFILE = "python benchmarks/profile_cases.py {}/profile --providers"
 
 # Seconds: of sweeps what `lbench ... --dry-run` estimates from the committed rows; for systems five minutes
@@ -239,6 +244,33 @@ FILES: tuple[CommittedFile, ...] = (
         ours=False,
     ),
     # Two GPUs.
+    CommittedFile("h200-x2/paper-speed.csv", (f"{_BOTH_SPEEDS} --gpus all",), 120, gpus=2),
+    CommittedFile(
+        "h200-x2/remeasured.csv",
+        (
+            f"{_BOTH_SPEEDS} --gpus 0 --out {{}}/one-gpu.csv",
+            f"{_BOTH_SPEEDS} --gpus all --out {{}}/two-gpus.csv",
+            "lbench verify {}/one-gpu.csv --sample 42 --gpus 1 --out {}/verify.csv",
+            "python -m ray.scripts.scripts start --head --include-dashboard=false",
+            "lbench speed paper --provider lightning2 --processes 1 --direction fwd --seq-len 1k..8k "
+            "--executor ray --gpus 2 --out {}/ray.csv",
+            "python -m ray.scripts.scripts stop",
+            "python benchmarks/remeasured.py {}/remeasured.csv {}/one-gpu.csv {}/two-gpus.csv {}/verify.csv "
+            "{}/ray.csv",
+        ),
+        570,
+        needs=("flash_attn", "lightning_attn", "ray"),
+        gpus=2,
+    ),
+    CommittedFile(
+        "h200-x2/table1-train.csv",
+        (
+            f"lbench train table1 --model tnl-3b,llama-3b --recompute layers {_SHARED}",
+            f"lbench train table1 --model tnl-1b,llama-1b --recompute none {_SHARED}",
+        ),
+        900,
+        gpus=2,
+    ),
     CommittedFile(
         "h200-x2/context-parallel-speed.csv",
         ("lbench speed context-parallel --ranks 1,2 --processes 1",),

@@ -22,7 +22,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.row import COLUMNS
-from scripts import committed_table, context_table, measured_tables, systems_table
+from scripts import committed_table, context_table, measured_tables, systems_table, two_gpu_tables
 
 ROOT = Path(__file__).parents[1]
 SUITES = ROOT / "suites"
@@ -72,7 +72,10 @@ def _made_of(head: Sequence[str], lines: Callable[[], Iterable[Sequence[str]]]) 
 _OF_LINES: dict[str, tuple[str, Sequence[str], Callable[[], Iterable[Sequence[str]]]]] = {
     "sweeps": ("scale", measured_tables.SWEEPS_HEAD, measured_tables.sweep_lines),
     "context": ("scale", context_table.HEAD, context_table.lines),
-    "context-measured": ("scale", measured_tables.CONTEXT_HEAD, measured_tables.context_lines),
+    "again": ("scale", two_gpu_tables.AGAIN_HEAD, two_gpu_tables.again_lines),
+    "context-measured": ("scale", two_gpu_tables.CONTEXT_HEAD, two_gpu_tables.context_lines),
+    "overlap": ("scale", two_gpu_tables.OVERLAP_HEAD, two_gpu_tables.overlap_lines),
+    "shared": ("train", two_gpu_tables.SHARED_HEAD, two_gpu_tables.shared_lines),
     "serving": ("serving", measured_tables.SERVING_HEAD, measured_tables.serving_lines),
     "rivals": ("serving", measured_tables.RIVALS_HEAD, measured_tables.rival_lines),
     "host": ("library", measured_tables.HOST_HEAD, measured_tables.host_lines),

@@ -1,4 +1,4 @@
-"""Tables of docs/ whose figures are those of committed CSVs: serving, training, context parallelism.
+"""Tables of docs/ whose figures are those of committed CSVs of one GPU: serving, training, generation.
 
 `python -m scripts.docs_tables --write` puts them where they belong.
 """
@@ -18,7 +18,6 @@ TRAINING = RESULTS / "h200" / "table1-train.csv"
 GENERATION = RESULTS / "h200" / "generate-generate.csv"
 ENERGY = RESULTS / "h200" / "paper-energy.csv"
 SWEEPS = RESULTS / "cpu" / "scale-simulation.csv"
-CONTEXT = RESULTS / "h200-x2" / "context-parallel.csv"
 SIZES = ("0.4b", "1b", "3b")
 TRAINED = ("LA2", "LA1", "LLaMA")
 """Lines of the table of training: TransNormerLLM with both kernels, and LLaMA with its fastest attention."""
@@ -43,17 +42,17 @@ SWEEPS_HEAD = (
     "slots wait for it",
     "busy for 5 % from a case of, s",
 )
-CONTEXT_HEAD = ("tokens in total", "layer", "pass", "two GPUs, ms", "one with half of them, ms", "efficiency")
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV that a script wrote."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def serving_lines() -> Iterator[tuple[str, ...]]:
     """Yield each call on each batch, but for those of other tiles and the copies themselves."""
-    for row in _rows(SERVING):
+    for row in csv_rows(SERVING):
         if row["call"] != "copy" and "block=" not in row["call"]:
             time, ratio = 1e3 * float(row["median_ms"]), float(row["ratio_to_copy"])
             yield row["workload"], f"`{row['call']}`", f"{time:.1f}", f"{ratio:.2f}"
@@ -89,18 +88,22 @@ def _ms(row: Record) -> float:
 
 def host_lines() -> Iterator[tuple[str, ...]]:
     """Yield what each kind of call takes of its caller's time."""
-    for row in _rows(HOST):
+    for row in csv_rows(HOST):
         if row["provider"].startswith("lightning2"):
             call = f"`{row['provider']}` {row['mode']}"
             yield call, f"{float(row['median_us']):.1f}", f"{float(row['ratio_to_sdpa']):.2f}"
+
+
+def trained_line(row: Record) -> str:
+    """Return which of the lines of `TRAINED` a row belongs to."""
+    return "LLaMA" if row.model.startswith("llama") else row.provider.replace("lightning", "LA")
 
 
 def training_rows() -> dict[tuple[str, str, int], Record]:
     """Return the fastest row of each line of `TRAINED`, size and length."""
     fastest: dict[tuple[str, str, int], Record] = {}
     for row in read_records(TRAINING):
-        model, _, size = row.model.partition("-")
-        line = "LLaMA" if model == "llama" else row.provider.replace("lightning", "LA")
+        line, size = trained_line(row), row.model.partition("-")[2]
         rate = getattr(fastest.get((line, size, row.seq_len)), "tokens_per_s", 0)
         if row.status == "ok" and (row.tokens_per_s or 0) > rate:
             fastest[line, size, row.seq_len] = row
@@ -150,19 +153,9 @@ def energy_lines() -> Iterator[tuple[str, ...]]:
         )  # fmt: skip
 
 
-def context_lines() -> Iterator[tuple[str, ...]]:
-    """Yield each pass on two GPUs beside that of one."""
-    for row in _rows(CONTEXT):
-        yield (
-            row["seq_len"], row["layer"], row["direction"].replace("_", " + "),
-            f"{float(row['cp_ms']):.2f}", f"{float(row['alone_ms']):.2f}",
-            f"{float(row['efficiency']):.0%}",
-        )  # fmt: skip
-
-
 def sweep_lines() -> Iterator[tuple[str, ...]]:
     """Yield how busy the driver is with so many slots, in simulation."""
-    for row in _rows(SWEEPS):
+    for row in csv_rows(SWEEPS):
         yield (
             row["slots"],
             f"{float(row['makespan_s']) / 60:,.0f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,14 @@ class TransformersMinimax(ServedProvider):
     square = True
 
     def load(self) -> None:
-        """Import the layer. Raise ImportError if this version has none."""
-        import transformers.models.minimax.modeling_minimax  # noqa: F401
+        """Import the layer. Raise ImportError if this version has none, or one that ignores a `cache`."""
+        from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
+
+        if "cache" not in inspect.signature(MiniMaxLightningAttention.forward).parameters:
+            raise ImportError(
+                f"the layer of transformers {self.version()} takes no argument cache: "
+                'pip install "transformers>=5.24"'
+            )
 
     def serve(self, batch: Batch) -> Callable[[], Tensor]:
         """Return the call; the layer's gate is 1."""

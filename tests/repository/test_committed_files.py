@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import sys
+from importlib.util import find_spec
 from typing import Any, get_args
 
 import pytest
@@ -71,6 +72,11 @@ def test_every_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch
     elif program == "lbench":
         done = CliRunner().invoke(app, [*words, "--help"])  # which an unknown option precedes
         assert done.exit_code == 0, done.output
+    elif words[0] == "-m":
+        package = words[1].partition(".")[0]
+        pytest.importorskip(package)
+        assert package in {name for file in FILES if command in file.commands for name in file.needs}
+        assert find_spec(words[1])
     else:
         pytest.importorskip("triton")
         parse = argparse.ArgumentParser.parse_args

@@ -302,10 +302,16 @@ def test_the_committed_report_is_what_its_command_makes(tmp_path: Path, command:
 
 
 def test_the_commands_of_the_reports_make_all_that_is_committed() -> None:
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 7
     names = {path.relative_to(ROOT / "reports").as_posix() for path in (ROOT / "reports").rglob("*.*")}
     tables = {f"{folder}/tables.{form}" for folder in ("h200", "published") for form in ("md", "tex", "csv")}
-    pages = {"h200/index.html", "published/index.html", "published/what-they-measured.md"}
+    tables |= {"h200-x2/tables.md", "h200-x2/published/tables.md"}
+    pages = {
+        "h200/index.html",
+        "h200-x2/index.html",
+        "published/index.html",
+        "published/what-they-measured.md",
+    }
     plots = {name for name in names if name.startswith(("h200/plots/", "h200/eight/plots/"))}
     assert names == {"README.md"} | tables | pages | plots
     assert len(plots) == 36

@@ -17,7 +17,7 @@ from lightning_bench.variant import PLAIN
 
 _LINEAR_1 = "lightning1"
 _HEADS = ["params", "model", "attention", "tokens/s"]
-_ONE_LINE = ["provider", "dtype", "compile", "recompute", "step_tokens"]
+_ONE_LINE = ["provider", "dtype", "compile", "recompute", "step_tokens", "parallel", "ranks"]
 _UNIT = "tokens per second and GPU: published, here, and here / published, above 1 is faster here"
 
 
@@ -104,6 +104,7 @@ def _here(rows: dict[int, Row], published: dict[int, Row]) -> list[_Column]:
     """Return the line of an attention measured here, and below it the ratios to the published one."""
     record = next(iter(rows.values())).record
     how = f", {record.recompute} recomputed" if record.recompute else ""
+    how += f", {_devices(record)}" if record.parallel else ""
     ours, theirs = KINDS["tgs"].value, KINDS["tokens"].value
     ratios = {}
     for n, row in rows.items():
@@ -123,6 +124,10 @@ def _here(rows: dict[int, Row], published: dict[int, Row]) -> list[_Column]:
     ]
 
 
+def _devices(record: Record) -> str:
+    return f"{record.parallel} on {record.ranks} devices" if record.parallel else "one device"
+
+
 def _cell(row: Row, value: float | None, shape: str, otherwise: str = "") -> GridCell:
     if value is None or not row.record.worked:
         return GridCell(otherwise, row=row) if otherwise else cell_without_figure(row)
@@ -133,8 +138,10 @@ def _cell(row: Row, value: float | None, shape: str, otherwise: str = "") -> Gri
 def _notes(published: Record, here: Sequence[Row]) -> list[str]:
     record = here[0].record
     steps = ", ".join(dict.fromkeys(f"{row.record.step_tokens}" for row in here))
+    devices = " or ".join(dict.fromkeys(_devices(row.record) for row in here))
     return [
         f"published on: {published.device_name}, in Metaseq, batch and parallelism not stated; here: "
-        f"{record.device_name or record.device}, one device, {steps} tokens per step or one sequence: the "
+        f"{record.device_name or record.device}, {devices}, {steps} tokens per step of each or one sequence: "
+        "the "
         "ratio is one of devices and frameworks too",
     ]

@@ -150,3 +150,16 @@ def test_later_calls_find_the_states_of_the_first_and_are_judged() -> None:
     found.audit.after(found.call.fn())
     found.audit.ends()
     assert "a timed call gave another state than the call that was checked" in str(found.audit.failure)
+
+
+def test_a_layer_that_ignores_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers before 5.24 calls it past_key_values, and takes whatever else it is given."""
+    minimax = pytest.importorskip("transformers.models.minimax.modeling_minimax")
+    provider = get_provider("transformers-minimax")
+    provider.load()
+
+    def forward(self: object, hidden: object, past_key_values: object = None, **others: object) -> None: ...
+
+    monkeypatch.setattr(minimax.MiniMaxLightningAttention, "forward", forward)
+    with pytest.raises(ImportError, match='takes no argument cache: pip install "transformers>=5.24"'):
+        provider.load()
