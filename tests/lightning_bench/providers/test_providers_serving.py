@@ -161,5 +161,5 @@ def test_a_layer_that_ignores_the_cache_is_refused(monkeypatch: pytest.MonkeyPat
     def forward(self: object, hidden: object, past_key_values: object = None, **others: object) -> None: ...
 
     monkeypatch.setattr(minimax.MiniMaxLightningAttention, "forward", forward)
-    with pytest.raises(ImportError, match='takes no argument cache: pip install "transformers>=5.24"'):
+    with pytest.raises(ImportError, match=r'takes no argument cache: pip install "transformers>=5\.24"'):
         provider.load()
