@@ -111,8 +111,9 @@ _PROFILE = "python benchmarks/profile_cases.py {}/profile --providers"
 # Seconds: of sweeps what `lbench ... --dry-run` estimates from the committed rows; for systems five minutes
 # more, in which fla-core tunes its kernels (suites/systems.toml). There are no rows of layers, packed, short
 # and context-parallel: theirs is the estimate from the rows of other suites. verdict-power takes 320 times
-# 2.2 s, the column `seconds` of its file; timer-agreement and profile what the limits in their scripts allow.
-# Of the other scripts no time is recorded: their cells times the seconds that they sample one.
+# 2.2 s, the column `seconds` of its file; order-of-shapes is seven sweeps of two minutes, as `--dry-run` has
+# them, and the start of 21 more processes; timer-agreement and profile what the limits in their scripts
+# allow. Of the other scripts no time is recorded: their cells times the seconds that they sample one.
 FILES: tuple[CommittedFile, ...] = (
     CommittedFile("h200/ceilings.csv", ("lbench ceilings --out {}/ceilings.csv",), 30, ours=False),
     # What the README says of the kernels.
@@ -217,6 +218,13 @@ FILES: tuple[CommittedFile, ...] = (
         600,
         needs=("flash_attn", "fla"),
         gpus=2,
+    ),
+    CommittedFile(
+        "h200/order-of-shapes.csv",
+        ("python benchmarks/order_of_shapes.py {}/order-of-shapes.csv --work {}/sweeps --beside",),
+        900,
+        needs=("flash_attn", "lightning_attn"),
+        resumes=True,
     ),
     CommittedFile(
         "h200/verdict-power.csv",

@@ -29,13 +29,15 @@ class SampleLine:
 
     `samples` has those of `TIMES` that were taken, ms, and `sm_clock_mhz` and `power_w` as read between
     them. `turns` are the numbers of cold samples taken in one go, None in files that do not record them.
-    `pair` names the pass in which two sides were measured side by side, "" if there was none.
+    `pair` names the pass in which two sides were measured side by side, "" if there was none. `process` is
+    the number of the process that took them, from 0, if several measured the row.
     """
 
     key: CaseKey
     samples: Samples
     turns: list[int] | None
     pair: str
+    process: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,11 @@ def _line(entry: dict[str, Any]) -> SampleLine:
         for name in _READINGS:
             samples[name] = _numbers([each.get(name) for each in readings])
     key = tuple(entry[name] for name in KEY)
-    turns, pair = entry.get("turns"), entry.get("pair", "")
+    turns, pair, process = entry.get("turns"), entry.get("pair", ""), entry.get("process", 0)
     if not all(isinstance(text, str) for text in (*key, pair)):
         raise TypeError(f"one of {', '.join(KEY)}, pair is no text")
+    if type(process) is not int:
+        raise TypeError("process is no number")
     if turns is not None and (
         any(type(count) is not int or count < 1 for count in turns)
         or sum(turns) != len(entry.get("samples_ms", ()))
@@ -150,6 +154,7 @@ def _line(entry: dict[str, Any]) -> SampleLine:
         samples={name: values for name, values in samples.items() if values},
         turns=turns,
         pair=pair,
+        process=process,
     )
 
 

@@ -133,14 +133,14 @@ class TestReading:
                 record,
                 {"samples_ms": [1, float("nan"), 2.5], "turns": [1, 2], "clocks": clocks, "pair": "p0"},
             )
-            file.append_samples(record, {"call_ms": [3.0], "graph_ms": []})
+            file.append_samples(record, {"call_ms": [3.0], "graph_ms": [], "process": 2})
         found = read_samples(sidecar_path(path))
         assert found.faults == []
         assert found.lines == [
             SampleLine(
                 record.key, {"samples_ms": [1.0, 2.5], "sm_clock_mhz": [1980.0, 1965.5]}, [1, 2], "p0"
             ),
-            SampleLine(record.key, {"call_ms": [3.0]}, None, ""),
+            SampleLine(record.key, {"call_ms": [3.0]}, None, "", process=2),
         ]
 
     def test_faults_are_numbered_and_a_torn_end_is_known(self, path: Path) -> None:
@@ -148,12 +148,13 @@ class TestReading:
             file.append_samples(make("a"), {"samples_ms": [1.0]})
             sidecar = file.samples_path
         whole = sidecar.read_bytes()
-        sidecar.write_bytes(b'not json\n\n[1]\n{"case_id": "a"}\n\xff\n' + whole + whole[:-9])
+        no_number = whole.replace(b"{", b'{"process": "0", ')
+        sidecar.write_bytes(b'not json\n\n[1]\n{"case_id": "a"}\n\xff\n' + whole + no_number + whole[:-9])
         found = read_samples(sidecar)
         assert [line.samples for line in found.lines] == [{"samples_ms": [1.0]}]
         assert [(fault.number, fault.torn) for fault in found.faults] == [
-            *((number, False) for number in (1, 3, 4, 5)),
-            (7, True),
+            *((number, False) for number in (1, 3, 4, 5, 7)),
+            (8, True),
         ]
 
     def test_no_sidecar_has_no_lines(self, path: Path) -> None:
