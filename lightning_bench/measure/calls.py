@@ -23,6 +23,14 @@ _NO_GRAPH = (
 _NO_WAY = "autograd finds no way from the output of {} to {}: no such gradient is computed"
 
 
+def _not_a_tensor(output: object) -> str:
+    """Describe what a call returned: several values by their types, since a tensor prints as numbers."""
+    if isinstance(output, tuple | list) and output:
+        kinds = ", ".join(type(value).__name__ for value in output)
+        return f"a {type(output).__name__} ({kinds}), not a tensor: only the output is to be returned"
+    return f"{output!r:.80}, not a tensor"
+
+
 @dataclass(frozen=True)
 class DirectionCall:
     """`fn` does the work of one direction and returns the named tensors; `kept` gives those from before it.
@@ -82,7 +90,7 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
     def forward() -> Tensor:
         output: object = build()
         if not isinstance(output, Tensor):
-            raise TypeError(f"the call of {provider.name} returned {output!r:.80}, not a tensor")
+            raise TypeError(f"the call of {provider.name} returned {_not_a_tensor(output)}")
         return output
 
     def with_graph() -> Tensor:

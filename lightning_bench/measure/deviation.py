@@ -86,9 +86,12 @@ def judge(reference: Reference, got: dict[str, Tensor], layout: Layout) -> GateR
 
 def _shape_failure(reference: Reference, name: str, tensor: Tensor, layout: Layout) -> str | None:
     expected = reference.expected_shape(name, layout)
-    if tuple(tensor.shape) != expected:
-        return f"{name} has shape {tuple(tensor.shape)}, not {expected}"
-    return None
+    if tuple(tensor.shape) == expected:
+        return None
+    other: Layout = "bnhd" if layout == "bhnd" else "bhnd"
+    exchanged = tuple(tensor.shape) == reference.expected_shape(name, other)
+    hint = f": that is layout {other}, and {layout} is asked for (--layout)" if exchanged else ""
+    return f"{name} has shape {tuple(tensor.shape)}, not {expected}{hint}"
 
 
 def _not_finite(reference: Reference, name: str, tensor: Tensor) -> str | None:

@@ -17,6 +17,8 @@ from lightning_bench.providers import get_provider, load_error
 from lightning_bench.providers.registry.base import Provider
 
 _OOM_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_NO_DRIVER = "0 active drivers"  # all that Triton says where it finds no GPU
+_NO_GPU = " Triton finds no GPU: with TRITON_INTERPRET=1 its kernels run on a CPU, to be checked"
 
 
 class Outcomes:
@@ -57,7 +59,8 @@ class Outcomes:
                     raise
                 outcome = Outcome(case, "oom", load_error(error))
             else:
-                outcome = Outcome(case, "crashed", load_error(error))
+                hint = _NO_GPU if _NO_DRIVER in str(error) else ""
+                outcome = Outcome(case, "crashed", load_error(error) + hint)
         self.emit(outcome)
 
     def loaded(self) -> list[tuple[Case, Provider]]:

@@ -150,9 +150,10 @@ class Axes:
         if self.layout is not None and self.family is None:
             raise UsageError("--layout goes only with --family")
         if self.family is not None and not any(map(is_code_spec, (*kernel, *names))):
+            given = f"; `{kernel[0]}` names neither a .py file nor the Hub" if kernel else ""
             raise UsageError(
                 "--family says what a plain function of a file or of the Hub computes: give --kernel "
-                "file.py:NAME"
+                f"file.py:NAME{given}"
             )
         replacing, joining = replacing_and_joining(names)
         return Overrides(

@@ -67,7 +67,8 @@ def as_provider(found: object, what: str) -> Provider:
 def _check_declarations(found: Provider, what: str) -> None:
     missing = [attribute for attribute in REQUIRED if not getattr(found, attribute, "")]
     if missing:
-        raise BadProvider(f"{what} declares no {', '.join(missing)}")
+        needed = f"a provider has {', '.join(REQUIRED)} as class attributes"
+        raise BadProvider(f"{what} declares no {', '.join(missing)}; {needed}")
     for attribute in ("name", "label", "package", "summary"):
         text = getattr(found, attribute)
         if not isinstance(text, str) or not (text.isprintable() and text == text.strip()):

@@ -13,7 +13,13 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 
 from lightning_bench.errors import UsageError
 from lightning_bench.providers.registry.base import Provider
-from lightning_bench.providers.registry.checked import FailedImport, NotAProvider, Unfit, as_provider
+from lightning_bench.providers.registry.checked import (
+    BadProvider,
+    FailedImport,
+    NotAProvider,
+    Unfit,
+    as_provider,
+)
 from lightning_bench.providers.registry.functions import function_provider, is_function
 from lightning_bench.providers.registry.packages import installed_version, load_error
 from lightning_bench.providers.registry.sources import digest_of_sources
@@ -47,10 +53,10 @@ def file_provider(spec: str) -> Provider:
         raise UsageError(f"provider file {path}: {problem}; the file {listed}; give {FORM}")
     try:
         provider = _provider(getattr(module, name), name, *marks.partition("@")[::2])
-    except Unfit as error:
-        raise Unfit(f"provider file {path}: {error}") from error
+    except (Unfit, BadProvider) as error:
+        raise type(error)(f"provider file {path}: {error}") from error
     except NotAProvider as error:
-        raise type(error)(f"provider file {path}: {error}; give {FORM}") from error
+        raise NotAProvider(f"provider file {path}: {error}; give {FORM}") from error
     if type(provider).version is Provider.version:
         provider.version = MethodType(partial(_version, digest=digest), provider)  # type: ignore[method-assign]
     return provider

@@ -157,6 +157,7 @@ def test_every_family_has_a_suite(device: Any) -> None:
         (["--against", "flash2"], "--against names what --kernel is compared with: give --kernel"),
         (["--kernel", "mine.py:attn@softmax", "--against", "flash"], "--against: no provider is named"),
         (["--family", "softmax"], "--family says what a plain function of a file or of the Hub computes"),
+        (["--kernel", "mine:attn", "--family", "softmax"], "`mine:attn` names neither a .py file nor"),
         (["--layout", "bnhd"], "--layout goes only with --family"),
         (["--provider", "+mine.py:attn,flash2"], "some names have a + and some have none"),
         (["--kernel", "mine.py:attn@softmax,other.py:attn@softmax"], "two providers are named attn: "),

@@ -75,6 +75,16 @@ def test_failures_have_their_status(
     assert job[name].samples is None
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton finds a GPU")
+def test_a_triton_kernel_without_a_gpu_says_how_to_check_it(measure: Measure) -> None:
+    outcome = measure("NeedsDriver", direction="fwd", metric="check")["NeedsDriver"]
+    assert outcome.status == "crashed"
+    assert "active drivers" in outcome.reason
+    assert outcome.reason.endswith(
+        "Triton finds no GPU: with TRITON_INTERPRET=1 its kernels run on a CPU, to be checked"
+    )
+
+
 def test_failures_leave_the_others_alone(measure: Measure) -> None:
     bad = {"Raises": "crashed", "NoImport": "unavailable", "Half": "unsupported", "TorchOom": "oom"}
     job = measure("Raises", "Right", "NoImport", "Wrong", "TorchOom", "Also", "Half", direction="fwd")

@@ -160,6 +160,11 @@ def test_what_is_no_call_or_no_tensor_is_named(direction: Direction) -> None:
     odd = Odd("bhnd")
     with pytest.raises(TypeError, match=r"build\(\) of \w+ returned None, not a callable"):
         direction_call(odd, InputSet(SHAPE, seed=0), direction).tensors()
-    odd.made = lambda: (1, 2)
-    with pytest.raises(TypeError, match=r"returned \(1, 2\), not a tensor"):
+    odd.made = lambda: None
+    with pytest.raises(TypeError, match=r"returned None, not a tensor"):
+        direction_call(odd, InputSet(SHAPE, seed=0), direction).tensors()
+    odd.made = lambda: (torch.ones(2), None)
+    with pytest.raises(
+        TypeError, match=r"returned a tuple \(Tensor, NoneType\), not a tensor: only the output"
+    ):
         direction_call(odd, InputSet(SHAPE, seed=0), direction).tensors()

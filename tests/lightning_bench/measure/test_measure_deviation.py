@@ -236,7 +236,8 @@ def test_a_wrong_shape_fails_without_an_error_figure() -> None:
     assert verdict.failure == "dq has shape (2, 3, 149, 16), not (2, 3, 150, 16)"
     assert list(verdict.errors) == ["o", "dk", "dv"]
     assert failure(reference, got, "bnhd").startswith(
-        "o has shape (2, 3, 150, 8), not (2, 150, 3, 8); dq has"
+        "o has shape (2, 3, 150, 8), not (2, 150, 3, 8): that is layout bhnd, and bnhd is asked for "
+        "(--layout); dq has shape (2, 3, 149, 16), not (2, 150, 3, 16); dk has"
     )
     got["dq"] = got["dk"]
     got["o"] = torch.cat([got["o"], got["o"]], -1)

@@ -115,7 +115,10 @@ def test_found_from_another_process(good: Path) -> None:
         (":number", "number is of type int, and neither a subclass nor an instance of"),
         (":number", "nor an instance of lightning_bench.providers.Provider;"),  # as README imports it
         (":Inputs", "Inputs is Inputs, and neither"),
-        (":Provider", "Provider declares no name, label, family, package"),
+        (
+            ":Provider",
+            "Provider declares no name, label, family, package; a provider has name, label, family, ",
+        ),
     ],
 )
 def test_wrong_name(good: Path, name: str, said: str) -> None:
