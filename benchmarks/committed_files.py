@@ -227,6 +227,12 @@ FILES: tuple[CommittedFile, ...] = (
         resumes=True,
     ),
     CommittedFile(
+        "h200/placement.csv",
+        ("python benchmarks/placement.py {}/placement.csv",),
+        300,
+        needs=("flash_attn", "lightning_attn"),
+    ),
+    CommittedFile(
         "h200/verdict-power.csv",
         ("python benchmarks/verdict_power.py {}/verdict-power.csv --device cuda --seconds 86400",),
         720,
