@@ -39,6 +39,8 @@ class CommittedFile:
     """Whether it has figures of our kernels, and is stale when these change."""
     resumes: bool = False
     """Whether a script that is interrupted goes on where it was, as every sweep does."""
+    of_machine: bool = False
+    """Whether it has rows for each kind of machine, and is stale where it has none of the machine here."""
 
     @property
     def folder(self) -> str:
@@ -115,7 +117,9 @@ _PROFILE = "python benchmarks/profile_cases.py {}/profile --providers"
 # them, and the start of 21 more processes; timer-agreement and profile what the limits in their scripts
 # allow. Of the other scripts no time is recorded: their cells times the seconds that they sample one.
 FILES: tuple[CommittedFile, ...] = (
-    CommittedFile("h200/ceilings.csv", ("lbench ceilings --out {}/ceilings.csv",), 30, ours=False),
+    CommittedFile(
+        "h200/ceilings.csv", ("lbench ceilings --out {}/ceilings.csv",), 30, ours=False, of_machine=True
+    ),
     # What the README says of the kernels.
     CommittedFile("h200/paper-speed.csv", ("lbench speed paper",), 1150),
     CommittedFile("h200/paper-memory.csv", ("lbench memory paper",), 240),

@@ -4,11 +4,12 @@ Run on a GPU in the repository root, with Nsight Compute installed:
 
     python benchmarks/profile_cases.py results/h200/profile
 
-It keeps the ceilings of the device (``lbench ceilings``), then profiles ``PROVIDERS`` forward and backward
-at the papers' shape, n = 8192, by ``lbench profile --ncu --out``: DRAM bytes beside the byte model. The
-directions of a provider share a Triton cache, empty at first: ``compile_s`` of the second is of its own
-kernels alone. A profile that fails is a sentence and stops no other; what does not fit into ``--budget-s``
-is named and left out. Exit status 1 where one failed or was left out.
+It profiles ``PROVIDERS`` forward and backward at the papers' shape, n = 8192, by ``lbench profile --ncu
+--out``: DRAM bytes beside the byte model. Ceilings are those that ``lbench ceilings`` has kept of this
+machine in results/; without them each profile measures the two that it needs. The directions of a provider
+share a Triton cache, empty at first: ``compile_s`` of the second is of its own kernels alone. A profile that
+fails is a sentence and stops no other; what does not fit into ``--budget-s`` is named and left out. Exit
+status 1 where one failed or was left out.
 """
 
 from __future__ import annotations
@@ -62,8 +63,6 @@ def main() -> int:
         if why:
             failed.append(name)
 
-    with tempfile.TemporaryDirectory() as cache:
-        report("ceilings", run(["ceilings", "--device", given.device], left(), cache))
     case = ["--device", given.device, "--seq-len", str(given.seq_len), "--out", str(given.out)]
     for provider in given.providers.split(","):
         with tempfile.TemporaryDirectory() as cache:

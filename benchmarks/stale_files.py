@@ -42,7 +42,7 @@ def why_stale(file: CommittedFile, results: Path) -> list[str]:
     path = results / file.path
     if not path.exists():
         return ["it does not exist"]
-    return [*other_versions(file, path), *_lacking(file, path)]
+    return [*other_versions(file, path), *_lacking(file, path), *_of_others_only(file, path)]
 
 
 def other_versions(file: CommittedFile, path: Path) -> list[str]:
@@ -68,14 +68,30 @@ def _lacking(file: CommittedFile, path: Path) -> list[str]:
     return reasons + ([f"{counted(now, 'row')} lacked a package that is installed here"] if now else [])
 
 
+def _of_others_only(file: CommittedFile, path: Path) -> list[str]:
+    """Return that the file has no row of this machine; nothing on a machine that it is not for."""
+    if not file.of_machine or not _is_for_this_machine(file):
+        return []
+    machine = machine_of(file)
+    if machine.id in {row.get("machine_id") for row in read_cells(path)}:
+        return []
+    driver = f"driver {machine.driver}, " if machine.driver else ""
+    return [f"it has no row of this machine ({driver}torch {machine.torch})"]
+
+
+def _is_for_this_machine(file: CommittedFile) -> bool:
+    if file.gpus and not visible_gpus():
+        return False
+    return machine_of(file).slug == file.folder.partition("-")[0]
+
+
 def why_not(file: CommittedFile, anyway: bool) -> str:
     """Return why the file cannot be measured here, or ""; `anyway`: whatever packages its providers lack."""
     if file.gpus:
         if (here := visible_gpus()) < file.gpus:
             return f"it needs {counted(file.gpus, 'GPU')}, and {here} can be used here"
-        machine = machine_of(file)
-        if machine.slug != file.folder.partition("-")[0]:
-            return f"results/{file.folder} is not for this GPU, an {machine.device_name}"
+        if not _is_for_this_machine(file):
+            return f"results/{file.folder} is not for this GPU, an {machine_of(file).device_name}"
     if missing := [name for name in file.needs if not _installed(name)]:
         return f"{', '.join(missing)} not installed"
     device = machine_of(file).device

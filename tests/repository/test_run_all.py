@@ -18,7 +18,10 @@ import pytest
 from benchmarks import run_all
 from benchmarks.committed_files import CommittedFile
 from benchmarks.stale_files import _machine, why_not, why_stale
+from lightning_bench.machine import describe_machine
+from lightning_bench.machine.ceilings import DeviceCeilings, keep
 from lightning_bench.record import read_records
+from lightning_bench.record.codec import read_cells
 from scripts.stale_results import repository_version
 from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, fake_torch
 from tests.support.paths import ROOT
@@ -270,6 +273,33 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     old.touch()
     assert run_all.main(["--out", str(tmp_path)], [file]) == 0
     assert [path.name for path in old.parent.iterdir()] == ["calls.csv"]
+
+
+def test_ceilings_are_measured_for_each_kind_of_machine_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "from pathlib import Path; from lightning_bench.machine import describe_machine; "
+        "from lightning_bench.machine.ceilings import DeviceCeilings, keep; "
+        "keep(Path('{}/ceilings.csv'), DeviceCeilings(copy_gbps=1.0), describe_machine('cpu'))"
+    )
+    command = (f"python -c {shlex.quote(code)}",)
+    file = CommittedFile("cpu/ceilings.csv", command, 1, gpus=0, ours=False, of_machine=True)
+    path = tmp_path / file.path
+    path.parent.mkdir()
+    earlier = replace(describe_machine("cpu"), driver="1.0")
+    keep(path, DeviceCeilings(copy_gbps=2.0), earlier)
+    assert why_stale(file, tmp_path) == [f"it has no row of this machine (torch {earlier.torch})"]
+    assert run_all.main(["--out", str(tmp_path)], [file]) == 0
+    assert [row["copy_gbps"] for row in read_cells(path)] == ["2", "1"]
+    capsys.readouterr()
+    assert run_all.main(["--out", str(tmp_path)], [file]) == 0
+    assert capsys.readouterr().out == "\nnothing is stale\n"
+    for other in (replace(file, gpus=1), replace(file, path="h200/ceilings.csv")):
+        # Without a GPU, or with another one, nobody can tell.
+        (tmp_path / other.path).parent.mkdir(exist_ok=True)
+        (tmp_path / other.path).write_text("machine_id\na\n")
+        assert why_stale(other, tmp_path) == []
 
 
 def test_an_interrupt_stops_the_command_and_says_what_is_left(tmp_path: Path) -> None:
