@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 SWEEPS = ("speed", "memory", "check", "energy", "train", "generate")
+APART = ("memory", "train", "generate")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class CommittedFile:
         if not all(map(is_sweep, self.commands)):
             return ()
         return tuple(dict.fromkeys(case for command in self.commands for case in planned_cases(command)))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether a case is measured while no other is there: its row stands if another's is stale."""
+        return all(is_sweep(command) and shlex.split(command)[1] in APART for command in self.commands)
 
     def shown(self) -> str:
         """Return the commands as a reader types them in the root of the repository."""

@@ -15,7 +15,8 @@ Each file is measured in a folder of its own below `unfinished/` and replaces th
 so that no file has rows of two versions. A sweep that was stopped goes on from its rows, and so do scripts
 that can; the others begin only if they are likely to end in time. What was begun with other kernels, peers,
 columns or commands, or on another kind of machine, is thrown away. A file that only lacks cases, or a
-machine, keeps its rows.
+machine, keeps its rows; one of memory, training or generation, whose cases are measured one by one, those of
+the versions that are installed, too.
 
 To measure on a machine that is lent for minutes, copy the folder of `--out` there and back each time: it
 holds what is finished and what is not. Exit codes: 0, every command that was run has worked; 1, one failed;
@@ -149,7 +150,7 @@ def _begin(file: CommittedFile, run: Run) -> tuple[Path, int]:
         if file.of_machine and path.exists():
             shutil.copy(path, folder / file.inside)
             break
-        if file.cases and path.exists() and not other_versions(file, path):
+        if path.exists() and (file.is_apart or (file.cases and not other_versions(file, path))):
             _go_on(file, path, folder / file.inside)
             break
     _note(folder, {**_state(file), "done": 0})

@@ -184,6 +184,22 @@ def test_a_sweep_is_measured_once_gone_on_with_and_measured_anew_for_other_kerne
 
 
 @pytest.mark.slow
+def test_cases_that_are_measured_one_by_one_keep_their_rows(tmp_path: Path) -> None:
+    file = made_up(f"{ONE.replace('lbench speed', 'lbench memory')} --seq-len 256,512")
+    assert file.is_apart
+    assert not made_up(ONE).is_apart
+    assert not made_up("python benchmarks/memory.py").is_apart
+    path = tmp_path / file.path
+    assert run_all.main(["--out", str(tmp_path)], [file]) == 0
+    first, second = read_records(path)
+    path.write_text(path.read_text().replace(repository_version(), "0.1.0+aaaaaaaa", 1))
+    assert run_all.main(["--out", str(tmp_path)], [file]) == 0
+    kept, anew = read_records(path)
+    assert kept == second
+    assert (anew.case_id, anew.provider_version) == (first.case_id, repository_version())
+
+
+@pytest.mark.slow
 def test_a_budget_stops_a_sweep_which_goes_on_in_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
