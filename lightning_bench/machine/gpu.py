@@ -123,7 +123,7 @@ def usable_gpus() -> list[Gpu]:
     """
     with _nvml() as nvml:
         if isinstance(found := _find(nvml), str):
-            raise UsageError(f"no CUDA device: {found}; mend that, or give --gpus cpu:N")
+            raise UsageError(f"no CUDA device: {found}")
         boards = _boards(nvml)
         variable = os.environ.get("CUDA_VISIBLE_DEVICES")
         entries = [board.uuid for board in boards] if variable is None else _entries(variable)

@@ -16,7 +16,7 @@ from lightning_bench.run.lane import Crew
 from lightning_bench.run.local_executor import LocalFleet
 from lightning_bench.run.plan import Plan
 from lightning_bench.run.shard import SweepShard
-from lightning_bench.run.slots import local_slots
+from lightning_bench.run.slots import USE_PROCESSORS, local_slots, names_processors
 from lightning_bench.words import choice
 
 EXECUTORS = ("local", "ray", "slurm")
@@ -55,11 +55,6 @@ class Chosen:
         """Return the part of a plan that is to be measured here."""
         return plan if self.shard is None else self.shard.part(plan)
 
-    def refuse_processors(self, instead: str) -> None:
-        """Raise UsageError, which says what to do `instead`, if the slots are those of a CPU."""
-        if any(slot.place.processors for slot in self.slots):
-            raise UsageError(f"--gpus cpu:{len(self.slots)}: slots of a CPU disturb each other; {instead}")
-
     @contextmanager
     def executor(self, crew: Crew) -> Iterator[Executor | None]:
         """Yield what measures with such workers on the slots, None without slots.
@@ -80,12 +75,17 @@ class Chosen:
 
 
 def choose_slots(
-    gpus: str | None, executor: str | None = None, shard: str | None = None, *, device: str | None = None
+    gpus: str | None,
+    executor: str | None = None,
+    shard: str | None = None,
+    *,
+    device: str | None = None,
+    instead: str | None = None,
 ) -> Chosen:
     """Return the slots and the part of a sweep that the options of these names say; None for one not given.
 
-    `device` is what --device has, which does not go with slots. Raise UsageError for what is wrong, and for
-    slots that there are not.
+    `device` is what --device has, which does not go with slots. `instead` is what to do on a CPU where slots
+    of one are no use. Raise UsageError for what is wrong, and for slots that there are not.
     """
     part = None if shard is None else SweepShard.parse(shard)
     if gpus is None and executor is None:
@@ -95,19 +95,21 @@ def choose_slots(
         raise UsageError(f"--executor {name!r} is not known; {choice(name, EXECUTORS)}")
     if device is not None:
         raise UsageError(f"--gpus and --executor do not go with --device {device}: leave it out")
-    return Chosen(_fleet(name, "all" if gpus is None else gpus), part)
+    if instead and names_processors(gpus or ""):
+        raise UsageError(f"--gpus {gpus}: slots of a CPU disturb each other; {instead}")
+    return Chosen(_fleet(name, "all" if gpus is None else gpus, instead or USE_PROCESSORS), part)
 
 
-def _fleet(name: str, wanted: str) -> Fleet:
+def _fleet(name: str, wanted: str, instead: str) -> Fleet:
     if name == "ray":
         from lightning_bench.run.ray_executor import RayFleet
 
-        return RayFleet(wanted)
+        return RayFleet(wanted, instead)
     if name == "slurm":
         from lightning_bench.run.slurm_executor import SlurmFleet
 
         return SlurmFleet(wanted)
-    return LocalFleet(local_slots(wanted))
+    return LocalFleet(local_slots(wanted, instead))
 
 
 @contextmanager

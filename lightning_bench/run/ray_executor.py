@@ -15,6 +15,7 @@ from lightning_bench.run.executor import JobFinished, Slot, SlotEvent, SlotLost,
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.remote_slots import check_alike, read_count
 from lightning_bench.run.slot_host import SlotHost
+from lightning_bench.run.slots import USE_PROCESSORS
 
 _POLL_S = 60.0
 _CONNECT_LIMIT_S = 10.0
@@ -25,16 +26,17 @@ class RayFleet:
     """Actors on a running cluster, one per GPU, for one plan after the other.
 
     `wanted` is `all`, a number of GPUs, or `cpu:N` for N slots of one CPU each; `host` is what an actor is.
-    Raise UsageError if no cluster answers, or if it does not give as many.
+    Raise UsageError if no cluster answers, or if it does not give as many; without a GPU it says what to do
+    `instead`.
     """
 
-    def __init__(self, wanted: str, host: type[SlotHost] = SlotHost) -> None:
+    def __init__(self, wanted: str, instead: str = USE_PROCESSORS, host: type[SlotHost] = SlotHost) -> None:
         self._ray = _connected()
         count, device = read_count(wanted)
         if count is None:
             count = int(self._ray.cluster_resources().get("GPU", 0))
             if not count:
-                raise UsageError("the Ray cluster has no GPU; --gpus cpu:N measures on N of its CPUs")
+                raise UsageError(f"the Ray cluster has no GPU; add one, or {instead}")
         need = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
         remote = self._ray.remote(max_concurrency=2, **need)(host)
         self._actors = [remote.remote(device, Path.cwd(), "ray", count) for _ in range(count)]

@@ -11,23 +11,27 @@ import psutil
 
 from lightning_bench.errors import UsageError
 from lightning_bench.machine import describe_machine
-from lightning_bench.machine.gpu import Gpu, usable_gpus
+from lightning_bench.machine.gpu import Gpu, usable_gpus, why_no_gpu
 from lightning_bench.machine.place import Place
 from lightning_bench.run.executor import Slot
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.worker import SPARE_FRACTION
 
+USE_PROCESSORS = "give --gpus cpu:N"
+"""What to do where there is no GPU to measure on."""
 _MOST_PER_PROCESSOR = 4
 
 
-def local_slots(wanted: str) -> list[Slot]:
+def local_slots(wanted: str, instead: str = USE_PROCESSORS) -> list[Slot]:
     """Return the slots that `all`, numbers or UUIDs of `lbench gpus` with commas, or `cpu:N` name.
 
     GPUs must be of one kind. `cpu:N` divides the processors that this process may use among N slots.
-    Raise UsageError for anything else.
+    Raise UsageError for anything else; without a GPU it says what to do `instead`.
     """
-    if wanted.strip().startswith("cpu"):
+    if names_processors(wanted):
         return _of_processors(wanted.strip())
+    if reason := why_no_gpu():
+        raise UsageError(f"no CUDA device: {reason}; mend that, or {instead}")
     found = usable_gpus()
     chosen = list(range(len(found))) if wanted.strip() == "all" else _numbers(wanted, found)
     slots = [
@@ -45,6 +49,11 @@ def local_slots(wanted: str) -> list[Slot]:
             f"{unlike.machine.device_name}; a case would be measured on either: name GPUs of one kind"
         )
     return slots
+
+
+def names_processors(wanted: str) -> bool:
+    """Return whether `--gpus` has `cpu:N`."""
+    return wanted.strip().startswith("cpu")
 
 
 def fair_share(crew: Crew, slots: Sequence[Slot]) -> Crew:

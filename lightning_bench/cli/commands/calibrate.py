@@ -61,8 +61,7 @@ def calibrate(
     from lightning_bench.run.planner import Planner
 
     limit = parse_share("--threshold", threshold)
-    chosen = gpus.chosen(context, running.device)
-    chosen.refuse_processors("calibrate it without --gpus")
+    chosen = gpus.chosen(context, running.device, instead="calibrate a CPU without --gpus")
     planner = Planner("speed", axes.overrides(), running.settings(machine=chosen.machine))
     plan = planner.plan(planner.load(suite))
     path = out or Path("results") / plan.machine.slug / f"{plan.suite}{SUFFIX}"

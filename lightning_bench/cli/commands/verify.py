@@ -68,8 +68,7 @@ def verify(
     if out is not None:
         refuse_target(out)
     records = [row.record for row in read_rows(results or [Path("results")]).rows]
-    slots = gpus.chosen(context, None)
-    slots.refuse_processors("verify its times without --gpus")
+    slots = gpus.chosen(context, None, instead="verify times of a CPU without --gpus")
     specs, machines = found_providers(provider or []), _machines(slots)
     found = candidates(records, machines, specs)
     if not found.records:

@@ -45,14 +45,22 @@ class GpuChoice:
         ),
     ] = None
 
-    def chosen(self, context: typer.Context, device: str | None, shard: str | None = None) -> Chosen:
+    def chosen(
+        self,
+        context: typer.Context,
+        device: str | None,
+        shard: str | None = None,
+        *,
+        instead: str | None = None,
+    ) -> Chosen:
         """Return the slots, which stay until the command ends; UsageError for slots that there are not.
 
-        `device` is what --device has, which does not go with them.
+        `device` is what --device has, which does not go with them; `instead` is what to do on a CPU if the
+        command refuses slots of one.
         """
         from lightning_bench.run.chosen_slots import choose_slots
 
-        chosen = choose_slots(self.gpus, self.executor, shard, device=device)
+        chosen = choose_slots(self.gpus, self.executor, shard, device=device, instead=instead)
         return context.with_resource(closing(chosen))
 
 

@@ -162,7 +162,7 @@ def test_memory_and_what_is_kept_of_it() -> None:
 
 @pytest.mark.slow
 def test_several_gpus_and_shards_of_a_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chosen_slots, "local_slots", lambda wanted: {"0,1": fake_gpu_slots(2)}[wanted])
+    monkeypatch.setattr(chosen_slots, "local_slots", lambda wanted, *_: {"0,1": fake_gpu_slots(2)}[wanted])
     of_all: Any = {"seq_len": [32, 64, 96, 128], "direction": "fwd", "head_dim": 16, "progress": False}
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     whole = lb.check(attn, family="softmax", gpus=[0, 1], **of_all)

@@ -53,9 +53,13 @@ def node(cluster: Any) -> Any:
 
 
 def test_a_cluster_without_a_gpu_says_so(cluster: Any, new_workspace: Workspace) -> None:
-    ran = new_workspace.run("check", "quick", "--executor", "ray")
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert "the Ray cluster has no GPU; --gpus cpu:N" in ran.stderr
+    for words, instead in (
+        (["check", "quick"], "give --gpus cpu:N"),
+        (["calibrate", "quick"], "calibrate a CPU without --gpus"),
+    ):
+        ran = new_workspace.run(*words, "--executor", "ray")
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert f"the Ray cluster has no GPU; add one, or {instead}\n" in ran.stderr
 
 
 def test_each_gpu_has_one_job_at_a_time_and_one_gpu_measures_what_two_do(
@@ -66,7 +70,7 @@ def test_each_gpu_has_one_job_at_a_time_and_one_gpu_measures_what_two_do(
     keys: list[Counter[tuple[str, ...]]] = []
     try:
         for wanted in ("all", "1"):
-            with closing(RayFleet(wanted, FakeGpuHost)) as fleet:
+            with closing(RayFleet(wanted, host=FakeGpuHost)) as fleet:
                 assert {slot.executor for slot in fleet.slots} == {f"ray {len(fleet.slots)}"}
                 keys.append(keys_measured_on(fleet, new_workspace, suite))  # though a worker is killed once
     finally:

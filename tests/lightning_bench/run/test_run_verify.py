@@ -152,7 +152,7 @@ def test_rows_are_measured_again_on_several_slots(
     with ResultFile(path) as file:
         for record in rows:
             file.append(replace(record, status="ok", ci_low_ms=1e-6, ci_high_ms=1e6))
-    monkeypatch.setattr(chosen_slots, "local_slots", lambda wanted: fake_gpu_slots(2))
+    monkeypatch.setattr(chosen_slots, "local_slots", lambda *_: fake_gpu_slots(2))
     ran = lbench(
         "verify", path, "--provider", f"{workspace.zoo}:Good", "--out", again, "--json", "--gpus", "all"
     )
@@ -169,7 +169,7 @@ def test_slots_of_a_cpu_verify_nothing(tmp_path: Path, lbench: Callable[..., Ran
         file.append(row())
     ran = lbench("verify", path, "--gpus", "cpu:2")
     assert ran.code == 2
-    assert "--gpus cpu:2: slots of a CPU disturb each other; verify its times without --gpus" in ran.err
+    assert "--gpus cpu:2: slots of a CPU disturb each other; verify times of a CPU without --gpus" in ran.err
 
 
 def test_nothing_to_measure_again_is_bad_usage(tmp_path: Path, lbench: Callable[..., Ran]) -> None:
