@@ -73,17 +73,18 @@ class Grid:
 class TableStyle:
     """How a table words cells without a figure, and what is under it.
 
-    `words` replace the names of statuses. `absent_first` puts providers that took part nowhere before other
-    notes; `sourced` adds notes on rows that lack the figure, and the origin.
+    `no_row` is of a case that no file has: a suite leaves it out, or it has not been measured, which rows do
+    not tell. `words` replace the names of statuses. `absent_first` puts providers that took part nowhere
+    before other notes; `sourced` adds notes on rows that lack the figure, and the origin.
     """
 
-    not_run: str
+    no_row: str
     words: Mapping[Status, str] = field(default_factory=dict)
     absent_first: bool = False
     sourced: bool = True
 
 
-REPORT = TableStyle("not run", {"oom": "OOM", "ok": "no figure", "unstable": "no figure"})
+REPORT = TableStyle("no row", {"oom": "OOM", "ok": "no figure", "unstable": "no figure"})
 SWEEP = TableStyle("", absent_first=True, sourced=False)
 
 
@@ -221,7 +222,7 @@ def _said(origin: Iterable[str]) -> list[set[str]]:
 def cell_without_figure(row: Row | None, style: TableStyle = REPORT) -> GridCell:
     """Return the cell of a row that has no figure, or of no row: it says why."""
     if row is None:
-        return GridCell(style.not_run)
+        return GridCell(style.no_row)
     return GridCell(style.words.get(row.record.status, row.record.status), row=row)
 
 

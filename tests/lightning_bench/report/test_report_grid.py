@@ -49,7 +49,7 @@ def test_the_published_shape() -> None:
     assert grid.title == "lightning2-speed_fwd-batch4-head32-qk_dim128-v_dim128-dtype_bf16"
     assert (grid.texts, [c.provider for c in grid.columns]) == ([["512"], ["1024"]], ["b", "flash2"])
     assert [c.family for c in grid.columns] == ["linear_decay", "softmax"]
-    assert texts(grid) == [["1.0000", "1.5000"], ["2.0000", "not run"]]
+    assert texts(grid) == [["1.0000", "1.5000"], ["2.0000", "no row"]]
     assert not any(cell.best for line in grid.cells for cell in line)
 
 

@@ -108,7 +108,7 @@ def test_published_and_measured_figures_are_side_by_side() -> None:
     cell = pick("lightning2", "xformers", 512, "memory", "bwd")
     grid = table([measured(cell, "xformers", peak_mib=222.358301)], MEMORY)
     assert column(grid, "xformers", "published")[0] == "270.100977"
-    assert column(grid, "xformers", "here") == ["222.358301", *["not run"] * 6]
+    assert column(grid, "xformers", "here") == ["222.358301", *["no row"] * 6]
     assert column(grid, "xformers", "ratio") == ["0.823", *["no ratio"] * 6]
     assert len(grid.lines) == 7
     assert "not measured here: lightning-official, lightning2, flash2" in grid.notes

@@ -176,9 +176,9 @@ def test_ranks_are_lines_of_one_table_and_plots_of_their_own() -> None:
     assert grid.heads == ["ranks", "n"]
     assert grid.texts == [[ranks, n] for n in ("512", "1024") for ranks in ("1", "2", "4")]
     assert [[cell.text for cell in line] for line in grid.cells[:3]] == [
-        ["5.0000", "not run"],
-        ["not run", "3.0000"],
-        ["not run", "2.0000"],
+        ["5.0000", "no row"],
+        ["no row", "3.0000"],
+        ["no row", "2.0000"],
     ]
     assert "ranks" not in grid.title
     (alone,) = grids_of([record for record in records if record.ranks == 2])
