@@ -84,5 +84,5 @@ def test_the_default_suite_on_a_gpu_is_that_of_the_figure() -> None:
     assert (default_suite("cuda", "generate"), default_suite("cpu", "generate")) == ("generate", "quick")
     cases = expand(load_suite("generate"), Overrides(), "cuda", "generate")
     of_figure = [c for c in cases if (c.shape.seq_len, c.shape.model_run.new_tokens) == (512, 1024)]
-    assert {c.shape.batch for c in of_figure} == {1, 4, 16, 64, 128, 256}
+    assert {c.shape.batch for c in of_figure} == {1, 16, 64, 128, 256}
     assert {c.shape.model_run.model for c in of_figure} == {"tnl-7b", "llama-7b"}
