@@ -7,6 +7,12 @@ import os
 import sys
 from contextlib import suppress
 
+_OWN = ("lightning_bench", "lightning_kernels")
+_INCOMPLETE = (
+    "there is no module {}, which lightning-bench needs: install it with its dependencies "
+    "(pip install without --no-deps, or `make bench` in a clone)"
+)
+
 
 def main() -> None:
     """Run `lbench`. An error becomes one message and an exit code; a bug also a traceback."""
@@ -30,6 +36,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (missing := error.name or "").split(".")[0] not in _OWN:
+            # What prints messages may be missing as well.
+            print(f"lbench: {_INCOMPLETE.format(missing)}", file=sys.stderr)
+            sys.exit(ExitCode.DIED)
         # Python would end with 1, which says that every case was measured.
         _show(f"a bug of lightning-bench ({type(error).__name__}); please report it", traceback=True)
         sys.exit(ExitCode.DIED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from lightning_bench.errors import ExitCode, LbenchError
 from lightning_bench.record import STATUSES, read_records
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
@@ -186,6 +189,14 @@ def test_a_traceback_on_request(lbench: Lbench, monkeypatch: pytest.MonkeyPatch)
     assert ran.code == 2
     assert "raise UsageError" in ran.err
     assert "lbench: there is no suite `nope`" in ran.err
+
+
+def test_a_checkout_without_its_dependencies_says_what_to_install() -> None:
+    without = [sys.executable, "-S", str(ROOT / "cli.py"), "--help"]  # no site-packages
+    done = subprocess.run(without, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout) == (ExitCode.DIED, "")
+    assert done.stderr.startswith("lbench: there is no module ")
+    assert done.stderr.endswith("(pip install without --no-deps, or `make bench` in a clone)\n")
 
 
 def test_a_bug_is_a_traceback_and_no_failed_case(lbench: Lbench, monkeypatch: pytest.MonkeyPatch) -> None:
