@@ -6,8 +6,9 @@ Reads CSVs and measures nothing:
     python scripts/stale_results.py results/h200/paper-speed.csv
     python scripts/stale_results.py --github              # and as warnings of a workflow
 
-A row of a bundled provider is stale if its version is not that of the sources in kernels/; a row with a time,
-if its least bytes, FLOPs or ``floor_ms`` are not those that the families' definitions give now. CSVs of the
+A row of a bundled provider is stale if its version is not that of the sources in kernels/, unless those of
+its own function are as they were at the row's commit (scripts/kernel_sources.py); a row with a time, if its
+least bytes, FLOPs or ``floor_ms`` are not those that the families' definitions give now. CSVs of the
 benchmarks are looked at if they have the column ``provider_version``; without a column ``provider`` all of
 their rows are of our kernels. One line for each file and reason; exit status 1 if there is any.
 `python -m benchmarks.run_all` measures what is stale.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from lightning_bench.record.codec import read_cells
 from lightning_bench.record.discover import result_files, shown_path
 from lightning_bench.record.row import SCHEMA
 from lightning_bench.words import counted
+from scripts.kernel_sources import same_sources
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -58,15 +60,16 @@ def repository_version() -> str:
     return bundled_version(digest_of([ROOT / "kernels" / KERNELS]))
 
 
-def bundled_names() -> frozenset[str]:
-    """Return the names of the providers whose version is that of our kernels."""
-    return frozenset(name for name in provider_names() if isinstance(get_provider(name), BundledProvider))
+def bundled_functions() -> dict[str, str]:
+    """Return the providers whose version is that of our kernels, and the function of each."""
+    providers = {name: get_provider(name) for name in provider_names()}
+    return {name: each.function for name, each in providers.items() if isinstance(each, BundledProvider)}
 
 
 def stale_results(paths: Sequence[Path]) -> list[Stale]:
     """Return what is stale in these files and folders: result files in order, then CSVs of benchmarks."""
     found = result_files(paths)
-    version, bundled = repository_version(), bundled_names() | {KERNELS}
+    version, bundled = repository_version(), {**bundled_functions(), KERNELS: ""}
     stale: list[Stale] = []
     scripts = [path for path in found.files if path in found.named and _of_script(path)]
     for path in found.files:
@@ -77,8 +80,11 @@ def stale_results(paths: Sequence[Path]) -> list[Stale]:
     for path in scripts + [file for file in in_folders if file not in found.files]:
         cells = read_cells(path)
         if cells and "provider_version" in cells[0]:
-            rows = [(row.get("provider", KERNELS), row["provider_version"]) for row in cells]
-            faults = ((name, _of_version(name, its, version, bundled)) for name, its in rows)
+            rows = [
+                (row.get("provider", KERNELS), row["provider_version"], row.get("harness_commit", ""))
+                for row in cells
+            ]
+            faults = ((name, _of_version(name, its, at, version, bundled)) for name, its, at in rows)
             stale += _grouped(path, len(cells), faults)
     return stale
 
@@ -90,15 +96,18 @@ def _of_script(path: Path) -> bool:
 
 
 def _faults(
-    records: Iterable[Record], version: str, bundled: frozenset[str]
+    records: Iterable[Record], version: str, bundled: Mapping[str, str]
 ) -> Iterator[tuple[str, str | None]]:
     for record in records:
-        yield record.provider, _of_version(record.provider, record.provider_version, version, bundled)
+        its, at = record.provider_version, record.harness_commit
+        yield record.provider, _of_version(record.provider, its, at, version, bundled)
         yield record.provider, floor_fault(record)
 
 
-def _of_version(provider: str, its: str, version: str, bundled: frozenset[str]) -> str | None:
+def _of_version(provider: str, its: str, commit: str, version: str, bundled: Mapping[str, str]) -> str | None:
     if provider not in bundled or its == version or not its:
+        return None
+    if (function := bundled[provider]) and same_sources(function, commit):
         return None
     return f"kernels {its}; those of the repository are {version}"
 

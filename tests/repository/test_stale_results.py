@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from lightning_bench.case import Direction
 from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.record import Record, ResultFile
-from scripts.stale_results import bundled_names, floor_fault, main, repository_version, stale_results
+from scripts import stale_results as stale_results_script
+from scripts.kernel_sources import PACKAGE, _digest, same_sources
+from scripts.stale_results import bundled_functions, floor_fault, main, repository_version, stale_results
 from tests.support.paths import ROOT
 
 CEILINGS = Ceilings(4200.0, 750.0, 0)
@@ -37,7 +41,7 @@ def row(provider: str = "lightning2", family: str = "linear_decay", direction: D
         case_id=f"{provider}/{direction}/x",
         provider=provider,
         family=family,
-        provider_version=repository_version() if provider in bundled_names() else "2.0",
+        provider_version=repository_version() if provider in bundled_functions() else "2.0",
         direction=direction,
         dtype="bf16",
         batch=4,
@@ -128,3 +132,64 @@ def test_in_ci_it_warns_and_does_not_fail() -> None:
     (step,) = [step for step in steps if "stale_results" in step.get("run", "")]
     assert step["continue-on-error"] is True
     assert step["run"] == ".venv/bin/python scripts/stale_results.py --github"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Callable[[dict[str, str]], str]:
+    """Commit files of kernels in a repository of their own, and return the commit."""
+    package = tmp_path / PACKAGE
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(tmp_path))
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+
+    def commit(sources: dict[str, str]) -> str:
+        for name, text in sources.items():
+            (package / name).parent.mkdir(parents=True, exist_ok=True)
+            (package / name).write_text(text)
+        subprocess.run([*git, "add", "-A"], check=True)
+        subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+        done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        return done.stdout.strip()[:12]
+
+    return commit
+
+
+def test_a_row_outlives_changes_of_sources_that_its_function_does_not_use(
+    repository: Callable[[dict[str, str]], str], tmp_path: Path
+) -> None:
+    first = repository({
+        "__init__.py": "from .train.api import train\nfrom .serve.api import serve\n",
+        "train/__init__.py": "",
+        "train/api.py": "def train():\n    from ..common.grid import grid\n    return grid()\n",
+        "serve/__init__.py": "",
+        "serve/api.py": "def serve(): ...\n",
+        "common/__init__.py": "",
+        "common/grid.py": "def grid(): ...\n",
+    })  # fmt: skip
+
+    def kept(commit: str) -> list[bool | None]:
+        _digest.cache_clear()
+        return [same_sources(name, commit, tmp_path) for name in ("train", "serve")]
+
+    assert kept(first) == [True, True]
+    exported = "from .train.api import train\nfrom .serve.api import serve, more\n"
+    second = repository({"serve/api.py": "def serve(): ...\ndef more(): ...\n", "__init__.py": exported})
+    assert kept(first) == [True, False]
+    assert kept(second) == [True, True]
+    repository({"common/grid.py": "def grid():\n    return 1\n"})
+    assert kept(first) == [False, False]
+    assert kept(second) == [False, True]
+    assert kept(f"{second}-dirty") == kept("0123456789ab") == kept("") == [None, None]
+
+
+def test_rows_whose_sources_are_as_they_were_are_not_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        stale_results_script,
+        "same_sources",
+        lambda function, commit: (function, commit) == ("lightning_attn1", "abc"),
+    )
+    older = {"provider_version": "0.1.0+aaaaaaaa", "harness_commit": "abc"}
+    path = write(tmp_path / "a.csv", *(replace(row(name), **older) for name in ("lightning1", "lightning2")))
+    (found,) = stale_results([path])
+    assert (found.rows, found.providers) == (1, ("lightning2",))
