@@ -18,6 +18,7 @@ from lightning_bench.record import read_records
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.remote_slots import read_count
 from lightning_bench.run.slurm_executor import SlurmFleet
+from tests.support.patience import PATIENCE_S
 from tests.support.workspace import Workspace, until
 
 submitit = pytest.importorskip("submitit")
@@ -34,6 +35,8 @@ def fleet(new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.chdir(new_workspace.folder)
     with closing(SlurmFleet("cpu:2", cluster="local")) as started:
         yield started
+    for job in started._jobs:  # a process of submitit that nobody has waited for is a ResourceWarning later
+        job._process.wait(PATIENCE_S)
 
 
 def test_a_task_that_is_killed_costs_no_row_and_tasks_end_with_the_driver(
