@@ -296,25 +296,6 @@ class TestListed:
         assert "--gpus cpu:N divides the" in ran.out
         assert json.loads(lbench("gpus", "--json").out) == []
 
-    @pytest.mark.parametrize(
-        ("command", "instead"),
-        [
-            ("speed quick", "give --gpus cpu:N"),
-            ("verify .", "verify times of a CPU without --gpus"),
-            ("calibrate quick", "calibrate a CPU without --gpus"),
-        ],
-    )
-    def test_what_to_do_without_a_gpu_is_what_the_command_takes(
-        self, command: str, instead: str, gpus: Any, lbench: Any, tmp_path: Path, monkeypatch: Any
-    ) -> None:
-        gpus(driver=False)
-        monkeypatch.chdir(tmp_path)
-        ran = lbench(*command.split(), "--gpus", "0")
-        assert ran.code == 2
-        assert " ".join(ran.err.split()).endswith(f"; mend that, or {instead}")
-        refused = lbench(*command.split(), "--gpus", "cpu:0")
-        assert ("slots of a CPU disturb each other" in refused.err) == ("cpu:N" not in instead)
-
 
 A100 = "NVIDIA A100-SXM4-40GB"
 

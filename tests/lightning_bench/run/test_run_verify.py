@@ -172,6 +172,26 @@ def test_slots_of_a_cpu_verify_nothing(tmp_path: Path, lbench: Callable[..., Ran
     assert "--gpus cpu:2: slots of a CPU disturb each other; verify times of a CPU without --gpus" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        ("speed quick", "give --gpus cpu:N"),
+        ("verify .", "verify times of a CPU without --gpus"),
+        ("calibrate quick", "calibrate a CPU without --gpus"),
+    ],
+)
+def test_what_to_do_without_a_gpu_is_what_the_command_takes(
+    command: str, instead: str, lbench: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+    ran = lbench(*command.split(), "--gpus", "0")
+    assert ran.code == 2
+    assert " ".join(ran.err.split()).endswith(f"; mend that, or {instead}")
+    refused = lbench(*command.split(), "--gpus", "cpu:0")
+    assert ("slots of a CPU disturb each other" in refused.err) == ("cpu:N" not in instead)
+
+
 def test_nothing_to_measure_again_is_bad_usage(tmp_path: Path, lbench: Callable[..., Ran]) -> None:
     path = tmp_path / "h200.csv"
     with ResultFile(path) as file:
