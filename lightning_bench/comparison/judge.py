@@ -129,6 +129,7 @@ class _Judged:
         self._sources = [""] * count
         self._tuning = np.array([_may_tune(versus) for versus in timed])
         self._loaded = np.array([_beside_load(versus) for versus in timed])
+        self._steps = np.array([_steps(versus) for versus in timed])
         self._estimate()
         disturbed = np.array([not self._is_steady(index) for index in range(count)])
         doubled = self._shift.gross & disturbed
@@ -165,7 +166,15 @@ class _Judged:
             )
         loaded = self._loaded & (self._scale > 0)
         estimated = Estimated(
-            timed, self._shift, self._pairs, self._scale, self._tuning, loaded, disturbed, doubled
+            timed,
+            self._shift,
+            self._pairs,
+            self._steps,
+            self._scale,
+            self._tuning,
+            loaded,
+            disturbed,
+            doubled,
         )
         self.overall = overall_verdicts(estimated, threshold)
         self.remarks = noise_remarks(self.cells, estimated, resolution, threshold)
@@ -247,7 +256,8 @@ class _Judged:
         )
         pair_df = np.array([noise.pair_df if noise else 0.0 for noise in known])
         pooled = rule.with_prior(own, variance, pair_df)
-        return rule.with_known(pooled, whole, _df(known))
+        known_shift = rule.with_known(pooled, whole, _df(known))
+        return rule.no_finer(known_shift, np.hypot(*self._steps[members].T))
 
     def _unpaired(self, members: list[int], *, alone: bool) -> Shift:
         """Estimate sides that are not in pairs; with `alone` at least one has one process."""
@@ -275,7 +285,7 @@ class _Judged:
             self._sources[i] = max(self._sources[i], source, key=_doubt)
         if count > 1:
             variance = np.array([noise.run**2 / count if noise else 0.0 for noise in known])
-            return rule.with_prior(own, variance, _df(known))
+            return rule.no_finer(rule.with_prior(own, variance, _df(known)), self._steps[members, place])
         within = np.array([runs[0].variance for runs in sides])
         within_df = np.maximum(1.0, [runs[0].df for runs in sides])
         outside = np.square([noise.run for noise in known if noise])
@@ -340,6 +350,14 @@ def _may_tune(versus: Versus) -> bool:
 
 def _beside_load(versus: Versus) -> bool:
     return any(run.record.beside_load for run in (*versus.base, *versus.head))
+
+
+def _steps(versus: Versus) -> tuple[float, float]:
+    """Return the step of the timer in logs of the figure, of base and of head; 0 if it is not known."""
+    step_ms = min((run.step_ms for run in (*versus.base, *versus.head) if run.step_ms), default=0.0)
+    return step_ms / math.exp(versus.base[-1].log_ms or 0.0), step_ms / math.exp(
+        versus.head[-1].log_ms or 0.0
+    )
 
 
 def _is_unstable(run: Run) -> bool:

@@ -23,7 +23,8 @@ from lightning_bench.variant import Variant
 class Estimated:
     """The timed cells of a comparison with their shifts, and what these are known by.
 
-    `pairs` has the differences by pass of the cells that have passes. `scale` is by how much noisier today
+    `pairs` has the differences by pass of the cells that have passes, `steps` [cells, 2] what the timer's
+    step is of the figure of base and of head. `scale` is by how much noisier today
     is than the assumed noise, and 0 where none is assumed; `tuning` marks cells whose change may be an
     autotuner's choice, `loaded` those with an assumed noise and a process beside foreign load, `disturbed`
     those with too few undisturbed processes, and `doubled` those of them
@@ -33,6 +34,7 @@ class Estimated:
     timed: Sequence[Versus]
     shift: Shift
     pairs: dict[int, dict[str, float]]
+    steps: Floats
     scale: Floats
     tuning: rule.Flags
     loaded: rule.Flags
@@ -90,11 +92,12 @@ def _shift(cells: Estimated, line: list[int]) -> Shift:
     if (cells.tuning | cells.loaded)[line].any():
         return Shift(mean, np.array([np.inf]), nothing, nothing, nothing > 0)
     disturbed = np.array([cells.disturbed[line].any()])
+    steps = cells.steps[line].mean(axis=0)[:, None]  # as if all cells were rounded in one direction
     if (passes := _shared([cells.pairs.get(i, {}) for i in line])) is not None:
-        return rule.without_gross(rule.trimmed(passes), disturbed)
+        return rule.without_gross(rule.no_finer(rule.trimmed(passes), np.hypot(*steps)), disturbed)
     runs = [_shared([_figures(side(cells.timed[i])) for i in line]) for side in (_head, _base)]
     if runs[0] is not None and runs[1] is not None:
-        return rule.without_gross(rule.unpaired(runs[0], runs[1]), disturbed)
+        return rule.without_gross(rule.unpaired(runs[0], runs[1], (steps[1], steps[0])), disturbed)
     if (cells.scale[line] > 0).all():
         return _assumed(cells, line, mean)
     # The bound for cells that move together wholly: that of independent cells would be narrower.

@@ -41,6 +41,8 @@ GROSS = float(np.log(2.0))
 STEADY = 2
 """As many passes without an unstable block, or blocks of each side, let a gross shift count. On a busy
 machine times double by themselves."""
+_STEPS_PER_DEVIATION = float(np.sqrt(12.0))
+"""What is rounded to a step is off by anything up to half of it: a uniform distribution."""
 _MIXTURES = np.linspace(0.0, 1.0, 101)[1:-1]
 
 
@@ -50,6 +52,9 @@ def _nothing() -> Floats:
 
 def _never() -> Flags:
     return np.zeros((), dtype=bool)
+
+
+_NO_STEPS = _nothing(), _nothing()
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,15 @@ def trimmed(blocks: Floats) -> Shift:
     beyond = (blocks * np.sign(mean)[..., None] > np.abs(mean)[..., None] / 2).sum(axis=-1)
     gross = (ordered[..., 0] > GROSS) | (ordered[..., -1] < -GROSS)
     return Shift(mean, se, df, _at_least(beyond, count, _SHIFTED), gross)
+
+
+def no_finer(own: Shift, step: Floats) -> Shift:
+    """Return the shift with a standard error of at least that of times rounded to steps of a timer.
+
+    `step` is that of the timer, in logs of the figure, 0 if it is not known. Equal times are rounded equally
+    in each process, so that more of them do not make the error smaller.
+    """
+    return replace(own, se=np.maximum(own.se, step / _STEPS_PER_DEVIATION))
 
 
 def without_gross(own: Shift, disturbed: Flags) -> Shift:
@@ -229,10 +243,14 @@ def difference(head: Shift, base: Shift, *, known: bool = False) -> Shift:
     return Shift(head.log_ratio - base.log_ratio, np.sqrt(variance), np.nan_to_num(df, nan=0.0))
 
 
-def unpaired(head: Floats, base: Floats) -> Shift:
-    """Return the shift of sides whose blocks, along the last axis, are not in pairs: two or more each."""
+def unpaired(head: Floats, base: Floats, steps: tuple[Floats, Floats] = _NO_STEPS) -> Shift:
+    """Return the shift of sides whose blocks, along the last axis, are not in pairs: two or more each.
+
+    `steps` are those of the timer on both sides, as `no_finer` takes them.
+    """
     luck, gross = luck_of_sides(head, base)
-    return replace(difference(trimmed(head), trimmed(base)), luck=luck, gross=gross)
+    ours, theirs = no_finer(trimmed(head), steps[0]), no_finer(trimmed(base), steps[1])
+    return replace(difference(ours, theirs), luck=luck, gross=gross)
 
 
 def holm(p: Floats) -> Floats:

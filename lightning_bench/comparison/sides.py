@@ -36,7 +36,8 @@ class Run:
     `log_ms` is the log of the figure, None if the row has none; `variance` is that of `log_ms` within the
     process, with `df` degrees of freedom; `pair` names the pass in which both sides were measured side by
     side, "" if there was none; `calibrated_as` is the case whose calibration applies, if the record goes by
-    another name, else "".
+    another name, else ""; `step_ms` is the smallest step between two samples of the case, which is that of
+    the timer where there are many, 0 if it is not known.
     """
 
     record: Record
@@ -46,6 +47,7 @@ class Run:
     df: float = 0.0
     pair: str = ""
     calibrated_as: str = ""
+    step_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ class Side:
 
 @dataclass(frozen=True)
 class _Block:
-    """Samples of one process: their median, ms, the variance of its log by batches, degrees of freedom."""
+    """Samples of one process: median, variance of its log by batches, degrees of freedom, smallest step."""
 
     median_ms: float
     variance: float
     df: float
     pair: str
+    step_ms: float
 
 
 def read_side(path: Path) -> Side:
@@ -88,6 +91,9 @@ def _runs_of(file: Path, remarks: list[str]) -> list[Run]:
     records = read_records(file)
     samples_path = sidecar_path(file)
     blocks = _blocks_by_key(samples_path)
+    steps = {
+        key: min(filter(None, (block.step_ms for block in its)), default=0.0) for key, its in blocks.items()
+    }
     runs = []
     lacking = 0
     for record in records:
@@ -95,22 +101,22 @@ def _runs_of(file: Path, remarks: list[str]) -> list[Run]:
         if record.metric not in TIMED or not figure or figure <= 0:
             runs.append(Run(record, file))
             continue
+        log_ms, step_ms = math.log(figure), steps.get(record.key, 0.0)
         if record.processes and record.processes > 1:
             between = (record.between_percent or 0.0) / 100.0
-            runs.append(
-                Run(record, file, math.log(figure), between**2 / record.processes, record.processes - 1)
-            )
+            variance, df = between**2 / record.processes, float(record.processes - 1)
+            runs.append(Run(record, file, log_ms, variance, df, step_ms=step_ms))
             continue
         block = _take_block(blocks.get(record.key, []), figure)
         if block is None:
             lacking += 1
             variance, df = _of_interval(record)
-            runs.append(Run(record, file, math.log(figure), variance, df))
+            runs.append(Run(record, file, log_ms, variance, df, step_ms=step_ms))
         else:
             within = (block.variance, block.df)
             if record.status == "unstable":  # a few batches may agree by chance
                 within = max(within, _of_interval(record))
-            runs.append(Run(record, file, math.log(figure), *within, block.pair))
+            runs.append(Run(record, file, log_ms, *within, block.pair, step_ms=step_ms))
     if lacking:
         remarks.append(
             f"{file}: {lacking} of {len(records)} rows lack their samples in {samples_path.name}: "
@@ -148,8 +154,9 @@ def _blocks_by_key(path: Path) -> dict[CaseKey, list[_Block]]:
         times_ms = np.array([samples[index] for index in members])
         medians = np.median(times_ms, axis=1)
         variances, df = _batch_variance(times_ms, edges)
-        for index, median, variance in zip(members, medians.tolist(), variances.tolist(), strict=True):
-            blocks[index] = _Block(median, variance, df, lines[index].pair)
+        columns = medians.tolist(), variances.tolist(), _smallest_steps(times_ms).tolist()
+        for index, median, variance, step in zip(members, *columns, strict=True):
+            blocks[index] = _Block(median, variance, df, lines[index].pair, step)
     found: defaultdict[CaseKey, list[_Block]] = defaultdict(list)
     for index in sorted(blocks):
         found[lines[index].key].append(blocks[index])
@@ -196,6 +203,13 @@ def _edges(turns: tuple[int, ...]) -> tuple[int, ...]:
 
 def _cut(places: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(places[round(part * (len(places) - 1) / count)] for part in range(count + 1))
+
+
+def _smallest_steps(times_ms: Floats) -> Floats:
+    """Return the smallest difference between unequal samples of each row, 0 if all are equal."""
+    steps = np.diff(np.sort(times_ms, axis=1), axis=1)
+    smallest: Floats = np.where(steps > 0, steps, np.inf).min(axis=1, initial=np.inf)
+    return np.where(np.isinf(smallest), 0.0, smallest)
 
 
 def _batch_variance(times_ms: Floats, edges: tuple[int, ...]) -> tuple[Floats, float]:
