@@ -76,8 +76,8 @@ _OF_LINES: dict[str, tuple[str, Sequence[str], Callable[[], Iterable[Sequence[st
     "context-measured": ("scale", two_gpu_tables.CONTEXT_HEAD, two_gpu_tables.context_lines),
     "overlap": ("scale", two_gpu_tables.OVERLAP_HEAD, two_gpu_tables.overlap_lines),
     "shared": ("train", two_gpu_tables.SHARED_HEAD, two_gpu_tables.shared_lines),
-    "serving": ("serving", measured_tables.SERVING_HEAD, measured_tables.serving_lines),
-    "rivals": ("serving", measured_tables.RIVALS_HEAD, measured_tables.rival_lines),
+    "serving": ("serving-measured", measured_tables.SERVING_HEAD, measured_tables.serving_lines),
+    "rivals": ("serving-measured", measured_tables.RIVALS_HEAD, measured_tables.rival_lines),
     "host": ("library", measured_tables.HOST_HEAD, measured_tables.host_lines),
     "training": ("train", measured_tables.TRAINING_HEAD, measured_tables.training_lines),
     "generation": ("generate", measured_tables.GENERATION_HEAD, measured_tables.generation_lines),
@@ -88,7 +88,7 @@ _OF_LINES: dict[str, tuple[str, Sequence[str], Callable[[], Iterable[Sequence[st
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "columns": (ROOT / "docs" / "columns.md", columns_table),
     "suites": (ROOT / "docs" / "suites.md", suites_table),
-    "decode": (ROOT / "docs" / "serving.md", decode_table),
+    "decode": (ROOT / "docs" / "serving-measured.md", decode_table),
     "systems": (
         ROOT / "docs" / "systems.md",
         lambda: systems_table.table(read_records(systems_table.RESULTS)),

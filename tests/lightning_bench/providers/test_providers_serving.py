@@ -60,7 +60,7 @@ def test_output_and_states_are_right(name: str, shape: Shape) -> None:
 
 def test_the_function_of_the_docs_is_right() -> None:
     found: dict[str, object] = {}
-    exec(block((DOCS / "serving.md").read_text(), "python", "def decode"), found)
+    exec(block((DOCS / "serving-measured.md").read_text(), "python", "def decode"), found)
     assert failure(function_provider(found["decode"], "decode", "serving", "bnhd"), DECODE) is None
 
 
