@@ -1,7 +1,9 @@
 """The figures of README.md are those of the committed CSVs."""
 
 import csv
+import json
 import re
+import statistics
 
 import pytest
 
@@ -53,6 +55,30 @@ def test_sweeps_on_two_gpus():
     rows = [row for row in csv_rows(TWO / "remeasured.csv") if row["again"] == "two-gpus"]
     inside = [row for row in rows if row["inside"] == "1"]
     assert f"**{len(inside) / len(rows):.0%} of the cells".replace("%", " %") in text
+
+
+def test_levels_of_processes_on_two_gpus():
+    """As docs/scale.md says: all processes of the run on two GPUs, at every length, and none of `verify`."""
+    then = {
+        f"lightning-official/bwd/b4-h32-n{row['seq_len']}-d128-e128-bf16-cuda": float(row["median_ms"])
+        for row in csv_rows(TWO / "remeasured.csv")
+        if (row["again"], row["provider"], row["direction"]) == ("two-gpus", "lightning-official", "bwd")
+    }
+    lines = [json.loads(line) for line in (TWO / "paper-speed.samples.jsonl").read_text().splitlines()]
+    slower = [
+        100 * (statistics.median(line["samples_ms"]) / then[line["case_id"]] - 1)
+        for line in lines
+        if line["case_id"] in then
+    ]
+    assert len(slower) == 7 * 3
+    assert (round(min(slower)), round(max(slower))) == (1, 3)
+    verified = [
+        abs(float(row["change_percent"]))
+        for row in csv_rows(TWO / "remeasured.csv")
+        if (row["again"], row["provider"], row["direction"]) == ("verify", "lightning-official", "bwd")
+    ]
+    assert len(verified) == 7
+    assert max(verified) < 0.5
 
 
 def test_training_on_two_gpus():
