@@ -1,4 +1,4 @@
-"""Rows of an invented run of suite generate, for tests of reports."""
+"""Rows of an invented run of generation.toml, under the name of suite generate, for tests of reports."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from lightning_bench.case import Case
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.record import Record
 from lightning_bench.suite import Overrides, expand, load_suite
+from tests.support.paths import SUPPORT
 
 
 def generated() -> list[Record]:
-    """Return one row per case of suite generate: flash2 is missing, LLaMA does not fit in batches of 256.
+    """Return one row per case: flash2 is missing, LLaMA does not fit in batches of 256.
 
     A decoding step takes 4 ms, and 1 ms more for each GiB that is kept.
     """
-    return [_row(case) for case in expand(load_suite("generate"), Overrides(), "cuda", "generate")]
+    return [_row(case) for case in expand(load_suite(SUPPORT / "generation.toml"), Overrides(), "cuda", "generate")]
 
 
 def _row(case: Case) -> Record:
