@@ -16,7 +16,8 @@ def generated() -> list[Record]:
 
     A decoding step takes 4 ms, and 1 ms more for each GiB that is kept.
     """
-    return [_row(case) for case in expand(load_suite(SUPPORT / "generation.toml"), Overrides(), "cuda", "generate")]
+    suite = load_suite(SUPPORT / "generation.toml")
+    return [_row(case) for case in expand(suite, Overrides(), "cuda", "generate")]
 
 
 def _row(case: Case) -> Record:

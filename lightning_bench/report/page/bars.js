@@ -11,7 +11,7 @@ function rankedOn(section, line, kind) {
     if (!(value[index] > 0) || !shownColumn(section, at) || !ofRun(section.cases[index])) return [];
     return [{ name: columnName(column), family: column[2], value: value[index], text: text[index], at: section.cases[index], cell: cellName(section, line, at), line, n: 1 }];
   });
-  const up = ["tflops", "gbps", "speedup", "tokens"].includes(kind) ? -1 : 1;
+  const up = data.higher.includes(kind) ? -1 : 1;
   const best = new Map();
   for (const bar of found) best.set(bar.family, Math.min(best.get(bar.family) ?? Infinity, up * bar.value));
   return found.sort((a, b) => best.get(a.family) - best.get(b.family) || a.family.localeCompare(b.family) || up * (a.value - b.value));

@@ -14,6 +14,7 @@ from lightning_bench.report.collect import rows_in
 from lightning_bench.report.page.plot_choices import hero, plot_choices
 from lightning_bench.report.page.views import Kind, Line, View, field_text
 from lightning_bench.report.plots.strokes import strokes
+from lightning_bench.report.tables.kinds import KINDS
 from lightning_bench.report.tables.origin import VERSIONS, distinct
 
 AXIS_NAMES = {
@@ -38,31 +39,7 @@ AXIS_NAMES = {
 }
 """What the first columns of a table are called."""
 
-KIND_LABELS = {
-    "ms": "ms",
-    "speedup": "speedup",
-    "tflops": "TFLOP/s",
-    "gbps": "GB/s",
-    "floor": "× floor",
-    "graph": "ms, CUDA graph",
-    "per_token": "ns per token",
-    "tokens": "tokens/s",
-    "memory": "MiB",
-    "check": "error",
-    "tgs": "tokens/s",
-    "mfu": "MFU, %",
-    "peak": "MiB",
-    "phases": "ms by phase",
-    "generated": "new tokens/s",
-    "held": "MiB in all",
-    "prefill": "ms, prefill",
-    "decode": "ms per step",
-    "cache": "MiB kept",
-    "call_energy": "mJ per call",
-    "token_energy": "µJ per token",
-    "power": "W",
-    "against": "against published",
-}
+KIND_LABELS = {kind.name: kind.label for kind in KINDS.values()} | {"against": "against published"}
 
 
 def page_data(views: Sequence[View], shown: pd.DataFrame, samples: dict[Row, Samples]) -> dict[str, Any]:
@@ -71,6 +48,7 @@ def page_data(views: Sequence[View], shown: pd.DataFrame, samples: dict[Row, Sam
     return {
         "meanings": COLUMNS,
         "kinds": KIND_LABELS,
+        "higher": [kind.name for kind in KINDS.values() if kind.best == "high"],
         "axes": AXIS_NAMES,
         "hero": [views.index(top[0]), plot_choices(top[0]).index(top[1])] if top else None,
         "sections": [_section(view) for view in views],

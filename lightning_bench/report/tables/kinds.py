@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from lightning_bench.case import Metric
@@ -54,10 +54,12 @@ _TOGETHER: dict[str, tuple[KindName, ...]] = {
 class TableKind:
     """One kind of table. `value` is the number in a cell, None if the row has none.
 
-    `text` prints it; `unit` says what it is, for the rows' metric and protocol.
+    `text` prints it; `unit` says what it is, for the rows' metric and protocol. `label` is what the page
+    calls it.
     """
 
     name: KindName
+    label: str
     metric: Metric
     unit: Callable[[Record], str]
     value: Callable[[Record], float | None]
@@ -131,11 +133,14 @@ def _phases_text(record: Record, value: float) -> str:
 
 
 KINDS: dict[KindName, TableKind] = {
-    "ms": TableKind("ms", "speed", unit, figure, figure_text, "low"),
+    "ms": TableKind("ms", "ms", "speed", unit, figure, figure_text, "low"),
     # Its value is the time; a table divides the baseline's by it.
-    "speedup": TableKind("speedup", "speed", lambda r: "×", figure, lambda r, x: f"{x:.2f}×", "high"),
+    "speedup": TableKind(
+        "speedup", "speedup", "speed", lambda r: "×", figure, lambda r, x: f"{x:.2f}×", "high"
+    ),
     "tflops": TableKind(
         "tflops",
+        "TFLOP/s",
         "speed",
         lambda r: "TFLOP/s, model operations over the median",
         lambda r: r.tflops,
@@ -144,6 +149,7 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "gbps": TableKind(
         "gbps",
+        "GB/s",
         "speed",
         lambda r: "GB/s, model traffic over the median",
         lambda r: r.gbps,
@@ -152,6 +158,7 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "floor": TableKind(
         "floor",
+        "× floor",
         "speed",
         _floor_unit,
         _floor,
@@ -160,6 +167,7 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "graph": TableKind(
         "graph",
+        "ms, CUDA graph",
         "speed",
         lambda r: "ms, median of CUDA-graph replays",
         lambda r: r.graph_ms,
@@ -168,6 +176,7 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "per_token": TableKind(
         "per_token",
+        "ns per token",
         "speed",
         lambda r: "ns for each of batch · n tokens",
         _per_token_ns,
@@ -175,13 +184,14 @@ KINDS: dict[KindName, TableKind] = {
         "low",
     ),
     "tokens": TableKind(
-        "tokens", "speed", lambda r: "tokens/s", _tokens_per_s, lambda r, x: f"{x:.0f}", "high"
+        "tokens", "tokens/s", "speed", lambda r: "tokens/s", _tokens_per_s, lambda r, x: f"{x:.0f}", "high"
     ),
-    "memory": TableKind("memory", "memory", _memory_unit, figure, _memory_text, "low"),
-    "check": TableKind("check", "check", unit, figure, figure_text, "low"),
-    "tgs": TableKind("tgs", "train", unit, figure, _with_interval, "high"),
+    "memory": TableKind("memory", "MiB", "memory", _memory_unit, figure, _memory_text, "low"),
+    "check": TableKind("check", "error", "check", unit, figure, figure_text, "low"),
+    "tgs": TableKind("tgs", "tokens/s", "train", unit, figure, _with_interval, "high"),
     "mfu": TableKind(
         "mfu",
+        "MFU, %",
         "train",
         lambda r: "MFU: model FLOPs of a step over its time, % of the GPU's rate by its data sheet",
         lambda r: r.mfu_percent,
@@ -190,6 +200,7 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "peak": TableKind(
         "peak",
+        "MiB",
         "train",
         lambda r: "MiB, peak of a step, weights and optimizer included",
         lambda r: r.peak_mib,
@@ -198,15 +209,17 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "phases": TableKind(
         "phases",
+        "ms by phase",
         "train",
         lambda r: "ms of forward + backward + optimizer, each a median",
         lambda r: r.median_ms,
         _phases_text,
         "low",
     ),
-    "generated": TableKind("generated", "generate", unit, figure, _with_interval, "high"),
+    "generated": TableKind("generated", "new tokens/s", "generate", unit, figure, _with_interval, "high"),
     "held": TableKind(
         "held",
+        "MiB in all",
         "generate",
         lambda r: "MiB, peak of a generation, weights and caches included",
         lambda r: r.peak_mib,
@@ -215,6 +228,7 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "prefill": TableKind(
         "prefill",
+        "ms, prefill",
         "generate",
         lambda r: "ms, median time of the prefill, first new tokens included",
         lambda r: r.prefill_ms,
@@ -223,6 +237,7 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "decode": TableKind(
         "decode",
+        "ms per step",
         "generate",
         lambda r: "ms per decoding step (the rate at which it moves weights and caches)",
         lambda r: r.decode_ms,
@@ -231,15 +246,17 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "cache": TableKind(
         "cache",
+        "MiB kept",
         "generate",
         lambda r: "MiB of states, or of keys and values, in all layers",
         lambda r: r.cache_mib,
         lambda r, x: f"{x:.1f}",
         "low",
     ),
-    "call_energy": TableKind("call_energy", "energy", unit, figure, _with_spread, "low"),
+    "call_energy": TableKind("call_energy", "mJ per call", "energy", unit, figure, _with_spread, "low"),
     "token_energy": TableKind(
         "token_energy",
+        "µJ per token",
         "energy",
         lambda r: "µJ for each of batch · n tokens, beyond the device at rest",
         lambda r: None if r.token_mj is None else 1e3 * r.token_mj,
@@ -248,6 +265,7 @@ KINDS: dict[KindName, TableKind] = {
     ),
     "power": TableKind(
         "power",
+        "W",
         "energy",
         lambda r: "W in the windows (at rest, which the energies are without)",
         lambda r: r.power_w,
@@ -255,13 +273,9 @@ KINDS: dict[KindName, TableKind] = {
         "low",
     ),
 }
+_FIRST: tuple[KindName, ...] = ("ms", "memory", "check", "tgs", "generated", "call_energy")
 FIGURE_KINDS: dict[Metric, TableKind] = {
-    "speed": TableKind("ms", "speed", protocol_unit, figure, figure_text, "low"),
-    "memory": TableKind("memory", "memory", protocol_unit, figure, figure_text, "low"),
-    "check": TableKind("check", "check", protocol_unit, figure, figure_text, "low"),
-    "train": TableKind("tgs", "train", protocol_unit, figure, figure_text, "high"),
-    "generate": TableKind("generated", "generate", protocol_unit, figure, figure_text, "high"),
-    "energy": TableKind("call_energy", "energy", protocol_unit, figure, figure_text, "low"),
+    KINDS[name].metric: replace(KINDS[name], unit=protocol_unit, text=figure_text) for name in _FIRST
 }
 """The kind that shows nothing but the figure of a metric, as a sweep prints it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 
 from lightning_bench.machine.identity import host_identity
 from lightning_bench.record import Record, ResultFile
+from lightning_bench.report.tables.kinds import KIND_NAMES
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 from tests.support.report_rows import STORY
@@ -265,6 +267,13 @@ def test_against_published_reads_the_published_tables_itself(results: Path, lben
     assert "164 published figures of attention, each beside what 2 rows measured here have" in ran.out
     memory = lbench("report", results, "--against", "published", "--metric", "memory", "--format", "md").out
     assert memory.count("## `") == 4
+
+
+def test_help_names_every_kind_of_table(lbench: Lbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = lbench("report", "--help").out
+    listed = text[text.index("or single tables:") : text.index("Default: all.")]
+    assert set(KIND_NAMES) - {"memory", "check"} <= set(re.findall(r"[a-z_]+", listed))
 
 
 @pytest.mark.parametrize(

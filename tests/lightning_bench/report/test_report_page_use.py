@@ -18,6 +18,7 @@ from lightning_bench.record import read_records
 from lightning_bench.report.document import FORMATS, make_report
 from tests.support.page_in_chromium import STORY, Driver, Open, body, cell, find, head, texts, until
 from tests.support.paths import ROOT
+from tests.support.trained_rows import trained
 
 AXE = (ROOT / "tests" / "data" / "axe.min.js").read_text(encoding="utf-8")
 
@@ -254,6 +255,14 @@ def test_many_providers_at_one_length_are_rows_and_bars(opened: Open) -> None:
     assert [line[1] for line in body(page)][:3] == ["5.1200", "10.2400", "10.2400"]
     best = texts(page, "section.table td.best")
     assert len(best) == 6  # of each family at each shape
+
+
+def test_bars_of_a_rate_begin_with_the_highest(opened: Open) -> None:
+    rows = [r for r in trained() if (r.model, r.seq_len) == ("tnl-0.4b", 8192)]
+    page = opened(*rows)
+    rates = {r.provider: r.tokens_per_s for r in rows if r.tokens_per_s}
+    assert texts(page, "section.table .row-name") == sorted(rates, key=lambda name: -rates[name])
+    assert len(rates) > 1
 
 
 def test_samples_are_shown_as_a_distribution(opened: Open) -> None:
