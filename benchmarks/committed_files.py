@@ -186,6 +186,9 @@ FILES: tuple[CommittedFile, ...] = (
     # What a call costs its caller.
     CommittedFile("h200/host-cost.csv", ("python benchmarks/host_cost.py {}/host-cost.csv",), 60),
     CommittedFile(
+        "h200/invariant-cost.csv", ("python benchmarks/invariant_cost.py {}/invariant-cost.csv",), 60
+    ),
+    CommittedFile(
         "h200/call-time.csv",
         (
             "python benchmarks/call_time.py {}/call-time.csv --peers flash2 sdpa-flash lightning-official "
