@@ -1,4 +1,4 @@
-"""The files of results/h200 and results/h200-x2: the commands that make each, in order of importance.
+"""The files of results/h200, results/h200-x2 and results/cpu: what makes each, in order of importance.
 
 The only list of these commands. `python -m benchmarks.run_all` measures by it, and
 `python -m scripts.docs_tables --write` writes it into the README of each folder, beside what the files say.
@@ -30,8 +30,8 @@ class CommittedFile:
     """Below results/, as `h200/paper-speed.csv`; of `h200/profile/calls.csv` the whole folder `profile`."""
     commands: tuple[str, ...]
     """One after the other. Each begins with `lbench` or `python`."""
-    seconds: int
-    """All of it on one H200, about."""
+    seconds: int = 0
+    """All of it on one H200, about; 0 for what is measured elsewhere."""
     needs: tuple[str, ...] = ()
     """Import packages and programs that a script needs. What a sweep needs, its providers say."""
     gpus: int = 1
@@ -42,6 +42,8 @@ class CommittedFile:
     """Whether a script that is interrupted goes on where it was, as every sweep does."""
     of_machine: bool = False
     """Whether it has rows for each kind of machine, and is stale where it has none of the machine here."""
+    before: str = ""
+    """What a shell needs before each command: variables, `nice`."""
 
     @property
     def folder(self) -> str:
@@ -74,7 +76,9 @@ class CommittedFile:
         """Return the commands as a reader types them in the root of the repository."""
         own = Path(self.inside).parts[0]
         commands = (
-            command.replace(f"{{}}/{own}", f"results/{self.folder}/{own}").replace("{}/", "")
+            f"{self.before} {command}".strip()
+            .replace(f"{{}}/{own}", f"results/{self.folder}/{own}")
+            .replace("{}/", "")
             for command in self.commands
         )
         return ", then ".join(f"`{command}`" for command in commands)
@@ -316,4 +320,40 @@ FILES: tuple[CommittedFile, ...] = (
         40,
         gpus=2,
     ),
+)
+
+_ONE_THREAD = "OMP_NUM_THREADS=1"
+_KEEP_MEMORY = f"MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000 {_ONE_THREAD} nice -n -20"
+
+
+def _on_cpu(name: str, *options: str, before: str = "", module: bool = False) -> CommittedFile:
+    """Return the file that a script writes, by default the one of its name; options for each time it runs."""
+    script = name if module else name.removesuffix("_slots")
+    out = f"{{}}/{name.replace('_', '-')}.csv"
+    program = f"python -m benchmarks.{script}" if module else f"python benchmarks/{script}.py"
+    commands = tuple(f"{program} {out} {option}".rstrip() for option in options or ("",))
+    return CommittedFile(f"cpu/{Path(out).name}", commands, gpus=0, ours=False, before=before)
+
+
+# Files of a CPU: `benchmarks.run_all` does not measure them, as the time of many depends on the machine.
+CPU_FILES: tuple[CommittedFile, ...] = (
+    _on_cpu(
+        "verdict_power",
+        "--device cpu --seconds 1500 --slower 100 --pairs 20 --processes 40",
+        before=_KEEP_MEMORY,
+    ),
+    _on_cpu("verdict_simulation", module=True),
+    _on_cpu("assumed_noise", module=True),
+    _on_cpu("history_simulation", module=True),
+    _on_cpu("gate_margins", "--seeds 10", before=_ONE_THREAD),
+    _on_cpu("gate_cost", before="OMP_NUM_THREADS=2"),
+    _on_cpu("busy_machine", "--loads 4", before="OMP_NUM_THREADS=2"),
+    _on_cpu("fuzz_readers", "--count 10000 --seed 1", module=True),
+    _on_cpu("torture", "--trials 12 --seed 2"),
+    _on_cpu(
+        "torture_slots", "--trials 25 --kinds slots-parent,slots-worker", "--trials 15 --kinds ray-node"
+    ),
+    _on_cpu("scale_simulation", before=_ONE_THREAD),
+    _on_cpu("reading_speed"),
+    _on_cpu("state_rounding"),
 )

@@ -1,4 +1,4 @@
-"""The tables of results/h200/README.md and results/h200-x2/README.md: how files are made and what they hold.
+"""The tables of files in results/h200, results/h200-x2 and results/cpu: how they are made, what they hold.
 
 The commands are those of benchmarks/committed_files.py; rows, kernels and commits are what the files say.
 `python -m scripts.docs_tables --write` puts the tables into the READMEs.
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.committed_files import FILES, CommittedFile
+from benchmarks.committed_files import CPU_FILES, FILES, CommittedFile
 from lightning_bench.providers.bundled import KERNELS
 from lightning_bench.record.codec import read_cells
 from lightning_bench.words import counted
@@ -23,7 +23,7 @@ NONE = "–"
 
 def lines(folder: str) -> Iterator[tuple[str, ...]]:
     """Yield a line for each file of a folder of results/, in order of importance."""
-    for file in FILES:
+    for file in (*FILES, *CPU_FILES):
         if file.folder == folder:
             yield file.inside, file.shown(), *contents(file)
 

@@ -98,7 +98,7 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
             ROOT / "results" / folder / "README.md",
             _made_of(committed_table.HEAD, partial(committed_table.lines, folder)),
         )
-        for folder in ("h200", "h200-x2")
+        for folder in ("h200", "h200-x2", "cpu")
     },
     **{
         name: (ROOT / "docs" / f"{page}.md", _made_of(head, lines))

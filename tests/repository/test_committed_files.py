@@ -14,14 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import run_all
-from benchmarks.committed_files import FILES, CommittedFile, is_sweep, planned_cases
+from benchmarks.committed_files import CPU_FILES, FILES, CommittedFile, is_sweep, planned_cases
 from lightning_bench.case import Metric
 from lightning_bench.cli.app import app
 from lightning_bench.record.codec import read_cells
 from tests.support.paths import ROOT
 
 RESULTS = ROOT / "results"
-COMMANDS = [command for file in FILES for command in file.commands]
+COMMANDS = [command for file in (*FILES, *CPU_FILES) for command in file.commands]
 
 
 def test_the_list_has_every_committed_csv_of_a_gpu_once() -> None:
