@@ -350,9 +350,7 @@ CPU_FILES: tuple[CommittedFile, ...] = (
     _on_cpu("busy_machine", "--loads 4", before="OMP_NUM_THREADS=2"),
     _on_cpu("fuzz_readers", "--count 10000 --seed 1", module=True),
     _on_cpu("torture", "--trials 12 --seed 2"),
-    _on_cpu(
-        "torture_slots", "--trials 25 --kinds slots-parent,slots-worker", "--trials 15 --kinds ray-node"
-    ),
+    _on_cpu("torture_slots", "--trials 25 --kinds slots-parent,slots-worker", "--trials 15 --kinds ray-node"),
     _on_cpu("scale_simulation", before=_ONE_THREAD),
     _on_cpu("reading_speed"),
     _on_cpu("state_rounding"),

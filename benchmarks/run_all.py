@@ -88,19 +88,22 @@ def measure(file: CommittedFile, run: Run) -> Outcome:
     """Run the commands of a file that are left, and put it into its place if all have worked."""
     if run.left_s() < min(needed_s(file, command) for command in file.commands):
         return Outcome("left", "no time for a part of it")
-    folder, done = _begin(file, run)
+    folder, done, seconds = _begin(file, run)
     for number, command in enumerate(file.commands[done:], start=done + 1):
         if run.left_s() < (needed := needed_s(file, command)):
             return Outcome("left", f"the next command takes about {duration(needed)}")
         words = command_words(file, command, folder, run.gpus)
         print(f"\n{file.path}: {shlex.join(words[1:])}", flush=True)
+        begin = time.monotonic()
         code = _run(words, environment(file), run)
+        seconds += time.monotonic() - begin
+        _note(folder, file, number - 1, seconds)
         if code is None:
             return Outcome("left", f"stopped; {_WHAT_STAYS[_goes_on(file, command)]}")
         if code != ExitCode.OK and not (is_sweep(command) and code == ExitCode.FOUND):
             return Outcome("failed", f"exit code {code} of `{command}`; what it wrote is in {folder}")
-        _note(folder, {**_state(file), "done": number})
-    return _finish(file, folder, run)
+        _note(folder, file, number, seconds)
+    return _finish(file, folder, run, seconds)
 
 
 def environment(file: CommittedFile) -> dict[str, str]:
@@ -133,15 +136,18 @@ def command_words(file: CommittedFile, command: str, folder: Path, gpus: str | N
     return words
 
 
-def _begin(file: CommittedFile, run: Run) -> tuple[Path, int]:
-    """Return the folder in which the file is measured, and how many of its commands are done there."""
+def _begin(file: CommittedFile, run: Run) -> tuple[Path, int, float]:
+    """Return the folder in which the file is measured, how many of its commands are done, and their seconds.
+
+    Of commands that were stopped, too.
+    """
     folder = run.out / "unfinished" / file.name
     note = folder / NOTE
     if note.exists():
         before = json.loads(note.read_text())
-        done = before.pop("done")
+        done, seconds = before.pop("done"), before.pop("seconds", 0.0)
         if before == _state(file) and not _stale_within(folder):
-            return folder, done
+            return folder, done, seconds
         print(f"{file.path}: what was begun is of another version or machine, and is thrown away", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -153,8 +159,8 @@ def _begin(file: CommittedFile, run: Run) -> tuple[Path, int]:
         if path.exists() and (file.is_apart or (file.cases and not other_versions(file, path))):
             _go_on(file, path, folder / file.inside)
             break
-    _note(folder, {**_state(file), "done": 0})
-    return folder, 0
+    _note(folder, file, 0, 0.0)
+    return folder, 0, 0.0
 
 
 def _begun(file: CommittedFile, run: Run) -> tuple[float, str]:
@@ -198,8 +204,8 @@ def _state(file: CommittedFile) -> dict[str, object]:
     }
 
 
-def _note(folder: Path, state: dict[str, object]) -> None:
-    replace_file(folder / NOTE, json.dumps(state))
+def _note(folder: Path, file: CommittedFile, done: int, seconds: float) -> None:
+    replace_file(folder / NOTE, json.dumps({**_state(file), "done": done, "seconds": round(seconds, 1)}))
 
 
 def _run(words: Sequence[str], variables: dict[str, str], run: Run) -> int | None:
@@ -221,7 +227,7 @@ def _run(words: Sequence[str], variables: dict[str, str], run: Run) -> int | Non
         process.wait()
 
 
-def _finish(file: CommittedFile, folder: Path, run: Run) -> Outcome:
+def _finish(file: CommittedFile, folder: Path, run: Run, seconds: float) -> Outcome:
     """Move what was measured to where it belongs; a folder replaces that which is there."""
     if not (folder / file.inside).exists():
         return Outcome("failed", f"no command wrote {folder / file.inside}")
@@ -244,7 +250,8 @@ def _finish(file: CommittedFile, folder: Path, run: Run) -> Outcome:
     cells = read_cells(run.out / file.path)
     counts = Counter(row.get("status", "") for row in cells)
     statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return Outcome("done", statuses if file.cases else counted(len(cells), "row"))
+    took = f"took {duration(seconds)}, the list says {duration(file.seconds)}"
+    return Outcome("done", f"{statuses if file.cases else counted(len(cells), 'row')}; {took}")
 
 
 def _named(files: Sequence[CommittedFile], names: Sequence[str]) -> list[CommittedFile]:

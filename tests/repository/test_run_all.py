@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -221,10 +222,14 @@ def test_a_budget_stops_a_sweep_which_goes_on_in_the_next_run(
     words_on_it = f"with {count} of 4 cases"
     printed = capsys.readouterr().out
     assert f"rows.csv: left: stopped; it goes on from its rows, {words_on_it}\n1 left\n" in printed
+    stopped_s = json.loads((partial.parent / run_all.NOTE).read_text())["seconds"]
+    assert stopped_s > 0
     assert run_all.main([*words, "--list"], [file]) == 0
     assert f"rows.csv, about {(4 - count) / 4:.0f} s, {words_on_it}\n" in capsys.readouterr().out
     assert run_all.main(words, [file]) == 0
-    assert "rows.csv: done: " in capsys.readouterr().out
+    took = re.search(r"rows.csv: done: .*; took (\d+) s, the list says 1 s\n", capsys.readouterr().out)
+    assert took
+    assert int(took[1]) > stopped_s
     after = (tmp_path / file.path).read_text()
     assert after.startswith(before)
     assert [row.seq_len for row in read_records(tmp_path / file.path)] == [64, 128, 192, 256]
