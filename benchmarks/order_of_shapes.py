@@ -8,10 +8,12 @@ One row per case and order, in this order of time: ``ascending`` and ``descendin
 ``alone`` in a sweep of its own, whose processes have measured nothing before, and ``again``, ascending once
 more: what two equal sweeps differ by. With ``--beside``, if there is another GPU, ``ascending-beside`` and
 ``descending-beside`` while it measures the same cases. ``change_percent`` is against ``ascending``, and
-``inside`` is 1 if the median is in the 95 % interval that the row of ``ascending`` states.
+``inside`` is 1 if the median is in the 95 % interval that the row of ``ascending`` states. The summary also
+says by how much each process of a sweep is off ``ascending``, by the median over its cases.
 
-`lbench` measures the shapes of ``--seq-len`` in the order in which it is given, all in the same processes.
-A sweep with one process comes first, so that none of these has kernels to compile; it is not kept.
+`lbench` measures the shapes of ``--seq-len`` in the order in which it is given, all in the same processes;
+``--direction fwd bwd`` measures both of each shape in turns, as suite ``paper`` does. A sweep with one
+process comes first, so that none of these has kernels to compile; it is not kept.
 
 A sweep counts only if it ran from its first shape to its last: one that was stopped begins again, those
 that are whole lie in ``--work``, and the same command goes on after them. On another GPU, or with other
@@ -232,7 +234,7 @@ def _case(record: Record) -> dict[str, object]:
 
 
 def summary(rows: Sequence[dict[str, object]]) -> Iterator[str]:
-    """Yield a line per provider, direction and order: how many cases are inside, and their changes."""
+    """Yield a line per provider, direction and order: how many cases are inside, and how far off they are."""
     groups: defaultdict[tuple[object, ...], list[dict[str, object]]] = defaultdict(list)
     for row in rows:
         if row["order"] != FIRST:
@@ -246,7 +248,24 @@ def summary(rows: Sequence[dict[str, object]]) -> Iterator[str]:
                 f"; median change {statistics.median(changes):+.2f} %, "
                 f"from {min(changes):+.2f} to {max(changes):+.2f} %"
             )
+        if order != "alone" and (levels := process_levels(members)):
+            line += f"; processes {', '.join(f'{level:+.2f}' for level in levels)} %"
         yield line
+
+
+def process_levels(rows: Sequence[dict[str, object]]) -> list[float]:
+    """Return by how many percent each process is off `ascending`: the median over the cases of one sweep.
+
+    Of the cases that all its processes have measured.
+    """
+    changes: list[list[float]] = []
+    for row in rows:
+        if row["change_percent"] != "" and row["process_medians_ms"]:
+            first_ms = float(str(row["median_ms"])) / (1 + float(str(row["change_percent"])) / 100)
+            medians = map(float, str(row["process_medians_ms"]).split(";"))
+            changes.append([100 * (median / first_ms - 1) for median in medians])
+    most = max(map(len, changes), default=0)
+    return np.median([each for each in changes if len(each) == most], axis=0).tolist() if most else []
 
 
 def parser() -> argparse.ArgumentParser:

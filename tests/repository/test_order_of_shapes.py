@@ -79,6 +79,30 @@ def test_a_sweep_is_kept_for_its_options_and_versions_only(
     assert len({own, path(), *others}) == 5
 
 
+def test_the_summary_says_how_far_each_process_is_off(script: ModuleType) -> None:
+    def row(order: str, change: float | str, medians: str) -> dict[str, object]:
+        median = 2.0 * (1 + float(change or 0) / 100)
+        inside = "" if change == "" else int(abs(float(change)) < 1)
+        return {
+            "provider": "p", "direction": "bwd", "order": order, "median_ms": median,
+            "process_medians_ms": medians, "change_percent": change, "inside": inside,
+        }  # fmt: skip
+
+    rows = [
+        row("ascending", "", "2;2"),
+        row("descending", 2.0, "2.04;2.06"),
+        row("descending", 0.5, "2.01;2.1"),
+        row("descending", 1.0, "2.02"),
+        row("alone", "", ""),
+    ]
+    descending, alone = script.summary(rows)
+    assert descending == (
+        "p bwd descending: 1 of 3 inside; median change +1.00 %, from +0.50 to +2.00 %; "
+        "processes +1.25, +4.00 %"
+    )
+    assert alone == "p bwd alone: 0 of 1 inside"
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_every_order_is_measured_once_and_compared_with_the_first(
