@@ -55,6 +55,7 @@ def _row(case: Case) -> Record:
         backward_ms=200.0,
         optimizer_ms=10.0,
         peak_mib=40_000.0,
+        energy_per_token_j=600 / tokens_per_s,
         device_name="NVIDIA H200",
         machine_id="cafe",
     )
@@ -66,5 +67,13 @@ def _row(case: Case) -> Record:
 
 
 def _without_figures(record: Record, status: str, reason: str) -> Record:
-    names = ("median_ms", "ci_low_ms", "ci_high_ms", "tokens_per_s", "mfu_percent", "peak_mib")
+    names = (
+        "median_ms",
+        "ci_low_ms",
+        "ci_high_ms",
+        "tokens_per_s",
+        "mfu_percent",
+        "peak_mib",
+        "energy_per_token_j",
+    )
     return replace(record, status=status, reason=reason, **dict.fromkeys(names))  # type: ignore[arg-type]

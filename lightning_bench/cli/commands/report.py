@@ -61,9 +61,9 @@ def report(
             metavar="METRIC",
             autocompletion=one_of(_metrics),
             help="speed, memory, check, train, generate, energy, or single tables: ms, speedup, tflops, "
-            "gbps, floor, graph, per_token, tokens, tgs, mfu, peak, phases, generated, prefill, decode, "
-            "held, cache, call_energy, token_energy, power. Default: all. A page can always be switched "
-            "among all of a metric.",
+            "gbps, floor, graph, per_token, tokens, tgs, mfu, peak, phases, train_energy, generated, "
+            "prefill, decode, held, cache, generate_energy, call_energy, token_energy, power. Default: all. "
+            "A page can always be switched among all of a metric.",
         ),
     ] = None,
     provider: Annotated[

@@ -33,8 +33,9 @@ from lightning_bench.report.plots.training_plots import TrainedQuantity, trainin
 from lightning_bench.report.tables.figures import size_of, title
 
 PlotName = Literal[
-    "time", "speedup", "per_token", "roofline", "memory", "heat_floor", "heat_ms", "dots", "tokens", "peak"
-]
+    "time", "speedup", "per_token", "roofline", "memory", "heat_floor", "heat_ms", "dots",
+    "tokens", "peak", "energy",
+]  # fmt: skip
 
 _NOT_BATCH = [column for column in (*ORIGIN, *SHAPE) if column != "batch"]
 _ALONE = 12  # plots that one process draws sooner than others start
@@ -73,7 +74,7 @@ class Drawing:
                 return heat_map(records, look=look)
             case "heat_ms":
                 return heat_map(records, value="ms", look=look)
-            case "tokens" | "peak" as quantity:
+            case "tokens" | "peak" | "energy" as quantity:
                 return training_plot(records, quantity, look=look, over=over)
 
 

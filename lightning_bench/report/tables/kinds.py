@@ -26,11 +26,13 @@ KindName = Literal[
     "mfu",
     "peak",
     "phases",
+    "train_energy",
     "generated",
     "prefill",
     "decode",
     "held",
     "cache",
+    "generate_energy",
     "call_energy",
     "token_energy",
     "power",
@@ -38,8 +40,8 @@ KindName = Literal[
 
 KIND_NAMES: tuple[KindName, ...] = get_args(KindName)
 _SPEED: tuple[KindName, ...] = ("ms", "speedup", "tflops", "gbps", "floor")
-_TRAIN: tuple[KindName, ...] = ("tgs", "mfu", "peak", "phases")
-_GENERATE: tuple[KindName, ...] = ("generated", "prefill", "decode", "held", "cache")
+_TRAIN: tuple[KindName, ...] = ("tgs", "mfu", "peak", "phases", "train_energy")
+_GENERATE: tuple[KindName, ...] = ("generated", "prefill", "decode", "held", "cache", "generate_energy")
 _ENERGY: tuple[KindName, ...] = ("call_energy", "token_energy", "power")
 _TOGETHER: dict[str, tuple[KindName, ...]] = {
     "speed": _SPEED,
@@ -132,6 +134,11 @@ def _phases_text(record: Record, value: float) -> str:
     return " + ".join("?" if ms is None else f"{ms:.1f}" for ms in phases)
 
 
+def _board_mj(record: Record) -> float | None:
+    """Return what the whole board takes for a token, rest included, mJ."""
+    return None if record.energy_per_token_j is None else 1e3 * record.energy_per_token_j
+
+
 KINDS: dict[KindName, TableKind] = {
     "ms": TableKind("ms", "ms", "speed", unit, figure, figure_text, "low"),
     # Its value is the time; a table divides the baseline's by it.
@@ -216,6 +223,15 @@ KINDS: dict[KindName, TableKind] = {
         _phases_text,
         "low",
     ),
+    "train_energy": TableKind(
+        "train_energy",
+        "mJ per token",
+        "train",
+        lambda r: "mJ per token, of the whole board, rest included",
+        _board_mj,
+        lambda r, x: _rate_text(x, 2),
+        "low",
+    ),
     "generated": TableKind("generated", "new tokens/s", "generate", unit, figure, _with_interval, "high"),
     "held": TableKind(
         "held",
@@ -251,6 +267,15 @@ KINDS: dict[KindName, TableKind] = {
         lambda r: "MiB of states, or of keys and values, in all layers",
         lambda r: r.cache_mib,
         lambda r, x: f"{x:.1f}",
+        "low",
+    ),
+    "generate_energy": TableKind(
+        "generate_energy",
+        "mJ per new token",
+        "generate",
+        lambda r: "mJ per new token, of the whole board, rest included, prefill and decoding together",
+        _board_mj,
+        lambda r, x: _rate_text(x, 1),
         "low",
     ),
     "call_energy": TableKind("call_energy", "mJ per call", "energy", unit, figure, _with_spread, "low"),

@@ -256,7 +256,13 @@ def test_a_long_table_looks_at_its_lines_once(monkeypatch: pytest.MonkeyPatch) -
 def test_kinds_by_name() -> None:
     names = [kind.name for kind in chosen_kinds(["memory,ms", "speed"]) or ()]
     assert names == ["memory", "ms", "speedup", "tflops", "gbps", "floor"]
-    assert [kind.name for kind in chosen_kinds(["train"]) or ()] == ["tgs", "mfu", "peak", "phases"]
+    assert [kind.name for kind in chosen_kinds(["train"]) or ()] == [
+        "tgs",
+        "mfu",
+        "peak",
+        "phases",
+        "train_energy",
+    ]
     assert chosen_kinds([]) is None
     assert [kind.name for kind in chosen_kinds([",".join(KIND_NAMES)]) or ()] == list(KIND_NAMES)
     with pytest.raises(

@@ -131,7 +131,7 @@ def test_attention_beside_training_keeps_both_tables(tmp_path: Path) -> None:
 def test_a_model_has_a_table_of_each_kind_whatever_its_batches() -> None:
     tables = grids(group(rows_of(trained())))
     of_small = [grid for grid in tables if "tnl-0.4b" in grid.title]
-    assert [grid.kind for grid in of_small] == ["tgs", "mfu", "peak", "phases"]
+    assert [grid.kind for grid in of_small] == ["tgs", "mfu", "peak", "phases", "train_energy"]
     first = of_small[0]
     assert first.title == "table1-train_tnl-0.4b-dtype_bf16-tokens65536-compile-parts"
     assert [line.n for line in first.lines][-2:] == [81920, 94208]
@@ -154,11 +154,11 @@ def test_plots_have_the_attentions_of_one_size_together() -> None:
     rows = rows_of(trained())
     drawings = drawings_of(rows, "plots")
     names = [Path(drawing.stem).name for drawing in drawings]
-    assert names[:4] == [
+    assert names[:6] == [
         f"table1-train_0.4b-dtype_bf16-tokens65536-compile-parts-{name}"
-        for name in ("tokens", "tokens-wide", "peak", "peak-wide")
+        for name in ("tokens", "tokens-wide", "peak", "peak-wide", "energy", "energy-wide")
     ]
-    assert len(names) == len(set(names)) == 3 * 4
+    assert len(names) == len(set(names)) == 3 * 6
     figure = drawings[0].figure()
     assert figure is not None
     lines = {item.get_gid(): item for item in figure.axes[0].get_lines() if item.get_gid()}
@@ -167,6 +167,16 @@ def test_plots_have_the_attentions_of_one_size_together() -> None:
     texts = " ".join(text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text")))
     heading = "Training tnl-0.4b, llama-0.4b, 65536 tokens per step, parts compiled, bf16"
     assert heading in " ".join(texts.split())
+
+
+def test_energy_per_token_is_drawn_against_the_length() -> None:
+    figure = training_plot([r for r in trained() if r.model.endswith("0.4b")], "energy")
+    assert figure is not None
+    assert figure.axes[0].get_ylabel() == "energy per token, training (mJ)"
+    lines = {item.get_gid(): item for item in figure.axes[0].get_lines() if item.get_gid()}
+    ours = list(lines["series-lightning2"].get_ydata())
+    assert ours == [pytest.approx(1e3 * 600 / 176_000, rel=1e-3)] * 9
+    assert max(lines["series-sdpa-cudnn"].get_ydata()) > 5 * ours[0]
 
 
 def test_a_plot_needs_two_lengths() -> None:
@@ -178,6 +188,6 @@ def test_the_page_has_one_view_of_training_whose_lines_name_the_model(tmp_path: 
     assert view.title == "Training"
     assert view.axes == ["model", "recompute", "seq_len"]
     assert len(view.lines) == 6 * 9
-    assert list(view.kinds) == ["tgs", "mfu", "peak", "phases"]
+    assert list(view.kinds) == ["tgs", "mfu", "peak", "phases", "train_energy"]
     assert "65536 tokens per step, parts compiled" in view.under
     assert "head" not in view.under
