@@ -10,7 +10,7 @@ from .._ops import add_op_namespace_prefix, ops
 from ..common.allocate import empty_rows
 from ..common.flops import register_step_flops
 from ..step.pool import check_kernel_dtype, check_kernel_pool
-from .serve_call import ServeCall, Snapshots, check_serve_call, check_serve_values
+from .serve_call import ServeCall, Snapshots, check_serve_call, check_serve_values, operator_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +63,8 @@ def lightning_attn2_serve(
         rounding_seeds: int64 [num_seqs], for a pool in bfloat16: states are rounded stochastically, by random
             bits that depend on the seed of the sequence and on nothing else of the batch. Take another seed
             for each call. None rounds to nearest.
-        max_seqlen: the most tokens that a sequence has, if it is known on the host. It changes no result;
-            up to 8, as in a batch that only decodes, the launch has the programs of a decoding step.
+        max_seqlen: the most tokens that a sequence has, at least 1, if it is known on the host. It changes no
+            result; up to 8, as in a batch that only decodes, the launch has the programs of a decoding step.
         scale: what o is multiplied by; the state does not see it.
 
     Returns:
@@ -82,7 +82,7 @@ def lightning_attn2_serve(
     call = ServeCall(
         q, k, v, s, state, cu_seqlens, state_indices, output_state_indices, has_initial_state, context_lens,
         None if snapshots is None else snapshots.indices, rounding_seeds,
-        0 if snapshots is None else snapshots.every, 0 if max_seqlen is None else max_seqlen, scale,
+        0 if snapshots is None else snapshots.every, operator_length(max_seqlen), scale,
     )  # fmt: skip
     check_kernel_dtype(q, "lightning_attn2_serve")
     check_serve_call(call, "lightning_attn2_serve")

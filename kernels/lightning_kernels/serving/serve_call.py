@@ -92,6 +92,13 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def operator_length(max_seqlen: int | None) -> int:
+    """Return `max_seqlen` as the operator takes it, 0 where it is not known. ValueError if it is below 1."""
+    if max_seqlen is not None and max_seqlen < 1:
+        raise ValueError(f"max_seqlen must be at least 1, or None where it is not known, got {max_seqlen}")
+    return max_seqlen or 0
+
+
 def check_serve_call(call: ServeCall, name: str) -> None:
     """Check that shapes, dtypes and devices fit together, without reading a value.
 
@@ -113,10 +120,6 @@ def check_serve_call(call: ServeCall, name: str) -> None:
             raise ValueError(f"snapshots are taken every 1 or more tokens, got {call.snapshot_every}")
     if call.rounding_seeds is not None and call.state.dtype != torch.bfloat16:
         raise ValueError(f"rounding_seeds are for states in bfloat16, got a pool in {call.state.dtype}")
-    if call.max_seqlen < 0:
-        raise ValueError(
-            f"max_seqlen must be at least 1, or None where it is not known, got {call.max_seqlen}"
-        )
     if call.slopes is not None:
         check_slopes(call.slopes, q.shape[1], q.device)
     refuse_gradients(name, "lightning_attn2", (q, call.k, v, call.state))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..lightning2.blocked import lightning_attn2_torch
 from ..step.rounding import round_stochastic
-from .serve_call import ServeCall, Snapshots, check_serve_call, check_serve_values
+from .serve_call import ServeCall, Snapshots, check_serve_call, check_serve_values, operator_length
 
 
 def lightning_attn2_serve_torch(
@@ -42,7 +42,7 @@ def lightning_attn2_serve_torch(
     call = ServeCall(
         q, k, v, s, state, cu_seqlens, state_indices, output_state_indices, has_initial_state, context_lens,
         None if snapshots is None else snapshots.indices, rounding_seeds,
-        0 if snapshots is None else snapshots.every, 0 if max_seqlen is None else max_seqlen, scale,
+        0 if snapshots is None else snapshots.every, operator_length(max_seqlen), scale,
     )  # fmt: skip
     check_serve_call(call, "lightning_attn2_serve_torch")
     check_serve_values(call)

@@ -49,6 +49,7 @@ CHANGES = [
     ({"snapshots": Snapshots(0, zeros(2, 1, dtype=torch.int32))}, "every 1 or more tokens, got 0"),
     ({"rounding_seeds": zeros(2, dtype=torch.int64)}, "for states in bfloat16, got a pool in torch.float32"),
     ({"max_seqlen": -1}, "max_seqlen must be at least 1"),
+    ({"max_seqlen": 0}, "max_seqlen must be at least 1, or None where it is not known, got 0"),
 ]
 
 
