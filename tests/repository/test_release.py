@@ -1,4 +1,4 @@
-"""What a release consists of beside the wheel: citation, Dockerfile with its context, and one version."""
+"""What a release has beside the wheel: citation, Dockerfile with its context, version, notes and tag."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 
 import lightning_bench
+from scripts.release import VERSIONS, NotReady, prepare, released
 from tests.support.documents import DOCS, REPOSITORY
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
@@ -72,3 +74,103 @@ def test_hadolint_has_nothing_to_say() -> None:
     if (program := shutil.which("hadolint")) is None:
         pytest.skip("hadolint is not installed")
     subprocess.run([program, str(ROOT / "Dockerfile")], check=True)
+
+
+CHANGES = """# Changelog
+
+Notes by version. Nothing has been released yet.
+
+## [Unreleased]
+
+### Added
+
+- One more thing.
+
+## [0.0.9] - 2026-01-01
+
+- The beginning.
+"""
+PLANNED = CHANGES + "\n## [0.1.0] - not released\n\nThe first release.\n\n### Known limits\n\n- None.\n"
+DAY = date(2026, 12, 1)
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+    done = subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a repository with the files that a release changes; its changelog is CHANGES."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "nobody")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "nobody@example.org")
+    for name in VERSIONS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "CHANGELOG.md").write_text(CHANGES)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "Before")
+    return tmp_path
+
+
+def test_a_release_sets_version_and_date_and_is_tagged_with_its_notes(checkout: Path) -> None:
+    prepare(checkout, "0.2.0", DAY)
+    for name, pattern in VERSIONS.items():
+        assert re.findall(pattern, (checkout / name).read_text(), re.MULTILINE) == ["0.2.0"]
+    citation = yaml.safe_load((checkout / "CITATION.cff").read_text())
+    assert citation["date-released"] == DAY
+    changelog = (checkout / "CHANGELOG.md").read_text()
+    assert "Nothing has been released" not in changelog
+    assert (
+        "## [Unreleased]\n\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- One more thing.\n\n## [0.0.9]"
+        in changelog
+    )
+    assert git(checkout, "status", "--porcelain") == ""
+    assert git(checkout, "cat-file", "-t", "v0.2.0") == "tag\n"
+    told = git(checkout, "tag", "--list", "--format=%(contents)", "v0.2.0").strip()
+    assert told == "lightning-bench 0.2.0\n\n### Added\n\n- One more thing."
+
+
+def test_notes_that_are_written_by_hand_take_the_place_of_the_list(checkout: Path) -> None:
+    made, notes = released(PLANNED, "0.1.0", DAY)
+    assert notes == "The first release.\n\n### Known limits\n\n- None."
+    heads = re.findall(r"^## .*", made, re.MULTILINE)
+    assert heads == ["## [Unreleased]", "## [0.1.0] - 2026-12-01", "## [0.0.9] - 2026-01-01"]
+    assert "One more thing" not in made
+    prepare(checkout, "0.1.0", DAY)
+    (checkout / "CHANGELOG.md").write_text(made)
+    git(checkout, "commit", "--quiet", "-am", "By hand")
+    git(checkout, "tag", "--delete", "v0.1.0")
+    with pytest.raises(NotReady, match=r"has a section of 0\.1\.0 with a date"):
+        prepare(checkout, "0.1.0", DAY)
+    with pytest.raises(NotReady, match="lists nothing under Unreleased"):
+        prepare(checkout, "0.2.0", DAY)
+
+
+@pytest.mark.parametrize(
+    ("version", "change", "problem"),
+    [
+        ("0.2", "", "0.2 is no version: give three numbers"),
+        ("0.2.0", "echo >> CHANGELOG.md", "files differ from the last commit"),
+        ("0.2.0", "git tag v0.2.0", "there is a tag v0.2.0"),
+    ],
+)
+def test_what_is_not_ready_is_refused(checkout: Path, version: str, change: str, problem: str) -> None:
+    subprocess.run(change, shell=True, cwd=checkout, check=True)
+    before = git(checkout, "rev-parse", "HEAD")
+    with pytest.raises(NotReady, match=re.escape(problem)):
+        prepare(checkout, version, DAY)
+    assert git(checkout, "rev-parse", "HEAD") == before
+
+
+def test_the_changelog_has_notes_of_this_version() -> None:
+    changelog, version = (ROOT / "CHANGELOG.md").read_text(), PROJECT["version"]
+    if f"## [{version}] - not released\n" in changelog:
+        changelog, notes = released(changelog, version, DAY)
+        assert len(notes.splitlines()) > 20
+    assert (
+        len(re.findall(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE)) == 1
+    )
