@@ -37,6 +37,7 @@ from torch.profiler import ProfilerActivity, profile
 from lightning_bench.machine import harness_commit
 from lightning_kernels import ContextParallel, layer_slopes, lightning_attn2
 
+PROVIDER = "context-parallel"
 HEADS, DIM, LAYERS = 64, 128, 80
 SAMPLES = 15
 FLUSH_BYTES = 2**28
@@ -100,15 +101,16 @@ def measure(out: Path, lengths: list[int]) -> None:
             for name, pair in pairs.items():
                 apart_ms, alone_ms = longest_ms(pair["apart"], cold), longest_ms(pair["alone"], cold)
                 rows.append({
-                    "direction": name, "seq_len": total, "ranks": ranks, "heads": HEADS, "head_dim": DIM,
-                    "dtype": "bf16", "layer": f"{layer} of {LAYERS}", "cp_ms": f"{apart_ms:.4f}",
+                    "provider": PROVIDER, "direction": name, "seq_len": total, "ranks": ranks,
+                    "heads": HEADS, "head_dim": DIM, "dtype": "bf16", "layer": f"{layer} of {LAYERS}",
+                    "cp_ms": f"{apart_ms:.4f}",
                     "alone_ms": f"{alone_ms:.4f}", "efficiency": f"{alone_ms / apart_ms:.3f}",
                     "provider_version": kernels_version(), "torch": torch.__version__,
                     "harness_commit": harness_commit(), "device_name": torch.cuda.get_device_name(),
                 })  # fmt: skip
                 if dist.get_rank() == 0:
                     write_rows(out, rows)
-                    print(*list(rows[-1].values())[:10], flush=True)
+                    print(*list(rows[-1].values())[1:11], flush=True)
             del pairs, pair
             torch.cuda.empty_cache()
 
@@ -134,7 +136,8 @@ def trace(out: Path) -> None:
         begin = ran[first]["ts"]
         for event in ran[first:]:
             rows.append({
-                "direction": "fwd", "batch": batch, "heads": HEADS, "seq_len": TRACED_TOKENS, "ranks": ranks,
+                "provider": PROVIDER, "direction": "fwd", "batch": batch, "heads": HEADS,
+                "seq_len": TRACED_TOKENS, "ranks": ranks,
                 "kernel": event["name"].split("(")[0], "stream": event["args"]["stream"],
                 "begin_us": f"{event['ts'] - begin:.1f}", "duration_us": f"{event['dur']:.1f}",
                 "provider_version": kernels_version(), "torch": torch.__version__,
