@@ -224,7 +224,7 @@ def _why_undecided(comparison: Comparison) -> str:
     if counts["AMBIGUOUS"]:
         return (
             "nothing is decided: every change is within the noise, and the noise beyond the threshold. "
-            "Compare folders of several CSVs, one run each, or commits with --ref; `lbench calibrate` "
+            "Compare folders of more CSVs, one run each, or commits with --ref; `lbench calibrate` "
             "measures the noise"
         )
     return (
