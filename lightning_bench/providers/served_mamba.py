@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning_bench.case import Device
+from lightning_bench.case import Device, Direction, Shape
 from lightning_bench.providers.registry.packages import installed_version, missing_device, missing_package
 from lightning_bench.providers.served import Batch, ServedProvider
 
@@ -75,6 +75,15 @@ class FlashinferStep(MambaStep):
     def unavailable(self, device: Device) -> str | None:
         """Return why it cannot run on this machine, or None."""
         return missing_device(self, device) or missing_package(_FLASHINFER)
+
+    def unsupported(self, shape: Shape, direction: Direction) -> str | None:
+        """Return why this case is not supported, or None; FlashInfer compiles its kernels for these dims."""
+        reason = super().unsupported(shape, direction)
+        if reason is None and (not 32 <= shape.head_dim <= 256 or shape.head_dim % 16):
+            return f"{self.name} takes a head_dim from 32 to 256 in steps of 16, not {shape.head_dim}"
+        if reason is None and (shape.value_dim < 32 or shape.value_dim % 8):
+            return f"{self.name} takes a value_dim of 32 or more in steps of 8, not {shape.value_dim}"
+        return reason
 
     def _update(self) -> Callable[..., Any]:
         from flashinfer.mamba import selective_state_update

@@ -70,6 +70,18 @@ def test_the_call_is_that_of_the_library(name: str, shapes: tuple[Shape, ...]) -
         ("sglang-seg-la", Shape(1, 40, 2048, 128, 128, "bf16", "cuda"), "a power of two as heads · head_dim"),
         ("sglang-seg-la-verify", Shape(4, 2, 1, 64, 64, "bf16", "cuda"), "takes drafts of 2 tokens or more"),
         ("mamba-ssm-step", Shape(4, 2, 2, 64, 64, "bf16", "cuda"), "takes one token of each sequence"),
+        (
+            "flashinfer-decode",
+            Shape(4, 2, 1, 16, 64, "bf16", "cuda"),
+            "head_dim from 32 to 256 in steps of 16",
+        ),
+        ("flashinfer-decode", Shape(4, 2, 1, 40, 64, "bf16", "cuda"), "in steps of 16, not 40"),
+        (
+            "flashinfer-decode",
+            Shape(4, 2, 1, 64, 24, "bf16", "cuda"),
+            "value_dim of 32 or more in steps of 8",
+        ),
+        ("flashinfer-decode", Shape(4, 2, 2, 64, 64, "bf16", "cuda"), "takes one token of each sequence"),
         ("mamba-ssm-chunk", MIXED, "takes fp16, bf16, not fp32"),
         ("vllm-lightning", Shape(1, 2, 8, 64, 64, "fp32", "cuda"), "computes fp32 in TF32"),
     ],
