@@ -55,8 +55,10 @@ def as_provider(found: object, what: str) -> Provider:
         except Exception as error:
             raise BadProvider(f"{what} cannot be made without arguments: {error}") from error
     if not isinstance(found, Provider):
-        kind = found.__name__ if isinstance(found, type) else f"of type {type(found).__name__}"
-        raise NotAProvider(f"{what} is {kind}, and neither a subclass nor an instance of {_PROVIDER}")
+        kind = "a class" if isinstance(found, type) else f"of type {type(found).__name__}"
+        called = isinstance(found, type) and "__call__" in dir(found)
+        hint = "; an instance of it, which can be called, will do" if called else ""
+        raise NotAProvider(f"{what} is {kind}, and neither a subclass nor an instance of {_PROVIDER}{hint}")
     _check_declarations(found, what)
     for method, kinds in _RETURNS.items():
         _check_returns(found, method, partial(_is_one_of, kinds))

@@ -114,7 +114,10 @@ def test_found_from_another_process(good: Path) -> None:
         (":", "no name after it"),
         (":number", "number is of type int, and neither a subclass nor an instance of"),
         (":number", "nor an instance of lightning_bench.providers.Provider;"),  # as README imports it
-        (":Inputs", "Inputs is Inputs, and neither"),
+        (
+            ":Inputs",
+            "Inputs is a class, and neither a subclass nor an instance of lightning_bench.providers.P",
+        ),
         (
             ":Provider",
             "Provider declares no name, label, family, package; a provider has name, label, family, ",

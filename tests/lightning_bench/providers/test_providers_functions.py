@@ -218,7 +218,8 @@ def test_parameters_that_do_not_fit(parameters: str, family: str, said: str) -> 
         ("layer@softmax", "layer does not fit family softmax, whose inputs are q, k, v: nothing is given"),
         ("Mine@linear", "Mine declares family softmax, and linear was given: leave it out"),
         ("Mine@softmax@bnhd", "Mine declares layout bhnd, and bnhd was given: leave it out"),
-        ("Layer@softmax", "Layer is Layer, and neither a subclass nor an instance of"),
+        ("Layer@softmax", "Layer is a class, and neither a subclass nor an instance of lightning_bench."
+         "providers.Provider; an instance of it, which can be called, will do; give path/to/"),
         ("nothing@softmax", "no nothing; the file has Mine, attn; give path/to/file.py:NAME"),
     ],
 )  # fmt: skip
