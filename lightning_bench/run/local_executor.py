@@ -5,12 +5,12 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from multiprocessing import resource_tracker
 
 from lightning_bench.machine.gpu import seeing_only
 from lightning_bench.machine.place_lock import hold
 from lightning_bench.run.executor import JobFinished, Slot, SlotEvent, SlotLost, Unit
 from lightning_bench.run.lane import Crew
+from lightning_bench.run.leak_tracker import start_tracker
 from lightning_bench.run.slot_thread import Happened, SlotThread
 from lightning_bench.run.slots import fair_share
 
@@ -26,7 +26,7 @@ class LocalExecutor:
         with ExitStack() as stack:
             stack.enter_context(hold({device: slot.name for slot in slots for device in slot.place.devices}))
             self._stack = stack.pop_all()
-        resource_tracker.ensure_running()  # it would unblock the signal that the threads block
+        start_tracker()  # before the threads block the signal
         self._happened: Happened = queue.SimpleQueue()
         self._working: set[Slot] = set()
         self._threads = {slot: SlotThread(slot, crew, self._happened) for slot in slots}

@@ -7,7 +7,6 @@ import platform
 import queue
 import time
 from contextlib import ExitStack
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 from lightning_bench.case import Device
@@ -26,6 +25,7 @@ from lightning_bench.run.executor import (
     Unit,
 )
 from lightning_bench.run.lane import Crew
+from lightning_bench.run.leak_tracker import start_tracker
 from lightning_bench.run.slot_thread import Happened, SlotThread
 
 _GATHER_S = 0.25
@@ -63,7 +63,7 @@ class SlotHost:
         self._thread: SlotThread | None = None
         self._locks = ExitStack()
         self._locks.enter_context(hold(dict.fromkeys(self.slot.place.devices, name)))
-        resource_tracker.ensure_running()
+        start_tracker()
 
     def describe(self) -> Slot:
         """Return the slot."""

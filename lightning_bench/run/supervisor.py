@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +22,7 @@ from lightning_bench.machine.place import Place
 from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.record import Status
+from lightning_bench.run.leak_tracker import start_tracker
 from lightning_bench.run.sanitizer import Sanitizer
 from lightning_bench.run.worker import worker_main
 
@@ -244,7 +244,7 @@ def _interrupts_held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    resource_tracker.ensure_running()  # it would unblock the signal as it starts
+    start_tracker()
     held: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
