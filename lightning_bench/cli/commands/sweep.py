@@ -155,7 +155,7 @@ def sweep(
 ) -> None:
     """Measure every case of the suites, one row each."""
     from lightning_bench.cli.commands.sweep_plan import show_plans
-    from lightning_bench.cli.shared.busy import warn_if_busy
+    from lightning_bench.cli.shared.busy import warn_if_busy, warn_if_interpreted
     from lightning_bench.run.planner import Planner, measuring_limits
 
     metric = cast(Metric, context.info_name)
@@ -183,6 +183,7 @@ def sweep(
         return
     if metric in ("speed", "energy"):
         warn_if_busy(sink, plans[0].device, chosen.gpus)
+        warn_if_interpreted(sink)
     measure(sink, plans, chosen, out, fresh=how.fresh, retry=how.retry)
 
 

@@ -1,7 +1,8 @@
-"""The warning before a run that others already use the machine."""
+"""Warnings before a run: others already use the machine, or Triton's kernels are interpreted."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,3 +21,12 @@ def warn_if_busy(sink: Sink, device: Device, gpus: Sequence[Gpu] = ()) -> None:
 
     if busy := busy_now(device, gpus):
         sink.say(f"{busy}; what is measured beside foreign load is unstable")
+
+
+def warn_if_interpreted(sink: Sink) -> None:
+    """Say in one line on stderr that TRITON_INTERPRET is set, if it is."""
+    if os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y"):
+        sink.say(
+            "TRITON_INTERPRET is set: Triton interprets its kernels, and their times say nothing about them; "
+            "`lbench check` compares what they compute"
+        )

@@ -110,6 +110,17 @@ def plan(lbench: Lbench, *arguments: object) -> list[str]:
     return [entry["case_id"] for entry in json.loads(ran.out)["cases"]]
 
 
+def test_times_of_the_interpreter_come_with_a_warning(
+    lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    case = ["quick", "--device", "cpu", "--seq-len", "16", "--direction", "fwd", "--provider", "sdpa-flash"]
+    for metric, warned in (("speed", True), ("check", False)):
+        ran = lbench(metric, *case, "--out", str(tmp_path / f"{metric}.csv"))
+        assert ran.code == 0
+        assert ("TRITON_INTERPRET is set" in ran.err) is warned
+
+
 def test_plus_joins_the_providers_of_the_suite(lbench: Lbench, plain: Path) -> None:
     axes = ["quick", "--seq-len", "64", "--direction", "fwd"]
     cases = plan(lbench, *axes)
