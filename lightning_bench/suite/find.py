@@ -40,9 +40,10 @@ def find_suite(name_or_path: str | Path) -> Path:
     near = nearest_words(given, names)
     hint = f" (did you mean {any_of([f'`{name}`' for name in near])}?)" if near else ""
     own = f" (the file here is read as ./{given}.toml)" if _is_own(given) else ""
+    value = "; values of an option have commas between them: 512,4k" if given[:1].isdigit() else ""
     raise UsageError(
         f"there is no suite `{given}`{hint}{own}; allowed: a name that `lbench suites` lists, "
-        "or the path of a file of your own that ends in .toml"
+        f"or the path of a file of your own that ends in .toml{value}"
     )
 
 

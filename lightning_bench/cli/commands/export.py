@@ -23,15 +23,16 @@ def _formats() -> tuple[str, ...]:
 def export(
     results: Results = None,
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--to",
             metavar="FORMAT",
             help="json: every column; parquet: the same, with pyarrow; pytorch: JSON lines of PyTorch's "
-            "benchmark database, schema v3; bencher: Bencher Metric Format.",
+            "benchmark database, schema v3; bencher: Bencher Metric Format. Default: parquet if --out ends "
+            "so, else json.",
             autocompletion=one_of(_formats),
         ),
-    ] = "json",
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -53,6 +54,8 @@ def export(
     from lightning_bench.record import read_rows
     from lightning_bench.record.lock import refuse_file
 
+    if to is None:
+        to = "parquet" if out is not None and out.suffix == ".parquet" else "json"
     name = known("--to", to, EXPORT_NAMES)
     wanted = None if metric is None else known("--metric", metric, get_args(Metric))
     chosen = EXPORTS[name]

@@ -35,6 +35,7 @@ def test_exit_code_by_status(new_workspace: Any, lbench: Lbench, status: str) ->
     ("arguments", "message"),
     [
         (["speed", "qiuck"], "there is no suite `qiuck` (did you mean `quick`?); allowed: a name that"),
+        (["speed", "--seq-len", "64", "4k"], "ends in .toml; values of an option have commas between them"),
         (["speed", "nowhere.toml"], "nowhere.toml: there is no such file"),
         (["suites", "qiuck"], "did you mean `quick`?"),
         (["energy", "quick", "--protocol", "paper"], "--protocol paper has no energy: leave it out"),

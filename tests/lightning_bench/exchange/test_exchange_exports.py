@@ -183,6 +183,12 @@ class TestCommand:
         rows = json.loads(lbench("export", source).out)
         assert rows == [asdict(record) for record in read_records(source)]
 
+    def test_the_name_of_the_file_chooses_parquet(self, lbench: Any, tmp_path: Path) -> None:
+        pytest.importorskip("pyarrow", reason="pyarrow, the extra `parquet`, is not installed")
+        table = tmp_path / "rows.parquet"
+        assert lbench("export", RESULTS / "paper-memory.csv", "--out", table).code == 0
+        assert table.read_bytes()[:4] == b"PAR1"
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
