@@ -123,9 +123,11 @@ def _seconds_per_case(rows: list[Record]) -> float | None:
 
 
 def _span(begun: str, rows: list[Record]) -> tuple[float, int]:
-    """Return the seconds from the beginning of a run to its last row, and how many it measured."""
+    """Return the seconds that the slots of a run had until its last row, and how many cases they measured."""
     last = max(datetime.fromisoformat(row.time_utc) for row in rows)
-    return (last - datetime.fromisoformat(begun)).total_seconds(), sum(row.processes or 1 for row in rows)
+    slots = max(int(row.executor.split()[-1]) if row.executor else 1 for row in rows)
+    seconds = slots * (last - datetime.fromisoformat(begun)).total_seconds()
+    return seconds, sum(row.processes or 1 for row in rows)
 
 
 def _gaps(rows: list[Record]) -> list[tuple[float, int]]:

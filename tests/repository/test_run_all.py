@@ -21,7 +21,7 @@ from benchmarks.committed_files import CommittedFile
 from benchmarks.stale_files import _machine, why_not, why_stale
 from lightning_bench.machine import describe_machine
 from lightning_bench.machine.ceilings import DeviceCeilings, keep
-from lightning_bench.record import read_records
+from lightning_bench.record import ResultFile, read_records
 from lightning_bench.record.codec import read_cells
 from scripts.stale_results import repository_version
 from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, fake_torch
@@ -142,6 +142,18 @@ def test_files_of_two_gpus_are_measured_on_two(machine_with: Callable[[list[str]
     assert "CUDA_VISIBLE_DEVICES" not in run_all.environment(CommittedFile("h200/a.csv", (), 1))
 
 
+def make_older(path: Path) -> None:
+    """Let the first row be of other kernels, at a commit that git does not know."""
+    record, *others = read_records(path)
+    path.unlink()
+    with ResultFile(path) as file:
+        for each in (
+            replace(record, provider_version="0.1.0+aaaaaaaa", harness_commit="0123456789ab"),
+            *others,
+        ):
+            file.append(each)
+
+
 @pytest.mark.slow
 def test_a_sweep_is_measured_once_gone_on_with_and_measured_anew_for_other_kernels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -176,7 +188,7 @@ def test_a_sweep_is_measured_once_gone_on_with_and_measured_anew_for_other_kerne
     samples = path.with_suffix("").with_suffix(".samples.jsonl").read_text().splitlines()
     assert {json.loads(line)["case_id"] for line in samples} == {first.case_id, second.case_id}
 
-    path.write_text(path.read_text().replace(repository_version(), "0.1.0+aaaaaaaa", 1))
+    make_older(path)
     assert why_stale(longer, tmp_path)[0].startswith("1 of 2 rows: kernels 0.1.0+aaaaaaaa; ")
     assert measured([longer])[0] == 0
     rows = read_records(path)
@@ -193,7 +205,7 @@ def test_cases_that_are_measured_one_by_one_keep_their_rows(tmp_path: Path) -> N
     path = tmp_path / file.path
     assert run_all.main(["--out", str(tmp_path)], [file]) == 0
     first, second = read_records(path)
-    path.write_text(path.read_text().replace(repository_version(), "0.1.0+aaaaaaaa", 1))
+    make_older(path)
     assert run_all.main(["--out", str(tmp_path)], [file]) == 0
     kept, anew = read_records(path)
     assert kept == second

@@ -95,6 +95,13 @@ def test_the_largest_recorded_peak_counts(plan: Plan) -> None:
     }
 
 
+def test_a_run_on_two_slots_had_twice_the_time(plan: Plan) -> None:
+    begun = "2026-01-01T00:00:00+00:00"
+    one, two = (rows(4, 6, run_utc=begun, executor=executor) for executor in ("", "local 2"))
+    assert estimated_time(plan, 1, one).seconds == pytest.approx(3)
+    assert estimated_time(plan, 1, two).seconds == pytest.approx(6)
+
+
 def test_a_longer_step_or_generation_needs_more_operations() -> None:
     for suite, metric in (("table1", "train"), ("generate", "generate"), ("paper", "speed")):
         plan = Plan.of(load_suite(suite), metric, describe_machine("cpu"))
