@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from tests.support.forked_workers import fork_workers
 from tests.support.page_in_chromium import chromium, opened  # noqa: F401 (fixtures)
-from tests.support.workspace import TOLD_TO_DISPLAYS, Ran, Workspace, is_gone, until
+from tests.support.workspace import NOT_INHERITED, Ran, Workspace, is_gone, until
 
 # Where the test extra is not installed, on a borrowed GPU say, the other tests still run; in CI it must be.
 _NEEDING = {
@@ -71,7 +71,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def lbench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Run `lbench` with these arguments in this process, as its console script does, on pipes."""
-    for name in TOLD_TO_DISPLAYS:
+    for name in NOT_INHERITED:
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments: str | Path) -> Ran:

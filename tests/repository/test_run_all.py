@@ -34,7 +34,7 @@ title = "Slow"
 description = "Seconds for each case, whatever it shows."
 device = "cpu"
 [limits]
-sample_limit_s = 2.0
+sample_limit_s = 1.0
 min_samples = 100000
 max_samples = 100000
 processes = 1
@@ -225,7 +225,7 @@ def test_a_budget_stops_a_sweep_which_goes_on_in_the_next_run(
     assert run_all.main([*words, "--budget", "60.5"], [file]) == 0
     assert "rows.csv: left: no time for a part of it\n1 left\n" in capsys.readouterr().out
     assert not (tmp_path / "unfinished").exists()
-    assert run_all.main([*words, "--budget", "69"], [file]) == 0
+    assert run_all.main([*words, "--budget", "66"], [file]) == 0
     partial = tmp_path / "unfinished" / file.name / "rows.csv"
     before = partial.read_text() if partial.exists() else ""
     count = max(0, before.count("\n") - 1)

@@ -27,7 +27,7 @@ from tests.support.forked_workers import run_forked
 from tests.support.patience import PATIENCE_S
 
 ZOO = Path(__file__).with_name("zoo.py")
-TOLD_TO_DISPLAYS = (
+NOT_INHERITED = (
     "COLUMNS",
     "LINES",
     "FORCE_COLOR",
@@ -35,7 +35,9 @@ TOLD_TO_DISPLAYS = (
     "TTY_COMPATIBLE",
     "TTY_INTERACTIVE",
     "LBENCH_TRACEBACK",
+    "TRITON_INTERPRET",
 )
+"""What the environment of the tests does not tell `lbench`; the last is there once a test has used kernels."""
 LIMITS = {
     "time_limit_s": 30.0,
     "sample_limit_s": 0.05,
@@ -98,7 +100,7 @@ class Workspace:
         program = ["-m", "lightning_bench"]
         if code:
             program = ["-c", f"{code}\nfrom lightning_bench.cli import main\nmain()"]
-        environment = {k: v for k, v in os.environ.items() if k not in TOLD_TO_DISPLAYS}
+        environment = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
         if terminal:
             environment["TERM"] = "xterm-256color"
         return subprocess.Popen(
@@ -112,7 +114,7 @@ class Workspace:
 
     def run(self, *arguments: str | Path, code: str = "") -> subprocess.CompletedProcess[str]:
         """Run `lbench` to its end, in a forked process; `code` runs before it."""
-        told = {name: value for name, value in os.environ.items() if name not in TOLD_TO_DISPLAYS}
+        told = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         return run_forked(*arguments, folder=self.folder, environment=told, code=code)
 
     def call(self, *arguments: str | Path) -> Ran:
@@ -123,7 +125,7 @@ class Workspace:
         forget_declared()
         streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
         with pytest.MonkeyPatch.context() as patch:
-            for name in TOLD_TO_DISPLAYS:
+            for name in NOT_INHERITED:
                 patch.delenv(name, raising=False)
             patch.chdir(self.folder)
             patch.setattr(sys, "argv", ["lbench", *map(str, arguments)])
