@@ -37,7 +37,7 @@ NOT_INHERITED = (
     "LBENCH_TRACEBACK",
     "TRITON_INTERPRET",
 )
-"""What the environment of the tests does not tell `lbench`; the last is there once a test has used kernels."""
+"""What `lbench` is not told by the environment of the tests, where one that uses kernels leaves the last."""
 LIMITS = {
     "time_limit_s": 30.0,
     "sample_limit_s": 0.05,
