@@ -6,9 +6,11 @@ sources together; with the commit in that row, git tells of those that mattered 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import shutil
 import tarfile
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +20,8 @@ from lightning_bench.providers.bundled import KERNELS, sources_of_function
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = f"kernels/{KERNELS}"
+_FOLDERS = ExitStack()
+atexit.register(_FOLDERS.close)
 
 
 def same_sources(function: str, commit: str, root: Path = ROOT) -> bool | None:
@@ -32,20 +36,26 @@ def same_sources(function: str, commit: str, root: Path = ROOT) -> bool | None:
 @cache
 def _digest(function: str, commit: str | None, root: Path) -> str | None:
     """Return a digest of the sources of a function, at a commit or as they are now."""
-    with TemporaryDirectory() as folder:
-        tree = Path(folder).resolve()
-        (tree / ".git").mkdir()  # imports are followed up to here
-        package = tree / PACKAGE
-        if commit is None:
-            shutil.copytree(root / PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-        elif not _extracted(commit, root, tree):
-            return None
-        digest = hashlib.sha256()
-        for path in sorted(sources_of_function(package, function)):
-            name = path.relative_to(package).as_posix()
-            if name != "__init__.py":
-                digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    tree = _tree(commit, root)
+    if tree is None:
+        return None
+    digest, package = hashlib.sha256(), tree / PACKAGE
+    for path in sorted(sources_of_function(package, function)):
+        name = path.relative_to(package).as_posix()
+        if name != "__init__.py":
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+@cache
+def _tree(commit: str | None, root: Path) -> Path | None:
+    """Return a folder that has the kernels of a commit, or as they are now, until this process ends."""
+    tree = Path(_FOLDERS.enter_context(TemporaryDirectory())).resolve()
+    (tree / ".git").mkdir()  # imports are followed up to here
+    if commit is None:
+        shutil.copytree(root / PACKAGE, tree / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+        return tree
+    return tree if _extracted(commit, root, tree) else None
 
 
 def _extracted(commit: str, root: Path, tree: Path) -> bool:

@@ -15,7 +15,7 @@ from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.record import Record, ResultFile
 from scripts import stale_results as stale_results_script
-from scripts.kernel_sources import PACKAGE, _digest, same_sources
+from scripts.kernel_sources import PACKAGE, _digest, _tree, same_sources
 from scripts.stale_results import bundled_functions, floor_fault, main, repository_version, stale_results
 from tests.support.paths import ROOT
 
@@ -168,6 +168,7 @@ def test_a_row_outlives_changes_of_sources_that_its_function_does_not_use(
 
     def kept(commit: str) -> list[bool | None]:
         _digest.cache_clear()
+        _tree.cache_clear()
         return [same_sources(name, commit, tmp_path) for name in ("train", "serve")]
 
     assert kept(first) == [True, True]
