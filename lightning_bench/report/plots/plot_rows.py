@@ -8,6 +8,7 @@ from typing import Literal
 
 from lightning_bench.record import Record, Status
 from lightning_bench.report.collect import DIMS, ORIGIN, SHAPE
+from lightning_bench.report.tables.figures import devices_text
 from lightning_bench.report.tables.origin import VERSIONS, distinct
 from lightning_bench.words import DIRECTION_WORDS, counted
 
@@ -138,7 +139,7 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
     if r.model:
         models = ", ".join(dict.fromkeys(each.model for each in records))
         how = [f"{r.compile} compiled"] * bool(r.compile) + [f"{r.recompute} recomputed"] * bool(r.recompute)
-        how += [f"{r.parallel} on {r.ranks} devices"] * bool(r.parallel)
+        how += [devices_text(r)] * bool(r.parallel)
         if r.new_tokens:
             lengths = {each.seq_len for each in records}
             of = f"prompt of {r.seq_len}, " if len(lengths) == 1 else f"batch {r.batch}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from matplotlib.figure import Figure
@@ -15,11 +15,14 @@ from lightning_bench.report.tables.kinds import KINDS
 
 TrainedQuantity = Literal["tokens", "peak", "energy"]
 
-_VALUES: dict[TrainedQuantity, tuple[str, Callable[[Record], float | None]]] = {
-    "tokens": ("{} per second", lambda r: r.tokens_per_s if r.worked else None),
-    "peak": ("peak memory (MiB)", lambda r: r.peak_mib if r.worked else None),
-    "energy": ("energy per {} (mJ)", lambda r: KINDS["train_energy"].value(r) if r.worked else None),
-}
+_QUANTITIES: dict[TrainedQuantity, tuple[str, str, Callable[[Record], float | None]]] = {
+    "tokens": ("tokens, training, per second", "new tokens per second", lambda r: r.tokens_per_s),
+    "peak": ("peak memory (MiB)", "peak memory (MiB)", lambda r: r.peak_mib),
+    "energy": (
+        "energy per token, training (mJ)", "energy per new token (mJ)", KINDS["train_energy"].value,
+    ),
+}  # fmt: skip
+"""What an axis is called for training and for generation, and the figure of a row."""
 
 
 def training_plot(
@@ -31,13 +34,6 @@ def training_plot(
     provider and place the last counts.
     """
     latest = list({(r.provider, getattr(r, over)): r for r in records}.values())
-    label, value = _VALUES[quantity]
-    many, one = (
-        ("new tokens", "new token") if _generates(latest) else ("tokens, training,", "token, training")
-    )
-    what = one if quantity == "energy" else many
-    return draw_lines(latest, look, Quantity(label.format(what), value), over)
-
-
-def _generates(records: Sequence[Record]) -> bool:
-    return bool(records) and records[0].metric == "generate"
+    training, generation, value = _QUANTITIES[quantity]
+    label = generation if latest and latest[0].metric == "generate" else training
+    return draw_lines(latest, look, Quantity(label, lambda r: value(r) if r.worked else None), over)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lightning_bench.record import Record, Row
 from lightning_bench.report.collect import frame_of, rows_by
 from lightning_bench.report.tables import notes
+from lightning_bench.report.tables.figures import devices_text
 from lightning_bench.report.tables.grid import Grid, GridCell, GridColumn, cell_without_figure
 from lightning_bench.report.tables.grid_lines import GridLine
 from lightning_bench.report.tables.kinds import KINDS
@@ -104,7 +105,7 @@ def _here(rows: dict[int, Row], published: dict[int, Row]) -> list[_Column]:
     """Return the line of an attention measured here, and below it the ratios to the published one."""
     record = next(iter(rows.values())).record
     how = f", {record.recompute} recomputed" if record.recompute else ""
-    how += f", {_devices(record)}" if record.parallel else ""
+    how += f", {devices_text(record)}" if record.parallel else ""
     ours, theirs = KINDS["tgs"].value, KINDS["tokens"].value
     ratios = {}
     for n, row in rows.items():
@@ -124,10 +125,6 @@ def _here(rows: dict[int, Row], published: dict[int, Row]) -> list[_Column]:
     ]
 
 
-def _devices(record: Record) -> str:
-    return f"{record.parallel} on {record.ranks} devices" if record.parallel else "one device"
-
-
 def _cell(row: Row, value: float | None, shape: str, otherwise: str = "") -> GridCell:
     if value is None or not row.record.worked:
         return GridCell(otherwise, row=row) if otherwise else cell_without_figure(row)
@@ -138,10 +135,9 @@ def _cell(row: Row, value: float | None, shape: str, otherwise: str = "") -> Gri
 def _notes(published: Record, here: Sequence[Row]) -> list[str]:
     record = here[0].record
     steps = ", ".join(dict.fromkeys(f"{row.record.step_tokens}" for row in here))
-    devices = " or ".join(dict.fromkeys(_devices(row.record) for row in here))
+    devices = " or ".join(dict.fromkeys(devices_text(row.record) for row in here))
     return [
         f"published on: {published.device_name}, in Metaseq, batch and parallelism not stated; here: "
         f"{record.device_name or record.device}, {devices}, {steps} tokens per step of each or one sequence: "
-        "the "
-        "ratio is one of devices and frameworks too",
+        "the ratio is one of devices and frameworks too",
     ]

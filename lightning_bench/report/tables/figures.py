@@ -23,6 +23,11 @@ FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
 """The column that is the figure of a metric under a protocol, what it is, and its decimals."""
 
 
+def devices_text(record: Record) -> str:
+    """Return on how many devices a step of a whole model was taken, and how: fsdp2 on 2 devices."""
+    return f"{record.parallel} on {record.ranks} devices" if record.parallel else "one device"
+
+
 def title(record: Record, variant: Variant | None = None, ranks: int | None = None) -> str:
     """Return the title of the row's table: as the published ones, with the name of our suite in front.
 
