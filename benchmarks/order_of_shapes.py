@@ -93,7 +93,7 @@ class Bench:
         self.orders = orders(options.seq_len, beside=self._neighbour is not None)
 
     def measure(self) -> dict[str, list[Path]]:
-        """Return the files of each order, of which those that are not there are measured."""
+        """Measure what is missing, and return the files of each order."""
         files = {order.name: [self.path(order, sweep) for sweep in order.sweeps] for order in self.orders}
         if not all(path.exists() for paths in files.values() for path in paths):
             self._warm_up()
