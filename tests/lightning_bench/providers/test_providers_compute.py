@@ -165,14 +165,15 @@ def test_bundled_without_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def module(monkeypatch: pytest.MonkeyPatch, name: str, **attributes: object) -> ModuleType:
-    """Put a stand-in for module ``name`` into sys.modules, with its parents."""
+    """Put a stand-in for module ``name`` into sys.modules and its parents, until the test ends."""
     made = ModuleType(name)
     made.__path__ = []
     vars(made).update(attributes)
     monkeypatch.setitem(sys.modules, name, made)
     parent, _, child = name.rpartition(".")
     if parent:
-        setattr(sys.modules.get(parent) or module(monkeypatch, parent), child, made)
+        owner = sys.modules.get(parent) or module(monkeypatch, parent)
+        monkeypatch.setattr(owner, child, made, raising=False)
     return made
 
 
