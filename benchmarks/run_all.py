@@ -55,6 +55,7 @@ from scripts.stale_results import repository_version, stale_results
 
 ROOT = Path(__file__).parents[1]
 NOTE = "begun.json"
+LBENCH = (sys.executable, "-m", "lightning_bench")
 # A command is asked to stop so long before the budget ends; what still runs then is killed.
 GRACE_S = 15.0
 # Starting torch, compiling, and one case: in less time a sweep would measure nothing.
@@ -125,8 +126,7 @@ def needed_s(file: CommittedFile, command: str) -> float:
 def command_words(file: CommittedFile, command: str, folder: Path, gpus: str | None) -> list[str]:
     """Return the command as a process of this Python, whose files go to `folder`."""
     words = shlex.split(command.replace("{}", shlex.quote(str(folder))))
-    program = [sys.executable, "-m", "lightning_bench"] if words[0] == "lbench" else [sys.executable]
-    words = [*program, *words[1:]]
+    words = [*(LBENCH if words[0] == "lbench" else (sys.executable,)), *words[1:]]
     if is_sweep(command):
         words.append("--quiet")
         if "--out" not in words:

@@ -25,6 +25,7 @@ from lightning_bench.record import ResultFile, read_records
 from lightning_bench.record.codec import read_cells
 from scripts.stale_results import repository_version
 from tests.support.fake_nvml import H200, RTX, Board, FakeNvml, fake_torch
+from tests.support.forked_workers import FORKING_LBENCH
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
@@ -47,6 +48,11 @@ heads = 1
 seq_len = [64, 128, 192, 256]
 head_dim = 16
 """
+
+
+@pytest.fixture
+def _forked(forked_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_all, "LBENCH", FORKING_LBENCH)
 
 
 def made_up(command: str, name: str = "rows.csv", **fields: Any) -> CommittedFile:
@@ -155,6 +161,7 @@ def make_older(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_forked")
 def test_a_sweep_is_measured_once_gone_on_with_and_measured_anew_for_other_kernels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +204,7 @@ def test_a_sweep_is_measured_once_gone_on_with_and_measured_anew_for_other_kerne
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_forked")
 def test_cases_that_are_measured_one_by_one_keep_their_rows(tmp_path: Path) -> None:
     file = made_up(f"{ONE.replace('lbench speed', 'lbench memory')} --seq-len 256,512")
     assert file.is_apart
@@ -213,6 +221,7 @@ def test_cases_that_are_measured_one_by_one_keep_their_rows(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_forked")
 def test_a_budget_stops_a_sweep_which_goes_on_in_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +258,7 @@ def test_a_budget_stops_a_sweep_which_goes_on_in_the_next_run(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_forked")
 def test_a_sweep_that_ends_without_all_cases_has_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
