@@ -56,7 +56,7 @@ FEATURES = (
 )  # fmt: skip
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 HOPPER_VARIANTS = (
     ("bf16 fp16", "64x64 128x128 256x256", "decay"),
@@ -314,8 +314,9 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
-        usage = dump(cubin.name, "--dump-resource-usage")
-        sass = dump(cubin.name, "-sass") if name in ("hopper", "serve", "bitwise") else ""
+        usage = tool("cuobjdump", "--dump-resource-usage", cubin.name)
+        disassembled = name in ("hopper", "serve", "bitwise")
+        sass = tool("nvdisasm", "-c", "-ndf", "-raw", cubin.name) if disassembled else ""
     code = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?;)", sass, re.MULTILINE)
     roles = {int(count, 16) for line in code for count in re.findall(r"USETMAXREG.* (0x[0-9a-f]+)", line)}
     return Report(
@@ -339,8 +340,8 @@ def source_type(name):
     return GluonASTSource
 
 
-def dump(cubin, what):
-    return subprocess.run([CUOBJDUMP, what, cubin], check=True, capture_output=True, text=True).stdout
+def tool(name, *arguments):
+    return subprocess.run([TOOLS / name, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def main(arguments=None):

@@ -13,8 +13,8 @@ from lightning_kernels.lightning2.tiles import LARGEST_SHARED_BYTES, REGISTERS, 
 from tests.support.paths import ROOT
 
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448, 120: 101376}
-SPILL_LIMIT = {80: 704, 89: 704, 90: 320}
-"""triton 3.7.1 spills 616, 672 and 232 bytes in lightning2 (bf16, 128 × 128), 256 in hopper (80 × 192)."""
+SPILL_LIMIT = {80: 544, 89: 704, 90: 320}
+"""triton 3.7.1 spills 512, 664 and 256 bytes in lightning2: fp16 of 80 × 96, bf16 and fp32 of 128 × 128."""
 
 
 def spill_limit(arch, row):
@@ -52,23 +52,25 @@ def tiles_of(row):
 
 FEW = ["--with", "decay", "initial", "final", "few"]
 AHEAD = [*FEW, "long", "ahead"]
+AHEAD_STATELESS = ["--with", "decay", "few", "long", "ahead"]
 AHEAD_BACKWARD = ["--with", "decay", "reverse", "ahead"]
 WIDE_BACKWARD = ["--with", "decay", "reverse", "long"]
 WIDE = ["--with", "decay", "initial", "final", "long"]
 DRAFTS = ["--with", "decay", "accepted", "stochastic"]
 SERVED = ["--with", "decay", "snapshots"]
 STATES_BACKWARD = ["--with", "decay", "packed", "reverse"]
+STATES = ["--with", "decay", "initial", "final", "packed"]
 ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 
 
 CASES = [
-    (90, ["--dtype", "bf16", "--dims", "128x128"], 3),
+    (90, ["--kernel", "lightning1", "step", "--dtype", "bf16", "--dims", "128x128"], 2),
     (90, ["--kernel", "lightning2", "--dtype", "bf16", "fp32", "--dims", "128x128", *ALL], 2),
-    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", "256x256"], 3),
+    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x128"], 1),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "80x192", *ALL], 2),
-    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x64"], 1),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", *FEW], 2),
-    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", "256x256", *AHEAD], 3),
+    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", *AHEAD], 2),
+    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "256x256", *AHEAD_STATELESS], 1),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", *AHEAD_BACKWARD], 2),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x128", "--with", "decay", "ahead"], 1),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x128", "--with", "reverse", "ahead"], 1),
@@ -76,7 +78,6 @@ CASES = [
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "192x240", "--with", "long"], 1),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "256x256", *WIDE_BACKWARD], 1),
     (80, ["--dtype", "fp16", "--dims", "80x96", "--with", "reverse"], 3),
-    (80, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "256x256", "128x128", *ALL], 2),
     (
         90,
         ["--kernel", "norm", "--dtype", "bf16", "--dims", "64x64", "2048x2048", "32768x32768"],
@@ -100,8 +101,8 @@ CASES = [
         2,
     ),
     (89, ["--kernel", "step", "--dtype", "bf16", "--dims", "128x128"], 1),
-    (89, ["--kernel", "lightning2", "--dtype", "bf16", "fp32", "--dims", "128x128", *ALL], 2),
-    (89, ["--kernel", "lightning2", "--dtype", "fp16", "--dims", "256x64"], 1),
+    (89, ["--kernel", "lightning2", "--dtype", "bf16", "--dims", "128x128", *ALL], 1),
+    (89, ["--kernel", "lightning2", "--dtype", "fp16", "--dims", "256x64", *STATES], 1),
 ]
 """Architecture, arguments of the report, and the number of variants that they name."""
 
