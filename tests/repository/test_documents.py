@@ -98,10 +98,10 @@ for number, (code, interpreted) in enumerate(json.load(sys.stdin)):
     child = os.fork()
     if child == 0:
         if interpreted:
-            from tests.support.quick_interpreter import remember_builtins
+            from tests.support.quick_interpreter import quicken_interpreter
 
             os.environ["TRITON_INTERPRET"] = "1"
-            remember_builtins()
+            quicken_interpreter()
         try:
             exec(compile(code, f"<example {number}>", "exec"), {"__name__": "__main__"})
             failure = ""

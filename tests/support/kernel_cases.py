@@ -12,9 +12,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import lightning_kernels as lk
-from tests.support.quick_interpreter import remember_builtins
+from tests.support.quick_interpreter import quicken_interpreter
 
-remember_builtins()
+quicken_interpreter()
 
 
 def relative_l2(actual, expected):

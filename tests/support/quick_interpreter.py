@@ -1,17 +1,23 @@
-"""Triton's interpreter, a third quicker: it looks only once for the functions that it replaces.
+"""Triton's interpreter in less than half of the time, with the same results.
 
-At every call of a device function it lists all of `triton.language` and asks each member whether it is a
-builtin, though it has replaced them when the kernel began.
+It finds the same things again and again: at every call of a device function which members of
+`triton.language` are builtins, though it has replaced them when the kernel began; for every value its dtype,
+from a list of all, and its shape. It computes every sum, difference and product of 32 bits a second time in
+64 bits, to compare it with the limits, and drops what it finds unless its option `debug` is set.
 """
 
 import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 _builtins: dict[int, list[str]] = {}
+_REPLACED = "_replaced_by_the_interpreter"
 
 
-def remember_builtins() -> None:
-    """Have the interpreter of this process remember the names of the builtins of each of Triton's packages.
+def quicken_interpreter() -> None:
+    """Have the interpreter of this process remember what does not change.
 
     Interpreters before Triton 3.6, which are written otherwise, are left as they are.
     """
@@ -30,3 +36,69 @@ def remember_builtins() -> None:
                 interpreter._patch_attr(pkg, name, member, builder, scope)
 
     interpreter._patch_builtin = patch_builtin
+    interpreter._patch_lang = _replace_once(interpreter)
+    interpreter._get_np_dtype = _find_once(interpreter._get_np_dtype)
+    _remember_shapes(interpreter.tl.core)
+    builder = interpreter.interpreter_builder
+    if not builder.options.debug:
+        builder.options = replace(builder.options, sanitize_overflow=False)
+
+
+def _replace_once(interpreter: Any) -> Callable[[Any], Any]:
+    """Return what replaces `triton.language` for a function, unless the kernel that calls it has done so."""
+    plain = interpreter._patch_lang
+
+    @cache
+    def languages(fn: Any) -> list[Any]:
+        known = interpreter.tl, interpreter.tl.core
+        return [value for value in fn.__globals__.values() if inspect.ismodule(value) and value in known]
+
+    def patch_lang(fn: Any) -> Any:
+        if all(hasattr(language, _REPLACED) for language in languages(fn)):
+            return interpreter._LangPatchScope()
+        scope = plain(fn)
+        for language in languages(fn):
+            scope.set_attr(language, _REPLACED, True)
+        return scope
+
+    return patch_lang
+
+
+def _find_once(plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that finds NumPy's dtype of each of Triton's, by its name."""
+    found: dict[str, Any] = {}
+
+    def np_dtype(tt_dtype: Any) -> Any:
+        name = tt_dtype.scalar.name
+        if name not in found:
+            found[name] = plain(tt_dtype)
+        return found[name]
+
+    return np_dtype
+
+
+def _remember_shapes(core: Any) -> None:
+    """Have types of blocks and tensors take what follows from their shape from the first of that shape."""
+    new_block, new_tensor = core.block_type.__init__, core.tensor.__init__
+    blocks: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    tensors: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+
+    def block_type(self: Any, element_ty: Any, shape: Any) -> None:
+        key = (element_ty.name, *(side.value if type(side) is core.constexpr else side for side in shape))
+        if key in blocks:
+            self.element_ty = element_ty
+            self.shape, self.numel, self.name = blocks[key]
+        else:
+            new_block(self, element_ty, shape)
+            blocks[key] = self.shape, self.numel, self.name
+
+    def tensor(self: Any, handle: Any, type: Any) -> None:
+        key = tuple(type.shape) if type.is_block() else ()
+        if key in tensors:
+            self.handle, self.type, self.dtype = handle, type, type.scalar
+            self.shape, self.numel = tensors[key]
+        else:
+            new_tensor(self, handle, type)
+            tensors[key] = self.shape, self.numel
+
+    core.block_type.__init__, core.tensor.__init__ = block_type, tensor

@@ -278,3 +278,21 @@ def test_the_interpreter_of_the_tests_finds_every_builtin():
         names = [name for name, member in inspect.getmembers(package) if tl.core.is_builtin(member)]
         assert len(names) > 5
         assert quick_interpreter._builtins[id(package)] == names
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted")
+def test_the_interpreter_of_the_tests_makes_equal_types_and_tensors():
+    plain = inspect.getclosurevars(tl.block_type.__init__).nonlocals["new_block"]
+    for element_ty in (tl.int64, tl.float32):
+        for shape in ([4, 2], [tl.constexpr(4), 2]):
+            found, expected = tl.block_type(element_ty, shape), tl.block_type.__new__(tl.block_type)
+            plain(expected, element_ty, shape)
+            assert vars(found).keys() == vars(expected).keys()
+            assert found == expected
+            assert (found.name, found.numel) == (expected.name, expected.numel)
+    plain = inspect.getclosurevars(tl.tensor.__init__).nonlocals["new_tensor"]
+    for kind in (tl.int64, tl.block_type(tl.float32, [4, 2]), tl.block_type(tl.int8, [4, 2])):
+        found, expected = tl.tensor("handle", kind), tl.tensor.__new__(tl.tensor)
+        plain(expected, "handle", kind)
+        assert vars(found).keys() == vars(expected).keys()
+        assert all(bool(value == vars(expected)[name]) for name, value in vars(found).items())
