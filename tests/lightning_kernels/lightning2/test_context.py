@@ -15,24 +15,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+CASES = (
+    "equal:2", "equal:3", "equal:8", "refused:2", "orphaned:3", "counted:3", "overlapped:3",
+    "interpreted:2", "compiled:2", "trained:2",
+)  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "cases",
-    [
-        ["equal:2", "equal:3", "equal:8"],
-        ["interpreted:2", "compiled:2", "trained:2"],
-        ["refused:2", "orphaned:3", "counted:3", "overlapped:3"],
-    ],
-    ids=lambda cases: cases[0],
-)
-def test_ranks_find_what_one_process_finds(cases, tmp_path):
+def test_ranks_find_what_one_process_finds(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.support.context_calls", str(tmp_path), *cases],
+        [sys.executable, "-W", "ignore", "-m", "tests.support.context_calls", str(tmp_path), *CASES],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         timeout=PATIENCE_S,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout
     assert [line for line in ran.stdout.splitlines() if line.endswith("failed")] == [
-        f"{case}: 0 ranks failed" for case in cases
+        f"{case}: 0 ranks failed" for case in CASES
     ]

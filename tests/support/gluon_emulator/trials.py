@@ -194,7 +194,7 @@ class _Inputs:
             for name, x in leaves.items() if x is not None
         }  # fmt: skip
         # In fp64 the blocked form is the definition (test_states.py), without the square of a long sequence.
-        attend = lk.reference_attention if trial.n <= 1024 else lk.lightning_attn2_torch
+        attend = lk.reference_attention if trial.n <= 256 else lk.lightning_attn2_torch
         o, state = attend(
             leaves["dq"], leaves["dk"], leaves["dv"], slopes, initial_state=leaves.get("d_initial"),
             scale=trial.scale if scale is None else scale, return_state=True, cu_seqlens=offsets,
