@@ -21,11 +21,20 @@ from lightning_bench.run.executor import Fleet
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.slot_host import SlotHost
 from lightning_bench.run.slurm_executor import Host
+from tests.support.forked_workers import fork_workers
 from tests.support.gpu_visits import assert_one_at_a_time, visits
 from tests.support.workspace import Workspace
 
 
-class FakeGpuHost(SlotHost):
+class ForkingHost(SlotHost):
+    """It forks its workers, from the server of a test that has the fixture `forked_workers`."""
+
+    def __init__(self, device: Device, folder: Path, executor: str, count: int) -> None:
+        fork_workers()
+        super().__init__(device, folder, executor, count)
+
+
+class FakeGpuHost(ForkingHost):
     """Its GPU is named after the folder, too, which no other checkout's tests have."""
 
     def __init__(self, device: Device, folder: Path, executor: str, count: int) -> None:

@@ -15,7 +15,7 @@ import pytest
 from lightning_bench.record import read_records
 from lightning_bench.run.lane import Crew
 from lightning_bench.run.ray_executor import RayFleet
-from tests.support.fake_gpu_host import FakeGpuHost, keys_measured_on
+from tests.support.fake_gpu_host import FakeGpuHost, ForkingHost, keys_measured_on
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 from tests.support.workspace import Workspace, until
@@ -28,7 +28,7 @@ LENGTHS = [32, 64, 96, 128, 160, 192]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(forked_workers: None) -> Iterator[Any]:
     """Start a node with one CPU, whose address `lbench` finds in RAY_ADDRESS."""
     from ray.cluster_utils import Cluster
 
@@ -53,13 +53,16 @@ def node(cluster: Any) -> Any:
 
 
 def test_a_cluster_without_a_gpu_says_so(cluster: Any, new_workspace: Workspace) -> None:
-    for words, instead in (
-        (["check", "quick"], "give --gpus cpu:N"),
-        (["calibrate", "quick"], "calibrate a CPU without --gpus"),
-    ):
-        ran = new_workspace.run(*words, "--executor", "ray")
-        assert (ran.returncode, ran.stdout) == (2, "")
-        assert f"the Ray cluster has no GPU; add one, or {instead}\n" in ran.stderr
+    try:
+        for words, instead in (
+            (["check", "quick"], "give --gpus cpu:N"),
+            (["calibrate", "quick"], "calibrate a CPU without --gpus"),
+        ):
+            ran = new_workspace.call(*words, "--executor", "ray")
+            assert (ran.code, ran.out) == (2, "")
+            assert f"the Ray cluster has no GPU; add one, or {instead}\n" in ran.err
+    finally:
+        ray.shutdown()
 
 
 def test_each_gpu_has_one_job_at_a_time_and_one_gpu_measures_what_two_do(
@@ -124,7 +127,7 @@ def test_a_slot_that_has_died_before_a_plan_costs_no_row(
 ) -> None:
     monkeypatch.chdir(new_workspace.folder)
     try:
-        with closing(RayFleet("cpu:2")) as fleet:
+        with closing(RayFleet("cpu:2", host=ForkingHost)) as fleet:
             pid = int(fleet.slots[0].name.rpartition(" ")[2])
             os.kill(pid, signal.SIGKILL)
             wait_gone(pid)

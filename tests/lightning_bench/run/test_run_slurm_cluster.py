@@ -115,7 +115,7 @@ def sweep(new_workspace: Workspace) -> Iterator[Sweep]:
 
 
 def test_each_gpu_has_one_job_at_a_time_and_one_gpu_measures_what_two_do(
-    without_accounting: None, new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    forked_workers: None, without_accounting: None, new_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(new_workspace.folder)
     suite = new_workspace.suite(["Visits", "KilledOnce"], seq_len=LENGTHS[:4])
