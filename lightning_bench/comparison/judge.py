@@ -188,7 +188,7 @@ class _Judged:
         """
         versus = self._timed[index]
         if verdict == "SLOWER" and self._tuning[index]:
-            return "AMBIGUOUS", "its autotuner chooses anew in each process, and one side has one process"
+            return "AMBIGUOUS", "its autotuner may choose anew in each process, and one side has one process"
         changed = verdict in ("SLOWER", "FASTER") and self._sources[index] == "assumed"
         if changed and self._loaded[index]:
             return "AMBIGUOUS", "what one process takes beside foreign load shows no change"

@@ -40,8 +40,8 @@ def noise_remarks(
     if estimated.tuning.any():
         names = sorted({cell.provider for cell, tunes in zip(cells, estimated.tuning, strict=True) if tunes})
         found.append(
-            f"{', '.join(names)}: an autotuner chooses anew in each process, so one process on a side cannot "
-            "show that it is slower; take several: --ref, or folders of CSVs"
+            f"{', '.join(names)}: an autotuner may choose anew in each process, so one process on a side "
+            "cannot show that it is slower; take several: --ref, or folders of CSVs"
         )
     if loaded := int(estimated.loaded.sum()):
         found.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from lightning_bench.record import AUTOTUNED
+from lightning_bench.record import AUTOTUNED, TUNED_BEFORE
 
 _RUNTIME = "triton.runtime.autotuner"
 
@@ -19,12 +19,20 @@ class AutotuneWatch:
 
     def chosen(self) -> str:
         """Return the configurations of those that had a choice, as `provider_config` has them, or ""."""
-        found = {
-            tuner.base_fn.__name__: _config(tuner.best_config)
+        tuners = [
+            tuner
             for tuner in _tuners()
             if len(tuner.configs) > 1 and getattr(tuner, "best_config", None) is not None
+        ]
+        here = {tuner.base_fn.__name__: _config(tuner.best_config) for tuner in tuners if _tuned_here(tuner)}
+        before = {
+            tuner.base_fn.__name__: _config(tuner.best_config) for tuner in tuners if not _tuned_here(tuner)
         }
-        return AUTOTUNED + ", ".join(f"{name}({found[name]})" for name in sorted(found)) if found else ""
+        return " ".join(
+            prefix + ", ".join(f"{name}({found[name]})" for name in sorted(found))
+            for prefix, found in ((AUTOTUNED, here), (TUNED_BEFORE, before))
+            if found
+        )
 
 
 def _tuners() -> list[Any]:
@@ -41,6 +49,11 @@ def _tuners() -> list[Any]:
             if issubclass(type(value), tuner):  # isinstance would ask objects that compute their class
                 found[id(value)] = value
     return list(found.values())
+
+
+def _tuned_here(tuner: Any) -> bool:
+    """Return whether it has timed its configurations in this process."""
+    return getattr(tuner, "bench_time", None) is not None
 
 
 def _config(config: Any) -> str:

@@ -6,13 +6,24 @@
 from lightning_bench.record.file import ResultFile
 from lightning_bench.record.latest import case_key, last_row, latest, latest_by, suite_case_key
 from lightning_bench.record.read import read_records, read_rows
-from lightning_bench.record.row import AUTOTUNED, COLUMNS, FAILED, STATUSES, WORKED, Record, Row, Status
+from lightning_bench.record.row import (
+    AUTOTUNED,
+    COLUMNS,
+    FAILED,
+    STATUSES,
+    TUNED_BEFORE,
+    WORKED,
+    Record,
+    Row,
+    Status,
+)
 
 __all__ = [
     "AUTOTUNED",
     "COLUMNS",
     "FAILED",
     "STATUSES",
+    "TUNED_BEFORE",
     "WORKED",
     "Record",
     "ResultFile",

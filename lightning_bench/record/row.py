@@ -40,7 +40,9 @@ VARIANT = tuple(PLAIN.columns)
 """Columns that say what a case changes about the usual inputs; a blank is the default."""
 
 AUTOTUNED = "autotuned: "
-"""Stands in `provider_config` before what an autotuner chose."""
+"""Stands in `provider_config` before what an autotuner chose in this process."""
+TUNED_BEFORE = "autotuned before: "
+"""Stands there if it was chosen before: Triton can keep a choice on disk, a library can bring one along."""
 
 FOREIGN_LIMIT_PERCENT = 5.0
 """Others may use this share of the processors, %, and no row of a CPU is called unstable for it."""
@@ -70,7 +72,11 @@ class Record:
     family: Annotated[str, "what it computes: linear_decay, softmax, gla and so on; see docs/systems.md"]
     layout: Annotated[str, "layout of its inputs: bhnd or bnhd"] = ""
     provider_version: Annotated[str, "package and version that it wraps"] = ""
-    provider_config: Annotated[str, "kernel configuration that it chose"] = ""
+    provider_config: Annotated[
+        str,
+        "kernel configuration that it chose; `autotuned:` if by timing several in this process, "
+        "`autotuned before:` if in an earlier one",
+    ] = ""
     direction: Annotated[Direction, "fwd, bwd or fwd_bwd"]
     dtype: Annotated[Dtype, "dtype of inputs and output: fp32, fp16 or bf16"]
     batch: Annotated[int, "batch size"]
@@ -281,8 +287,8 @@ class Record:
 
     @property
     def autotuned(self) -> bool:
-        """Whether kernels chose their configuration by timing themselves, which each process does anew."""
-        return AUTOTUNED in self.provider_config
+        """Whether kernels chose their configuration by timing themselves, in this process or before."""
+        return AUTOTUNED in self.provider_config or TUNED_BEFORE in self.provider_config
 
     @property
     def worked(self) -> bool:

@@ -22,14 +22,14 @@ def across(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the outcome of a case that each of several processes has measured.
 
     It is unstable if it was in any of them, and says why. Its figures are those of the process with the
-    median of their medians (of an even number, the lower); of a kernel that tunes itself, which each process
-    does anew, those of the fastest. The interval is where the figure of as many other processes lies with
-    95 % confidence. The errors are the largest. The last of its lines of samples is that of the process whose
+    median of their medians (of an even number, the lower); of a kernel that tuned itself in one of them,
+    those of the fastest. The interval is where the figure of as many other processes lies with 95 %
+    confidence. The errors are the largest. The last of its lines of samples is that of the process whose
     figures it has.
     """
     if len(outcomes) == 1:
         return outcomes[0]
-    tuned = any(AUTOTUNED in outcome.figures.provider_config for outcome in outcomes)
+    tuned = sum(AUTOTUNED in outcome.figures.provider_config for outcome in outcomes)
     ordered = sorted(outcomes, key=_median)
     chosen = ordered[0 if tuned else (len(ordered) - 1) // 2]
     logs = [math.log(_median(outcome)) for outcome in outcomes]
@@ -52,7 +52,9 @@ def across(outcomes: Sequence[Outcome]) -> Outcome:
         medians = ", ".join(f"{_median(outcome):.4g}" for outcome in outcomes)
         notes.insert(0, f"its processes differ: medians of {medians} ms")
     elif tuned:
-        notes.append(f"the fastest of {len(outcomes)} processes, each of which tuned anew")
+        count = len(outcomes)
+        who = "each of which tuned anew" if tuned == count else f"{tuned} of which tuned anew"
+        notes.append(f"the fastest of {count} processes, {who}")
     unstable = disturbed is not None or (100.0 * between > BETWEEN_LIMIT_PERCENT and not tuned)
     return replace(
         chosen,

@@ -192,7 +192,7 @@ class Tunes(Provider):
     family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
 
     def build(self, inputs):
-        kernel.best_config = TWO[1]  # as a run leaves it
+        kernel.best_config, kernel.bench_time = TWO[1], 0.1  # as a run leaves them
         attend = torch.nn.functional.scaled_dot_product_attention
         return lambda: attend(inputs.q, inputs.k, inputs.v, is_causal=True)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lightning_bench.case import Case, Shape
 from lightning_bench.measure.job import CaseSamples, Figures, Outcome
-from lightning_bench.record import AUTOTUNED, Record, read_records
+from lightning_bench.record import AUTOTUNED, TUNED_BEFORE, Record, read_records
 from lightning_bench.run.across import BETWEEN_LIMIT_PERCENT, across, half_width
 from tests.support.workspace import Workspace
 
@@ -90,6 +90,17 @@ def test_a_kernel_that_tunes_itself_gives_its_best_process() -> None:
     assert (got.status, got.figures.median_ms) == ("ok", 1.2)
     assert got.figures.provider_config == configs[1]
     assert got.reason == "the fastest of 3 processes, each of which tuned anew"
+    configs[1:] = [f"path=own {TUNED_BEFORE}k(B=64 num_warps=4 num_stages=2)"] * 2
+    got = across([outcome(m, config=c) for m, c in zip((1.9, 1.2, 1.3), configs, strict=True)])
+    assert (got.status, got.figures.median_ms) == ("ok", 1.2)
+    assert got.reason == "the fastest of 3 processes, 1 of which tuned anew"
+
+
+def test_a_kernel_that_tuned_itself_before_is_like_any_other() -> None:
+    config = f"{TUNED_BEFORE}k(B=64 num_warps=4 num_stages=2)"
+    got = across([outcome(m, config=config) for m in (1.02, 1.0, 1.01)])
+    assert (got.status, got.figures.median_ms, got.reason) == ("ok", 1.01, "")
+    assert across([outcome(m, config=config) for m in (1.9, 1.0, 1.01)]).status == "unstable"
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
