@@ -14,6 +14,7 @@ from typing import Any
 
 _builtins: dict[int, list[str]] = {}
 _REPLACED = "_replaced_by_the_interpreter"
+_FRAME_WORDS = 2**15 + 1
 
 
 def quicken_interpreter() -> None:
@@ -39,9 +40,24 @@ def quicken_interpreter() -> None:
     interpreter._patch_lang = _replace_once(interpreter)
     interpreter._get_np_dtype = _find_once(interpreter._get_np_dtype)
     _remember_shapes(interpreter.tl.core)
+    interpreter.GridExecutor.__call__ = _with_room(interpreter.GridExecutor.__call__)
     builder = interpreter.interpreter_builder
     if not builder.options.debug:
         builder.options = replace(builder.options, sanitize_overflow=False)
+
+
+def _with_room(launch: Callable[..., None]) -> Callable[..., None]:
+    """Return a launch below which calls do not allocate memory.
+
+    Python keeps frames in chunks of 16 KiB. Where a loop happens to lie at the end of one, each call in it
+    maps another and unmaps it. A large frame gets a chunk that has room for all calls below it.
+    """
+
+    def launch_with_room(*arguments: Any, **options: Any) -> None:
+        return launch(*arguments, **options)
+
+    launch_with_room.__code__ = launch_with_room.__code__.replace(co_stacksize=_FRAME_WORDS)
+    return launch_with_room
 
 
 def _replace_once(interpreter: Any) -> Callable[[Any], Any]:
