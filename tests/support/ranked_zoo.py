@@ -208,6 +208,12 @@ class LeavesFirst(OnRanks):
 
     name = label = "LeavesFirst"
 
+    def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+        from lightning_bench.measure.ranks import team
+
+        team._LONELY_S = 0.2  # no error comes, however long it waits for one
+        return super().build(inputs)
+
     def first(self, o: Tensor) -> Tensor:
         while True:
             time.sleep(1)
