@@ -3,7 +3,8 @@
 It finds the same things again and again: at every call of a device function which members of
 `triton.language` are builtins, though it has replaced them when the kernel began; for every value its dtype,
 from a list of all, and its shape. It computes every sum, difference and product of 32 bits a second time in
-64 bits, to compare it with the limits, and drops what it finds unless its option `debug` is set.
+64 bits, to compare it with the limits, and drops what it finds unless its option `debug` is set. It scans a
+tile element by element.
 """
 
 import inspect
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
+
+import numpy as np
 
 _builtins: dict[int, list[str]] = {}
 _REPLACED = "_replaced_by_the_interpreter"
@@ -40,10 +43,27 @@ def quicken_interpreter() -> None:
     interpreter._patch_lang = _replace_once(interpreter)
     interpreter._get_np_dtype = _find_once(interpreter._get_np_dtype)
     _remember_shapes(interpreter.tl.core)
+    interpreter.ScanOps.generic_scan = _scan_rows
     interpreter.GridExecutor.__call__ = _with_room(interpreter.GridExecutor.__call__)
     builder = interpreter.interpreter_builder
     if not builder.options.debug:
         builder.options = replace(builder.options, sanitize_overflow=False)
+
+
+def _scan_rows(self: Any, tiles: Any) -> list[Any]:
+    """Combine all elements of a row at once, where the interpreter takes them one by one."""
+    rows = [np.moveaxis(tile.handle.data, self.axis, 0) for tile in tiles]
+    results = [row.copy() for row in rows]
+    kinds = [tile.dtype for tile in tiles]
+    for index in range(1, len(rows[0])):
+        before = [self.to_tensor(x[index - 1], kind) for x, kind in zip(results, kinds, strict=True)]
+        here = [self.to_tensor(x[index], kind) for x, kind in zip(rows, kinds, strict=True)]
+        combined = self.combine_fn.fn(*before, *here)
+        combined = combined if isinstance(combined, tuple) else (combined,)
+        for result, tensor in zip(results, combined, strict=True):
+            result[index] = tensor.handle.data.reshape(result[index].shape)
+    moved = [np.moveaxis(result, 0, self.axis) for result in results]
+    return [self.to_tensor(x, kind) for x, kind in zip(moved, kinds, strict=True)]
 
 
 def _with_room(launch: Callable[..., None]) -> Callable[..., None]:
