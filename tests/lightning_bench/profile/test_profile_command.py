@@ -205,7 +205,7 @@ def test_what_cannot_be_written_is_found_before_a_profiler_starts(
     [
         ("Bad", 60, "RuntimeError: this kernel has no bottom"),
         ("Dies", 60, "its process died of SIGSEGV; its last output: last output"),
-        ("Hangs", 4, "not done within 4 s, and killed; --time-limit gives it more"),
+        ("Hangs", 1, "not done within 1 s, and killed; --time-limit gives it more"),
     ],
 )
 def test_a_case_that_cannot_be_run(
