@@ -320,7 +320,7 @@ class TestSweep:
     def test_a_hang_is_killed_with_all_that_runs_it(self, new_workspace: Any) -> None:
         import psutil
 
-        suite = new_workspace.suite(["Sleeps"], limits={"time_limit_s": 5.0})
+        suite = new_workspace.suite(["Sleeps"], limits={"time_limit_s": 1.0})
         program = str(install(new_workspace.folder, forks=False))
         (row,) = new_workspace.sweep(suite, sanitizer=Sanitizer("memcheck", program)).records
         assert row.status == "timeout"
