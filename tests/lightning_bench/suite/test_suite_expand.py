@@ -42,7 +42,8 @@ def _registry() -> Iterator[None]:
 
 
 def some(values: Any) -> st.SearchStrategy[list[Any]]:
-    return st.lists(st.sampled_from(list(values)), min_size=1, max_size=3, unique=True)
+    """Draw one or two values: three of each axis would be more cells than a suite may have."""
+    return st.lists(st.sampled_from(list(values)), min_size=1, max_size=2, unique=True)
 
 
 def bound() -> st.SearchStrategy[int | str]:
