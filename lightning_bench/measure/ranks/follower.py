@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 import traceback
@@ -20,6 +21,7 @@ def main() -> int:
     die_with_parent()
     request: RankRequest = pickle.load(sys.stdin.buffer)
     rank, folder, cases = request.rank, request.folder, request.cases
+    gc.freeze()  # as the worker that is the first rank does
     try:
         if cases[0].shape.device == "cuda":
             torch.cuda.set_device(rank.number)  # before a library makes itself at home on the first one
