@@ -33,7 +33,7 @@ GENERATION_HEAD = (
     "caches, MiB", "peak, GiB",
 )  # fmt: skip
 ENERGY_HEAD = ("attention", "a call, ms", "a call, mJ", "a token, µJ", "mean power, W", "windows differ by")
-RIVALS_HEAD = ("batch", "ours, ms", "× floor", "fastest rival, ms", "its time over ours")
+RIVALS_HEAD = ("batch", "ours, ms", "× floor", "fastest rival measured, ms", "its time over ours")
 SWEEPS_HEAD = (
     "slots",
     "10,000 cases, min",
@@ -65,7 +65,7 @@ def rival_lines() -> Iterator[tuple[str, ...]]:
         for row in read_records(RESULTS / "h200" / f"{suite}-speed.csv"):
             if row.status == "ok":
                 cells.setdefault(_workload(suite, row), []).append(row)
-        for workload, rows in cells.items():
+        for workload, rows in sorted(cells.items(), key=lambda cell: _size(cell[1][0])):
             ours = min((row for row in rows if row.provider.startswith("lightning2")), key=_ms)
             rival = min((row for row in rows if not row.provider.startswith("lightning2")), key=_ms)
             yield (
@@ -80,6 +80,10 @@ def _workload(suite: str, row: Record) -> str:
     if suite == "mixed":
         return f"documents {row.packing}"
     return f"{row.batch} of {row.seq_len} " + ("drafted" if suite == "verify" else "tokens, with a state")
+
+
+def _size(row: Record) -> tuple[int, int]:
+    return row.batch, row.seq_len
 
 
 def _ms(row: Record) -> float:
