@@ -20,9 +20,12 @@ IDENTITY = (
 
 _MOST = 4
 
+_TIMELESS = ("memory", "check")
+"""Metrics whose figures do not depend on which GPU of a kind it was."""
+
 
 def unlike(sides: Mapping[str, Iterable[Record]]) -> list[str]:
-    """Return a sentence for each of `IDENTITY` in which rows of times on one kind of machine differ.
+    """Return a sentence for each of `IDENTITY` in which rows of time or energy on one kind of device differ.
 
     `sides` are the rows by the name of whatever they stand for, such as a provider. A blank, as in rows of
     older versions, differs from nothing. Where the GPU is known, the host does not matter.
@@ -30,7 +33,7 @@ def unlike(sides: Mapping[str, Iterable[Record]]) -> list[str]:
     seen: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
     for side, records in sides.items():
         for record in records:
-            if record.metric != "speed" or not record.worked:
+            if record.metric in _TIMELESS or not record.worked:
                 continue
             for column in IDENTITY:
                 text = format_cell(getattr(record, column))

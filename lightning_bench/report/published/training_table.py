@@ -140,4 +140,5 @@ def _notes(published: Record, here: Sequence[Row]) -> list[str]:
         f"published on: {published.device_name}, in Metaseq, batch and parallelism not stated; here: "
         f"{record.device_name or record.device}, {devices}, {steps} tokens per step of each or one sequence: "
         "the ratio is one of devices and frameworks too",
+        *notes.device_notes(row.record for row in here),
     ]

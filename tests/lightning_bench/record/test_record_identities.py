@@ -30,6 +30,7 @@ def test_the_columns_are_fields_of_a_machine_too() -> None:
         ({"host": "", "gpu_uuid": "", "power_limit_w": None, "ecc": ""}, []),
         ({"gpu_uuid": "g2", "machine_id": "m2"}, []),  # another kind is another matter
         ({"gpu_uuid": "g2", "metric": "memory"}, []),
+        ({"gpu_uuid": "g2", "metric": "train"}, ["gpu_uuid differs: g1 (base), g2 (head)"]),
         ({"gpu_uuid": "g2", "status": "crashed"}, []),
     ],
 )
