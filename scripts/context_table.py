@@ -35,8 +35,8 @@ def gather_s(ranks: int) -> float:
     return inside + across + STEP_S * (ranks - 1).bit_length()
 
 
-def lines() -> Iterator[tuple[str, ...]]:
-    """Yield the cells of each line."""
+def share(ranks: int, tokens: int) -> tuple[float, float, float]:
+    """Return ms of forward and backward alone, and their share of the time with slow and with fast decay."""
     rows = [
         r
         for r in read_records(RESULTS)
@@ -44,20 +44,25 @@ def lines() -> Iterator[tuple[str, ...]]:
     ]
     longest = max(rows, key=lambda r: r.seq_len)
     measured = {r.direction: r.median_ms or 0.0 for r in rows if r.seq_len == longest.seq_len}
-    elements = longest.batch * longest.heads * longest.seq_len  # tokens times heads
+    part = tokens * HEADS / (longest.batch * longest.heads * longest.seq_len)  # of tokens times heads
+    alone = part * (measured["fwd"] + measured["bwd"])
+    # k and v, and q and the gradient of o, once: together what a forward pass moves.
+    states = part * measured["fwd"]
+    gather = 1e3 * gather_s(ranks)
+    return alone, alone / (alone + states + 2 * gather), alone / (alone + 2 * gather)
+
+
+def lines() -> Iterator[tuple[str, ...]]:
+    """Yield the cells of each line."""
     for ranks in RANKS:
         for tokens in TOKENS:
-            part = tokens * HEADS / elements
-            alone = part * (measured["fwd"] + measured["bwd"])
-            # k and v, and q and the gradient of o, once: together what a forward pass moves.
-            states = part * measured["fwd"]
-            gather = 1e3 * gather_s(ranks)
+            alone, slow, fast = share(ranks, tokens)
             yield (
                 str(ranks),
                 str(tokens),
                 f"{(ranks - 1) * STATE_BYTES / 2**20:.0f}",
-                f"{gather:.2f}",
+                f"{1e3 * gather_s(ranks):.2f}",
                 f"{alone:.2f}",
-                f"{alone / (alone + states + 2 * gather):.0%}",
-                f"{alone / (alone + 2 * gather):.0%}",
+                f"{slow:.0%}",
+                f"{fast:.0%}",
             )

@@ -22,7 +22,13 @@ SHARED_HEAD = (
     "model", "n", "each of two GPUs, tokens/s", "one GPU, tokens/s", "ratio", "published, two A100", "ratio",
 )  # fmt: skip
 CONTEXT_HEAD = ("tokens in total", "layer", "pass", "two GPUs, ms", "one with half of them, ms", "efficiency")
-OVERLAP_HEAD = ("batch", "states gathered, MiB", "gathering, µs", "while kernels ran", "the whole pass, µs")
+OVERLAP_HEAD = (
+    "batch",
+    "states of both ranks, MiB",
+    "gathering, µs",
+    "while kernels ran",
+    "the whole pass, µs",
+)
 
 
 def again_lines() -> Iterator[tuple[str, ...]]:

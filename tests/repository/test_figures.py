@@ -8,6 +8,7 @@ import statistics
 import pytest
 
 from lightning_bench.record import read_records
+from scripts.context_table import share
 from scripts.measured_tables import csv_rows, rival_lines, training_rows
 from scripts.two_gpu_tables import TWO, shared_lines, speed_up
 from tests.support.paths import ROOT
@@ -89,6 +90,22 @@ def test_efficiency_of_context_parallelism():
     assert (
         f"{min(kept['fwd']):.0f} to {max(kept['fwd']):.0f} % of one GPU's speed are to be had there, "
         f"and {min(kept['fwd_bwd']):.0f} to {max(kept['fwd_bwd']):.0f} % in training" in text
+    )
+
+
+def test_model_of_context_parallelism_beside_what_was_measured():
+    text = " ".join((ROOT / "docs" / "scale.md").read_text().split())
+    rows = [row for row in csv_rows(TWO / "context-parallel.csv") if row["direction"] == "fwd_bwd"]
+    model = [share(2, int(row["seq_len"]) // 2)[1:] for row in rows]
+    slow, fast = ([100 * pair[kind] for pair in model] for kind in (0, 1))
+    measured = {
+        layer: [100 * float(row["efficiency"]) for row in rows if row["layer"] == f"{layer} of 80"]
+        for layer in (0, 79)
+    }
+    assert (
+        f"the model says {min(slow):.0f} to {max(slow):.0f} % with slow decay and {min(fast):.0f} to "
+        f"{max(fast):.0f} % with fast; measured were {min(measured[79]):.0f} to {max(measured[79]):.0f} % "
+        f"and {min(measured[0]):.0f} to {max(measured[0]):.0f} %." in text
     )
 
 
