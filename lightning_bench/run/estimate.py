@@ -97,11 +97,15 @@ def least_flops(plan: Plan, case: Case) -> float:
 
 
 def recorded_peaks_mib(plan: Plan, earlier: Iterable[Record]) -> dict[str, tuple[float, str]]:
-    """Return the largest peak of memory that earlier rows have of each case, MiB, and its device."""
+    """Return the largest peak of memory that earlier rows have of each case, MiB, and its device.
+
+    Rows of the plan's protocol count that `lbench` has measured: a published row has no time.
+    """
     wanted = {plan.case_id(case) for case in plan.cases}
     peaks: dict[str, tuple[float, str]] = {}
     for row in earlier:
-        if row.case_id in wanted and row.peak_mib is not None:
+        counts = row.case_id in wanted and row.protocol == plan.protocol and row.time_utc
+        if counts and row.peak_mib is not None:
             peaks[row.case_id] = max(peaks.get(row.case_id, (0.0, "")), (row.peak_mib, row.device_name))
     return peaks
 

@@ -87,12 +87,15 @@ def test_the_committed_paper_sweep_takes_as_long_as_its_rows_say() -> None:
 def test_the_largest_recorded_peak_counts(plan: Plan) -> None:
     case_id = plan.case_id(plan.cases[0])
     earlier = [
-        replace(STORY, case_id=case_id, peak_mib=peak, device_name=name)
+        replace(STORY, case_id=case_id, peak_mib=peak, device_name=name, time_utc="2026-01-01T00:00:00+00:00")
         for peak, name in ((3.0, "x"), (5.0, "y"), (None, "z"))
     ]
-    assert recorded_peaks_mib(plan, [*earlier, replace(STORY, case_id="other", peak_mib=9.0)]) == {
-        case_id: (5.0, "y")
-    }
+    others = [
+        replace(earlier[0], case_id="other", peak_mib=9.0),
+        replace(earlier[0], protocol="paper", peak_mib=9.0),
+        replace(earlier[0], time_utc="", peak_mib=9.0),  # as of a published table
+    ]
+    assert recorded_peaks_mib(plan, [*earlier, *others]) == {case_id: (5.0, "y")}
 
 
 def test_a_run_on_two_slots_had_twice_the_time(plan: Plan) -> None:
