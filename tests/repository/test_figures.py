@@ -195,6 +195,9 @@ def test_generation_beside_llama():
         f"makes {alone:.1f} times as many tokens per second as LLaMA for one sequence "
         f"and {many:.1f} times as many in a batch of 64" in text
     )
+    names, rates = re.findall(r"\| ((?:Pythia|252) .*?) \| (?:\||\[)", text)
+    printed = dict(zip(names.split(" | "), map(float, rates.split(" | ")), strict=True))
+    assert f"TNL-7B makes {printed['TNL-7B'] / printed['LLaMA']:.1f} times as many as LLaMA" in text
     reads = {(row.model, row.seq_len, row.batch): row.prefill_ms for row in rows}
     for n, batch in ((512, 1), (512, 64), (1024, 8)):  # no gain
         assert reads["tnl-7b", n, batch] > 0.99 * reads["llama-7b", n, batch]
