@@ -77,7 +77,7 @@ def _crossed(c: Crossing) -> str:
     place = _place(c.sweep, c.what.split(",")[0])
     return (
         f"{place}: the fastest softmax attention takes {ratio} as long as the "
-        f"fastest linear attention at {first} and {then} at {last}; that compares mechanisms."
+        f"fastest linear attention at {first} and {then} at {last} ({c.names}); that compares mechanisms."
     )
 
 

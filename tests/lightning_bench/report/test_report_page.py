@@ -118,6 +118,8 @@ def test_families_meet_as_mechanisms_at_the_shortest_and_the_longest() -> None:
     (crossing,) = crossings(rows)
     assert crossing.names == "l against s and m against s"
     assert (crossing.shortest, crossing.longest) == ("n = 64: 0.50×", "n = 128: 2.67×")
+    *_, told = sentences(standings(rows), [crossing], crossing.sweep, most=9)
+    assert told.endswith("(l against s and m against s); that compares mechanisms.")
 
 
 def test_the_first_sentences_are_on_the_suite_of_the_plot_whatever_the_machines() -> None:
