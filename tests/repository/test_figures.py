@@ -117,6 +117,28 @@ def test_kernels_measured_again_on_other_gpus():
     assert f"`lightning2` in suite `paper` differed by at most {100 * largest:.1f} %" in limits
 
 
+def test_the_floor_by_its_present_definition():
+    rows = [row for row in read_records(TWO / "paper-speed.csv") if row.provider == "lightning2"]
+    forward, backward = (
+        max(row.floor_ratio for row in rows if row.direction == direction and row.seq_len >= 4096)
+        for direction in ("fwd", "bwd")
+    )
+    text = " ".join((ROOT / "docs" / "results-h200.md").read_text().split())
+    assert f"has {forward:.2f} and {backward:.2f}." in text
+
+
+def test_fla_in_the_layout_of_the_published_scripts():
+    h200 = ROOT / "results" / "h200"
+    own = {row.case_id: row.median_ms for row in read_records(h200 / "paper-speed.csv")}
+    ratios = [
+        row.mean_ms / own[row.case_id]
+        for row in read_records(h200 / "paper-speed-published.csv")
+        if (row.provider, row.direction) == ("fla-chunk", "fwd")
+    ]
+    text = " ".join((h200 / "README.md").read_text().split())
+    assert f"its forward takes {min(ratios):.1f} to {max(ratios):.1f} times as long there" in text
+
+
 def test_the_kernel_of_fla_that_dims_lacks():
     ms = {
         (row.provider, row.direction): row.median_ms
