@@ -37,7 +37,7 @@ RIVALS_HEAD = ("batch", "ours, ms", "× floor", "fastest rival measured, ms", "i
 SWEEPS_HEAD = (
     "slots",
     "10,000 cases, min",
-    "of the shapes' time over the slots",
+    "efficiency",
     "the driver is busy",
     "slots wait for it",
     "busy for 5 % from a case of, s",
