@@ -19,19 +19,15 @@ class AutotuneWatch:
 
     def chosen(self) -> str:
         """Return the configurations of those that had a choice, as `provider_config` has them, or ""."""
-        tuners = [
-            tuner
-            for tuner in _tuners()
-            if len(tuner.configs) > 1 and getattr(tuner, "best_config", None) is not None
-        ]
-        here = {tuner.base_fn.__name__: _config(tuner.best_config) for tuner in tuners if _tuned_here(tuner)}
-        before = {
-            tuner.base_fn.__name__: _config(tuner.best_config) for tuner in tuners if not _tuned_here(tuner)
-        }
+        found: dict[str, dict[str, str]] = {AUTOTUNED: {}, TUNED_BEFORE: {}}
+        for tuner in _tuners():
+            if len(tuner.configs) > 1 and getattr(tuner, "best_config", None) is not None:
+                prefix = AUTOTUNED if _tuned_here(tuner) else TUNED_BEFORE
+                found[prefix][tuner.base_fn.__name__] = _config(tuner.best_config)
         return " ".join(
-            prefix + ", ".join(f"{name}({found[name]})" for name in sorted(found))
-            for prefix, found in ((AUTOTUNED, here), (TUNED_BEFORE, before))
-            if found
+            prefix + ", ".join(f"{name}({configs[name]})" for name in sorted(configs))
+            for prefix, configs in found.items()
+            if configs
         )
 
 

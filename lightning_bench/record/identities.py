@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from lightning_bench.case import TIMED
 from lightning_bench.record.codec import format_cell
 from lightning_bench.record.row import Record
 
@@ -20,8 +21,8 @@ IDENTITY = (
 
 _MOST = 4
 
-_TIMELESS = ("memory", "check")
-"""Metrics whose figures do not depend on which GPU of a kind it was."""
+_OF_A_DEVICE = TIMED | {"energy"}
+"""Metrics whose figures depend on which GPU of a kind it was."""
 
 
 def unlike(sides: Mapping[str, Iterable[Record]]) -> list[str]:
@@ -33,7 +34,7 @@ def unlike(sides: Mapping[str, Iterable[Record]]) -> list[str]:
     seen: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
     for side, records in sides.items():
         for record in records:
-            if record.metric in _TIMELESS or not record.worked:
+            if record.metric not in _OF_A_DEVICE or not record.worked:
                 continue
             for column in IDENTITY:
                 text = format_cell(getattr(record, column))

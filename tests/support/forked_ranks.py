@@ -60,12 +60,9 @@ class _ForkedRank:
 
 
 def _rank(code: str, path: str, environment: dict[str, str], stdin: Any) -> None:
-    import gc
     import sys
 
     import torch
-
-    gc.freeze()  # as in the process of the first rank: collections, of which each case has several, are short
 
     os.environ.clear()
     os.environ.update(environment)
