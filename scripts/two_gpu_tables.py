@@ -10,7 +10,7 @@ from itertools import groupby
 
 from lightning_bench.record import read_records
 from lightning_bench.report.tables.kinds import KINDS
-from scripts.measured_tables import RESULTS, csv_rows, trained_line, training_rows
+from scripts.measured_tables import RESULTS, TRAINING, csv_rows, trained_line
 
 TWO = RESULTS / "h200-x2"
 PUBLISHED = RESULTS / "published" / "lightning2-paper-table1.csv"
@@ -57,14 +57,17 @@ def speed_up() -> tuple[float, float]:
 
 def shared_lines() -> Iterator[tuple[str, ...]]:
     """Yield each training on two GPUs beside that on one and the published one."""
-    one, rate = training_rows(), KINDS["tokens"].value
+    alone_rows = {
+        (row.provider, row.model, row.seq_len): row for row in read_records(TRAINING) if row.status == "ok"
+    }
+    rate = KINDS["tokens"].value
     published = {
         (row.provider, row.provider_config.split()[0], row.seq_len): row for row in read_records(PUBLISHED)
     }
     rows = [row for row in read_records(TWO / "table1-train.csv") if row.status == "ok"]
     for row in sorted(rows, key=lambda row: (row.model.partition("-")[2], row.model, row.seq_len)):
         line, size = trained_line(row), row.model.partition("-")[2]
-        here, alone = row.tokens_per_s or 0.0, one.get((line, size, row.seq_len))
+        here, alone = row.tokens_per_s or 0.0, alone_rows.get((row.provider, row.model, row.seq_len))
         theirs = rate(published[PRINTED[line], f"model={size.upper()}", row.seq_len])
         yield (
             f"{line} {size.upper()}",

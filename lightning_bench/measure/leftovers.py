@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Collection
@@ -73,9 +74,9 @@ class Leftovers:
 
 
 def running_threads() -> list[threading.Thread]:
-    """Return the running threads, without those of C++ that have run Python once."""
+    """Return the running threads, but those of C++ that have run Python once and torch.compile's timer."""
     dummy = threading._DummyThread  # noqa: SLF001 - no public name
-    return [each for each in threading.enumerate() if not isinstance(each, dummy)]
+    return [each for each in threading.enumerate() if not isinstance(each, dummy) and not _waits(each)]
 
 
 def left_by_call(before: Collection[threading.Thread]) -> str | None:
@@ -97,6 +98,13 @@ def _compiles(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return any("torch/_inductor/compile_worker" in word for word in process.cmdline())
     return False
+
+
+def _waits(thread: threading.Thread) -> bool:
+    """Whether it is torch.compile's, which sleeps until the processes that compile have long been idle."""
+    timers = sys.modules.get("torch._inductor.compile_worker.timer")
+    target = getattr(thread, "_target", None)
+    return type(getattr(target, "__self__", None)) is getattr(timers, "Timer", None)
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -18,6 +18,7 @@ import torch
 from lightning_bench.case import Case, Shape
 from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.job import Job, Outcome
+from lightning_bench.measure.leftovers import Leftovers
 from lightning_bench.measure.process_state import ProcessState
 from lightning_bench.measure.session import PoisonedError, Session
 from lightning_bench.providers import get_provider
@@ -157,6 +158,20 @@ def test_thread_that_is_left_is_named_and_the_process_not_used_again(session: Se
     held.pop().set()
     assert [(o.status, o.reason) for o in found] == [("ok", "it left a thread running (waiter)"), ("ok", "")]
     assert not reusable
+
+
+def test_timer_of_torch_compile_is_nobodys() -> None:
+    from torch._inductor.compile_worker.timer import Timer
+
+    leftovers, timer = Leftovers(), Timer(2.0, lambda: None)
+    timer.record_call()  # a thread starts, and looks every second whether it is time to end
+    try:
+        assert timer.background_thread is not None
+        assert timer.background_thread.is_alive()
+        leftovers.note("case", children=False)
+        assert leftovers.found == []
+    finally:
+        timer.quit()
 
 
 def test_child_that_is_left_is_named(
