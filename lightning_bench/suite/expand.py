@@ -77,7 +77,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
 class Overrides:
     """Axes that replace those of every group; None leaves an axis as the suite has it.
 
-    A provider that groups of the suite name runs only in these groups, any other provider in every group.
+    A provider that groups of the suite name runs only in these groups, any other provider in every group; so
+    does a model.
     Those `added` join the providers of the groups that have one of their family. `kernels` run together with
     `providers` in every group that has a provider of a kernel's family. In a suite without that family both
     run in every group. `packing` replaces `seq_len` too.

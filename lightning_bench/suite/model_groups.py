@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Self
@@ -181,34 +181,38 @@ def expand_models(
 ) -> list[Case]:
     """Return the cases of groups of a suite: by model, then shape, with providers in the suite's order.
 
-    A provider that groups of the suite name runs only in these groups, any other in every group with a model
-    of its family; those added join such groups. UsageError if that leaves nothing, or ranks are given and no
-    case has any.
+    A model or a provider that groups of the suite name runs only in these groups, any other in every group,
+    the provider with models of its family; those added join such groups. UsageError if that leaves nothing,
+    or ranks are given and no case has any.
     """
-    named = {spec for group in groups for spec in group.providers}
-    given, added = overrides.providers, overrides.added or ()
+    named = {name for group in groups for name in (*group.providers, *group.model)}
+    added = overrides.added or ()
     cases: dict[Case, None] = {}
     for group in groups:
         direction: Direction = "fwd_bwd" if isinstance(group, TrainGroup) else "fwd"
-        chosen = group.providers
-        if given is not None:
-            chosen = tuple(spec for spec in given if spec in group.providers or spec not in named)
-        for shape in group.shapes(overrides, device):
+        chosen = _of_group(overrides.providers, group.providers, named)
+        models = _of_group(overrides.model, group.model, named)
+        for shape in group.shapes(replace(overrides, model=models), device) if models else ():
             family = MODELS[shape.model_run.model].family
             fitting = [spec for spec in (*chosen, *added) if family_of(spec) == family]
             cases |= dict.fromkeys(Case(shape, spec, direction) for spec in fitting)
     if not cases:
-        models = overrides.model or [name for group in groups for name in group.model]
-        wanted = sorted({MODELS[name].family for name in models})
+        asked = overrides.model or [name for group in groups for name in group.model]
+        wanted = sorted({MODELS[name].family for name in asked})
         raise UsageError(
             f"suite {suite.name}: none of the providers has the attention of a model that is run: "
-            f"{', '.join(dict.fromkeys(models))}; allowed: providers of {' or '.join(wanted)}"
+            f"{', '.join(dict.fromkeys(asked))}; allowed: providers of {' or '.join(wanted)}"
         )
     if overrides.ranks:
         _check_ranks(overrides.ranks)
         if not any(case.shape.ranks for case in cases):
             raise UsageError("--ranks: no case takes its steps together; give --parallel ddp or fsdp2, too")
     return list(cases)
+
+
+def _of_group(given: tuple[str, ...] | None, own: tuple[str, ...], named: Collection[str]) -> tuple[str, ...]:
+    """Return which of the given names run in a group that has its `own`; `named` are those of any group."""
+    return own if given is None else tuple(name for name in given if name in own or name not in named)
 
 
 def _check_ranks(ranks: tuple[int, ...]) -> None:

@@ -48,6 +48,20 @@ def training(suite: Suite, **overrides: object) -> list[Case]:
     return expand(suite, Overrides(**overrides), "cpu", "train")  # type: ignore[arg-type]
 
 
+def test_a_model_of_the_suite_runs_only_in_the_tables_that_name_it(load: Load) -> None:
+    small = table(providers='"sdpa-math"', model='"llama-tiny"')
+    large = table(providers='"sdpa-math"', model='"llama-3b"', recompute='"layers"')
+    suite = load(small, large)
+
+    def ran(*models: str) -> set[tuple[str, bool]]:
+        cases = training(suite, model=models)
+        return {(case.shape.model_run.model, bool(case.shape.model_run.recompute)) for case in cases}
+
+    assert ran("llama-tiny") == {("llama-tiny", False)}
+    assert ran("llama-3b") == {("llama-3b", True)}
+    assert ran("llama-tiny", "llama-1b") == {("llama-tiny", False), ("llama-1b", False), ("llama-1b", True)}
+
+
 def test_each_model_runs_with_the_attention_of_its_family(load: Load) -> None:
     cases = training(load(table()))
     pairs = dict.fromkeys((case.shape.model_run.model, case.provider) for case in cases)
