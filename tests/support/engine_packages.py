@@ -36,8 +36,8 @@ class {name}(PluggableLayer):
 
 _BACKEND = """
 class LightningAttentionBackend:
-    def __init__(self, tp_slope):
-        self.tp_slope = tp_slope
+    def __init__(self, tp_slope, _model_runner):
+        self.tp_slope, self._model_runner = tp_slope, _model_runner
 
     def _linear_attention_entry(
         self, q, k, v, kv_cache, state_indices_tensor, metadata, layer, mask=None, temp_cache=None,

@@ -27,7 +27,9 @@ def _entry(
 ) -> Tensor:
     """Return o [tokens, heads, head_dim] of a batch, and update its states in the pool.
 
-    A padded batch may have more slots than sequences, or more rows than slots: the rest are zeros.
+    A padded batch may have more slots than sequences, or more rows than slots: the rest are zeros. The layers
+    of Ling give q, k and v in fp32, for which there are no tensor cores: prompts are computed in the dtype of
+    the model.
     """
     if any(value is not None for value in options.values()):
         given: Tensor = _seg_la(self, q, k, v, kv_cache, state_indices_tensor, metadata, layer, **options)
@@ -35,13 +37,22 @@ def _entry(
     slopes, slots = self.tp_slope[layer.layer_id], state_indices_tensor.to(torch.int32)
     if metadata.num_prefills == 0:
         slots = pad(slots[: len(q)], (0, max(0, len(q) - len(slots))), value=-1)
-        return lightning_attn2_step(q, k, v, slopes, state=kv_cache, state_indices=slots, scale=layer.scaling)
+        return lightning_attn2_step(
+            q.to(k.dtype),  # with a cache of keys in fp8 SGLang casts q to it
+            k,
+            v,
+            slopes,
+            state=kv_cache,
+            state_indices=slots,
+            scale=layer.scaling,
+        )
     bounds = metadata.query_start_loc.to(torch.int32)
     sequences = len(bounds) - 1
-    return lightning_attn2_serve(
-        q,
-        k,
-        v,
+    dtype = self._model_runner.dtype
+    o = lightning_attn2_serve(
+        q.to(dtype),
+        k.to(dtype),
+        v.to(dtype),
         slopes,
         state=kv_cache,
         cu_seqlens=bounds,
@@ -49,6 +60,7 @@ def _entry(
         has_initial_state=metadata.has_initial_states[:sequences].to(torch.bool),
         scale=layer.scaling,
     )
+    return o.to(k.dtype)
 
 
 def use_lightning_kernels() -> None:

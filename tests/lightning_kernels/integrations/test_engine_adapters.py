@@ -72,10 +72,16 @@ def test_layers_of_vllm(name):
     assert layer._prefill_and_mix_infer(q, k, v, pool, SLOTS, drafts) == "its own, mixed"
 
 
-def test_backend_of_sglang():
+def backend_of_sglang(dtype=torch.float32):
+    """Return the backend of a model of this dtype, with our kernels, and a layer."""
     importlib.import_module("lightning_kernels.integrations.sglang_lightning").use_lightning_kernels()
     home = importlib.import_module("sglang.srt.layers.attention.linear.lightning_backend")
-    backend, layer = home.LightningAttentionBackend([SLOPES]), SimpleNamespace(layer_id=0, scaling=0.25)
+    backend = home.LightningAttentionBackend([SLOPES], SimpleNamespace(dtype=dtype))
+    return backend, SimpleNamespace(layer_id=0, scaling=0.25)
+
+
+def test_backend_of_sglang():
+    backend, layer = backend_of_sglang()
     q, k, v, pool = batch()
     expected, begun = pool.clone(), torch.tensor([True, True, False, True])
     metadata = SimpleNamespace(num_prefills=2, query_start_loc=BOUNDS, has_initial_states=begun)
@@ -92,10 +98,28 @@ def test_backend_of_sglang():
     )
 
 
+def test_dtypes_of_sglang():
+    backend, layer = backend_of_sglang(torch.float16)
+    q, k, v, pool = batch()
+    expected, begun = pool.clone(), torch.ones(4, dtype=torch.bool)
+    metadata = SimpleNamespace(num_prefills=2, query_start_loc=BOUNDS, has_initial_states=begun)
+    o = backend._linear_attention_entry(q, k, v, pool, SLOTS, metadata, layer)
+    wanted = served(*(x.half() for x in (q, k, v)), expected, 4, scale=0.25).float()
+    exact = served(q, k, v, batch()[3], 4, scale=0.25)
+    assert o.dtype == torch.float32
+    assert (o - wanted).norm() < 0.5 * (wanted - exact).norm()  # it is rounded as these are
+    torch.testing.assert_close(pool, expected, rtol=5e-3, atol=5e-3)
+
+    narrow = q[:2].to(torch.float8_e4m3fn)
+    o = backend._linear_attention_entry(
+        narrow, k[:2], v[:2], pool, SLOTS[:2], SimpleNamespace(num_prefills=0), layer
+    )
+    wanted = served(narrow.float(), k[:2], v[:2], expected, 2, scale=0.25)
+    torch.testing.assert_close(o, wanted, rtol=1e-2, atol=1e-2)
+
+
 def test_padded_batches_of_sglang():
-    importlib.import_module("lightning_kernels.integrations.sglang_lightning").use_lightning_kernels()
-    home = importlib.import_module("sglang.srt.layers.attention.linear.lightning_backend")
-    backend, layer = home.LightningAttentionBackend([SLOPES]), SimpleNamespace(layer_id=0, scaling=0.25)
+    backend, layer = backend_of_sglang()
     q, k, v, pool = batch()
     expected = pool.clone()
     metadata = SimpleNamespace(num_prefills=1, query_start_loc=BOUNDS[:4], has_initial_states=torch.ones(4))
