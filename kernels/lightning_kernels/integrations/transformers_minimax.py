@@ -69,13 +69,14 @@ class MiniMaxOnLightningKernels(MiniMaxLightningAttention):  # type: ignore[misc
 def use_lightning_kernels(model: nn.Module) -> int:
     """Have these kernels compute the lightning attention of a MiniMax model; return how many layers it has.
 
-    Weights, buffers and hooks stay where they are. To undo it, set `__class__` of the layers back to
-    `MiniMaxLightningAttention`.
+    Weights, buffers and hooks stay where they are; a second call changes nothing. To undo it, set `__class__`
+    of the layers back to `MiniMaxLightningAttention`.
 
     Raises:
         ValueError: if the model has no such layer.
     """
-    layers = [layer for layer in model.modules() if type(layer) is MiniMaxLightningAttention]
+    kinds_of_layers = (MiniMaxLightningAttention, MiniMaxOnLightningKernels)
+    layers = [layer for layer in model.modules() if type(layer) in kinds_of_layers]
     if not layers:
         kinds = f"{type(model).__module__}.{type(model).__qualname__}"
         raise ValueError(f"{kinds} has no MiniMaxLightningAttention layer; load a model of type minimax")

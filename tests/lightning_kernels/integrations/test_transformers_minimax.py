@@ -93,6 +93,12 @@ def test_gradients(models):
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-4)
 
 
+def test_a_second_call_changes_nothing(models, use_lightning_kernels):
+    before = [type(layer) for layer in models[1].modules()]
+    assert use_lightning_kernels(models[1]) == 3
+    assert [type(layer) for layer in models[1].modules()] == before
+
+
 def test_another_model_is_refused(use_lightning_kernels):
     with pytest.raises(
         ValueError, match=r"Linear has no MiniMaxLightningAttention layer; load a model of type"
