@@ -273,6 +273,61 @@ def test_serving_beside_sglang():
         assert [f"{x:.{digits}f}" for x in (min(ratios), max(ratios))] == list(figures)
 
 
+def test_what_serving_costs():
+    with (ROOT / "results" / "h200" / "serving-batches.csv").open(newline="") as file:
+        ms = {(row["workload"], row["call"]): float(row["median_ms"]) for row in csv.DictReader(file)}
+    text = {
+        name: " ".join((ROOT / "docs" / name).read_text().split())
+        for name in ("serving.md", "serving-measured.md")
+    }
+    fp32 = ms["decode b64", "step-pool"]
+    narrow, stochastic = (
+        ms["decode b64, states in bf16", call] / fp32 for call in ("step-pool", "step-stochastic")
+    )
+    assert f"takes {narrow:.2f} of the time, {stochastic:.2f} with stochastic rounding" in text["serving.md"]
+
+    told, equal = (
+        [ms[f"decode b{b}", call] / ms[f"decode b{b}", "serve-max-seqlen"] for b in (1, 8, 64, 256)]
+        for call in ("serve", "bitwise")
+    )
+    slower = [100 * (ratio - 1) for ratio in told]
+    prompts, mixed = (
+        ms[batch, "bitwise"] / ms[batch, "serve"]
+        for batch in ("8 prompts of 2048", "8 prompts of 2048 and 56 decodes")
+    )
+    assert (
+        f"without it `serve` is {min(slower):.0f} to {max(slower):.0f} % slower"
+        in text["serving-measured.md"]
+    )
+    assert (
+        f"cost a factor of {prompts:.1f} for prompts, {mixed:.1f} for prompts beside decoding tokens "
+        f"and {min(equal):.1f} to {max(equal):.1f} for decoding" in text["serving-measured.md"]
+    )
+
+
+def test_errors_of_prompts_that_are_served():
+    rows = [
+        row
+        for suite in ("prefill", "mixed")
+        for row in read_records(ROOT / "results" / "h200" / f"{suite}-speed.csv")
+        if row.status == "ok"
+    ]
+    text = " ".join((ROOT / "docs" / "serving-measured.md").read_text().split())
+
+    def most(provider, column):
+        figure = max(getattr(row, column) for row in rows if row.provider == provider)
+        return f"{figure:.1e}".replace("e-0", "e-")
+
+    (o, rival_o), (state, rival_state) = (
+        [most(provider, column) for provider in ("lightning2-serve", "sglang-seg-la")]
+        for column in ("error_o", "error_state")
+    )
+    assert (
+        f"off by up to {o} with ours and {rival_o} with seg_la, and the state by {state} and {rival_state}"
+        in text
+    )
+
+
 def test_transformers_with_our_layers():
     text = " ".join((ROOT / "docs" / "serving.md").read_text().split())
     claim = re.search(

@@ -33,7 +33,10 @@ class Snapshots(NamedTuple):
     every: int
     """At least 1; a multiple of 64 costs the least time."""
     indices: Tensor
-    """int32 [num_seqs, n]: column j has the slot of the (j + 1)-th of them in this call, below 0 for none."""
+    """int32 [num_seqs, n]: column j has the slot of the (j + 1)-th of them in this call, below 0 for none.
+
+    Those beyond the last column are not kept.
+    """
 
 
 class ServeCall(NamedTuple):
