@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vllm.model_executor.custom_op import PluggableLayer
+from vllm.model_executor.custom_op import PluggableLayer, op_registry_oot
 from vllm.model_executor.layers.mamba.linear.bailing_linear_attn import BailingMoELinearAttention
 from vllm.model_executor.layers.mamba.linear.minimax_linear_attn import MiniMaxText01LinearAttention
 
@@ -91,7 +91,10 @@ class MiniMaxText01OnLightningKernels(_OnLightningKernels, MiniMaxText01LinearAt
 def register_layers() -> None:
     """Have vLLM make its lightning attention layers of these classes. Call it before a model is loaded.
 
-    vLLM calls it in each of its processes if it is an entry point of the group `vllm.general_plugins`.
+    vLLM calls it in each of its processes if it is an entry point of the group `vllm.general_plugins`. A
+    second call changes nothing.
     """
-    PluggableLayer.register_oot(BailingOnLightningKernels, name="BailingMoELinearAttention")
-    PluggableLayer.register_oot(MiniMaxText01OnLightningKernels, name="MiniMaxText01LinearAttention")
+    for layer in (BailingOnLightningKernels, MiniMaxText01OnLightningKernels):
+        name = layer.__bases__[-1].__name__
+        if op_registry_oot.get(name) is not layer:
+            PluggableLayer.register_oot(layer, name=name)

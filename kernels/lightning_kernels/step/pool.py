@@ -17,7 +17,8 @@ def check_pool(state: Tensor, q: Tensor, v: Tensor) -> None:
     shape = (q.shape[-2], q.shape[-1], v.shape[-1])
     if state.dim() != 4 or state.shape[1:] != shape:
         raise ValueError(
-            f"state must be a pool [slots, heads of q, head_dim, value_dim] = {['slots', *shape]}, "
+            f"state must be a pool [slots, heads of q, head_dim, value_dim] = "
+            f"[slots, {', '.join(map(str, shape))}], "
             f"got {list(state.shape)}"
         )
     allowed = (torch.float64,) if q.dtype == torch.float64 else POOL_DTYPES

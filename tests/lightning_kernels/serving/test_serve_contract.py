@@ -33,7 +33,7 @@ CHANGES = [
     ({"k": zeros(23, 3, 16), "v": zeros(23, 3, 16)}, "multiple of those of k, got 4 and 3"),
     ({"v": zeros(23, 2, 16, dtype=torch.float16)}, "one dtype"),
     ({"s": zeros(3)}, r"s must be \[4, 1, 1\] or \[4\]"),
-    ({"state": zeros(4, 2, 16, 16)}, r"state must be a pool .* = \['slots', 4, 16, 16\], got"),
+    ({"state": zeros(4, 2, 16, 16)}, r"state must be a pool .* = \[slots, 4, 16, 16\], got"),
     ({"state": zeros(4, 4, 16, 16, dtype=torch.float16)}, "state must be float32 or bfloat16"),
     ({"state": zeros(4, 1, 16, 16).expand(4, 4, 16, 16)}, "must not be expanded"),
     ({"cu_seqlens": zeros(3)}, r"cu_seqlens must be int32 \[num_seqs \+ 1\]"),
