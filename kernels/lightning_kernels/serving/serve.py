@@ -58,8 +58,8 @@ def lightning_attn2_serve(
             sequence begins with.
         has_initial_state: bool [num_seqs]; a sequence where it is False begins with zeros, whatever its slot
             holds. None means that all have one.
-        context_lens: int32 [num_seqs], tokens of each sequence before this call. Only `snapshots` need it; None
-            means that there were none.
+        context_lens: int32 [num_seqs], tokens of each sequence before this call. Only `snapshots` need it;
+            None means that there were none.
         snapshots: which states in between are kept, and in which slots.
         rounding_seeds: int64 [num_seqs], for a pool in bfloat16: states are rounded stochastically, by random
             bits that depend on the seed of the sequence and on nothing else of the batch. Take another seed
