@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -39,6 +40,15 @@ def test_the_list_has_every_committed_csv_once() -> None:
     listed = [file.path for file in files]
     assert committed - within <= set(listed)
     assert len({file.name for file in files}) == len(set(listed)) == len(listed)
+
+
+def test_no_sweep_has_a_case_twice() -> None:
+    sweeps = [file for file in (*FILES, *CPU_FILES) if all(map(is_sweep, file.commands))]
+    there = [RESULTS / file.path for file in sweeps if (RESULTS / file.path).exists()]
+    assert len(there) > 20
+    for path in there:
+        cases = Counter((row["case_id"], row["metric"], row["protocol"]) for row in read_cells(path))
+        assert [case for case, count in cases.items() if count > 1] == [], path.name
 
 
 def test_what_the_readme_says_of_older_files_is_of_the_commits_in_their_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,8 +94,21 @@ def save_plot(
         }
         with house_style():
             figure.savefig(path, format=name, **settings[name])
+        if name == "svg":
+            path.write_text(_with_settled_clips(path.read_text(encoding="utf-8")), encoding="utf-8")
         paths.append(path)
     return paths
+
+
+def _with_settled_clips(svg: str) -> str:
+    """Name the clip paths after what is drawn: matplotlib's names vary with the last bit of their sizes."""
+    numbers = {name: number for number, name in enumerate(re.findall(r'<clipPath id="(\w+)"', svg))}
+
+    def named(prefix: str) -> str:
+        uses = re.compile(rf'(<clipPath id="|url\(#)({"|".join(numbers)})\b')
+        return uses.sub(lambda use: f"{use[1]}{prefix}{numbers[use[2]]}", svg) if numbers else svg
+
+    return named(f"clip-{hashlib.sha256(named('').encode()).hexdigest()[:8]}-")
 
 
 def drawings_of(rows: Iterable[Row], folder: str | Path, baseline: str | None = None) -> list[Drawing]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +91,19 @@ def test_text_is_text(tmp_path: Path) -> None:
     assert (
         "lightning2" not in drawn(time_plot(two_lines())).texts[0].get_text()
     )  # the suite is in the caption
+
+
+def test_clip_paths_are_named_after_what_is_drawn(tmp_path: Path) -> None:
+    figure = drawn(time_plot(two_lines()))
+    (first,) = save_plot(figure, tmp_path / "first", ["svg"])
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        box = axes.get_position()
+        axes.set_position((box.x0, box.y0, np.nextafter(box.width, 1), box.height))
+    (second,) = save_plot(figure, tmp_path / "second", ["svg"])
+    assert first.read_bytes() == second.read_bytes()
+    clips = set(re.findall(r'<clipPath id="(.+?)"', first.read_text()))
+    assert clips == set(re.findall(r"url\(#(.+?)\)", first.read_text())) != set()
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
