@@ -3,6 +3,7 @@
 state ← exp(−s) · state + kᵀ v,    o = scale · q · state
 """
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from ..common.allocate import empty_rows
 from ..common.call_kinds import KeptByKind, unobserved
 from ..common.flops import register_step_flops
 from ..common.switches import invariant
+from ..common.validate import autocast_dtype
 from .pool import check_kernel_dtype, check_kernel_pool
 from .rounding import round_stochastic
 from .step_call import StepCall, check_step
@@ -163,7 +165,9 @@ def _advance(q: Tensor, k: Tensor, v: Tensor, s: Tensor | None, state: Tensor, s
         update.addcmul_(state, (decay - keep).to(dtype))
         state.mul_(keep.to(dtype))
     state.add_(update)
-    o = torch.matmul(q.to(dtype)[:, :, None, :], state)[:, :, 0] * scale  # [b, hq, value_dim]
+    # Autocast would round the state.
+    with nullcontext() if autocast_dtype(q) is None else torch.autocast(q.device.type, enabled=False):
+        o = torch.matmul(q.to(dtype)[:, :, None, :], state)[:, :, 0] * scale  # [b, hq, value_dim]
     return o.to(q.dtype)
 
 

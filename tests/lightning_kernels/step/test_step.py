@@ -152,6 +152,14 @@ def test_every_element_is_written(step):
 
 
 @both
+def test_autocast_changes_nothing(step):
+    token, state = make_token(2, 2, 2, 16, 16, torch.float32), make_state(2, 2, 16, 16)
+    expected = step(*token, state=state.clone())
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        assert torch.equal(step(*token, state=state), expected)
+
+
+@both
 def test_an_empty_batch_is_an_empty_result(step):
     token = make_token(0, 2, 2, 16, 8, torch.float32)
     assert step(*token, state=make_state(0, 2, 16, 8)).shape == (0, 2, 8)
