@@ -18,6 +18,9 @@ RECOMPUTED: tuple[Recomputed, ...] = get_args(Recomputed)
 PARALLEL: tuple[Parallel, ...] = get_args(Parallel)
 NONE = "none"
 """How a suite writes the blank of each."""
+COMPILE_WORDS = tuple(word or NONE for word in COMPILED)
+RECOMPUTE_WORDS = tuple(word or NONE for word in RECOMPUTED)
+PARALLEL_WORDS = tuple(word or NONE for word in PARALLEL)
 
 
 @dataclass(frozen=True, order=True)

@@ -29,6 +29,7 @@ LENGTHS_ALLOWED = (
     f'an integer from 1 to {MAX_LENGTH}, "4k" for 4096, a list of them, or a range: "512..32768" doubles, '
     '"1k..4k:512" goes by steps of 512'
 )
+SEVERAL_ALLOWED = f"{LENGTHS_ALLOWED}, each from 2"
 BOUNDS_ALLOWED = (
     f"an integer from 1 to {MAX_LENGTH}, a list of them (any of), or a comparison such as "
     '"> 65536", ">= 512", "< 128", "<= 4k"'
@@ -104,6 +105,16 @@ def read_lengths(value: object) -> tuple[int, ...]:
         return read_range(item) if isinstance(item, str) else (_length(item, LENGTHS_ALLOWED),)
 
     return _collect(value, read, LENGTHS_ALLOWED)
+
+
+def read_several(value: object) -> tuple[int, ...]:
+    """Return numbers from 2: a prompt of one token is a decoding step, one new token needs none, one rank
+    shares with nobody.
+    """
+    lengths = read_lengths(value)
+    if faults := [f"{length} is too few; allowed: {SEVERAL_ALLOWED}" for length in lengths if length < 2]:
+        raise Faults(*faults)
+    return lengths
 
 
 def read_range(text: str) -> tuple[int, ...]:

@@ -5,107 +5,29 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
-from pathlib import Path
-from typing import Any
 
-from lightning_bench.case import DIRECTIONS, DTYPES, Case, Device, Direction, Dtype, Family, Metric, Shape
+from lightning_bench.case import Case, Device, Direction, Dtype, Family, Metric, Shape
 from lightning_bench.errors import UsageError
-from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.suite.axes import (
-    Faults,
     distinct,
     family_is_known,
     family_of,
     packed_batch,
-    read_lengths,
-    read_packings,
-    read_parts,
-    read_providers,
-    read_words,
     uneven_heads,
 )
 from lightning_bench.suite.model import Group, Suite
 from lightning_bench.suite.model_groups import (
-    COMPILE_WORDS,
-    PARALLEL_WORDS,
-    RECOMPUTE_WORDS,
     GenerateGroup,
     TrainGroup,
     expand_models,
-    read_several,
 )
+from lightning_bench.suite.overrides import Overrides, checked_overrides
 from lightning_bench.variant import Variant, packing_label, read_packing
 
 MOST_CELLS = 100_000
 """Cells of a suite, those that are excluded too: more are a mistake, and would fill the memory."""
-
-_AXES = (
-    "providers",
-    "direction",
-    "dtype",
-    "batch",
-    "heads",
-    "seq_len",
-    "head_dim",
-    "value_dim",
-    "kv_heads",
-    "layer",
-    "rank",
-    "packing",
-    "ranks",
-)
-
-_OF_MODELS = ("model", "tokens", "compile", "recompute", "prompt", "new_tokens", "parallel")
-"""Axes that only whole models have."""
-
-_SPECS = {"providers": "--provider", "added": "--provider", "kernels": "--kernel"}
-"""The fields of `Overrides` that name providers, and the options that set them."""
-
-_WORDS: dict[str, tuple[str, ...]] = {
-    "direction": DIRECTIONS,
-    "dtype": DTYPES,
-    "model": tuple(MODELS),
-    "compile": COMPILE_WORDS,
-    "recompute": RECOMPUTE_WORDS,
-    "parallel": PARALLEL_WORDS,
-}
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """Axes that replace those of every group; None leaves an axis as the suite has it.
-
-    A provider that groups of the suite name runs only in these groups, any other provider in every group; so
-    does a model.
-    Those `added` join the providers of the groups that have one of their family. `kernels` run together with
-    `providers` in every group that has a provider of a kernel's family. In a suite without that family both
-    run in every group. `packing` replaces `seq_len` too.
-    """
-
-    providers: tuple[str, ...] | None = None
-    added: tuple[str, ...] | None = None
-    kernels: tuple[str, ...] | None = None
-    seq_len: tuple[int, ...] | None = None
-    head_dim: tuple[int, ...] | None = None
-    value_dim: tuple[int, ...] | None = None
-    dtype: tuple[Dtype, ...] | None = None
-    batch: tuple[int, ...] | None = None
-    heads: tuple[int, ...] | None = None
-    direction: tuple[Direction, ...] | None = None
-    kv_heads: tuple[int, ...] | None = None
-    layer: tuple[str, ...] | None = None
-    rank: tuple[str, ...] | None = None
-    packing: tuple[str, ...] | None = None
-    ranks: tuple[int, ...] | None = None
-    model: tuple[str, ...] | None = None
-    tokens: tuple[int, ...] | None = None
-    compile: tuple[str, ...] | None = None
-    recompute: tuple[str, ...] | None = None
-    prompt: tuple[int, ...] | None = None
-    new_tokens: tuple[int, ...] | None = None
-    parallel: tuple[str, ...] | None = None
 
 
 def expand(suite: Suite, overrides: Overrides, device: Device, metric: Metric = "speed") -> list[Case]:
@@ -119,7 +41,7 @@ def expand(suite: Suite, overrides: Overrides, device: Device, metric: Metric = 
     """
     overrides = checked_overrides(overrides)
     if groups := _groups_of_models(suite, metric):
-        return expand_models(suite, groups, overrides, device)
+        return expand_models(suite.name, groups, overrides, device)
     if metric in ("train", "generate") or not suite.groups:
         raise UsageError(_of_other_metrics(suite, metric))
     ordered: dict[Shape, dict[Direction, dict[Case, None]]] = {}
@@ -269,6 +191,9 @@ class _Axes:
         )
 
 
+_AXES = tuple(field.name for field in fields(_Axes))
+
+
 def _providers(suite: Suite, overrides: Overrides) -> list[tuple[str, ...]]:
     """Return the providers that run in each group of the suite."""
     given, added, kernels = overrides.providers, overrides.added or (), overrides.kernels
@@ -328,36 +253,3 @@ def _why_empty(index: int, group: Group, axes: _Axes, left_out: Counter[int]) ->
         f"{count} by exclude[{entry}] {group.exclude[entry]}" for entry, count in sorted(left_out.items())
     )
     return f"group[{index}]: all {left_out.total()} cells left out, {entries}; axes: {axes}"
-
-
-def checked_overrides(overrides: Overrides) -> Overrides:
-    """Return the axes as rows have them. UsageError names every option of the command line that is wrong."""
-    faults: list[str] = []
-    checked: dict[str, Any] = {}
-    for axis in (*_SPECS, *_AXES[1:], *_OF_MODELS):
-        values = getattr(overrides, axis)
-        if values is None:
-            continue
-        try:
-            checked[axis] = _read(axis, values)
-        except Faults as error:
-            option = _SPECS.get(axis) or "--" + axis.replace("_", "-")
-            faults += [f"{option}: {fault}" for fault in error.faults]
-    if faults:
-        raise UsageError("\n".join(faults))
-    return replace(overrides, **checked)
-
-
-def _read(axis: str, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ...] | tuple[int, ...]:
-    once = distinct(values)
-    if axis in _SPECS:
-        return read_providers(once, Path.cwd())
-    if axis in _WORDS:
-        return read_words(once, _WORDS[axis])
-    if axis in ("prompt", "new_tokens"):
-        return read_several(once)
-    if axis == "layer":
-        return read_parts(once, "layer")
-    if axis == "rank":
-        return read_parts(once, "rank")
-    return read_packings(once) if axis == "packing" else read_lengths(once)

@@ -5,43 +5,44 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lightning_bench.case import DTYPES, Case, Device, Direction, Dtype, Shape
 from lightning_bench.errors import UsageError
 from lightning_bench.model_run import (
-    COMPILED,
+    COMPILE_WORDS,
     NONE,
-    PARALLEL,
-    RECOMPUTED,
+    PARALLEL_WORDS,
+    RECOMPUTE_WORDS,
     ModelRun,
     read_compiled,
     read_parallel,
     read_recomputed,
 )
 from lightning_bench.models.model_sizes import MODELS
-from lightning_bench.suite.axes import LENGTHS_ALLOWED, Faults, family_of, read_lengths, read_words
+from lightning_bench.suite.axes import (
+    LENGTHS_ALLOWED,
+    SEVERAL_ALLOWED,
+    Faults,
+    family_of,
+    read_lengths,
+    read_several,
+    read_words,
+)
 from lightning_bench.suite.fields import Providers
-
-if TYPE_CHECKING:
-    from lightning_bench.suite.expand import Overrides
-    from lightning_bench.suite.model import Suite
+from lightning_bench.suite.overrides import Overrides
 
 TRAINED_DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
 """fp16 would need a scaled loss, which the steps do not have."""
-COMPILE_WORDS = tuple(word or NONE for word in COMPILED)
-RECOMPUTE_WORDS = tuple(word or NONE for word in RECOMPUTED)
-PARALLEL_WORDS = tuple(word or NONE for word in PARALLEL)
 TRAIN_ALLOWED = "tables headed [[train]]"
 GENERATE_ALLOWED = "tables headed [[generate]]"
-SEVERAL_ALLOWED = f"{LENGTHS_ALLOWED}, each from 2"
 
 _Lengths = Annotated[tuple[int, ...], BeforeValidator(read_lengths), Field(description=LENGTHS_ALLOWED)]
 _Several = Annotated[
     tuple[int, ...],
-    BeforeValidator(lambda value: read_several(value)),
+    BeforeValidator(read_several),
     Field(description=SEVERAL_ALLOWED),
 ]
 _Models = Annotated[
@@ -74,16 +75,6 @@ _Parallel = Annotated[
     BeforeValidator(lambda value: read_words(value, PARALLEL_WORDS)),
     Field(description=", ".join(PARALLEL_WORDS)),
 ]
-
-
-def read_several(value: object) -> tuple[int, ...]:
-    """Return numbers from 2: a prompt of one token is a decoding step, one new token needs none, one rank
-    shares with nobody.
-    """
-    lengths = read_lengths(value)
-    if faults := [f"{length} is too few; allowed: {SEVERAL_ALLOWED}" for length in lengths if length < 2]:
-        raise Faults(*faults)
-    return lengths
 
 
 class _ModelGroup(BaseModel):
@@ -177,7 +168,7 @@ class GenerateGroup(_ModelGroup):
 
 
 def expand_models(
-    suite: Suite, groups: Sequence[TrainGroup | GenerateGroup], overrides: Overrides, device: Device
+    suite: str, groups: Sequence[TrainGroup | GenerateGroup], overrides: Overrides, device: Device
 ) -> list[Case]:
     """Return the cases of groups of a suite: by model, then shape, with providers in the suite's order.
 
@@ -200,7 +191,7 @@ def expand_models(
         asked = overrides.model or [name for group in groups for name in group.model]
         wanted = sorted({MODELS[name].family for name in asked})
         raise UsageError(
-            f"suite {suite.name}: none of the providers has the attention of a model that is run: "
+            f"suite {suite}: none of the providers has the attention of a model that is run: "
             f"{', '.join(dict.fromkeys(asked))}; allowed: providers of {' or '.join(wanted)}"
         )
     if overrides.ranks:

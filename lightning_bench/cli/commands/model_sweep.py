@@ -81,10 +81,10 @@ class ModelAxes:
 
     def parsed(self, dtypes: Sequence[Dtype], **others: Any) -> Overrides:
         """Return these axes parsed, and `others`. UsageError names the option that is wrong."""
+        from lightning_bench.model_run import COMPILE_WORDS
         from lightning_bench.models.model_sizes import MODELS
         from lightning_bench.run.planner import check_providers
         from lightning_bench.suite import Overrides, parse_providers
-        from lightning_bench.suite.model_groups import COMPILE_WORDS
 
         names = split(self.provider)
         check_providers((), (), names)

@@ -67,7 +67,8 @@ class TrainAxes(ModelAxes):
 
     def overrides(self) -> Overrides:
         """Return the axes parsed. UsageError names the option that is wrong."""
-        from lightning_bench.suite.model_groups import PARALLEL_WORDS, RECOMPUTE_WORDS, TRAINED_DTYPES
+        from lightning_bench.model_run import PARALLEL_WORDS, RECOMPUTE_WORDS
+        from lightning_bench.suite.model_groups import TRAINED_DTYPES
 
         return self.parsed(
             TRAINED_DTYPES,
