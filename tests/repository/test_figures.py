@@ -45,6 +45,15 @@ def test_tokens_per_second_of_training():
     assert {row.provider for (line, *_), row in training_rows().items() if line == "LLaMA"} == {"flash4"}
 
 
+def test_lengths_of_training_are_alike():
+    apart = []
+    for size in ("0.4b", "1b", "3b"):
+        rates = [tokens_per_s(*key) for key in training_rows() if key[:2] == ("LA2", size) and key[2] >= 2048]
+        apart.append(f"{100 * (max(rates) / min(rates) - 1):.1f} %")
+    text = " ".join((ROOT / "docs" / "train.md").read_text().split())
+    assert f"of LA2 are {apart[0]} apart in 0.4B, {apart[1]} in 1B and {apart[2]} in 3B" in text
+
+
 def test_softmax_attentions_of_training():
     text = " ".join((ROOT / "docs" / "train.md").read_text().split())
     rate = {(row.provider, row.model, row.seq_len): row.tokens_per_s for row in read_records(TRAINING)}
