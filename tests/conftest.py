@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.forked_workers import fork_workers
-from tests.support.page_in_chromium import chromium, opened  # noqa: F401 (fixtures)
+from tests.support.page_in_chromium import chromium, opened, screen  # noqa: F401 (fixtures)
 from tests.support.workspace import NOT_INHERITED, Ran, Workspace, is_gone, until
 
 # Where the test extra is not installed, on a borrowed GPU say, the other tests still run; in CI it must be.

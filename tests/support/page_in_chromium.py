@@ -109,6 +109,18 @@ def opened(chromium: Driver, tmp_path: Path) -> Iterator[Open]:
     chromium.execute_script("localStorage.clear()")
 
 
+@pytest.fixture
+def screen(chromium: Driver) -> Iterator[Any]:
+    """Set the size of the screen; afterwards it is as it was."""
+
+    def set_it(width: int, height: int) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    yield set_it
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def find(page: Driver, selector: str) -> list[Any]:
     return list(page.find_elements("css selector", selector))
 

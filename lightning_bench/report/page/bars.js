@@ -8,7 +8,7 @@ function rankedOn(section, line, kind) {
   const { value, text } = section.kinds[kind];
   const found = section.columns.flatMap((column, at) => {
     const index = indexOf(section, line, at);
-    if (!(value[index] > 0) || !shownColumn(section, at) || !ofRun(section.cases[index])) return [];
+    if (!(value[index] > 0) || !shownColumn(section, at) || !shownCase(section.cases[index])) return [];
     return [{ name: columnName(column), family: column[2], value: value[index], text: text[index], at: section.cases[index], cell: cellName(section, line, at), line, n: 1 }];
   });
   const up = data.higher.includes(kind) ? -1 : 1;
@@ -43,13 +43,14 @@ function barsOf(section, choice, kind, width) {
   const right = width - 92;
   const start = logarithmic ? low / 1.6 : 0;
   const x = (v) => left + (logarithmic ? Math.log(v / start) / Math.log(top / start) : v / top) * (right - left);
-  const ticks = logarithmic ? valueTicks(start, top) : evenTicks(top);
-  for (const tick of ticks) {
+  for (const tick of clearTicks(logarithmic ? valueTicks(start, top) : evenTicks(top), x, number)) {
     svg.append(draw("path", { class: "grid", d: `M${x(tick)},4V${foot}` }));
     svg.append(draw("text", { x: x(tick), y: foot + 15, "text-anchor": "middle" }, number(tick)));
   }
-  const unit = `${data.kinds[kind]}${logarithmic ? ", logarithmic" : ""}; upright stroke: the minimum`;
-  svg.append(draw("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle", class: "unit" }, unit));
+  const least = bars.map((bar) => (kind === "ms" ? field(bar.at, "floor_ms") : leastOf(bar.at, kind)));
+  const drawn = (value) => value !== null && value >= start && value <= top;
+  const unit = `${data.kinds[kind]}${logarithmic ? ", logarithmic" : ""}${least.some(drawn) ? "; upright stroke: the minimum" : ""}`;
+  svg.append(axisText(unit, (left + right) / 2, width, height));
   bars.forEach((bar, at) => {
     bar.x = x(bar.value);
     bar.y = at * ROW + 14;
@@ -59,10 +60,16 @@ function barsOf(section, choice, kind, width) {
       svg.append(draw("circle", { class: "bar", "data-series": bar.name, cx: bar.x, cy: bar.y, r: 4.5 }));
     } else svg.append(draw("rect", { class: "bar", "data-series": bar.name, x: left, y: bar.y - 6, width: Math.max(1, bar.x - left), height: 12 }));
     svg.append(draw("text", { x: bar.x + 9, y: bar.y + 4, class: "figure" }, bar.text));
-    const least = kind === "ms" ? field(bar.at, "floor_ms") : leastOf(bar.at, kind);
-    if (least !== null && least >= start && least <= top) svg.append(draw("path", { class: "least", d: `M${x(least)},${bar.y - 8}v16` }));
+    if (drawn(least[at])) svg.append(draw("path", { class: "least", d: `M${x(least[at])},${bar.y - 8}v16` }));
   });
   return { svg, spots: bars, width };
+}
+
+/** The text below an axis: around its middle, moved to where its letters are not cut off. */
+function axisText(text, middle, width, height) {
+  const half = Math.min(text.length * 3.2, width / 2);
+  const x = Math.min(Math.max(middle, half), width - half);
+  return draw("text", { x, y: height - 6, "text-anchor": "middle", class: "unit" }, text);
 }
 
 function evenTicks(top) {
@@ -83,12 +90,14 @@ function distributionOf(section, line, width) {
   const right = width - 100;
   const x = (v) => left + 6 + ((Math.min(Math.max(v, low), high) - low) / (high - low)) * (right - left - 12);
   const step = niceStep(high - low);
-  for (let tick = Math.ceil(low / step) * step; tick <= high; tick += step) {
+  const ticks = Array.from({ length: Math.floor(high / step) - Math.ceil(low / step) + 1 }, (_, at) => (Math.ceil(low / step) + at) * step);
+  const text = (tick) => `${number(Math.round(tick * 1e6) / 1e6)}${common ? "" : " %"}`;
+  for (const tick of clearTicks(ticks, x, text)) {
     svg.append(draw("path", { class: "grid", d: `M${x(tick)},4V${foot}` }));
-    svg.append(draw("text", { x: x(tick), y: foot + 15, "text-anchor": "middle" }, `${number(Math.round(tick * 1e6) / 1e6)}${common ? "" : " %"}`));
+    svg.append(draw("text", { x: x(tick), y: foot + 15, "text-anchor": "middle" }, text(tick)));
   }
-  const unit = common ? "ms per sample; stroke: the median" : "deviation of each sample from its provider's median; stroke: the median";
-  svg.append(draw("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle", class: "unit" }, unit));
+  const unit = common ? "ms per sample; stroke: the median" : "deviation from the provider's median; stroke: the median";
+  svg.append(axisText(unit, (left + right) / 2, width, height));
   rows.forEach((row, at) => {
     row.x = x(common ? medians[at] : 0);
     row.y = at * ROW + 14;

@@ -79,17 +79,21 @@ function kindOf(section) {
   return state.kind in section.kinds ? state.kind : Object.keys(section.kinds)[0];
 }
 
-/** Whether the tools let a line of a section, a column or one of its figures be seen. */
+// What the tools let be seen: tables, plots and downloads all ask these three.
+
+/** Whether a line of a section is shown, by its length. */
 function shownLine(section, line) {
   const n = section.lines[line].n;
   return n >= state.least && n <= state.most;
 }
 
+/** Whether a column is shown, by its provider. */
 function shownColumn(section, column) {
   return !state.hidden.has(section.columns[column][0]);
 }
 
-function ofRun(at) {
+/** Whether the figure of a case is shown, by the run that it is of. */
+function shownCase(at) {
   return !state.run || at < 0 || field(at, "harness_commit") === state.run;
 }
 

@@ -1,7 +1,7 @@
 // One case in a dialog: its row with what each column means, and the samples behind its figure.
 
 const SAMPLE_NAMES = {
-  samples_ms: "Cold samples, ms, in the order of the run",
+  samples_ms: "Samples, ms, in the order of the run",
   call_ms: "What an eager caller waited, launch included, ms",
   graph_ms: "CUDA-graph replays, ms",
   sm_clock_mhz: "SM clock read between the samples, MHz",
@@ -60,7 +60,7 @@ function sampleParts(at, name, values) {
 
 /** Samples as dots in their order, with the median and its 95 % interval. */
 function strip(at, values) {
-  const [width, height, left] = [640, 170, 64];
+  const [width, height, left] = [Math.min(640, innerWidth - 60), 170, 64]; // as wide as the dialog: its letters keep their size
   const [low, high] = [field(at, "ci_low_ms"), field(at, "ci_high_ms")];
   const median = field(at, "median_ms");
   const known = [...values, low, high, median].filter((value) => value !== null);

@@ -11,7 +11,7 @@ function seriesOf(section, choice, name) {
         const index = indexOf(section, line, at);
         const found = section.cases[index];
         const place = section.lines[line][choice.over === "batch" ? "batch" : "n"];
-        if (!(value[index] > 0) || !(place > 0) || !ofRun(found)) return [];
+        if (!(value[index] > 0) || !(place > 0) || !shownCase(found)) return [];
         return [{ n: place, line, value: value[index], text: text[index], at: found, cell: cellName(section, line, at), band: bandOf(found, name) }];
       }),
     }))
@@ -59,22 +59,23 @@ function chartOf(section, choice, kind, width) {
   if (!series.some((line) => line.points.length > 1)) return null;
   const reference = referenceOf(section, choice, kind);
   const longest = Math.max(...series.map((line) => line.name.length), reference ? reference.name.length : 0);
-  const room = Math.min(width * 0.42, 24 + Math.min(longest, 40) * 6.6);
+  const room = Math.min(width * 0.5, 24 + Math.min(longest, 40) * 6.6);
   const height = Math.round(Math.max(240, Math.min(430, width * 0.58), (series.length + 1) * 14 + 60));
-  const box = { left: 58, right: room, top: 10, bottom: 40 };
-  const right = width - box.right;
-  const foot = height - box.bottom;
   const points = series.flatMap((line) => line.points);
   const places = points.map((point) => point.n);
   const values = [...points.flatMap((point) => [point.value, ...(point.band ?? [])]), ...(reference ? reference.points.values() : [])];
   const [low, high] = span(values, 1.08);
   const [first, last] = span(places, 1.12);
+  const ticks = valueTicks(low, high);
+  const box = { left: 26 + 7 * Math.max(4, ...ticks.map((tick) => number(tick).length)), right: room, top: 10, bottom: 40 };
+  const right = width - box.right;
+  const foot = height - box.bottom;
   const x = (n) => box.left + (Math.log(n / first) / Math.log(last / first)) * (right - box.left);
   const y = (v) => foot - (Math.log(v / low) / Math.log(high / low)) * (foot - box.top);
   const over = choice.over === "batch" ? "batch" : "sequence length n (tokens)";
   const label = `${data.kinds[kind]} against ${over}, ${series.length} lines. Arrow keys go from point to point, Enter opens its samples; the table has the same figures.`;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "application", "aria-label": label });
-  for (const tick of valueTicks(low, high)) {
+  for (const tick of ticks) {
     svg.append(draw("path", { class: "grid", d: `M${box.left},${y(tick)}H${right}` }));
     svg.append(draw("text", { x: box.left - 7, y: y(tick) + 4, "text-anchor": "end" }, number(tick)));
   }

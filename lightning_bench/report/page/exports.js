@@ -27,7 +27,7 @@ function casesShown(section) {
   return section.lines.flatMap((_, line) =>
     section.columns.flatMap((_, column) => {
       const at = section.cases[indexOf(section, line, column)];
-      return at >= 0 && shownLine(section, line) && shownColumn(section, column) && ofRun(at) ? [at] : [];
+      return at >= 0 && shownLine(section, line) && shownColumn(section, column) && shownCase(at) ? [at] : [];
     }),
   );
 }
@@ -55,7 +55,7 @@ function markdownOf(section) {
     if (!shownLine(section, at)) return [];
     const figures = columns.map((column) => {
       const index = indexOf(section, at, column);
-      const text = ofRun(section.cases[index]) ? escaped(kind.text[index]) : "";
+      const text = shownCase(section.cases[index]) ? escaped(kind.text[index]) : "";
       return best.has(index) && text ? `**${text}**` : text;
     });
     return [[...line.texts, ...figures]];

@@ -5,14 +5,30 @@ function say(text) {
   one("#said").textContent = text;
 }
 
+function inSuite(section) {
+  return state.suite === "*" || section.suite === state.suite || !one("#suites");
+}
+
+/** Offer the figures that the suite's tables have, and mark the one that they show. */
+function offerKinds() {
+  const suite = sections.filter(inSuite);
+  const offered = new Set(suite.flatMap((section) => Object.keys(section.kinds)));
+  const shown = offered.has(state.kind) || !suite.length ? state.kind : kindOf(suite[0]);
+  for (const radio of all("input[name=kind]")) {
+    radio.parentElement.hidden = !offered.has(radio.value);
+    radio.checked = radio.value === shown;
+  }
+  const box = one("#metric");
+  if (box) box.hidden = all("label:not([hidden])", box).length < 2;
+}
+
 /** Show the sections of the suite and machine that hold every word; returns how many those are. */
 function match() {
   const wanted = state.words.toLowerCase().split(/\s+/).filter(Boolean);
   let count = 0;
   for (const section of sections) {
-    const inSuite = state.suite === "*" || section.suite === state.suite || all("#suites [role=tab]").length === 0;
     const here = !state.machine || section.machine === state.machine;
-    const found = inSuite && here && wanted.every((word) => section.element.dataset.words.includes(word));
+    const found = inSuite(section) && here && wanted.every((word) => section.element.dataset.words.includes(word));
     section.element.hidden = !found;
     count += found;
   }
@@ -23,6 +39,7 @@ function match() {
 /** Show what the state asks for, everywhere on the page. */
 function apply() {
   const count = match();
+  offerKinds();
   for (const section of sections) {
     fill(section);
     hide(section);
@@ -35,9 +52,8 @@ function apply() {
     tab.setAttribute("aria-selected", chosen);
     tab.tabIndex = chosen ? 0 : -1;
   }
-  const of = state.suite === "*" || state.suite === null ? sections.length : sections.filter((section) => section.suite === state.suite).length;
   const less = state.hidden.size ? `, ${state.hidden.size} providers hidden` : "";
-  const text = `${count} of ${of} tables shown${less}.`;
+  const text = `${count} of ${sections.filter(inSuite).length} tables shown${less}.`;
   say(count ? text : `${text} No table here has all these words.`);
 }
 
@@ -46,7 +62,6 @@ function readTools() {
   const form = one("#tools");
   const text = (id) => one(id)?.value ?? "";
   keep({
-    kind: one("input[name=kind]:checked", form)?.value ?? null,
     hidden: new Set(all("input[name=provider]:not(:checked)", form).map((box) => box.value)),
     least: Number(text("#least")) || 0,
     most: Number(text("#most")) || Infinity,
@@ -61,7 +76,6 @@ function readTools() {
 /** Set the tools to the state, as it came from the address. */
 function writeTools() {
   const set = (id, value) => one(id) && (one(id).value = value);
-  for (const radio of all("input[name=kind]")) radio.checked = radio.value === state.kind;
   for (const box of all("input[name=provider]")) box.checked = !state.hidden.has(box.value);
   set("#words", state.words);
   set("#least", state.least || "");
@@ -76,21 +90,31 @@ function followAddress() {
   readAddress();
   writeTools();
   apply();
+  measureBar();
   const target = sectionNamed.get(state.view);
   if (target) target.element.scrollIntoView();
   showCell();
 }
 
+/** Tell the style how high the tools are, which stay at the top: no heading may come under them. */
+function measureBar() {
+  document.documentElement.style.setProperty("--bar", `${one("#tools").offsetHeight}px`);
+}
+
 function listenToTools() {
   const form = one("#tools");
   form.hidden = false;
-  form.addEventListener("input", readTools);
+  form.addEventListener("input", (event) => {
+    if (event.target.name === "kind") state.kind = event.target.value;
+    readTools();
+  });
   form.addEventListener("change", (event) => event.target.localName === "select" && readTools());
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(readTools));
-  const measure = () => document.documentElement.style.setProperty("--bar", `${form.offsetHeight}px`);
-  measure(); // at once, since the address may lead to a view
-  new ResizeObserver(measure).observe(form);
+  form.addEventListener("reset", () => {
+    state.kind = DEFAULTS.kind;
+    setTimeout(readTools);
+  });
+  new ResizeObserver(measureBar).observe(form);
   addEventListener("hashchange", followAddress);
   addEventListener("popstate", followAddress);
 }

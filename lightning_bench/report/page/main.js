@@ -7,7 +7,6 @@ listenToTools();
 listenToSuites();
 listenToPermalinks();
 sections.forEach((section) => {
-  section.shown = `${Object.keys(section.kinds)[0]} `;
   listenToTable(section);
   furnish(section);
 });

@@ -77,6 +77,17 @@ function valueTicks(low, high) {
   return ticks;
 }
 
+/** The ticks whose labels, of letters 6 wide and centred at `x`, stay clear of those before them. */
+function clearTicks(ticks, x, text) {
+  let end = -Infinity;
+  return ticks.filter((tick) => {
+    const half = text(tick).length * 3.5;
+    if (x(tick) - half < end + 6) return false;
+    end = x(tick) + half;
+    return true;
+  });
+}
+
 const GREY = "#9a9a9a";
 
 /** The stroke of a provider: grey where color could not tell it apart. */

@@ -14,19 +14,21 @@ function partsOf(section) {
   return section.parts;
 }
 
-/** Write the section's figures in its present kind, those of other runs as blanks. */
+/** Write the section's figures in its present kind, those that are not shown as blanks. */
 function fill(section) {
+  if (!section.table) return;
   const name = kindOf(section);
-  if (!section.table || section.shown === `${name} ${state.run}`) return;
-  section.shown = `${name} ${state.run}`;
   const kind = section.kinds[name];
-  const best = new Set(kind.best);
+  const wanted = one("input[name=kind]:checked")?.value ?? name;
   one("caption", section.table).textContent =
-    state.kind === null || name === state.kind || Object.keys(section.kinds).length === 1
-      ? kind.unit
-      : `${kind.unit} (no ${data.kinds[state.kind]} in these rows)`;
+    name === wanted || Object.keys(section.kinds).length === 1 ? kind.unit : `${kind.unit} (no ${data.kinds[wanted]} in these rows)`;
+  const blank = section.cases.map((at) => !shownCase(at));
+  const figures = `${name} ${blank.flatMap((is, at) => (is ? [at] : []))}`;
+  if (figures === (section.figures ?? `${Object.keys(section.kinds)[0]} `)) return; // the page came with those of its first kind
+  section.figures = figures;
+  const best = new Set(kind.best);
   partsOf(section).cells.forEach((cell, at) => {
-    const seen = ofRun(section.cases[at]);
+    const seen = !blank[at];
     (cell.firstElementChild ?? cell).textContent = seen ? kind.text[at] : "";
     cell.classList.toggle("best", seen && best.has(at));
   });

@@ -79,6 +79,7 @@ def test_the_figure_is_switched_in_tables_and_plots(opened: Open) -> None:
         "speedup": (["2.00×", "1.00×"], "speedup"),
         "ms": (["0.4000", "0.8000"], "ms"),
     }
+    assert texts(page, "section.table caption")[1] == "ms, median of cold samples"
     page.find_element(By.CSS_SELECTOR, "input[value=speedup]").click()  # the second table has no flash2
     captions = texts(page, "section.table caption")
     assert captions[1] == "ms, median of cold samples (no speedup in these rows)"
@@ -89,6 +90,7 @@ def test_plots_name_lengths_as_those_in_print_do(opened: Open) -> None:
     assert [text for text in labels if text.endswith("K") or text == "512"] == [
         length_text(n) for n in (512, 1024, 2048)
     ]
+    assert "sequence length n (tokens)" in labels
 
 
 def test_plots_say_the_value_under_the_pointer(opened: Open) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,18 +50,6 @@ def h200(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("h200") / "index.html"
     path.write_text(FORMATS["html"](make_report([ROOT / "results" / "h200"])), encoding="utf-8")
     return path.as_uri()
-
-
-@pytest.fixture
-def screen(chromium: Driver) -> Iterator[Any]:
-    """Set the size of the screen; afterwards it is as it was."""
-
-    def set_it(width: int, height: int) -> None:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-    yield set_it
-    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def bottom(page: Driver, selector: str) -> float:
@@ -273,7 +260,7 @@ def test_samples_are_shown_as_a_distribution(opened: Open) -> None:
     assert len(find(page, "#story-speed-fwd path.dots")) == 2
     dots = find(page, "#story-speed-fwd path.dots")[0].get_attribute("d")
     assert dots.count("h0") == 20
-    assert "deviation of each sample" in texts(page, "#story-speed-fwd .unit")[0]
+    assert "deviation from the provider's median" in texts(page, "#story-speed-fwd .unit")[0]
     assert "plot=story-speed-fwd%2Fsamples-n1024" in page.current_url
 
 
@@ -294,6 +281,32 @@ def test_figures_of_other_runs_are_left_out(opened: Open) -> None:
     Select(page.find_element(By.ID, "run")).select_by_value("abc")
     until(lambda: body(page)[0] == ["512", "0.3000", ""])
     assert "flash2" not in texts(page, "#story-speed-fwd .name")
+
+
+def test_only_figures_of_the_suite_are_offered(opened: Open) -> None:
+    def offered() -> tuple[list[str], list[str]]:
+        marked = find(page, "#metric input:checked")
+        return list(filter(None, texts(page, "#metric label"))), [
+            box.get_attribute("value") for box in marked
+        ]
+
+    page = opened(*STORY, *trained())
+    times = ["ms", "speedup", "TFLOP/s", "× floor", "ns per token"]
+    assert offered() == (times, ["ms"])
+    page.find_element(By.CSS_SELECTOR, "input[value=floor]").click()
+    tabs = {tab.text: tab for tab in find(page, "#suites [role=tab]")}
+    tabs["table1"].click()
+    assert offered() == (["tokens/s", "MFU, %", "MiB", "ms by phase", "mJ per token"], ["tgs"])
+    captions = texts(page, "section.table:not([hidden]) caption")
+    assert captions
+    assert not [caption for caption in captions if "in these rows" in caption]
+    page.find_element(By.ID, "words").send_keys("training")  # another tool leaves the figure as it is
+    assert "kind=floor" in page.current_url
+    page.find_element(By.ID, "words").clear()
+    tabs["story"].click()
+    assert offered() == (times, ["floor"])
+    page.find_element(By.ID, "reset").click()
+    until(lambda: offered() == (times, ["ms"]))
 
 
 PARTS = (

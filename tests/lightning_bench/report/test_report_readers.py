@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from selenium.webdriver.common.action_chains import ActionChains
@@ -10,6 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support.page_in_chromium import Open, body, cell, find, texts, until
+from tests.support.trained_rows import trained
 
 NASTY = (
     "</script><script>window.hacked=1</script><!--<script> --><img src=x onerror=window.hacked=2> "
@@ -155,15 +157,64 @@ def test_a_page_of_failed_rows_says_so(opened: Open) -> None:
     assert find(page, ".plot") == []
 
 
-def test_nothing_is_fetched_and_a_narrow_screen_needs_no_sideways_scrolling(opened: Open) -> None:
-    page = opened()
-    assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
-    metrics = {"width": 375, "height": 700, "deviceScaleFactor": 1, "mobile": True}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        assert page.execute_script("return document.documentElement.scrollWidth") <= 375
-    finally:
-        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+def test_nothing_is_fetched(opened: Open) -> None:
+    assert opened().execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+CLASHES = """
+const found = [];
+for (const svg of document.querySelectorAll('.plot svg')) {
+  const frame = svg.getBoundingClientRect();
+  const texts = [...svg.querySelectorAll('text')].map((t) => [t.textContent, t.getBoundingClientRect()]);
+  texts.forEach(([text, a], at) => {
+    if (a.left < frame.left - 1 || a.right > frame.right + 1) found.push(`${text} is cut off`);
+    for (const [other, b] of texts.slice(at + 1))
+      if (Math.min(a.right, b.right) > Math.max(a.left, b.left) + 1 &&
+          Math.min(a.bottom, b.bottom) > Math.max(a.top, b.top) + 4) found.push(`${text} is on ${other}`);
+  });
+}
+return found;
+"""
+
+
+def test_labels_of_plots_on_a_narrow_screen_stay_clear_of_each_other(opened: Open, screen: Any) -> None:
+    screen(390, 844)
+    names = ("ours", "fla-retention-fused-chunk", "slow")
+    lines = [cell(name, n, 0.01 * 30**at * n) for at, name in enumerate(names) for n in (512, 1024)]
+    bars = [cell(name, 512, 0.01 * 30**at, direction="bwd") for at, name in enumerate(names)]
+    page = opened(*lines, *bars, *(replace(row, machine_id=lines[0].machine_id) for row in trained()))
+
+    def look(view: str, plot: str = "0") -> None:
+        page.execute_script("location.hash = arguments[0]", f"view={view}&plot={view}/{plot}")
+        until(lambda: bool(find(page, f"#{view} .plot svg")))
+        assert page.execute_script(CLASHES) == [], (view, plot)
+
+    look("story-speed-fwd")
+    look("story-speed-fwd", "samples-n512")
+    look("story-speed-bwd")
+    look("table1-train-fwd_bwd")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_tables_and_samples_can_be_read_on_a_narrow_screen(opened: Open, screen: Any) -> None:
+    screen(390, 844)
+    names = [f"lightning-official-no-decay-{at}" for at in range(10)]
+    page = opened(*(cell(name, 512, 0.1, family="gateloop_complex") for name in names))
+    page.find_element(By.CSS_SELECTOR, "input[value=floor]").click()
+    table, heads, caption = (
+        find(page, f"section.table {selector}")[0].rect["width"]
+        for selector in (".scroll", "table.turned tbody th", "caption")
+    )
+    assert heads < table / 2
+    assert caption <= table
+    titles = page.execute_script(
+        "return [...document.querySelectorAll('#environment ~ details tr:first-child td')]"
+        ".map((cell) => getComputedStyle(cell, '::before').content)"
+    )
+    assert titles[:2] == ['"capability: "', '"driver: "']
+    page.execute_script("document.querySelector('section.table td a').click()")
+    until(lambda: len(find(page, "#case .strip text")) == 3)
+    assert all(text.rect["height"] > 10 for text in find(page, "#case .strip text"))
 
 
 def test_ten_thousand_rows_open_at_once(opened: Open) -> None:
