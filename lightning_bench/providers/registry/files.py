@@ -22,7 +22,7 @@ from lightning_bench.providers.registry.checked import (
 )
 from lightning_bench.providers.registry.functions import function_provider, is_function
 from lightning_bench.providers.registry.packages import installed_version, load_error
-from lightning_bench.providers.registry.sources import digest_of_sources
+from lightning_bench.providers.registry.sources import digest_of_sources, folder_of_module
 from lightning_bench.providers.registry.specs import split_code_spec
 
 FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file, or a function"
@@ -123,9 +123,21 @@ def _module(path: Path) -> tuple[ModuleType, str]:
         reason = load_error(error)
         kind = type(error).__name__
         reason = reason if reason.startswith(kind) else f"{kind}: {reason}"
+        reason += _where_else(error, path)
         raise FailedImport(f"provider file {path} failed to import{where}: {reason}") from error
     _modules[path] = module, digest
     return _modules[path]
+
+
+def _where_else(error: BaseException, path: Path) -> str:
+    """Return the advice for a module that was not found and that lies beside or above the file, else "".
+
+    Its folder is not put on the import path: of two files with helpers of one name, the second would silently
+    get those of the first.
+    """
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    folder = folder_of_module(path, missing.partition(".")[0]) if missing else None
+    return f"; it is in {folder}: set PYTHONPATH={folder}" if folder else ""
 
 
 def _line(error: BaseException, path: Path) -> int | None:

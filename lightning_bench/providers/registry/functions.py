@@ -72,8 +72,9 @@ def function_provider(
     """
     if not family:
         raise Unfit(
-            f"{name} is a plain function, which does not say what it computes; give --family, or put the "
-            f"family behind its name, as in {name}@softmax; families are {', '.join(FAMILIES)}"
+            f"{name} is a plain function, which does not say what it computes; give --family with --kernel "
+            f"or --provider, or put the family behind its name, as in {name}@softmax; families are "
+            f"{', '.join(FAMILIES)}"
         )
     if family not in FAMILIES:
         raise Unfit(f"{name} has family {family!r}, which is not known; {choice(family, FAMILIES)}")

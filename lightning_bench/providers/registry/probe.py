@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_bench.case import DEVICES, DTYPES, Device, Family
+from lightning_bench.case import DEVICES, DTYPES, FAMILIES, Device, Family
 from lightning_bench.errors import Unavailable, UsageError
 from lightning_bench.machine.guardian import flush, guarded, tail
 from lightning_bench.machine.scratch import scratch_folder
@@ -55,9 +55,10 @@ _answers: dict[Path | str, dict[str, Said]] = {}
 class DeclaredProvider(Provider):
     """What the parent process knows of a provider, whose code only workers run."""
 
-    def __init__(self, name: str, package: str, said: Said) -> None:
+    def __init__(self, name: str, package: str, said: Said, marks: str = "") -> None:
         self.name = self.label = name  # type: ignore[misc]
-        self.package, self.family = package, "linear"  # type: ignore[misc]  # unknown without its class
+        family = marks.partition("@")[0]  # that of `marks`, FAMILY@LAYOUT, else unknown without its class
+        self.package, self.family = package, family if family in FAMILIES else "linear"  # type: ignore[misc]
         self._said = said
         if self.is_loaded:
             for attribute in (*_DECLARED, *_DECLARED_FLAGS):
@@ -100,8 +101,9 @@ class DeclaredProvider(Provider):
 class FileProvider(DeclaredProvider):
     """What the parent process knows of a provider from a file."""
 
-    def __init__(self, path: Path, name: str, said: Said) -> None:
-        super().__init__(name, "", said)
+    def __init__(self, path: Path, named: str, said: Said) -> None:
+        name, _, marks = named.partition("@")
+        super().__init__(name, "", said, marks)
         self._path = path
 
     def version(self) -> str:
@@ -141,7 +143,8 @@ def declared_hub_provider(spec: str) -> DeclaredProvider:
         known.update(_ask({"hub": str(kernel)}, named, f"hub kernel {kernel}", limit_s))
     if "usage" in known[named]:
         raise UsageError(known[named]["usage"])
-    return DeclaredProvider(kernel.named(named.partition("@")[0]), "", known[named])
+    name, _, marks = named.partition("@")
+    return DeclaredProvider(kernel.named(name), "", known[named], marks)
 
 
 def forget_code() -> None:

@@ -43,6 +43,13 @@ def sources_of(path: Path) -> set[Path]:
     return _Walk(*_root(path)).from_file(path)
 
 
+def folder_of_module(path: Path, top: str) -> Path | None:
+    """Return the nearest folder, from that of `path` to that of its repository, with the module `top`."""
+    root, _ = _root(path.resolve())
+    near = (each for each in path.resolve().parents if each.is_relative_to(root))
+    return next((each for each in near if _has(each, top)), None)
+
+
 def _root(path: Path) -> tuple[Path, int | None]:
     """Return the folder in which imports of `path` are followed, and how deep; None without a limit."""
     for folder in path.parents:

@@ -166,3 +166,15 @@ def test_bad_file(tmp_path: Path, source: str, said: str) -> None:
         get_provider(f"{path}:Mine")
     assert said in str(info.value)
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("folder", [".", "kernels"])
+def test_module_in_a_folder_of_the_repository_is_found_and_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / folder / "helper_of_mine.py").touch()
+    path = tmp_path / "kernels" / "bad.py"
+    path.write_text("import helper_of_mine.part\n")
+    there = (tmp_path / folder).resolve()
+    with pytest.raises(UsageError, match=f"'helper_of_mine'; it is in {there}: set PYTHONPATH={there}$"):
+        get_provider(f"{path}:Mine")

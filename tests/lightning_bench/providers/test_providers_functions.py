@@ -210,8 +210,8 @@ def test_parameters_that_do_not_fit(parameters: str, family: str, said: str) -> 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("attn", "attn is a plain function, which does not say what it computes; give --family, or put the "
-         "family behind its name, as in attn@softmax; families are linear_decay,"),
+        ("attn", "attn is a plain function, which does not say what it computes; give --family with --kernel "
+         "or --provider, or put the family behind its name, as in attn@softmax; families are linear_decay,"),
         ("attn@", "attn is a plain function"),
         ("attn@soft", "attn has family 'soft', which is not known; did you mean softmax or softmax_full?"),
         ("attn@softmax@bdn", "attn has layout 'bdn'; layouts are bhnd, bnhd"),

@@ -113,6 +113,15 @@ def test_import_that_never_returns_is_a_reason(
     assert planned.version.startswith("+")
 
 
+def test_function_of_a_file_that_does_not_import_keeps_the_family_that_it_was_given(
+    file: Callable[[str], str],
+) -> None:
+    spec = file("import no_such_module")
+    for marks in ("@linear_decay", "@linear_decay@bnhd"):
+        provider = declared_provider(spec + marks)
+        assert (provider.name, provider.family) == ("Mine", "linear_decay")
+
+
 def test_import_that_prints_prints_nothing_here(
     file: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
