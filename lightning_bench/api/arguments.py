@@ -110,9 +110,9 @@ def settings_of(options: SpeedOptions) -> Settings:
         raise UsageError(f"processes {processes!r} is out of range; allowed: 1 to 30")
     device, protocol = options.get("device"), options.get("protocol")
     return Settings(
-        device=device and parse_words(device, DEVICES, "device")[0],
+        device=device and parse_words(_text(device), DEVICES, "device")[0],
         time_limit_s=seconds,
-        protocol=protocol and parse_words(protocol, get_args(ProtocolName), "protocol")[0],
+        protocol=protocol and parse_words(_text(protocol), get_args(ProtocolName), "protocol")[0],
         graph=options.get("graph"),
         limits=measuring_limits(quick=options.get("quick", False), processes=processes),
     )
@@ -154,4 +154,4 @@ def _lengths(value: Lengths, name: str) -> tuple[int, ...]:
 
 
 def _text(value: str | Sequence[str]) -> str:
-    return value if isinstance(value, str) else ",".join(value)
+    return ",".join(map(str, listed(value)))  # what is no text, as torch.float32, is named as no word

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_bench.case import Direction
+from lightning_bench.measure.deviation import other_layout, wrong_shape
 from lightning_bench.measure.inputs import InputSet
 from lightning_bench.measure.job import CaseEnded
 from lightning_bench.providers.registry.base import Provider
@@ -79,7 +80,8 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
             "unsupported", f"family {provider.family} has no gradients; measure --direction fwd only"
         )
     shared, pool = inputs.given(provider), inputs.pool(provider)
-    do = inputs.grad_output(provider.layout)
+    layout = provider.layout
+    do = inputs.grad_output(layout)
     # Its own leaves over the shared storage: autograd ties a leaf to the stream of its first use, and a
     # CUDA graph can only be captured where all of a backward pass is on one stream.
     leaves = {name: shared[name].detach().requires_grad_() for name in inputs.gradients}
@@ -100,7 +102,13 @@ def direction_call(provider: Provider, inputs: InputSet, direction: Direction) -
         return output
 
     def gradients(output: Tensor, *, retain: bool) -> dict[str, Tensor]:
-        grads = _grad(output, list(leaves.values()), do, retain_graph=retain, allow_unused=True)
+        try:
+            grads = _grad(output, list(leaves.values()), do, retain_graph=retain, allow_unused=True)
+        except RuntimeError as error:
+            other = tuple(inputs.grad_output(other_layout(layout)).shape)
+            if reason := wrong_shape("o", tuple(output.shape), tuple(do.shape), other, layout):
+                raise CaseEnded("wrong", reason) from error
+            raise
         if unused := [name for name, grad in zip(leaves, grads, strict=True) if grad is None]:
             raise CaseEnded("wrong", _NO_WAY.format(provider.name, ", ".join(unused)))
         return {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}

@@ -84,14 +84,28 @@ def judge(reference: Reference, got: dict[str, Tensor], layout: Layout) -> GateR
     return GateResult(errors, budget, "; ".join(failures) or None, tuple(deviations))
 
 
-def _shape_failure(reference: Reference, name: str, tensor: Tensor, layout: Layout) -> str | None:
-    expected = reference.expected_shape(name, layout)
-    if tuple(tensor.shape) == expected:
+def wrong_shape(
+    name: str, got: tuple[int, ...], wanted: tuple[int, ...], other: tuple[int, ...], layout: Layout
+) -> str | None:
+    """Return in what a shape is not the one wanted, or None; the other layout has the shape `other`."""
+    if got == wanted:
         return None
-    other: Layout = "bnhd" if layout == "bhnd" else "bhnd"
-    exchanged = tuple(tensor.shape) == reference.expected_shape(name, other)
-    hint = f": that is layout {other}, and {layout} is asked for (--layout)" if exchanged else ""
-    return f"{name} has shape {tuple(tensor.shape)}, not {expected}{hint}"
+    hint = (
+        f": that is layout {other_layout(layout)}, and {layout} is asked for (--layout)"
+        if got == other
+        else ""
+    )
+    return f"{name} has shape {got}, not {wanted}{hint}"
+
+
+def other_layout(layout: Layout) -> Layout:
+    """Return the layout that exchanges heads and seq_len."""
+    return "bnhd" if layout == "bhnd" else "bhnd"
+
+
+def _shape_failure(reference: Reference, name: str, tensor: Tensor, layout: Layout) -> str | None:
+    wanted, other = (reference.expected_shape(name, each) for each in (layout, other_layout(layout)))
+    return wrong_shape(name, tuple(tensor.shape), wanted, other, layout)
 
 
 def _not_finite(reference: Reference, name: str, tensor: Tensor) -> str | None:
@@ -125,7 +139,7 @@ def in_sample(reference: Reference, name: str, got: Tensor) -> list[Deviation]:
 def _whole(reference: Reference, name: str, got: Tensor) -> Deviation:
     """Judge the relative L2 error, the worst over the pairs of the sample."""
     error = relative_error(got, reference.tensors[name], reference.grad_norm).max().item()
-    hint = " (what TF32 gives)" if reference.shape.dtype == "fp32" and 5e-5 < error < 5e-3 else ""
+    hint = " (what TF32 or bf16 gives)" if reference.shape.dtype == "fp32" and 5e-5 < error < 5e-3 else ""
     return Deviation(name, "whole", error, reference.budgets[name], f"relative L2{hint}")
 
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 import lightning_bench as lb
 from lightning_bench.api.arguments import SpeedOptions
@@ -323,6 +324,9 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
         (lambda: lb.speed("sdpa-math", ranks=0), "ranks: 0 is not allowed; allowed: an integer from 1"),
         (lambda: lb.speed("sdpa-math", shard="3/2"), "shard '3/2' is no part of a sweep; allowed: "),
         (lambda: lb.speed("sdpa-math", shard=cast("str", 2)), "shard 2 is no text"),
+        (lambda: lb.speed("sdpa-math", dtype=cast("Any", torch.half)), 'dtype: "torch.float16" is not known'),
+        (lambda: lb.speed("sdpa-math", direction=cast("Any", 1)), 'direction: "1" is not known'),
+        (lambda: lb.speed("sdpa-math", device=cast("Any", 3)), 'device: "3" is not known'),
         (lambda: lb.speed("sdpa-math", gpus="cpu:0"), "gpus 'cpu:0' is not known; allowed for a CPU: cpu:1"),
         (lambda: lb.speed("sdpa-math", gpus="cpu:1", device="cpu"), "gpus and executor do not go with"),
         (lambda: lb.speed("sdpa-math", gpus=cast("int", None)), "gpus: None is neither number nor text"),

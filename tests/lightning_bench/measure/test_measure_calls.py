@@ -13,6 +13,7 @@ from lightning_bench.case import Direction, Layout, Shape
 from lightning_bench.measure import paper
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.inputs import InputSet
+from lightning_bench.measure.job import CaseEnded
 from lightning_bench.providers.registry.base import Inputs, Provider
 
 SHAPE = Shape(2, 3, 20, 8, 4, "fp32", "cpu")
@@ -147,6 +148,27 @@ def test_the_papers_mean_of_a_scripted_clock(monkeypatch: pytest.MonkeyPatch) ->
 
     # The first call alone fills the warm-up of 25 ms; 10, 50 and 60 ms fill the 100 ms of repeats.
     assert paper.mean_ms(fn, "cpu") == pytest.approx(40.0)
+
+
+@pytest.mark.parametrize("direction", ["bwd", "fwd_bwd"])
+def test_output_of_another_shape_is_wrong_before_its_gradients(direction: Direction) -> None:
+    class Turned(Probe):
+        end: Any = None
+
+        def build(self, inputs: Inputs) -> Callable[[], Tensor]:
+            forward = super().build(inputs)
+            return lambda: self.end(forward())
+
+    turned = Turned("bhnd")
+    turned.end = lambda o: o.transpose(1, 2)
+    with pytest.raises(
+        CaseEnded, match=r"^o has shape \(2, 20, 3, 4\), not .*: that is layout bnhd"
+    ) as ended:
+        direction_call(turned, InputSet(SHAPE, seed=0), direction).tensors()
+    assert ended.value.status == "wrong"
+    turned.end = lambda o: o[:, :, :7]
+    with pytest.raises(CaseEnded, match=r"^o has shape \(2, 3, 7, 4\), not \(2, 3, 20, 4\)$"):
+        direction_call(turned, InputSet(SHAPE, seed=0), direction).tensors()
 
 
 @pytest.mark.parametrize("direction", ["fwd", "bwd", "fwd_bwd"])
