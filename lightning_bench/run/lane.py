@@ -24,14 +24,14 @@ class Crew:
     """What the workers of a lane are like: plain data, since a lane may run on another host.
 
     As many `processes` measure each case, one after the other. There is a group of them for each of
-    `import_paths`, a folder that goes first on the import path of its workers, or None.
+    `import_paths`, the folders that go first on the import path of its workers.
     """
 
     device: Device
     processes: int = 1
     memory_limit_gib: float | None = None
     sanitizer: Sanitizer | None = None
-    import_paths: tuple[Path | None, ...] = (None,)
+    import_paths: tuple[tuple[Path, ...], ...] = ((),)
 
 
 class Lane:

@@ -27,10 +27,10 @@ from lightning_bench.run.sweep import Sweep, Watcher
 
 @dataclass(frozen=True)
 class Tree:
-    """One side: its plan, the folder that is first on its workers' import path, its rows and its name."""
+    """One side: its plan, the folders that are first on its workers' import path, its rows and its name."""
 
     plan: Plan
-    import_path: Path | None
+    import_path: tuple[Path, ...]
     out: ResultFile
     name: str
 
@@ -79,7 +79,7 @@ def comparable(plan: Plan, root: Path) -> tuple[Plan, list[str]]:
     return replace(plan, cases=tuple(case for case in plan.cases if case.provider in ours)), others
 
 
-def pair_crew(plan: Plan, import_paths: Sequence[Path | None]) -> Crew:
+def pair_crew(plan: Plan, import_paths: Sequence[tuple[Path, ...]]) -> Crew:
     """Return what the workers of a plan's sides are like: one process for each."""
     return Crew(plan.device, 1, plan.limits.memory_limit_gib, import_paths=tuple(import_paths))
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -57,14 +57,14 @@ class Supervisor:
         self,
         device: Device,
         memory_limit_gib: float | None,
-        import_path: Path | None = None,
+        import_path: Sequence[Path] = (),
         sanitizer: Sanitizer | None = None,
         place: Place | None = None,
     ) -> None:
         self._device: Device = device
         self._place = place
         self._abandoned = False
-        self._import_path = None if import_path is None else str(import_path)
+        self._import_path = [str(folder) for folder in import_path]
         self._memory_limit_gib = memory_limit_gib
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None

@@ -40,15 +40,15 @@ def worker_main(
     device: Device,
     memory_limit_gib: float | None,
     log: str,
-    import_path: str | None = None,
+    import_path: Sequence[str] = (),
     under: Sequence[str] = (),
     place: Place | None = None,
 ) -> None:
     """Measure the jobs that come in; the entry point of the process, which becomes the worker's guardian.
 
-    Everything that a library prints goes to the file `log`. The folder `import_path` precedes all others, so
-    that the kernels of another tree are imported. `under` are the words that go before the command line of a
-    worker that another program runs. `place` is all that the worker may see of the devices here.
+    Everything that a library prints goes to the file `log`. The folders of `import_path` precede all
+    others, so that the kernels of another tree are imported. `under` are the words that go before the command
+    line of a worker that another program runs. `place` is all that the worker may see of the devices here.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -58,8 +58,7 @@ def worker_main(
     try:
         if place is not None:
             place.enter()
-        if import_path is not None:
-            sys.path.insert(0, import_path)
+        sys.path[:0] = import_path
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
         if under:
             _become(under, connection, device, memory_limit_gib)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.machine.git import run_git
 
 _PREFIX = "lbench-ref-"
+_HARNESS = "lightning_bench"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,22 @@ def checked_out(tree: Checkout, ref: str) -> Iterator[Checkout]:
         yield Checkout(folder, commit)
     finally:
         _remove(tree.root, folder)
+
+
+def import_folders(tree: Path, side: Path) -> list[Path]:
+    """Return the folders of the checkout `side` that the import path names in `tree`, as PYTHONPATH does.
+
+    Behind them, what a provider imports would be that of the tree on both sides. Folders with the harness,
+    which is the same for both, and with installed packages are left out.
+    """
+    folders = [Path(entry).resolve() for entry in sys.path]
+    return [
+        side / folder.relative_to(tree.resolve())
+        for folder in folders
+        if folder.is_relative_to(tree.resolve())
+        and not {"site-packages", "dist-packages"} & set(folder.parts)
+        and not (folder / _HARNESS).is_dir()
+    ]
 
 
 def changed_files(tree: Checkout, other: Checkout) -> frozenset[str]:

@@ -71,7 +71,7 @@ def calibrate(
     sink = output.sink()
     with scratch_folder() as folder:
         paths = [folder / "a.csv", folder / "b.csv"]
-        run_side_by_side(sink, [plan, plan], [None, None], paths, ["first", "second"], pairs, chosen)
+        run_side_by_side(sink, [plan, plan], [(), ()], paths, ["first", "second"], pairs, chosen)
         rows = noise_floors(read_side(paths[0]), read_side(paths[1]), threshold=limit, pairs=16)
     write_calibration(path, rows)
     if sink.as_json:

@@ -100,7 +100,7 @@ def measure(
     from lightning_bench.run.pairs import comparable, plan_of_tree
     from lightning_bench.run.planner import Planner
     from lightning_bench.run.touched import Diff, touched
-    from lightning_bench.run.worktree import changed_files, checked_out, working_tree
+    from lightning_bench.run.worktree import changed_files, checked_out, import_folders, working_tree
 
     ref = str(commit.ref)
     tree = working_tree(Path.cwd())
@@ -147,7 +147,7 @@ def measure(
             run_side_by_side(
                 sink,
                 [plan_of_tree(plan, tree.root, side.root, side.root / inside) for side in sides],
-                [side.root / inside for side in sides],
+                [(side.root / inside, *import_folders(tree.root, side.root)) for side in sides],
                 [_csv(folder, name, plan.metric, metrics) for name in ("base", "head")],
                 [f"base {other.name}", f"head {tree.name}"],
                 commit.pairs,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def run_side_by_side(
     sink: Sink,
     plans: Sequence[Plan],
-    import_paths: Sequence[Path | None],
+    import_paths: Sequence[tuple[Path, ...]],
     paths: Sequence[Path],
     names: Sequence[str],
     pairs: int,
@@ -24,7 +24,7 @@ def run_side_by_side(
 ) -> None:
     """Measure two plans in `pairs` passes into two new files; an earlier file is set aside.
 
-    Each plan has a folder that goes first on its workers' import path, or None, a CSV and a name. Several
+    Each plan has folders that go first on its workers' import path, a CSV and a name. Several
     slots divide the shapes, or each has all of them if the plans are one, which is a calibration.
     """
     from lightning_bench.cli.shared.busy import warn_if_busy
@@ -37,11 +37,11 @@ def run_side_by_side(
     with ExitStack() as stack:
         executor = stack.enter_context(chosen.executor(pair_crew(plans[0], import_paths)))
         trees = []
-        for plan, folder, path, name in zip(plans, import_paths, paths, names, strict=True):
+        for plan, folders, path, name in zip(plans, import_paths, paths, names, strict=True):
             file = stack.enter_context(ResultFile(path, fresh=True))
             if file.moved:
                 sink.say(f"the earlier results are now {file.moved}")
-            trees.append(Tree(plan, folder, file, name))
+            trees.append(Tree(plan, folders, file, name))
         title = f"{plans[0].suite} {plans[0].metric}"
         watcher = stack.enter_context(make_watcher(sink.err, title, quiet=sink.quiet))
         run_pairs(trees, pairs, watcher, executor, on_each=plans[0] is plans[1])

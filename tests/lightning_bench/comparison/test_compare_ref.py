@@ -95,8 +95,14 @@ class Repository:
         given = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
         return {name: value for name, value in os.environ.items() if name != "GITHUB_STEP_SUMMARY"} | given
 
-    def compare(self, *arguments: str, folder: Path | None = None) -> tuple[int, str, str]:
-        ran = run_forked("compare", *arguments, folder=folder or self.root, environment=self.environment())
+    def compare(
+        self, *arguments: str, folder: Path | None = None, path: Path | None = None
+    ) -> tuple[int, str, str]:
+        """Run `lbench compare`; `path` is one more folder on its import path, as PYTHONPATH names them."""
+        code = f"import sys; sys.path.append({str(path)!r})" if path else ""
+        ran = run_forked(
+            "compare", *arguments, folder=folder or self.root, environment=self.environment(), code=code
+        )
         assert self.git("worktree", "list").count("\n") == 1, "the worktree was left behind"
         return ran.returncode, ran.stdout, ran.stderr
 
@@ -242,3 +248,18 @@ def test_only_what_the_diff_touches_is_measured(repository: Repository, tmp_path
     assert '<testsuite name="lbench compare" tests="0" failures="0"' in junit.read_text()
     code, text, err = repository.compare(*words[:-1], "--markdown")
     assert (code, text.partition("\n")[0]) == (0, f"### ✅ lbench: {data['headline']}"), err
+
+
+def test_a_folder_of_the_repository_on_the_import_path_is_that_of_each_commit(repository: Repository) -> None:
+    """Head's helper is wrong. Base imported it too, so that nothing was found."""
+    parts = repository.root / "parts"
+    parts.mkdir()
+    helper = parts / "mine_parts.py"
+    helper.write_text(KERNEL.format(seconds=0.0))
+    (repository.root / "bench" / "linked.py").write_text(MINE.replace("mine_kernels", "mine_parts"))
+    repository.commit("a helper beside the kernels")
+    helper.write_text(helper.read_text().replace("is_causal=True", "is_causal=False"))
+    words = ("--ref", "main", "suite.toml", "--provider", "bench/linked.py:Mine", "--metric", "memory")
+    code, text, err = repository.compare(*words, "--json", path=parts)
+    assert code == 1, err
+    assert verdicts(text)["mine memory"]["verdict"] == "BROKEN"

@@ -30,7 +30,7 @@ def test_both_sides_of_a_shape_take_turns_on_one_slot(
     plan = with_providers(plan)
     executor = Played(count, draw)
     with ResultFile(folder / "a.csv") as first, ResultFile(folder / "b.csv") as second:
-        trees = [Tree(plan, None, first, "base"), Tree(plan, None, second, "head")]
+        trees = [Tree(plan, (), first, "base"), Tree(plan, (), second, "head")]
         run_pairs(trees, pairs, QuietWatcher(), executor, on_each=on_each)
         rows = [Counter(record.case_id for record in file.records) for file in (first, second)]
     times = pairs * (count if on_each else 1)

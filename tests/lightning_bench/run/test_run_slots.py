@@ -101,11 +101,11 @@ def test_both_sides_of_a_shape_are_measured_on_one_gpu(workspace: Any) -> None:
         visit.unlink()
     suite = workspace.suite(["Visits"], seq_len=LENGTHS[:3])
     plan = Plan.of(load_suite(suite), "check", describe_machine("cpu"))
-    crew = pair_crew(plan, [None, None])
+    crew = pair_crew(plan, [(), ()])
     with ExitStack() as stack:
         executor = stack.enter_context(closing(LocalExecutor(fake_gpu_slots(2), crew)))
         files = [stack.enter_context(ResultFile(workspace.folder / f"{name}.csv")) for name in "ab"]
-        trees = [Tree(plan, None, file, file.path.stem) for file in files]
+        trees = [Tree(plan, (), file, file.path.stem) for file in files]
         run_pairs(trees, 6, _watcher(lambda *_: None), executor)
     base, head = ({row.case_id: row.gpu_uuid for row in file.records} for file in files)
     assert base == head
