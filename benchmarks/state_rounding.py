@@ -26,8 +26,11 @@ from lightning_kernels import layer_slopes, lightning_attn2_step_torch
 TOKENS, DIM, LAST = 4096, 64, 256
 MEANS = (0.0, 1.0)
 """Of q, k and v: where they have one, a state grows in one direction."""
-HEADS = [(0, 0), (0, 31), (0, 63), (79, 63)]
-"""Layer and head: from a steep decay to hardly any."""
+HEADS = [(0, 0), (0, 31), (0, 63), (78, 63)]
+"""Layer and head: from a steep decay to hardly any.
+
+The last layer, 79, is a softmax layer of MiniMax-01 and Ling-2.5-1T.
+"""
 
 
 def decode(
