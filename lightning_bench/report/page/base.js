@@ -47,9 +47,10 @@ function number(value) {
   return value.toLocaleString("en", { maximumFractionDigits: decimals });
 }
 
-/** A line in words: n = 512, or batch 8, n = 2048. */
+/** A line in words, without what is blank: n = 512, or batch 8, n = 2048. */
 function lineText(section, line) {
-  return section.axes.map((axis, at) => `${data.axes[axis]} ${axis === "seq_len" ? "= " : ""}${section.lines[line].texts[at]}`).join(", ");
+  const { texts } = section.lines[line];
+  return section.axes.flatMap((axis, at) => (texts[at] ? [`${data.axes[axis]} ${axis === "seq_len" ? "= " : ""}${texts[at]}`] : [])).join(", ");
 }
 
 /** 512, 1K, 128K: as ticks name sequence lengths. */

@@ -9,9 +9,11 @@ function inSuite(section) {
   return state.suite === "*" || section.suite === state.suite || !one("#suites");
 }
 
-/** Offer the figures that the suite's tables have, and mark the one that they show. */
-function offerKinds() {
+/** Offer the providers and figures that the suite's tables have, and mark the figure that they show. */
+function offer() {
   const suite = sections.filter(inSuite);
+  const providers = new Set(suite.flatMap((section) => section.columns.map(([provider]) => provider)));
+  for (const box of all("input[name=provider]")) box.parentElement.hidden = !providers.has(box.value);
   const offered = new Set(suite.flatMap((section) => Object.keys(section.kinds)));
   const shown = offered.has(state.kind) || !suite.length ? state.kind : kindOf(suite[0]);
   for (const radio of all("input[name=kind]")) {
@@ -39,7 +41,7 @@ function match() {
 /** Show what the state asks for, everywhere on the page. */
 function apply() {
   const count = match();
-  offerKinds();
+  offer();
   for (const section of sections) {
     fill(section);
     hide(section);

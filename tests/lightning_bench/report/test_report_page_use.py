@@ -115,8 +115,8 @@ def test_what_is_chosen_is_in_the_address_and_comes_back_from_it(opened: Open) -
     page.find_element(By.ID, "words").send_keys("forward")
     page.find_element(By.CSS_SELECTOR, "#who summary").click()
     page.find_element(By.ID, "least").send_keys("600")
-    page.find_element(By.CSS_SELECTOR, "input[value=gla-slow]").click()
     find(page, "#suites [data-suite=systems]")[0].click()
+    page.find_element(By.CSS_SELECTOR, "input[value=gla-slow]").click()
     Select(find(page, "#systems-speed-fwd select")[0]).select_by_visible_text("At n = 1024: batch 1")
     find(page, "#systems-speed-fwd tbody a")[1].click()
     until(lambda: texts(page, "#case-title") == ["linear-fast, fwd, n = 1024"])
@@ -283,7 +283,7 @@ def test_figures_of_other_runs_are_left_out(opened: Open) -> None:
     assert "flash2" not in texts(page, "#story-speed-fwd .name")
 
 
-def test_only_figures_of_the_suite_are_offered(opened: Open) -> None:
+def test_only_figures_and_providers_of_the_suite_are_offered(opened: Open) -> None:
     def offered() -> tuple[list[str], list[str]]:
         marked = find(page, "#metric input:checked")
         return list(filter(None, texts(page, "#metric label"))), [
@@ -297,6 +297,12 @@ def test_only_figures_of_the_suite_are_offered(opened: Open) -> None:
     tabs = {tab.text: tab for tab in find(page, "#suites [role=tab]")}
     tabs["table1"].click()
     assert offered() == (["tokens/s", "MFU, %", "MiB", "ms by phase", "mJ per token"], ["tgs"])
+    page.find_element(By.CSS_SELECTOR, "#who summary").click()
+    providers = set(filter(None, texts(page, "#who fieldset label")))
+    assert providers == {"lightning1", "lightning2", "sdpa-cudnn"}
+    plots = find(page, "section.table:not([hidden]) select option")
+    plots = [plot.get_attribute("textContent") for plot in plots]
+    assert "model tnl-1b, n = 1024" in plots  # nothing of what is blank, as recomputed is
     captions = texts(page, "section.table:not([hidden]) caption")
     assert captions
     assert not [caption for caption in captions if "in these rows" in caption]
