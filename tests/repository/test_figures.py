@@ -313,6 +313,26 @@ def test_what_serving_costs():
     )
 
 
+def test_errors_of_states_in_bf16():
+    with (ROOT / "results" / "cpu" / "state-rounding.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = (ROOT / "docs" / "serving.md").read_text()
+    lines = re.findall(
+        r"^\| (\d+), (\d+) \| (\S+) \| ([01]) \| (\S+) \| (\S+) \| (\S+) \|$", text, re.MULTILINE
+    )
+    assert len(lines) == 5
+    for layer, head, slope, mean, *errors in lines:
+        of_head = [
+            row
+            for row in rows
+            if (row["layer"], row["head"], float(row["mean"])) == (layer, head, float(mean))
+        ]
+        assert [row["state"] for row in of_head] == ["fp32", "bf16, to nearest", "bf16, stochastic"]
+        for figure, row in zip(errors, of_head, strict=True):
+            assert float(figure) == float(f"{float(row['o_error']):.1e}")
+        assert abs(float(slope) - float(of_head[0]["slope"])) < 0.02 * float(slope)
+
+
 def test_errors_of_prompts_that_are_served():
     rows = [
         row
