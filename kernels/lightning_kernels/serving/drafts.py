@@ -96,7 +96,8 @@ def check_draft_values(draft: Draft) -> None:
     if draft.accepted is not None:
         counts: list[int] = draft.accepted.num_accepted.tolist()
         kept = draft.accepted.k.shape[1]
-        if counts and not 0 <= min(counts) <= max(counts) <= kept:
+        used = [count for slot, count in zip(slots, counts, strict=True) if slot >= 0]
+        if used and not 0 <= min(used) <= max(used) <= kept:
             raise ValueError(f"num_accepted must be from 0 to the {kept} kept tokens, got {counts}")
         written = [[slot] if count else [] for slot, count in zip(slots, counts, strict=True)]
     check_slot_values(slots, written, draft.state.shape[0])

@@ -227,6 +227,21 @@ def test_values_that_do_not_fit_are_refused_on_a_cpu(forms, changes, message):
 
 
 @both
+def test_padding_may_accept_any_number(forms):
+    """A padded batch of a CUDA graph has whatever the last batch left there."""
+    verify, commit, _ = forms
+    slots, counts = int32(2, -1, device=DEVICE), int32(2, 99, device=DEVICE)
+    call = draft_call(state_indices=slots, accepted={"num_accepted": counts})
+    before = call["state"].clone()
+    assert not verify(**call)[1].any()
+    k, v, count = call["accepted"]
+    rest = {name: call[name] for name in ("s", "state", "state_indices")}
+    commit(k, v, num_accepted=count, **rest)
+    assert same_bits(call["state"][:2], before[:2])
+    assert not same_bits(call["state"][2], before[2])
+
+
+@both
 def test_no_gradient_is_computed(forms):
     call = draft_call()
     call["k"].requires_grad_()
