@@ -15,7 +15,7 @@ from lightning_bench.comparison.collector import collector_paused
 from lightning_bench.comparison.match import Versus, match
 from lightning_bench.comparison.noise import Noise, Noises, assumed
 from lightning_bench.comparison.overall import Estimated, lines_of, overall_verdicts
-from lightning_bench.comparison.remarks import noise_remarks, partial_sides
+from lightning_bench.comparison.remarks import noise_remarks, not_in_turns, partial_sides
 from lightning_bench.comparison.result import WORSE, ComparedCell, Comparison, Overall, Verdict, sort_cells
 from lightning_bench.comparison.rule import Flags, Floats, Shift
 from lightning_bench.comparison.sides import Run, Side, read_side
@@ -104,6 +104,7 @@ def two_providers(path: Path, provider: str, against: str) -> tuple[Side, Side]:
             head.remarks.append(
                 f"{counted(len(found), 'case')} left out, of which only {left.name} has a row"
             )
+    head.remarks.extend(not_in_turns(base.runs, head.runs))
     return _only(base, of_head), _only(head, of_base)
 
 

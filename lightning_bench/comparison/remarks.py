@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,11 @@ from lightning_bench.comparison.noise import ASSUMED
 from lightning_bench.comparison.overall import Estimated
 from lightning_bench.comparison.result import NEW_FAULT, ComparedCell
 from lightning_bench.comparison.rule import Floats
+from lightning_bench.comparison.sides import Run
 from lightning_bench.words import counted
+
+_Place = tuple[Path, str]
+"""A file and the id of a case in it."""
 
 _MORE_RUNS = "take more runs (--pairs with --ref, more CSVs in each folder without)"
 
@@ -70,6 +75,22 @@ def noise_remarks(
             f"comparisons; {_MORE_RUNS}, a quieter machine or a wider --threshold"
         )
     return found
+
+
+def not_in_turns(base: Sequence[Run], head: Sequence[Run]) -> list[str]:
+    """Return a remark on cases that the two providers have from two runs of `lbench`, so not side by side."""
+    ends: tuple[dict[_Place, str], dict[_Place, str]] = ({}, {})
+    for end, side in zip(ends, (base, head), strict=True):
+        timed = [run for run in side if run.log_ms is not None]
+        end.update(((run.source, run.record.case_id), run.record.run_utc) for run in timed)
+    shared = ends[0].keys() & ends[1].keys()
+    apart = {place[1] for place in shared if ends[0][place] != ends[1][place]}
+    if not apart:
+        return []
+    return [
+        f"{counted(len(apart), 'case')} measured in two runs, one for each provider, and not in turns: what "
+        "changed on the machine in between counts as a difference; `lbench speed --fresh` measures all anew"
+    ]
 
 
 def partial_sides(cells: Sequence[ComparedCell]) -> list[str]:
