@@ -156,6 +156,18 @@ def decoding_in_bf16(batch: int, device: str) -> tuple[dict[str, Callable[[], ob
     return {"step-pool": served.step(), "step-stochastic": served.step(rounding_seeds=seeds)}, served.bytes
 
 
+def prompts_in_bf16(device: str) -> tuple[dict[str, Callable[[], object]], int]:
+    """Return the calls on prompts with states in bf16, by name, and their bytes."""
+    served = Served([PROMPT] * PROMPTS, device, torch.bfloat16)
+    seeds = served.slots.to(torch.int64)
+    calls = {
+        "serve": served.serve(),
+        "serve-portable": portable(served.serve()),
+        "serve-stochastic": served.serve(rounding_seeds=seeds),
+    }
+    return calls, served.bytes
+
+
 def prompts(decodes: int, device: str, tiles: bool = False) -> tuple[dict[str, Callable[[], object]], int]:
     """Return the calls on prompts beside `decodes` decoding tokens, by name, and their bytes."""
     served = Served([*[PROMPT] * PROMPTS, *[1] * decodes], device)
@@ -208,6 +220,7 @@ def workloads(
         **{f"decode b{b}": lambda b=b: decoding(b, device) for b in BATCHES},  # type: ignore[misc]
         f"decode b{BATCH}, states in bf16": lambda: decoding_in_bf16(BATCH, device),
         f"{PROMPTS} prompts of {PROMPT}": lambda: prompts(0, device),
+        f"{PROMPTS} prompts of {PROMPT}, states in bf16": lambda: prompts_in_bf16(device),
         f"{PROMPTS} prompts of {PROMPT} and {DECODES} decodes": lambda: prompts(DECODES, device, tiles),
         f"drafts of {DRAFT}, b{BATCH}": lambda: drafts(BATCH, device),
     }

@@ -52,7 +52,7 @@ KERNELS = (
 )  # fmt: skip
 FEATURES = (
     "decay", "reverse", "initial", "final", "packed", "few", "long", "ahead", "pool",
-    "steps", "snapshots", "stochastic", "accepted",
+    "steps", "snapshots", "stochastic", "accepted", "halved",
 )  # fmt: skip
 STEP_STATES = 64 * 32
 """Batch times heads of the step kernel, which chooses its tiles by them."""
@@ -69,6 +69,7 @@ HOPPER_VARIANTS = (
     ("bf16", "64x64 128x128", "decay few long"),
     ("bf16", "64x64 128x128 256x256", "decay initial final packed pool"),
     ("bf16", "64x64 128x128 256x256", "decay initial final packed few pool"),
+    ("bf16", "64x64 128x128 256x256", "decay initial final packed pool halved"),
     ("bf16", "64x64 96x96 128x128 256x256", "decay few long ahead"),
     ("fp16", "64x64 128x128", "decay initial final few long ahead"),
     ("bf16 fp16", "256x256 192x240", "decay long"),
@@ -244,7 +245,7 @@ def states_variant(arch, dtype, head_dim, value_dim, features):
 
 def hopper_variant(head_dim, value_dim, features):
     """Return the same for the Hopper kernel: `reverse` is its backward pass, `few` few heads on an H200,
-    `long` many tokens, which TMA brings, `ahead` a sequence in segments, and `pool` states in a pool.
+    `long` many tokens, which TMA brings, `ahead` a sequence in segments, `pool` states in a pool, `halved` in bf16.
     """
     from triton.experimental.gluon.language import NVMMASharedLayout
 
@@ -260,7 +261,8 @@ def hopper_variant(head_dim, value_dim, features):
         "slot_ptr": "pool", "leaving_ptr": "pool", "begun_ptr": "pool",
     }  # fmt: skip
     constants |= {argument: None for argument, feature in absent.items() if feature not in features}
-    types = {"offset_ptr": "*i32", "initial_ptr": "*fp32", "grad_state_ptr": "*fp32", "final_ptr": "*fp32"}
+    states = ("initial_ptr", "grad_state_ptr", "final_ptr")
+    types = {"offset_ptr": "*i32"} | dict.fromkeys(states, "*bf16" if "halved" in features else "*fp32")
     types |= {"sums_ptr": "*fp32", "flags_ptr": "*i32", "slot_ptr": "*i32", "leaving_ptr": "*i32"}
     types["begun_ptr"] = "*u8"
     whole, part = tiles.block_d, tiles.columns

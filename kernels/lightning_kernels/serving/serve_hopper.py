@@ -25,14 +25,15 @@ _plans: KeptByKind[Callable[[ServeCall], Tensor]] = KeptByKind()
 def hopper_serving(call: ServeCall) -> Callable[[ServeCall], Tensor] | None:
     """Return what computes the call, which has been checked, by the Hopper kernel; None where nothing does.
 
-    It does for 16-bit tokens, states in fp32 and no snapshots, where the tensors can be read as they are.
+    It does for 16-bit tokens where tensors can be read as they are, without stochastic rounding and
+    snapshots.
     """
     q, k, v, pool = call.q, call.k, call.v, call.state
     if (
         0 < call.max_seqlen <= WALKED
         or q.shape[0] < _PROMPTS * call.state_indices.shape[0]
         or call.snapshot_indices is not None
-        or pool.dtype != torch.float32
+        or call.rounding_seeds is not None
         or (q.dtype == torch.float16 and call.scale < LEAST_SCALE)
         or invariant()
         or not hopper_takes(q.dtype, q.shape[2], v.shape[2])

@@ -26,6 +26,8 @@ def spill_limit(arch, row):
         return 0 if "steps" in row["features"] else 768
     if row["kernel"] == "verify":
         return 0
+    if "halved" in row["features"]:  # before and after the loops
+        return 96
     is_main = (row["kernel"], row["head_dim"], row["value_dim"]) == ("hopper", "128", "128")
     return 48 if is_main else SPILL_LIMIT[arch]
 
@@ -60,6 +62,7 @@ DRAFTS = ["--with", "decay", "accepted", "stochastic"]
 SERVED = ["--with", "decay", "snapshots"]
 STATES_BACKWARD = ["--with", "decay", "packed", "reverse"]
 STATES = ["--with", "decay", "initial", "final", "packed"]
+POOL_IN_BF16 = ["--with", "decay", "initial", "final", "packed", "pool", "halved"]
 ALL = ["--with", "decay", "reverse", "initial", "final", "packed"]
 
 
@@ -70,6 +73,7 @@ CASES = [
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "80x192", *ALL], 2),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", *FEW], 2),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", *AHEAD], 2),
+    (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "128x128", *POOL_IN_BF16], 1),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "256x256", *AHEAD_STATELESS], 1),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x64", "128x128", *AHEAD_BACKWARD], 2),
     (90, ["--kernel", "hopper", "--dtype", "bf16", "--dims", "64x128", "--with", "decay", "ahead"], 1),

@@ -1,5 +1,7 @@
 """The Hopper kernel on a pool of states: on the emulated device, and its choice on a GPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -60,6 +62,16 @@ def test_padding_new_sequences_and_other_slots(serve, kv_heads):
     check_batch(serve, batch, slack=2)
 
 
+@pytest.mark.parametrize(("d", "e"), DIMS)
+def test_states_in_bf16_are_rounded_once(serve, d, e):
+    lengths = {"slots": [2, 0, 1, 3, 4], "has_initial_state": torch.tensor([True, False, True, True, True])}
+    batch = batch_of([1, 130, 64, 70, 7], d=d, e=e, pool_dtype=torch.bfloat16, **lengths)
+    o, pool = check_batch(serve, batch, slack=2)
+    exact_o, exact_pool = check_batch(serve, replace(batch, state=batch.state.float()), slack=2)
+    assert torch.equal(o, exact_o)
+    torch.testing.assert_close(pool, exact_pool.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 def test_no_decay_and_no_tokens(serve):
     check_batch(serve, batch_of([65, 3], slope=None), slack=2)
     o, _ = check_batch(serve, batch_of([0, 0], beyond=3))
@@ -105,7 +117,9 @@ def test_prompts_go_to_it_and_decoding_does_not(monkeypatch):
     assert not chosen([1, 1])
     assert not chosen([100], max_seqlen=8)
     assert not chosen([100], d=40, e=40)
-    assert not chosen([100], pool_dtype=torch.bfloat16)
+    assert chosen([100], pool_dtype=torch.bfloat16)
+    seeds = torch.zeros(1, dtype=torch.int64, device="cuda")
+    assert not chosen([100], pool_dtype=torch.bfloat16, rounding_seeds=seeds)
     assert not chosen([100], snapshots=snapshots(64, [[3]], "cuda"))
     monkeypatch.setenv("LIGHTNING_KERNELS_INVARIANT", "1")
     assert not chosen([100])

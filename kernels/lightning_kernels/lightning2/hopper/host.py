@@ -159,7 +159,8 @@ class Launch:
         self._device = device
         self._key = (
             device, q.dtype, d, e, tiles, backward, slopes is None, offsets is None, _alignment(initial),
-            _alignment(grad_state), final is None, *(x is None for x in pool), max(slot, *strides) < 2**31,
+            _alignment(grad_state), None if final is None else final.dtype, *(x is None for x in pool),
+            max(slot, *strides) < 2**31,
         )  # fmt: skip
         self._again: Callable[..., object] | None = None
 

@@ -272,7 +272,7 @@ def carry_state(  # type: ignore[no-untyped-def]
         inside = (row[:, None] < extent.row_end) & (col[None, :] < extent.col_end) & ends.has_initial
         if TILES.ahead:
             inside = inside & (exchange.lasting == 0)
-        state = gl.load(ends.initial_ptr + tile, mask=inside, other=0.0)
+        state = gl.load(ends.initial_ptr + tile, mask=inside, other=0.0).to(gl.float32)
 
     _fill_weights(weights_s, slope, decay, walk, TILES.group)
     if TILES.ahead:
@@ -295,4 +295,5 @@ def carry_state(  # type: ignore[no-untyped-def]
         late = gl.minimum(walk.last - walk.first, 0)  # 0
         tile = (row + late)[:, None] * extent.row_step + (col + late)[None, :] * extent.col_step
         inside = ((row + late)[:, None] < extent.row_end) & ((col + late)[None, :] < extent.col_end)
-        gl.store(ends.final_ptr + tile, state, mask=inside & ends.has_final)
+        left = state.to(ends.final_ptr.dtype.element_ty)  # a pool may be in bf16
+        gl.store(ends.final_ptr + tile, left, mask=inside & ends.has_final)
