@@ -245,7 +245,7 @@ def states_variant(arch, dtype, head_dim, value_dim, features):
 
 def hopper_variant(head_dim, value_dim, features):
     """Return the same for the Hopper kernel: `reverse` is its backward pass, `few` few heads on an H200,
-    `long` many tokens, which TMA brings, `ahead` a sequence in segments, `pool` states in a pool, `halved` in bf16.
+    `long` many tokens, which TMA brings, `ahead` segments, `pool` states in a pool, `halved` in bf16.
     """
     from triton.experimental.gluon.language import NVMMASharedLayout
 
