@@ -24,6 +24,8 @@ ROW_FACTOR = 8.0
 SKETCH_FACTOR = 12.0
 # Errors of rounding cancel over a tile; what has the same share everywhere, such as a factor, does not.
 SHARE_FACTOR = 1.5
+# A result that is off by more is compared with multiples of the right one: a scale may be missing.
+_SCALED = 0.1
 # So many pairs are settled by fp64 before a second implementation is no longer asked.
 _SETTLED = 16
 
@@ -138,9 +140,14 @@ def in_sample(reference: Reference, name: str, got: Tensor) -> list[Deviation]:
 
 def _whole(reference: Reference, name: str, got: Tensor) -> Deviation:
     """Judge the relative L2 error, the worst over the pairs of the sample."""
-    error = relative_error(got, reference.tensors[name], reference.grad_norm).max().item()
+    exact, budget = reference.tensors[name], reference.budgets[name]
+    error = relative_error(got, exact, reference.grad_norm).max().item()
     hint = " (what TF32 or bf16 gives)" if reference.shape.dtype == "fp32" and 5e-5 < error < 5e-3 else ""
-    return Deviation(name, "whole", error, reference.budgets[name], f"relative L2{hint}")
+    factor = ((got * exact).sum() / exact.square().sum()).item() if error > _SCALED else 1.0
+    if abs(factor - 1.0) > _SCALED and factor != 0.0:
+        rest = relative_error(got / factor, exact, reference.grad_norm).max().item()
+        hint = f" ({factor:.4g} times what is right: a scale?)" if rest <= budget else hint
+    return Deviation(name, "whole", error, budget, f"relative L2{hint}")
 
 
 def _tile(reference: Reference, name: str, got: Tensor) -> Deviation:

@@ -278,6 +278,17 @@ def test_tf32_in_fp32_fails_with_a_hint(family: Family) -> None:
     assert "TF32" not in failure(reference, {"o": got["o"]})
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_scale_is_named_and_nothing_else_is_taken_for_one(dtype: Dtype) -> None:
+    inputs, reference = gate("linear_decay", shape(dtype))
+    attention = right("linear_decay")
+    message = failure(reference, tensors(lambda q, k, v, s: attention(q * 0.25, k, v, s), inputs))
+    assert message.count("relative L2 (0.25 times what is right: a scale?)") == 4
+    other = tensors(lambda q, k, v, s: attention(q, k, v, 2 * s), inputs)
+    assert "scale" not in failure(reference, other)
+    assert "scale" not in failure(reference, {"o": torch.zeros_like(other["o"])})
+
+
 def test_no_hint_of_tf32_in_other_dtypes() -> None:
     inputs, reference = gate("linear", shape("fp16"))
     got = exact(reference, inputs)
