@@ -22,7 +22,8 @@ function showCell() {
     if (dialog.open) dialog.close();
     return;
   }
-  one("#case-title").textContent = `${field(at, "provider")}, ${field(at, "direction")}, n = ${field(at, "seq_len")}`;
+  const names = ["provider", "model", "direction"].map((name) => field(at, name)).filter(Boolean);
+  one("#case-title").textContent = [...names, `n = ${field(at, "seq_len")}`].join(", ");
   one("#case-body").replaceChildren(...caseParts(at));
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;

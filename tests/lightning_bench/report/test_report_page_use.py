@@ -109,6 +109,13 @@ def test_no_heading_is_under_the_sticky_bar(chromium: Driver, h200: str, screen:
         assert bar <= top < 800
 
 
+def test_the_title_of_a_trained_case_has_its_model(opened: Open) -> None:
+    page = opened(*trained())
+    find(page, "section.table:not([hidden]) tbody a")[0].click()
+    until(lambda: texts(page, "#case-title") != [""])
+    assert re.fullmatch(r"\S+, (tnl|llama)-0.4b, fwd_bwd, n = 1024", texts(page, "#case-title")[0])
+
+
 def test_what_is_chosen_is_in_the_address_and_comes_back_from_it(opened: Open) -> None:
     page = opened(*STORY, *SYSTEMS, *DIMS)
     page.find_element(By.CSS_SELECTOR, "input[value=per_token]").click()
