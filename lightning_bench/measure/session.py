@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from lightning_bench.case import Device, Dtype
+from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.machine.mix import EVEN, Mix
 from lightning_bench.measure.device.clocks import Clocks, make_clocks
@@ -24,7 +25,7 @@ from lightning_bench.providers import load_error
 
 # Workspaces of cuBLAS and the like, which stay with the process.
 _SPARE_BYTES = 2**28
-_CEILINGS_TRIES = 2
+_CEILINGS_TRIES, _AGAIN = 2, 5
 
 
 class PoisonedError(Exception):
@@ -85,6 +86,18 @@ class Session:
             if trouble is None:
                 break
         self.release()
+
+    def ceilings_of(self, work: Work, median_ms: float) -> Ceilings:
+        """Return the ceilings for a case; on a CPU, measured again if its time is impossible beside them.
+
+        What else ran there while they were measured may have left them far too low. The best of all counts.
+        """
+        dtype = work.shape.dtype
+        for _ in range(_AGAIN if self.device == "cpu" else 0):
+            if work.impossible(median_ms, self.ceilings(dtype, work.mix)) is None:
+                break
+            self._measure_ceiling(dtype)
+        return self.ceilings(dtype, work.mix)
 
     def _measure_ceiling(self, of: Dtype | Mix) -> None:
         if isinstance(of, Mix):

@@ -35,7 +35,7 @@ def speed_outcome(
     times = summarize(task.sampler.samples)
     clocks = summarize_clocks(task.readings)
     work = Work.of(gated.provider.family, case.shape, case.direction)
-    ceilings = session.ceilings(case.shape.dtype, work.mix)
+    ceilings = session.ceilings_of(work, times.median_ms)
     floor = work.floor_ms(ceilings)
     load = session.foreign.figures(task.key)
     figures = replace(

@@ -131,13 +131,15 @@ def _matmul_tflops(device: Device, dtype: torch.dtype, *, tf32: bool) -> float:
     The ceiling of fp32 is that of TF32: fp32 kernels may be exact through three TF32 products.
     """
     size = _MATMUL_SIZE[device]
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
-        if device == "cpu" and size > _TRIAL_SIZE:
+    if device == "cpu":
+        if size > _TRIAL_SIZE:
             ms = _matmul_ms(_TRIAL_SIZE, device, dtype)
             if ms * (size / _TRIAL_SIZE) ** 3 > _LONGEST_MATMUL_MS:
                 return 2 * _TRIAL_SIZE**3 / ms / 1e9
+        return 2 * size**3 / _matmul_ms(size, device, dtype) / 1e9
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
         return 2 * size**3 / _matmul_ms(size, device, dtype) / 1e9
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before

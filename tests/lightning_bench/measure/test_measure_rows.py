@@ -120,6 +120,17 @@ def test_a_time_below_the_floor_is_wrong_and_not_given(
     assert measure("Right", direction="fwd", on=slow)["Right"].status == "ok"
 
 
+def test_ceilings_that_a_busy_cpu_left_too_low_are_measured_again(measure: Measure) -> None:
+    disturbed = Session("cpu")
+    disturbed.measure_ceilings("fp32", [])
+    low = replace(disturbed.ceilings("fp32", EVEN), tflops=1e-12)
+    disturbed._ceilings["fp32"] = low
+    disturbed.timer = FakeTimer(then=4.0)
+    outcome = measure("Right", direction="fwd", on=disturbed)["Right"]
+    assert outcome.status == "ok"
+    assert outcome.figures.ceiling_tflops > 1e-6
+
+
 def test_drifting_samples_are_unstable_but_given(measure: Measure) -> None:
     drifting = Session("cpu")
     # Three for the warm-up; then the first of two halves, which end the sampling at its twelfth sample.
