@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from lightning_bench.families.work import Work
-from lightning_bench.machine.interpreter import interprets_kernels
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.clocks import summarize_clocks
 from lightning_bench.measure.device.graph import NoGraphError
@@ -88,7 +87,6 @@ def speed_outcome(
         filter(
             None,
             [
-                "TRITON_INTERPRET was set" if interprets_kernels() else None,
                 clocks.trouble,
                 load.trouble,
                 contradiction(times, summarize(task.call_samples), case.shape.device),
