@@ -23,7 +23,7 @@ def tokens_per_s(line, size, seq_len):
 def test_tokens_per_second_of_training():
     claim = re.search(
         r"\*\*([\d,]+) tokens/s at 2K tokens, ([\d,]+) at 92K\*\* .* falls from ([\d,]+) to ([\d,]+)\. "
-        r"At 1K tokens LLaMA is up to (\d+) % faster \(3B; at 2K (\d+) %\)",
+        r"At 1K tokens LLaMA is up to (\d+) % faster \(3B; at 2K as fast\)",
         README,
     )
     assert claim is not None
@@ -32,10 +32,12 @@ def test_tokens_per_second_of_training():
         (ours, "LA2", 2048), (ours_long, "LA2", 94208), (llama, "LLaMA", 2048), (llama_long, "LLaMA", 94208),
     ):  # fmt: skip
         assert figure == round(tokens_per_s(line, "0.4b", seq_len), -3)
-    llama_first = (("3b", 1024), ("3b", 2048), ("0.4b", 1024), ("1b", 1024))
+    llama_first = (("3b", 1024), ("0.4b", 1024), ("1b", 1024))
     faster = [100 * (tokens_per_s("LLaMA", *at) / tokens_per_s("LA2", *at) - 1) for at in llama_first]
-    assert [round(percent) for percent in faster[:2]] == [int(percent) for percent in claim.groups()[4:]]
+    assert round(faster[0]) == int(claim[5])
     assert max(faster) == faster[0]
+    even = 100 * (tokens_per_s("LA2", "3b", 2048) / tokens_per_s("LLaMA", "3b", 2048) - 1)
+    assert f"LA2 is {even:.1f} % faster here" in " ".join((ROOT / "docs" / "train.md").read_text().split())
     ours_of = {(size, n) for line, size, n in training_rows() if line == "LA2"}.difference(llama_first)
     compared = [(size, n) for line, size, n in training_rows() if line == "LLaMA" and (size, n) in ours_of]
     assert len(compared) >= 20
@@ -59,8 +61,9 @@ def test_softmax_attentions_of_training():
     gain = {
         (model, n): 100 * (value / rate["sdpa-cudnn", model, n] - 1)
         for (provider, model, n), value in rate.items()
-        if provider == "flash4"
+        if provider == "flash4" and ("sdpa-cudnn", model, n) in rate
     }
+    assert len(gain) == 25
     assert all(-0.5 < percent < 1.5 for (_, n), percent in gain.items() if n == 1024)
     late = [percent for (_, n), percent in gain.items() if n >= 32768]
     assert f"at 1K tokens, and {min(late):.0f} to {max(late):.0f} % faster from 32K on" in text
