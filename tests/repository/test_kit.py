@@ -1,0 +1,179 @@
+"""A kit takes the repository, what it needs and peers to a machine that reaches no registry."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+from lightning_bench.record.codec import read_cells
+from scripts.kit import KitError, installed_there, lacking, lay_out, main
+from scripts.kit_peers import PEERS
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a kit holds the history of a clone")
+
+
+def wheel(folder, name, **files):
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for place, text in files.items():
+            archive.writestr(place, text)
+        archive.writestr(
+            f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        )
+    return path
+
+
+@pytest.fixture
+def has_all(tmp_path):
+    """Return a list of packages with all that lightning-bench needs, in any version."""
+    path = tmp_path / "freeze.txt"
+    path.write_text("\n".join(lacking({})))
+    return path
+
+
+def pack(tmp_path, has, peers, *options):
+    kit = tmp_path / "kit"
+    assert main([str(kit), "--has", str(has), "--peer", peers, *options]) == 0
+    return kit
+
+
+def unpack(kit, target, *options):
+    command = [sys.executable, "-I", str(kit / "unpack.py"), str(target), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_kit_in_two_copies(tmp_path, has_all):
+    """Parts come one after the other; then the commit and the peers are there, each where it asked for."""
+    noise = os.urandom(1_500_000).hex()
+    first = wheel(tmp_path, "first", **{"first.py": "NAME = 'first'\n", "first.txt": noise})
+    second = wheel(tmp_path, "second", **{"second.py": "NAME = 'second'\n"})
+    kit = pack(tmp_path, has_all, f"first={first},second={second}", "--part-mib", "1")
+    archives = json.loads((kit / "manifest.json").read_text())["archives"]
+    assert list(archives) == ["repository", "first", "second"]
+    late = archives["first"]["parts"][1:]
+    assert late
+    contents = [(kit / part).read_bytes() for part in late]
+    for part in late:
+        (kit / part).unlink()
+    there = tmp_path / "there"
+    done = unpack(kit, there)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"still to come: {', '.join(late)}\n"
+    done = unpack(kit, there, "--peer", "second")  # needs none of those
+    assert done.returncode == 0, done.stderr
+    for path in kit.glob("*.[0-9]*"):
+        path.unlink()
+    for part, content in zip(late, contents, strict=True):
+        (kit / part).write_bytes(content)
+    done = unpack(kit, there, "--peer", "first,second")
+    assert (done.returncode, done.stderr) == (0, "")
+    script = "import first, second, lightning_bench as b; print(first.NAME, second.NAME, b.__file__)"
+    shell = f'{done.stdout} exec "{sys.executable}" -c "{script}"'
+    said = subprocess.run(["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert said.stdout.split()[:2] == ["first", "second"], said.stderr
+    assert said.stdout.split()[2] == str(there / "repository" / "lightning_bench" / "__init__.py")
+    assert not any((there / "parts").iterdir())
+    assert head(there / "repository") == head(ROOT)
+
+
+def head(folder):
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_damaged_part(tmp_path, has_all):
+    kit = pack(tmp_path, has_all, f"one={wheel(tmp_path, 'one', **{'one.py': ''})}")
+    part = kit / "one.tar.xz.0"
+    part.write_bytes(part.read_bytes()[:-1])
+    done = unpack(kit, tmp_path / "there")
+    assert (done.returncode, done.stderr) == (1, "one is damaged: copy one.tar.xz.0 again\n")
+    done = unpack(kit, tmp_path / "there", "--peer", "two")
+    assert done.returncode == 2
+    assert done.stderr == "no peer two in this kit; it has repository, one\n"
+
+
+def test_only_files_that_are_wanted(tmp_path):
+    given = wheel(
+        tmp_path,
+        "big",
+        **{"big/kernel.py": "A = 1\n", "big/rest.py": "", "big-1.0.data/purelib/big/own.py": ""},
+    )
+    lay_out(given, ["big/kernel.py", "big/own.py"], tmp_path / "site")
+    assert files(tmp_path / "site") == ["big-1.0.dist-info/METADATA", "big/kernel.py", "big/own.py"]
+    for place in ("PKG-INFO", "big/kernel.py", "big/rest.py"):
+        path = tmp_path / "big-1.0" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("Metadata-Version: 2.1\nName: big\nVersion: 1.0\n")
+    with tarfile.open(tmp_path / "big-1.0.tar.gz", "w:gz") as sources:
+        sources.add(tmp_path / "big-1.0", "big-1.0")
+    lay_out(tmp_path / "big-1.0.tar.gz", ["*kernel.py"], tmp_path / "other")
+    assert files(tmp_path / "other") == ["big-1.0.dist-info/METADATA", "big/kernel.py"]
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_is_lacking():
+    everything = lacking({})
+    assert {"torch", "typer", "pydantic", "pydantic-core"} <= everything.keys()
+    assert "ruff" not in everything  # an extra's
+    pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().lower().splitlines()}
+    assert everything["pydantic"].startswith("pydantic==")
+    assert "pydantic" in pins
+    there = dict.fromkeys(everything, "")
+    assert lacking(there) == {}
+    assert "typing-extensions" in lacking({**there, "pydantic": "1.0", "typing-extensions": "3.0"})
+    assert lacking({**there, "pydantic": "99.0"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--peer", "nobody"], "no peer nobody; there are flash2, flash4"),
+        (["--peer", "mine=none.whl"], "none.whl does not exist"),
+        (["--has", "bad.txt"], "'torch==new' is no line of `pip list --format=freeze`"),
+    ],
+)
+def test_what_cannot_be_packed(tmp_path, has_all, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.txt").write_text("torch==new\n")
+    has = [] if "--has" in arguments else ["--has", str(has_all)]
+    try:
+        code = main(["kit", *has, *arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code in (1, 2)
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "kit").exists()
+
+
+def test_a_kit_that_exists(tmp_path, has_all, capsys):
+    (tmp_path / "kit").mkdir()
+    assert main([str(tmp_path / "kit"), "--has", str(has_all)]) == 1
+    assert "exists: name a new folder" in capsys.readouterr().err
+    with pytest.raises(KitError, match="no line"):
+        installed_there("torch=2")
+
+
+def test_peers_are_of_the_versions_measured():
+    of_peer = {
+        "flash2": "flash2", "flash4": "flash4", "fla-chunk": "fla", "lightning-official": "lightning-attn",
+        "xformers": "xformers", "sglang-seg-la": "sglang", "vllm-lightning": "vllm",
+        "mamba-ssm-step": "mamba", "flashinfer-decode": "flashinfer",
+    }  # fmt: skip
+    assert set(of_peer.values()) == set(PEERS)
+    measured = {
+        (of_peer[row["provider"]], row["provider_version"])
+        for path in (ROOT / "results" / "h200").glob("*-*.csv")
+        for row in read_cells(path)
+        if row.get("provider") in of_peer and row.get("provider_version")
+    }
+    assert {peer for peer, _ in measured} >= set(PEERS) - {"flashinfer"}  # which has not been measured
+    for peer, version in measured:
+        assert PEERS[peer].wheels[0].removesuffix(" (source)").endswith(f"=={version}")
