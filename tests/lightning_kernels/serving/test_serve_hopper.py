@@ -5,22 +5,30 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lightning_kernels import lightning_attn2_serve
 from lightning_kernels.serving import serve_hopper
 from lightning_kernels.serving.serve_call import ServeCall
 from lightning_kernels.serving.serve_hopper import Serving, hopper_serving
 from tests.support.gluon_emulator.trials import Runner
-from tests.support.served_batches import check_batch, int32, make_batch, snapshots
+from tests.support.served_batches import check_batch, int32, make_batch, same_bits, snapshots
 
 DIMS = [(64, 64), (128, 128), (64, 128), (48, 80)]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ON_HOPPER = DEVICE == "cuda" and torch.cuda.get_device_capability() == (9, 0)
+on_hopper_or_a_cpu = pytest.mark.skipif(
+    DEVICE == "cuda" and not ON_HOPPER, reason="on another GPU the kernel is not taken"
+)
 
 
 def as_call(q, k, v, s, *, state, cu_seqlens, state_indices, scale, max_seqlen=0, **options):
     """Return the call that `lightning_attn2_serve` would make of these arguments."""
     names = "output_state_indices", "has_initial_state", "context_lens"
-    kept = options.get("snapshots")
+    given = [options.pop(name, None) for name in names]
+    kept, seeds = options.pop("snapshots", None), options.pop("rounding_seeds", None)
+    assert not options
     return ServeCall(
-        q, k, v, s, state, cu_seqlens, state_indices, *(options.get(name) for name in names),
-        None if kept is None else kept.indices, None, 0 if kept is None else kept.every, max_seqlen, scale,
+        q, k, v, s, state, cu_seqlens, state_indices, *given, None if kept is None else kept.indices, seeds,
+        0 if kept is None else kept.every, max_seqlen, scale,
     )  # fmt: skip
 
 
@@ -64,8 +72,9 @@ def test_padding_new_sequences_and_other_slots(serve, kv_heads):
 
 @pytest.mark.parametrize(("d", "e"), DIMS)
 def test_states_in_bf16_are_rounded_once(serve, d, e):
-    lengths = {"slots": [2, 0, 1, 3, 4], "has_initial_state": torch.tensor([True, False, True, True, True])}
-    batch = batch_of([1, 130, 64, 70, 7], d=d, e=e, pool_dtype=torch.bfloat16, **lengths)
+    begun = torch.tensor([True, False, True, True, True])
+    kinds = {"slots": [2, 0, 1, 3, 4], "has_initial_state": begun, "pool_dtype": torch.bfloat16}
+    batch = batch_of([1, 130, 64, 70, 7], d=d, e=e, **kinds)
     o, pool = check_batch(serve, batch, slack=2)
     exact_o, exact_pool = check_batch(serve, replace(batch, state=batch.state.float()), slack=2)
     assert torch.equal(o, exact_o)
@@ -79,16 +88,71 @@ def test_no_decay_and_no_tokens(serve):
     assert check_batch(serve, batch_of([0]))[0].shape == (0, 2, 64)
 
 
-def test_batches_of_one_size_with_and_without_decay_are_two_kinds(runner, monkeypatch):
-    monkeypatch.setattr(serve_hopper, "hopper", lambda device: runner.host)
-    decaying, lasting = batch_of([65]), batch_of([65], slope=None)
+def test_indices_that_begin_anywhere(serve):
+    """As parts of longer vectors they may not be aligned to 16 bytes, for which a kernel may be compiled."""
+    others = {"output_state_indices": int32(2, 3), "has_initial_state": torch.tensor([True, False])}
+    batch = batch_of([70, 5], slots=[0, 1], **others)
+    expected = check_batch(serve, batch, slack=2)
+    moved = replace(
+        batch, s=moved_on(batch.s), cu_seqlens=moved_on(batch.cu_seqlens),
+        state_indices=moved_on(batch.state_indices),
+        options={name: moved_on(x) for name, x in batch.options.items()},
+    )  # fmt: skip
+    assert all(map(same_bits, check_batch(serve, moved, slack=2), expected))
 
-    def chosen(batch):
-        return batch.call(lambda *x, **y: hopper_serving(as_call(*x, **y)), batch.state)
 
+def moved_on(vector):
+    """Return an equal vector, one element beyond an aligned address."""
+    return torch.cat([vector[:1], vector])[1:]
+
+
+@pytest.fixture
+def chosen(runner, monkeypatch):
+    """Return what chooses the kernel of a batch, which sees a Hopper GPU on a CPU, too."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(serve_hopper, "hopper", lambda device: runner.host)
+    return lambda batch: batch.call(lambda *x, **y: hopper_serving(as_call(*x, **y)), batch.state)
+
+
+@on_hopper_or_a_cpu
+def test_batches_of_one_size_with_and_without_decay_are_two_kinds(chosen):
+    decaying, lasting = (batch_of([65], slope=slope, device=DEVICE) for slope in (0.3, None))
     first = chosen(decaying)
     assert None is not chosen(lasting) is not first
     assert chosen(decaying) is first
+
+
+@on_hopper_or_a_cpu
+def test_prompts_go_to_it_and_decoding_does_not(chosen, monkeypatch):
+    def takes(lengths, **options):
+        return chosen(batch_of(lengths, device=DEVICE, **options)) is not None
+
+    assert takes([100, 1])
+    assert not takes([1, 1])
+    assert takes([32], beyond=32, slots=[-1])
+    assert not takes([31])
+    assert takes([100], max_seqlen=9)
+    assert not takes([100], max_seqlen=8)
+    assert not takes([100], d=40, e=40)
+    assert not takes([100], dtype=torch.float32)
+    assert takes([100], dtype=torch.float16)
+    assert takes([100], pool_dtype=torch.bfloat16)
+    seeds = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    assert not takes([100], pool_dtype=torch.bfloat16, rounding_seeds=seeds)
+    assert not takes([100], snapshots=snapshots(64, [[3]], DEVICE))
+    monkeypatch.setenv("LIGHTNING_KERNELS_INVARIANT", "1")
+    assert not takes([100])
+
+
+@on_hopper_or_a_cpu
+def test_states_must_be_contiguous_within_a_slot(chosen):
+    batch = batch_of([100], device=DEVICE)
+    pool = batch.state
+    assert chosen(replace(batch, state=torch.stack([pool, pool], 1)[:, 1])) is not None
+    assert chosen(replace(batch, state=torch.cat([pool, pool], 1)[:, 1:3])) is not None
+    for padded in (torch.cat([pool, pool], 3)[..., :64], torch.cat([pool, pool], 2)[..., :64, :]):
+        assert chosen(replace(batch, state=padded)) is None
+    assert chosen(replace(batch, state=pool.transpose(2, 3).contiguous().transpose(2, 3))) is None
 
 
 def test_slots_far_apart_do_not_share_a_kernel_with_near_ones(runner):
@@ -102,24 +166,26 @@ def test_slots_far_apart_do_not_share_a_kernel_with_near_ones(runner):
     assert key(2**13) == key(2**30) != key(2**31)  # where a stride takes 64 bits
 
 
-ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not ON_HOPPER, reason="needs a Hopper GPU")
-def test_prompts_go_to_it_and_decoding_does_not(monkeypatch):
-    def chosen(lengths, **options):
-        state_dtype = options.pop("pool_dtype", torch.float32)
-        batch = batch_of(lengths, device="cuda", pool_dtype=state_dtype, **options)
-        return batch.call(lambda *x, **y: hopper_serving(as_call(*x, **y)), batch.state) is not None
-
-    assert chosen([100, 1])
-    assert not chosen([1, 1])
-    assert not chosen([100], max_seqlen=8)
-    assert not chosen([100], d=40, e=40)
-    assert chosen([100], pool_dtype=torch.bfloat16)
-    seeds = torch.zeros(1, dtype=torch.int64, device="cuda")
-    assert not chosen([100], pool_dtype=torch.bfloat16, rounding_seeds=seeds)
-    assert not chosen([100], snapshots=snapshots(64, [[3]], "cuda"))
-    monkeypatch.setenv("LIGHTNING_KERNELS_INVARIANT", "1")
-    assert not chosen([100])
+@pytest.mark.usefixtures("poison")
+class TestOnAGpu:
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize(("d", "e"), [*DIMS, (256, 256), (192, 240), (80, 32)])
+    def test_mixed_batches(self, chosen, dtype, d, e):
+        kinds = {"d": d, "e": e, "dtype": dtype, "heads": 4, "kv_heads": 2, "device": DEVICE}
+        batch = batch_of(
+            [1, 700, 0, 64, 65, 9, 1, 130], slots=[8, 3, 0, 2, -1, 5, 6, 1], beyond=100, **kinds,
+            output_state_indices=int32(8, 9, 0, -1, 4, 5, 7, 1, device=DEVICE),
+            has_initial_state=torch.tensor([1, 0, 1, 1, 1, 1, 0, 1], dtype=torch.bool, device=DEVICE),
+        )  # fmt: skip
+        batch.state[3] = float("nan")  # which does not enter
+        rounded = replace(batch, state=batch.state.bfloat16())
+        exact = replace(batch, state=rounded.state.float())
+        assert None not in (chosen(rounded), chosen(exact))
+        _, pool = check_batch(lightning_attn2_serve, rounded, slack=2)
+        _, exact_pool = check_batch(lightning_attn2_serve, exact, slack=2)
+        # To nearest: cut off, half of them would be others. Two compiled kernels may add up otherwise.
+        written = [8, 9, 5, 7, 1]
+        others = pool[written] != exact_pool[written].bfloat16()
+        assert float(others.float().mean()) < 1e-2

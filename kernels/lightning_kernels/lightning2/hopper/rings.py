@@ -195,7 +195,7 @@ class Decay:
 
 @aggregate
 class Ends:
-    """The state [key_dim, value_dim] in fp32 that enters a sequence and the one that leaves it."""
+    """The state [key_dim, value_dim] that enters a sequence and the one that leaves it, in fp32 or bf16."""
 
     initial_ptr: gl.tensor | gl.constexpr  # None: zeros
     final_ptr: gl.tensor | gl.constexpr  # None: not wanted
