@@ -12,6 +12,8 @@ from ..lightning2.blocked import lightning_attn2_torch
 from ..step.decode_step import lightning_attn2_step, lightning_attn2_step_torch
 
 _WIDEST = 256
+_KNOWN = {"scale", "initial_state", "output_final_state", "cu_seqlens"}
+"""Options of a call that it may have; others only where they ask for nothing."""
 
 
 class LightningKernelsBackend(BaseBackend):  # type: ignore[misc]
@@ -39,7 +41,7 @@ def _takes(
     """Return whether a call can run here, and if not, why."""
     if g is not None or g_gamma is None:
         return False, "it needs g_gamma, one decay per head, and no g"
-    if unknown := [name for name in ("reverse", "state_v_first") if options.get(name)]:
+    if unknown := [name for name in sorted(options.keys() - _KNOWN) if options[name] not in (None, False)]:
         return False, f"it has no {unknown[0]}"
     if max(q.shape[-1], v.shape[-1]) > _WIDEST:
         return False, f"it has dims up to {_WIDEST}"

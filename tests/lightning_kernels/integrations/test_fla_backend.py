@@ -104,6 +104,7 @@ def test_results_are_those_of_the_kernels_of_fla(function, n, monkeypatch):
         ({"g_gamma": None}, "one decay per head, and no g"),
         ({"reverse": True}, "it has no reverse"),
         ({"state_v_first": True}, "it has no state_v_first"),
+        ({"transpose_state_layout": True}, "it has no transpose_state_layout"),  # its old name
         ({"v": torch.zeros(2, 4, 3, 264)}, "dims up to 256"),
     ],
 )
@@ -113,6 +114,12 @@ def test_what_goes_on_to_the_kernels_of_fla(fla_backend, changes, reason):
     takes, why = fla_backend._takes(**given)
     assert not takes
     assert reason in why
+
+
+def test_options_that_ask_for_nothing_are_taken(fla_backend):
+    q, k, v, gamma, _ = inputs(4)
+    options = {"reverse": False, "state_v_first": False, "transpose_state_layout": False, "cu_seqlens": None}
+    assert fla_backend._takes(q, k, v, g_gamma=gamma, scale=0.5, output_final_state=True, **options)[0]
 
 
 def test_the_switch_of_fla_turns_it_off(fla_backend, monkeypatch):
