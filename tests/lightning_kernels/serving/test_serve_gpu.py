@@ -36,8 +36,9 @@ def test_mixed_batches(dtype, pool_dtype, d, e):
 
 
 @dtypes
-def test_many_heads_and_sequences(dtype):
-    batch = batch_of([1] * 60 + [300] * 4, heads=64, kv_heads=64, dtype=dtype)
+@pytest.mark.parametrize("prompts", [4, 12])  # of 12 it is a batch for the Hopper kernel
+def test_many_heads_and_sequences(dtype, prompts):
+    batch = batch_of([1] * 60 + [300] * prompts, heads=64, kv_heads=64, dtype=dtype)
     check_batch(lightning_attn2_serve, batch)
 
 
@@ -52,8 +53,10 @@ def test_decoding_is_a_step(dtype, heads):
     torch.testing.assert_close(pool[batch.state_indices.long()], begun)
 
 
-def test_a_graph_serves_every_batch_that_fits():
-    graph_batch = batch_of([1] * 8, dtype=torch.bfloat16, slots=list(range(8)), beyond=248)
+@pytest.mark.parametrize("pool_dtype", [torch.float32, torch.bfloat16])
+def test_a_graph_serves_every_batch_that_fits(pool_dtype):
+    kinds = {"dtype": torch.bfloat16, "pool_dtype": pool_dtype}
+    graph_batch = batch_of([1] * 8, slots=list(range(8)), beyond=248, **kinds)
     state = graph_batch.state.clone()
     graph_batch.call(lightning_attn2_serve, state)
     torch.cuda.synchronize()
@@ -64,8 +67,7 @@ def test_a_graph_serves_every_batch_that_fits():
         padding = 8 - len(lengths)
         slots = [*torch.randperm(8)[: len(lengths)].tolist(), *[-1] * padding]
         batch = batch_of(
-            [*lengths, *[0] * padding], dtype=torch.bfloat16, slots=slots, seed=seed,
-            beyond=256 - sum(lengths),
+            [*lengths, *[0] * padding], slots=slots, seed=seed, beyond=256 - sum(lengths), **kinds
         )  # fmt: skip
         for name in ("q", "k", "v", "cu_seqlens", "state_indices"):
             getattr(graph_batch, name).copy_(getattr(batch, name))
@@ -100,23 +102,39 @@ def test_memory_is_that_of_o():
     assert torch.cuda.memory_stats()["requested_bytes.all.peak"] - before <= o.nbytes
 
 
-def test_slots_beyond_two_gigabytes():
-    slots = 40000  # of 64 KiB: 2.6 GB, past 2³¹ bytes
-    batch = batch_of([1, 70], heads=1, kv_heads=1, dtype=torch.bfloat16, slots=[0, 1])
-    batch.state = torch.zeros(slots, 1, 128, 128, device="cuda")
-    batch.state[slots - 1] = 1.0
-    batch.state_indices = int32(slots - 1, slots - 2, device="cuda")
-    check_small(batch)
+@pytest.mark.parametrize("pool_dtype", [torch.float32, torch.bfloat16])
+def test_slots_whose_offsets_take_more_than_32_bits(pool_dtype, monkeypatch):
+    """The last of 2³¹ elements and two slots more: 8 GiB in fp32."""
+    batch = batch_of([1, 70], heads=1, kv_heads=1, dtype=torch.bfloat16, pool_dtype=pool_dtype, slots=[1, 0])
+    near = batch.state[:2]
+    far = torch.empty(2**31 // near[0].numel() + 2, *near.shape[1:], device="cuda", dtype=pool_dtype)
+    indices = batch.state_indices
+    beyond = indices + len(far) - 2
 
+    def step(state, state_indices):
+        rows = (x[:2] for x in (batch.q, batch.k, batch.v))
+        return lk.lightning_attn2_step(*rows, batch.s, state=state, state_indices=state_indices)
 
-def check_small(batch):
-    """Compare with the same batch on a pool of two slots."""
-    last = batch.state[-2:].clone()
-    small = replace(batch, state=last, state_indices=batch.state_indices - len(batch.state) + 2)
-    expected_pool = last.clone()
-    expected = small.call(lightning_attn2_serve, expected_pool)
-    assert same_bits(batch.call(lightning_attn2_serve, batch.state), expected)
-    assert same_bits(batch.state[-2:], expected_pool)
+    def verify(state, state_indices):
+        q, k, v = (x[:4].unflatten(0, (2, 2)) for x in (batch.q, batch.k, batch.v))
+        accepted = lk.Accepted(k, v, indices + 1)
+        return lk.lightning_attn2_verify(
+            q, k, v, batch.s, state=state, state_indices=state_indices, accepted=accepted
+        )
+
+    def serve(state, state_indices):
+        return replace(batch, state_indices=state_indices).call(lightning_attn2_serve, state)
+
+    def portable(state, state_indices):
+        with monkeypatch.context() as patch:
+            patch.setenv("LIGHTNING_KERNELS_HOPPER", "0")
+            return serve(state, state_indices)
+
+    for function in (serve, portable, step, verify):
+        expected_pool = near.clone()
+        far[-2:] = near
+        assert same_bits(function(far, beyond), function(expected_pool, indices)), function
+        assert same_bits(far[-2:], expected_pool), function
 
 
 @pytest.mark.filterwarnings("ignore")
