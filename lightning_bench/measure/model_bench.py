@@ -138,7 +138,7 @@ class ModelBench(ABC, Generic[Runner]):
         self.enter(case.id, "warm-up")
         tuned = AutotuneWatch()
         run = self._warmed_up(case, self.made(case, size, provider))
-        self._sample(case, run)
+        self.sample(case, run)
         figures = replace(figures, provider_config=" ".join(filter(None, [config, tuned.chosen()])))
         if reason := GUARD.replaced():
             raise CaseEnded("wrong", reason)
@@ -158,7 +158,7 @@ class ModelBench(ABC, Generic[Runner]):
         runner.units(self.warm_ups, clock)
         return run
 
-    def _sample(self, case: Case, run: ModelFigures[Runner]) -> None:
+    def sample(self, case: Case, run: ModelFigures[Runner]) -> None:
         """Take turns of units until the rule says that they are enough."""
         clock, foreign = make_lap_clock(self.session.device), self.session.foreign
         most, slot = self._rule.max_samples, 1

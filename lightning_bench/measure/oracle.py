@@ -81,6 +81,38 @@ def solve(
     return {name: rounded(name, x) for name, x in tensors.items()}
 
 
+def solve_rounded(
+    family: Family, problem: Problem, dtype: Dtype, seed: int, *, gradients: bool
+) -> dict[str, Tensor]:
+    """Return what `solve` does if inputs and results are rounded to a dtype: as far off may a provider be."""
+    generator = torch.Generator(device=problem.q.device).manual_seed(seed)
+    specs = definition_of(family).inputs
+
+    def rounded(x: Tensor, error: float) -> Tensor:
+        noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        # Uniform within half a unit in the last place, whose relative size varies by two.
+        return x * (1.0 + error * 0.72 * (2.0 * noise - 1.0))
+
+    moved = {name: rounded(problem[name], _ROUNDING[dtype]) for name in ("q", "k", "v", "do")}
+    for name, x in problem.more.items():
+        wanted = specs[name].dtype
+        if wanted != "int64":
+            moved[name] = rounded(x, _ROUNDING[wanted or dtype])
+    return solve(family, problem.replaced(moved), gradients=gradients, output_dtype=torch_dtype(dtype))
+
+
+def allowed_error(rounded: float, dtype: Dtype, slack: Slack) -> float:
+    """Return how far off a result of a dtype may be, given how far off rounding alone makes it; relative."""
+    rounding = slack.rounding * BUDGET_FACTOR * max(_ROUNDING[dtype], rounded)
+    return rounding + slack.accumulation * ACCUMULATION
+
+
+def pairs_in_time(shape: Shape, family: Family) -> int:
+    """Return how many (batch, head) pairs are compared in full in about a second: from 2 to 16."""
+    count = int(_ORACLE_WORK[shape.device] // pair_work(shape, definition_of(family)))
+    return max(2, min(count, _MAX_PAIRS))
+
+
 def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int]]:
     """Return the (batch, head) pairs to check in full: always the first and the last, both ends of the decay.
 
@@ -92,8 +124,7 @@ def choose_pairs(shape: Shape, family: Family, seed: int) -> list[tuple[int, int
         heads = dict.fromkeys((0, shape.heads - 1))
         return [(b, h) for h in heads for b in range(shape.batch)]
     everything = [(b, h) for b in range(shape.batch) for h in range(0, shape.heads, shape.group)]
-    count = int(_ORACLE_WORK[shape.device] // pair_work(shape, defined))
-    count = max(2, min(count, _MAX_PAIRS) // shape.group)
+    count = max(2, pairs_in_time(shape, family) // shape.group)
     if len(everything) > count:
         middle = random.Random(seed).sample(everything[1:-1], count - 2)
         everything = [everything[0], *sorted(middle), everything[-1]]
@@ -254,30 +285,16 @@ class Reference:
         It is taken over one pair, because pairs hardly differ, except on short sequences, where they do.
         """
         count = len(self.pairs) if self.shape.seq_len <= 1024 else self.shape.group
-        generator = torch.Generator(device=problem.q.device).manual_seed(seed + 1)
-        unit = _ROUNDING[self.shape.dtype]
-
-        def rounded(x: Tensor, error: float) -> Tensor:
-            noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            # Uniform within half a unit in the last place, whose relative size varies by two.
-            return x * (1.0 + error * 0.72 * (2.0 * noise - 1.0))
-
         first = problem.part(slice(count))
-        moved = {name: rounded(first[name], unit) for name in ("q", "k", "v", "do")}
-        for name, x in first.more.items():
-            wanted = self._defined.inputs[name].dtype
-            if wanted != "int64":
-                moved[name] = rounded(x, _ROUNDING[wanted or self.shape.dtype])
-        dtype = torch_dtype(self.shape.dtype)
-        answers = solve(family, first.replaced(moved), gradients=len(solved) > 1, output_dtype=dtype)
+        answers = solve_rounded(family, first, self.shape.dtype, seed + 1, gradients=len(solved) > 1)
 
         def budget(name: str, answer: Tensor) -> float:
             exact = self._rows(name, self._over_group(name, solved[name][:count]))
             got = self._rows(name, self._over_group(name, answer))
             error = relative_error(got, exact, self.grad_norm[:count]).max().item()
-            least = _ROUNDING["fp32"] if name in self._defined.updates else unit
-            rounding = self.slack.rounding * BUDGET_FACTOR * max(least, error)
-            return rounding + self.slack.accumulation * ACCUMULATION
+            return allowed_error(
+                error, "fp32" if name in self._defined.updates else self.shape.dtype, self.slack
+            )
 
         return {name: budget(name, answer) for name, answer in answers.items()}
 

@@ -14,6 +14,7 @@ from lightning_bench.machine.data_sheet import mfu_percent
 from lightning_bench.machine.mix import EVEN
 from lightning_bench.measure.job import CaseEnded, Figures, Outcome
 from lightning_bench.measure.model_bench import ModelBench, ModelFigures
+from lightning_bench.measure.outcomes import is_oom
 from lightning_bench.measure.ranks.team import team_of
 from lightning_bench.measure.training.attention_gate import judge_attention
 from lightning_bench.measure.training.model_gate import judge_model
@@ -49,6 +50,11 @@ class TrainBench(ModelBench[Trainer]):
         team = self._stack.enter_context(team_of((case,), self.job.seed, follow_steps))
         return Trainer(case.shape, provider, self.job.seed, team.first if team else None)
 
+    def sample(self, case: Case, run: ModelFigures[Trainer]) -> None:
+        """Take turns of steps, and look at drawn ones."""
+        run.runner.begin_audit()
+        super().sample(case, run)
+
     def finished(
         self, case: Case, run: ModelFigures[Trainer], figures: Figures
     ) -> tuple[Figures, str | None]:
@@ -59,11 +65,20 @@ class TrainBench(ModelBench[Trainer]):
             return figures, "the ranks' weights have come apart: their gradients are not summed up alike"
         if reason := loss_failure(losses):
             return figures, reason
+        assert run.runner.audit is not None
+        self.enter(case.id, "oracle")
+        judged = run.runner.audit.checks
+        try:
+            reason = run.runner.audit.failure(self.job.seed)
+        except RuntimeError as error:
+            if not is_oom(error):
+                raise
+            judged = "no memory to judge timed steps"
         checks = (
-            f"small model and attention at the timed size against fp64; loss {losses[0]:.3g} to "
+            f"small model and attention at the timed size against fp64; {judged}; loss {losses[0]:.3g} to "
             f"{figures.loss:.3g} in {len(losses)} steps"
         )
-        return replace(figures, checks=checks), None
+        return replace(figures, checks=checks), reason
 
     def timed(self, case: Case, run: ModelFigures[Trainer], figures: Figures) -> tuple[Figures, str | None]:
         """Return the figures with phases and rates, and why no device computes so fast, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from lightning_bench.case import Shape
 from lightning_bench.measure.device.lap_clock import CpuLapClock, LapClock, in_phases
 from lightning_bench.measure.ranks.rank import Rank, RankRequest
 from lightning_bench.measure.training.model_gate import seeded, slopes_of_layers
+from lightning_bench.measure.training.step_audit import StepAudit
 from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.models.plugged_attention import attention_of, build_model
@@ -33,11 +35,13 @@ class Trainer:
 
     def __init__(self, shape: Shape, provider: Provider, seed: int, rank: Rank | None = None) -> None:
         self.shape, self.size, self._rank = shape, MODELS[shape.model_run.model], rank
+        self._slopes = slopes_of_layers(self.size, shape)
+        self.audit: StepAudit | None = None
         with seeded(shape.device, seed):
             self.model = build_model(
                 self.size,
                 attention_of(provider),
-                slopes_of_layers(self.size, shape),
+                self._slopes,
                 shape.seq_len,
                 torch_dtype(shape.dtype),
                 recompute=shape.model_run.recompute == "layers",
@@ -77,6 +81,10 @@ class Trainer:
         self._rank.announce(0)
         return self._rank.apart(self.replicated)
 
+    def begin_audit(self) -> None:
+        """Look at drawn steps from here on."""
+        self.audit = StepAudit(self.size, self.shape, self._slopes)
+
     def step(self, clock: LapClock) -> None:
         """Take a step and note its loss; the clock is marked before each of `PHASES`, not at the end."""
         clock.mark()
@@ -96,9 +104,13 @@ class Trainer:
         if self._rank is not None:
             self._rank.announce(count)
         for _ in range(count):
-            self.step(clock)
+            with self.audit.step(self.model) if self.audit else nullcontext():
+                self.step(clock)
         clock.mark()
-        return in_phases(clock.laps(), len(PHASES))
+        phases = in_phases(clock.laps(), len(PHASES))
+        if self.audit:
+            self.audit.put_away()
+        return phases
 
 
 def follow_steps(request: RankRequest, providers: Mapping[str, Provider]) -> None:

@@ -15,6 +15,8 @@ from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.device.lap_clock import CpuLapClock
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
+from lightning_bench.measure.training.model_gate import slopes_of_layers
+from lightning_bench.measure.training.step_audit import StepAudit
 from lightning_bench.measure.training.train_bench import loss_failure, too_fast
 from lightning_bench.measure.training.trainer import Trainer
 from lightning_bench.model_run import ModelRun
@@ -79,7 +81,10 @@ def test_figures_of_a_step_hold_together(session: Session, model: str, provider:
     assert f.first_loss == pytest.approx(math.log(256), rel=0.1)
     assert f.loss is not None
     assert f.loss < f.first_loss
-    assert f.checks.startswith("small model and attention at the timed size against fp64; loss 5.")
+    audited = f"attention and gradients of {f.samples} of {f.samples} timed steps, a pair of each"
+    assert f.checks.startswith(
+        f"small model and attention at the timed size against fp64; {audited}; loss 5."
+    )
     assert f.error_o is not None
     assert f.error_budget is not None
     assert 0 < f.error_o < f.error_budget
@@ -151,6 +156,92 @@ def test_what_ends_a_case_that_has_passed_the_gate(
     outcome, _ = trained(session, f"{tmp_path}/later.py:Later", shape("llama-tiny"))
     assert (outcome.status, outcome.figures.median_ms) == (status, None)
     assert reason in outcome.reason
+
+
+CHEATS = """
+import torch
+from lightning_bench.providers import Provider
+
+class Right(Provider):
+    name = label = "right"
+    family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
+
+    def build(self, inputs):
+        def forward():
+            type(self).calls = getattr(type(self), "calls", 0) + 1
+            o = torch.nn.functional.scaled_dot_product_attention(inputs.q, inputs.k, inputs.v, is_causal=True)
+            return o if type(self).calls <= 14 else self.timed(o, inputs)  # after gate, compiling and memory
+        return forward
+
+    def timed(self, o, inputs):
+        return o
+
+class Lazy(Right):
+    name = "lazy"
+
+    def timed(self, o, inputs):
+        return inputs.v.clone()
+
+class NoGradient(Right):
+    name = "no-gradient"
+
+    def timed(self, o, inputs):
+        return o.detach() + 0.0 * inputs.v
+
+class Detached(Right):
+    name = "detached"
+
+    def timed(self, o, inputs):
+        return o.detach()
+
+class Keeps(Right):
+    name, kept = "keeps", {}
+
+    def timed(self, o, inputs):
+        return self.kept.setdefault((self.calls % 2, o.shape), o.detach()) + 1e-3 * (o - o.detach())
+"""
+
+
+@pytest.mark.parametrize(
+    ("provider", "how", "reason"),
+    [
+        ("Right", "", None),
+        ("Right", "layers", None),
+        ("Lazy", "", " o is off by "),
+        ("Lazy", "layers", " o is off by "),
+        ("NoGradient", "", " it gives no gradient of q"),
+        ("Detached", "", " no gradient has come to its output"),
+        ("Keeps", "", " is off by "),
+    ],
+)
+def test_attention_that_is_wrong_in_timed_steps_only(
+    session: Session, tmp_path: Path, provider: str, how: str, reason: str | None
+) -> None:
+    (tmp_path / "cheats.py").write_text(CHEATS)
+    of = shape("llama-tiny", recompute=how)
+    outcome, _ = trained(session, f"{tmp_path}/cheats.py:{provider}", of)
+    if reason is None:
+        assert outcome.status in ("ok", "unstable"), outcome.reason
+    else:
+        assert (outcome.status, outcome.figures.median_ms) == ("wrong", None)
+        assert outcome.reason.startswith("in timed step ")
+        assert reason in outcome.reason
+
+
+def test_every_timed_step_is_as_likely_to_be_judged() -> None:
+    trainer = Trainer(shape("llama-tiny", batch=1, seq_len=4), get_provider("sdpa-math"), seed=0)
+    runs, steps = 200, 40
+    counts = [0] * (steps + 1)
+    for _ in range(runs):
+        audit = StepAudit(trainer.size, trainer.shape, slopes_of_layers(trainer.size, trainer.shape))
+        for _ in range(steps):
+            with audit.step(trainer.model):
+                pass
+        assert len(audit.sights) == 8
+        for sight in audit.sights:
+            counts[sight.step] += 1
+    # 40 in the mean, with a standard deviation of 6.
+    assert all(10 < count < 80 for count in counts[1:])
 
 
 LONG = """

@@ -1,0 +1,149 @@
+"""The audit of training steps: in drawn ones, attention and its gradients are compared with fp64.
+
+In a step that nobody can foresee, what the attention of a drawn layer takes and gives is copied, of one drawn
+pair of batch entry and head. These pairs are judged after the last sample: whatever a provider does once it
+is timed, its results are those of its family or they are not.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lightning_bench.case import Shape
+from lightning_bench.families import Problem
+from lightning_bench.measure.oracle import (
+    Slack,
+    allowed_error,
+    pairs_in_time,
+    relative_error,
+    solve,
+    solve_rounded,
+)
+from lightning_bench.models.language_model import Attend, Block, LanguageModel
+from lightning_bench.models.model_sizes import ModelSize
+
+# Solved twice each, so that judging takes about a second.
+_MOST = 8
+# Gradients in a model are sums of terms that all but cancel: rounding costs more than on random inputs. On a
+# CPU the right ones used 0.18 of this at most, from the first step on and after sixty.
+_SLACK = Slack(rounding=4.0, accumulation=8.0)
+_RESULTS = ("o", "dq", "dk", "dv")
+
+# Taken before any provider is imported, which could replace it.
+_below = secrets.randbelow
+
+
+@dataclass
+class Sight:
+    """What the attention of a pair took and gave in a step: q, k, v, o, do, dq, dk and dv, each [n, ·]."""
+
+    step: int
+    layer: int
+    batch: int
+    head: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"timed step {self.step}, layer {self.layer}, batch {self.batch}, head {self.head}"
+
+
+class StepAudit:
+    """Watches the steps of one model of `size` and `shape`; `slopes` has those of each layer, [heads].
+
+    Every step is as likely to be among those that are judged as any other.
+    """
+
+    def __init__(self, size: ModelSize, shape: Shape, slopes: list[Tensor]) -> None:
+        self._size, self._shape, self._slopes = size, shape, slopes
+        pairs = pairs_in_time(size.layer_shape(shape, 0), size.family)
+        self._most = max(2, min(_MOST, pairs // 2))
+        self._steps = 0
+        self.sights: list[Sight] = []
+
+    @contextmanager
+    def step(self, model: LanguageModel) -> Iterator[None]:
+        """Look at the step that is taken in the block if it is drawn, in place of one that was looked at."""
+        self._steps += 1
+        place = _below(self._steps) if self._steps > self._most else self._steps - 1
+        if place >= self._most:
+            yield
+            return
+        shape, size = self._shape, self._size
+        sight = Sight(self._steps, _below(size.layers), _below(shape.batch), _below(size.heads))
+        block = model.blocks[sight.layer]
+        assert isinstance(block, Block)
+        attend = block.attend
+        block.attend = _watched(attend, sight)
+        try:
+            yield
+        finally:
+            block.attend = attend
+        self.sights[place : place + 1] = [sight]
+
+    def put_away(self) -> None:
+        """Move what was seen to the host, where it takes no memory of the next step. This waits."""
+        for sight in self.sights:
+            sight.tensors = {name: x.cpu() for name, x in sight.tensors.items()}
+
+    def failure(self, seed: int) -> str | None:
+        """Return why what was seen cannot be right, or None."""
+        return next(filter(None, (self._failure(sight, seed) for sight in self.sights)), None)
+
+    @property
+    def checks(self) -> str:
+        """What was judged, for the row."""
+        return f"attention and gradients of {len(self.sights)} of {self._steps} timed steps, a pair of each"
+
+    def _failure(self, sight: Sight, seed: int) -> str | None:
+        if "o" not in sight.tensors or "do" not in sight.tensors:
+            return f"in {sight} no gradient has come to its output"
+        seen = {name: x.to(self._shape.device).double()[None] for name, x in sight.tensors.items()}
+        slope = self._slopes[sight.layer][sight.head : sight.head + 1].double()
+        problem = Problem(seen["q"], seen["k"], seen["v"], seen["do"], slope)
+        family, dtype = self._size.family, self._shape.dtype
+        right = solve(family, problem, gradients=True)
+        rounded = solve_rounded(family, problem, dtype, seed, gradients=True)
+        of = problem.do.norm(dim=(1, 2))
+        for name in _RESULTS:
+            if name not in seen:
+                return f"in {sight} it gives no gradient of {name[1:]}"
+            error = float(relative_error(seen[name], right[name], of))
+            allowed = allowed_error(float(relative_error(rounded[name], right[name], of)), dtype, _SLACK)
+            if not error <= allowed:  # NaN too
+                return f"in {sight} {name} is off by {error:.2g} and may be by {allowed:.2g}"
+        return None
+
+
+def _watched(attend: Attend, sight: Sight) -> Attend:
+    """Return attention that notes what it takes and gives, when it is called first.
+
+    Hooks are added behind the call: it finds its inputs as in every other step. What recomputes a layer calls
+    it again, and its gradients are those of the first call.
+    """
+
+    def pair(x: Tensor) -> Tensor:
+        return x.detach()[sight.batch, :, sight.head].clone()
+
+    def note(name: str, x: Tensor) -> None:
+        def hook(gradient: Tensor) -> None:
+            sight.tensors[name] = pair(gradient)
+
+        if x.requires_grad:
+            x.register_hook(hook)
+
+    def watched(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if "q" in sight.tensors:
+            return attend(q, k, v)
+        sight.tensors |= {"q": pair(q), "k": pair(k), "v": pair(v)}
+        o = attend(q, k, v)
+        sight.tensors["o"] = pair(o)
+        for name, x in (("do", o), ("dq", q), ("dk", k), ("dv", v)):
+            note(name, x)
+        return o
+
+    return watched
