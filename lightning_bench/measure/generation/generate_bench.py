@@ -15,20 +15,21 @@ from lightning_bench.case import Case
 from lightning_bench.families.work import CEILING_TOLERANCE
 from lightning_bench.machine.mix import EVEN
 from lightning_bench.measure.device.graph import NoGraphError
-from lightning_bench.measure.device.lap_clock import LapClock, in_phases
+from lightning_bench.measure.device.lap_clock import LapClock, in_phases, make_lap_clock
 from lightning_bench.measure.device.memory import MIB
 from lightning_bench.measure.generation.generation_gate import judge_generation, missed_by
 from lightning_bench.measure.generation.generator import Generator
 from lightning_bench.measure.job import CaseEnded, Figures
 from lightning_bench.measure.model_bench import ModelBench, ModelFigures
 from lightning_bench.measure.outcomes import is_oom
+from lightning_bench.measure.reservoir import Reservoir, below
 from lightning_bench.measure.training.model_gate import seeded
 from lightning_bench.models.byte_text import ByteText
 from lightning_bench.models.model_sizes import MODELS, ModelSize
 from lightning_bench.providers.registry.base import Provider
 
 PHASES = ("prefill", "decoding")
-_PROMPTS = 2
+_JUDGED = 4
 _STEPS_CHECKED = 64
 # A token that another beats by more was not chosen by right logits. Right ones were seen at 0 in bf16 and
 # fp32, steps without attention at 0.7 to 4 in the median, steps without half of the heads at 0.2 to 2.
@@ -38,7 +39,7 @@ _LEAST_BYTES = 2**30
 
 
 class Generates(Protocol):
-    """A model that generates, as far as a `Repeater` needs it: see `Generator`."""
+    """A model that generates, as far as `Continued` needs it: see `Generator`."""
 
     @property
     def new(self) -> Tensor:
@@ -48,47 +49,54 @@ class Generates(Protocol):
         """Continue the prompts by all new tokens."""
 
 
-class Repeater:
-    """Generates again and again, from prompts in turn, and compares the tokens with those of the first time.
+class Continued:
+    """Has a model continue prompts, and keeps what is judged of them.
 
-    `expected` has the first tokens that the first prompt must give, [batch, some].
+    The first prompt is continued several times, and always by the same tokens; `expected` has the first of
+    them, [batch, some]. Of the other prompts, each continued once, some are `kept` with their tokens.
     """
 
-    def __init__(self, generator: Generates, prompts: list[Tensor], expected: Tensor | None = None) -> None:
-        self._generator, self._prompts, self._expected = generator, prompts, expected
-        self.first: list[Tensor] = []
-        self._count = 0
+    def __init__(self, generator: Generates, first: Tensor, expected: Tensor | None = None) -> None:
+        self._generator, self._first, self._expected = generator, first, expected
+        self._tokens: Tensor | None = None
+        self._drawn = Reservoir(_JUDGED)
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self._left_out: list[Tensor] = []
         self._differ: list[Tensor] = []
 
-    def generate(self, clock: LapClock) -> None:
-        """Generate once; the tokens are compared on the device, and nothing waits."""
-        turn = self._count % len(self._prompts)
-        self._generator.generate(self._prompts[turn], clock)
-        self._count += 1
-        if self._count <= len(self._prompts):
-            self.first.append(self._generator.new.clone())
-        self._differ.append((self._generator.new != self.first[turn]).any())
+    def again(self, clock: LapClock) -> None:
+        """Continue the first prompt; the tokens are compared on the device, and nothing waits."""
+        self._generator.generate(self._first, clock)
+        if self._tokens is None:
+            self._tokens = self._generator.new.clone()
+        self._differ.append((self._generator.new != self._tokens).any())
+
+    def another(self, prompt: Tensor, clock: LapClock) -> None:
+        """Continue a prompt that is new. Nothing waits."""
+        self._generator.generate(prompt, clock)
+        self._left_out.append((self._generator.new < 0).any())
+        if (place := self._drawn.place()) is not None:
+            self.kept[place : place + 1] = [(prompt, self._generator.new.clone())]
 
     @property
     def failure(self) -> str | None:
-        """Why the tokens cannot be right, or None."""
-        if any(bool((tokens < 0).any()) for tokens in self.first):
+        """Why the tokens cannot be right, whatever attention there is, or None."""
+        assert self._tokens is not None
+        if any(map(bool, self._left_out)) or bool((self._tokens < 0).any()):
             return "a timed generation has left out tokens"
         if self._expected is not None:
             some = self._expected.shape[1]
-            if not torch.equal(self.first[0][:, :some], self._expected):
+            if not torch.equal(self._tokens[:, :some], self._expected):
                 return f"replays of CUDA graphs choose other tokens than the same {some} steps one by one"
-        if wrong := sum(map(bool, self._differ)):
-            return (
-                f"{wrong} of {self._count} timed generations gave other tokens than the first of their prompt"
-            )
+        if any(map(bool, self._differ)):
+            return f"one prompt has other tokens after {self._drawn.events} other prompts than at first"
         return None
 
     @property
     def checks(self) -> str:
         """What was judged, for the row."""
         graphs = "" if self._expected is None else f"; {self._expected.shape[1]} tokens without CUDA graphs"
-        return f"the same tokens in {self._count} generations of {len(self._prompts)} prompts{graphs}"
+        return f"the same tokens of one prompt before and after {self._drawn.events} other prompts{graphs}"
 
 
 class GenerationRunner:
@@ -99,19 +107,20 @@ class GenerationRunner:
 
     def __init__(self, case: Case, size: ModelSize, provider: Provider, seed: int) -> None:
         self._shape = shape = case.shape
+        self._timed = False
         with seeded(shape.device, seed):
             self.generator = Generator(size, provider, shape)
-            text = ByteText(shape.device, seed)
-            self._prompts = [text.batch(shape.batch, shape.seq_len)[0] for _ in range(_PROMPTS)]
+            self._text = ByteText(shape.device, seed)
+            self._first = self._prompt()
         if shape.model_run.compile == "parts":
             self.generator.model.compile_parts()
         self.tokens = shape.batch * shape.model_run.new_tokens
 
     @cached_property
-    def repeater(self) -> Repeater:
-        """What generates again and again, once the steps are captured."""
+    def continued(self) -> Continued:
+        """What has prompts continued, once the steps are captured."""
         expected = self._captured() if self._shape.device == "cuda" else None
-        return Repeater(self.generator, self._prompts, expected)
+        return Continued(self.generator, self._first, expected)
 
     @property
     def held_bytes(self) -> int:
@@ -119,30 +128,42 @@ class GenerationRunner:
         weights = sum(x.numel() * x.element_size() for x in self.generator.model.parameters())
         return weights + self.generator.cache_bytes
 
+    def begin_timed(self) -> None:
+        """Continue new prompts from here on: what a provider has kept of earlier ones saves it nothing."""
+        self._timed = True
+
     def units(self, count: int, clock: LapClock) -> list[list[float]]:
         """Generate so often. Return the times of prefill and decoding, ms. The device has finished then."""
-        for _ in range(count):
-            self.repeater.generate(clock)
+        prompts = [self._prompt() if self._timed else None for _ in range(count)]  # before the first mark
+        for prompt in prompts:
+            if prompt is None:
+                self.continued.again(clock)
+            else:
+                self.continued.another(prompt, clock)
         clock.mark()
         return in_phases(clock.laps(), len(PHASES))
 
-    def far_off(self, seed: int) -> str | None:
-        """Return why timed tokens of a sequence of each prompt cannot be right by exact attention, or None.
+    def far_off(self) -> str | None:
+        """Return why timed tokens of a sequence of each kept prompt cannot be right by exact attention.
 
-        Whatever a provider does once it is timed, its tokens are those of the model or they are not.
+        None if they can. Whatever a provider does once it is timed, its tokens are those of the model or they
+        are not.
         """
-        for number, tokens in enumerate(self.repeater.first):
-            row = (seed + number) % len(tokens)
-            sequence = torch.cat([self._prompts[number][row], tokens[row]])[None]
+        for prompt, tokens in self.continued.kept:
+            row = below(len(tokens))
+            sequence = torch.cat([prompt[row], tokens[row]])[None]
             missed = missed_by(self.generator.exact_logits(sequence).float(), tokens[row][None])
             if reason := not_chosen(missed[0].tolist()):
                 return reason
         return None
 
+    def _prompt(self) -> Tensor:
+        return self._text.batch(self._shape.batch, self._shape.seq_len)[0]
+
     def _captured(self) -> Tensor:
         """Capture the steps. Return the first tokens that they must give, chosen by steps one by one."""
         some = min(_STEPS_CHECKED, self._shape.model_run.new_tokens)
-        self.generator.prefill(self._prompts[0])
+        self.generator.prefill(self._first)
         self.generator.steps(some - 1)
         expected = self.generator.new[:, :some].clone()
         try:
@@ -171,19 +192,27 @@ class GenerateBench(ModelBench[GenerationRunner]):
         """Return the model of the case."""
         return GenerationRunner(case, size, provider, self.job.seed)
 
+    def sample(self, case: Case, run: ModelFigures[GenerationRunner]) -> None:
+        """Take turns of generations, each from a prompt of its own."""
+        run.runner.begin_timed()
+        super().sample(case, run)
+
     def finished(
         self, case: Case, run: ModelFigures[GenerationRunner], figures: Figures
     ) -> tuple[Figures, str | None]:
         """Return the figures with what was judged, and why the tokens cannot be right, or None."""
-        repeater = run.runner.repeater
-        judged, reason = "timed tokens against exact attention", repeater.failure
+        continued = run.runner.continued
+        continued.again(make_lap_clock(self.session.device))
+        self.enter(case.id, "oracle")
+        judged = f"timed tokens of {len(continued.kept)} of them against exact attention"
+        reason = continued.failure
         try:
-            reason = reason or run.runner.far_off(self.job.seed)
+            reason = reason or run.runner.far_off()
         except RuntimeError as error:
             if not is_oom(error):
                 raise
             judged = "no memory to judge timed tokens"
-        return replace(figures, checks=f"{figures.checks}; {repeater.checks}; {judged}"), reason
+        return replace(figures, checks=f"{figures.checks}; {continued.checks}; {judged}"), reason
 
     def timed(
         self, case: Case, run: ModelFigures[GenerationRunner], figures: Figures

@@ -7,7 +7,6 @@ is timed, its results are those of its family or they are not.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from lightning_bench.measure.oracle import (
     solve,
     solve_rounded,
 )
+from lightning_bench.measure.reservoir import Reservoir, below
 from lightning_bench.models.language_model import Attend, Block, LanguageModel
 from lightning_bench.models.model_sizes import ModelSize
 
@@ -33,9 +33,6 @@ _MOST = 8
 # CPU the right ones used 0.18 of this at most, from the first step on and after sixty.
 _SLACK = Slack(rounding=4.0, accumulation=8.0)
 _RESULTS = ("o", "dq", "dk", "dv")
-
-# Taken before any provider is imported, which could replace it.
-_below = secrets.randbelow
 
 
 @dataclass
@@ -53,28 +50,22 @@ class Sight:
 
 
 class StepAudit:
-    """Watches the steps of one model of `size` and `shape`; `slopes` has those of each layer, [heads].
-
-    Every step is as likely to be among those that are judged as any other.
-    """
+    """Watches the steps of one model of `size` and `shape`; `slopes` has those of each layer, [heads]."""
 
     def __init__(self, size: ModelSize, shape: Shape, slopes: list[Tensor]) -> None:
         self._size, self._shape, self._slopes = size, shape, slopes
         pairs = pairs_in_time(size.layer_shape(shape, 0), size.family)
-        self._most = max(2, min(_MOST, pairs // 2))
-        self._steps = 0
+        self._drawn = Reservoir(max(2, min(_MOST, pairs // 2)))
         self.sights: list[Sight] = []
 
     @contextmanager
     def step(self, model: LanguageModel) -> Iterator[None]:
         """Look at the step that is taken in the block if it is drawn, in place of one that was looked at."""
-        self._steps += 1
-        place = _below(self._steps) if self._steps > self._most else self._steps - 1
-        if place >= self._most:
+        if (place := self._drawn.place()) is None:
             yield
             return
         shape, size = self._shape, self._size
-        sight = Sight(self._steps, _below(size.layers), _below(shape.batch), _below(size.heads))
+        sight = Sight(self._drawn.events, below(size.layers), below(shape.batch), below(size.heads))
         block = model.blocks[sight.layer]
         assert isinstance(block, Block)
         attend = block.attend
@@ -97,7 +88,8 @@ class StepAudit:
     @property
     def checks(self) -> str:
         """What was judged, for the row."""
-        return f"attention and gradients of {len(self.sights)} of {self._steps} timed steps, a pair of each"
+        of = f"{len(self.sights)} of {self._drawn.events} timed steps"
+        return f"attention and gradients of {of}, a pair of each"
 
     def _failure(self, sight: Sight, seed: int) -> str | None:
         if "o" not in sight.tensors or "do" not in sight.tensors:
