@@ -18,6 +18,8 @@ from lightning_bench.words import counted
 # Rows further apart that do not say when their run began are of two runs: no shape takes as long.
 _LONGEST_GAP_S = 600.0
 
+_LONGEST = "sampling at its longest, without starting, checking and warming up"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -33,37 +35,34 @@ class Estimate:
         return Estimate(self.seconds / slots, f"{self.basis}, on {slots} slots")
 
 
-def estimated_time(plan: Plan, count: int, earlier: Iterable[Record]) -> Estimate:
-    """Estimate the time of `count` cases of the plan, started workers included.
+def estimated_time(plan: Plan, cases: Sequence[Case], earlier: Iterable[Record]) -> Estimate:
+    """Estimate the time of some cases of the plan, started workers included.
 
     It goes by the times at which earlier runs began and wrote their rows: those of this metric, protocol and
-    kind of device, and of them those of the same device and of the same suite if there are any. Without such
-    rows a sweep of speed or training is taken to sample as long as its limits let it.
+    kind of device, and of them those of the same device and of the same suite if there are any. A case of a
+    whole model goes by rows of its model: of the same case, else of its provider, else of any. Without such
+    rows a sweep of speed or of models is taken to sample as long as its limits let it.
     """
     rows = [
         row
         for row in earlier
         if (row.metric, row.protocol, row.device) == (plan.metric, plan.protocol, plan.device)
         and row.time_utc
-        and row.worked
     ]
+    if any(case.shape.model_run.model for case in cases):
+        return _of_models(plan, cases, rows)
+    rows = [row for row in rows if row.worked]
     rows = _those([row.device_name == plan.machine.device_name for row in rows], rows)
     rows = _those([row.suite == plan.suite for row in rows], rows)
     pace = _seconds_per_case(rows)
     if pace is not None:
-        names = sorted({row.device_name for row in rows})
-        suites = sorted({row.suite for row in rows})
-        basis = f"by {counted(len(rows), 'earlier row')} of {', '.join(suites)} on {', '.join(names)}"
-        return Estimate(pace * count * plan.processes, basis)
+        return Estimate(pace * len(cases) * plan.processes, _basis(rows))
     if plan.metric in TIMED:
-        return Estimate(
-            count * plan.processes * plan.limits.sample_limit_s,
-            "sampling at its longest, without starting, checking and warming up: no earlier row tells",
-        )
+        return Estimate(len(cases) * _longest_s(plan), f"{_LONGEST}: no earlier row tells")
     if plan.metric == "energy":
         limits = plan.limits
         each = limits.windows * (limits.window_s + 1.5 * limits.rest_s)
-        return Estimate(count * each, "windows and rests only: no earlier row tells")
+        return Estimate(len(cases) * each, "windows and rests only: no earlier row tells")
     return Estimate(None, f"no earlier row of {plan.metric} tells")
 
 
@@ -110,6 +109,74 @@ def recorded_peaks_mib(plan: Plan, earlier: Iterable[Record]) -> dict[str, tuple
     return peaks
 
 
+def _of_models(plan: Plan, cases: Sequence[Case], rows: Sequence[Record]) -> Estimate:
+    """Estimate the time of cases of whole models by rows of theirs."""
+    took = _seconds_of_each(rows)
+    timed = [row for row in rows if id(row) in took]
+    seconds = 0.0
+    used: dict[int, Record] = {}
+    without: dict[str, int] = {}
+    for case in cases:
+        if own := _of_model(plan, case, timed):
+            used |= {id(row): row for row in own}
+            seconds += plan.processes * sum(took[id(row)] for row in own) / len(own)
+        else:
+            model = case.shape.model_run.model
+            without[model] = without.get(model, 0) + 1
+            seconds += _longest_s(plan)
+    if not used:
+        return Estimate(seconds, f"{_LONGEST}: no earlier row of {', '.join(without)} tells")
+    basis = _basis(list(used.values()))
+    if without:
+        basis += f"; {counted(sum(without.values()), 'case')} of {', '.join(without)}, of which no earlier "
+        basis += f"row tells, by {_LONGEST}"
+    return Estimate(seconds, basis)
+
+
+def _of_model(plan: Plan, case: Case, rows: Sequence[Record]) -> list[Record]:
+    """Return the rows that tell how long a case takes: those of its model that are most like it."""
+    name = plan.providers[case.provider].provider.name
+    own = [row for row in rows if row.model == case.shape.model_run.model]
+    own = _those([row.device_name == plan.machine.device_name for row in own], own)
+    own = _those([row.suite == plan.suite for row in own], own)
+    own = _those([row.provider == name for row in own], own)
+    return _those([row.case_id == plan.case_id(case) for row in own], own)
+
+
+def _seconds_of_each(rows: Sequence[Record]) -> dict[int, float]:
+    """Return the seconds per process that rows with a figure took, by the `id` of each.
+
+    They are those since the row before, or since the run began: whole models run one after the other.
+    """
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for row in rows:
+        runs[row.run_utc].append(row)
+    found: dict[int, float] = {}
+    for begun, written in runs.items():
+        slots = _slots(written)
+        times = [begun] * bool(begun) + sorted(row.time_utc for row in written)
+        before = dict(zip(times[1:], times, strict=False))
+        for row in written:
+            gap = _seconds_between(before[row.time_utc], row.time_utc) if row.time_utc in before else 0.0
+            if row.worked and (begun or 0 < gap <= _LONGEST_GAP_S):
+                found[id(row)] = slots * gap / (row.processes or 1)
+    return found
+
+
+def _longest_s(plan: Plan) -> float:
+    """Return the longest time that a case samples, s."""
+    return plan.processes * plan.limits.sample_limit_s
+
+
+def _basis(rows: Sequence[Record]) -> str:
+    """Return in words which rows an estimate goes by."""
+    models = ", ".join(sorted({row.model for row in rows if row.model}))
+    suites = ", ".join(sorted({row.suite for row in rows}))
+    names = ", ".join(sorted({row.device_name for row in rows}))
+    many = f"by {counted(len(rows), 'earlier row')} of {f'{models} in ' if models else ''}"
+    return f"{many}{suites} on {names}"
+
+
 def _those(wanted: Sequence[bool], rows: list[Record]) -> list[Record]:
     """Return the rows that are wanted, or all if none is."""
     return [row for row, is_wanted in zip(rows, wanted, strict=True) if is_wanted] or rows
@@ -128,10 +195,17 @@ def _seconds_per_case(rows: list[Record]) -> float | None:
 
 def _span(begun: str, rows: list[Record]) -> tuple[float, int]:
     """Return the seconds that the slots of a run had until its last row, and how many cases they measured."""
-    last = max(datetime.fromisoformat(row.time_utc) for row in rows)
-    slots = max(int(row.executor.split()[-1]) if row.executor else 1 for row in rows)
-    seconds = slots * (last - datetime.fromisoformat(begun)).total_seconds()
+    seconds = _slots(rows) * _seconds_between(begun, max(row.time_utc for row in rows))
     return seconds, sum(row.processes or 1 for row in rows)
+
+
+def _slots(rows: Sequence[Record]) -> int:
+    """Return how many slots a run had."""
+    return max(int(row.executor.split()[-1]) if row.executor else 1 for row in rows)
+
+
+def _seconds_between(before: str, after: str) -> float:
+    return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()
 
 
 def _gaps(rows: list[Record]) -> list[tuple[float, int]]:

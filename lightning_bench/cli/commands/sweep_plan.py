@@ -45,8 +45,8 @@ def show_plans(sink: Sink, plans: Sequence[Plan], slots: int = 1) -> None:
     for plan in plans:
         gpu = _missing_gpu(plan)  # elsewhere any library may be installed
         why_not = plan.unsupported if gpu else plan.why_not
-        count = sum(why_not(case) is None for case in plan.cases)
-        estimates.append((plan, count, gpu, estimated_time(plan, count, earlier).on(slots)))
+        cases = [case for case in plan.cases if why_not(case) is None]
+        estimates.append((plan, len(cases), gpu, estimated_time(plan, cases, earlier).on(slots)))
     if sink.as_json:
         sink.data(
             {
