@@ -1,4 +1,4 @@
-"""Which sources a function of the kernels has at a commit: those of its module and of all that it imports.
+"""Which code a function of the kernels runs at a commit: that of its module and of all that it imports.
 
 A change in the kernels that serve leaves the rows of training as they are. The version in a row tells of all
 sources together; with the commit in that row, git tells of those that mattered to it.
@@ -6,10 +6,12 @@ sources together; with the commit in that row, git tells of those that mattered 
 
 from __future__ import annotations
 
+import ast
 import atexit
 import hashlib
 import shutil
 import tarfile
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -20,14 +22,16 @@ from lightning_bench.providers.bundled import KERNELS, sources_of_function
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = f"kernels/{KERNELS}"
+_HARMLESS = {"aggregate", "cache", "constexpr_function", "dataclass", "jit"}
 _FOLDERS = ExitStack()
 atexit.register(_FOLDERS.close)
 
 
 def same_sources(function: str, commit: str, root: Path = ROOT) -> bool | None:
-    """Say whether a function has the sources that it had at a commit; None if git does not know the commit.
+    """Say whether a function runs the code that it ran at a commit; None if git does not know the commit.
 
-    Comments count. The package's own file does not, which only says where the functions are.
+    Comments, docstrings and line breaks do not count, nor definitions that nothing of it names, nor
+    the package's own file, which only says where the functions are.
     """
     then = _digest(function, commit, root)
     return None if then is None else then == _digest(function, None, root)
@@ -39,12 +43,68 @@ def _digest(function: str, commit: str | None, root: Path) -> str | None:
     tree = _tree(commit, root)
     if tree is None:
         return None
-    digest, package = hashlib.sha256(), tree / PACKAGE
-    for path in sorted(sources_of_function(package, function)):
-        name = path.relative_to(package).as_posix()
-        if name != "__init__.py":
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    package = tree / PACKAGE
+    paths = sorted(sources_of_function(package, function))
+    files = {path.relative_to(package).as_posix(): _code(path) for path in paths}
+    files.pop("__init__.py", None)
+    _drop_unnamed(files.values(), function)
+    text = "".join(f"{name}\0{ast.dump(module)}\0" for name, module in files.items())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _code(path: Path) -> ast.Module:
+    """Return what a file says to Python, without strings that nothing uses, such as docstrings."""
+    module = ast.parse(path.read_bytes())
+    for node in ast.walk(module):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [each for each in body if not _says_nothing(each)]  # type: ignore[attr-defined]
+    return module
+
+
+def _says_nothing(node: ast.AST) -> bool:
+    if isinstance(node, ast.Assign):
+        return [getattr(target, "id", "") for target in node.targets] == ["__all__"]
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _drop_unnamed(modules: Iterable[ast.Module], function: str) -> None:
+    """Drop definitions of modules that neither `function` nor what is run at import names, also in turn.
+
+    A name stands for every definition of that name, also if it is in a string. What may register something
+    stays: what has decorators but `_HARMLESS` ones, and constants that are computed by calls.
+    """
+    modules = list(modules)
+    waiting = {id(node): node for module in modules for node in module.body if _defined(node)}
+    named = {function}
+    reached: list[ast.AST] = [node for each in modules for node in each.body if id(node) not in waiting]
+    while True:
+        named.update(name for node in reached for name in _names(node))
+        reached = [waiting.pop(key) for key, node in list(waiting.items()) if named & _defined(node)]
+        if not reached:
+            break
+    for module in modules:
+        module.body = [node for node in module.body if id(node) not in waiting]
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    """Return the names that a statement defines and does nothing else; none if it may do more."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        decorators = (each.func if isinstance(each, ast.Call) else each for each in node.decorator_list)
+        harmless = all(ast.unparse(each).rpartition(".")[2] in _HARMLESS for each in decorators)
+        return {node.name} if harmless else set()
+    if not isinstance(node, ast.Assign) or any(isinstance(each, ast.Call) for each in ast.walk(node)):
+        return set()
+    return {name for target in node.targets for name in _names(target)}
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name):
+            yield each.id
+        elif isinstance(each, ast.Attribute):
+            yield each.attr
+        elif isinstance(each, ast.Constant) and isinstance(each.value, str):
+            yield each.value
 
 
 @cache

@@ -6,8 +6,8 @@ Reads CSVs and measures nothing:
     python scripts/stale_results.py results/h200/paper-speed.csv
     python scripts/stale_results.py --github              # and as warnings of a workflow
 
-A row of a bundled provider is stale if its version is not that of the sources in kernels/, unless those of
-its own function are as they were at the row's commit (scripts/kernel_sources.py); a row with a time, if its
+A row of a bundled provider is stale if its version is not that of the sources in kernels/, unless its own
+function runs the code that it ran at the row's commit (scripts/kernel_sources.py); a row with a time, if its
 least bytes, FLOPs or ``floor_ms`` are not those that the families' definitions give now. CSVs of the
 benchmarks are looked at if they have the column ``provider_version``; without a column ``provider`` all of
 their rows are of our kernels. One line for each file and reason; exit status 1 if there is any.

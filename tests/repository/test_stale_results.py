@@ -173,13 +173,73 @@ def test_a_row_outlives_changes_of_sources_that_its_function_does_not_use(
 
     assert kept(first) == [True, True]
     exported = "from .train.api import train\nfrom .serve.api import serve, more\n"
-    second = repository({"serve/api.py": "def serve(): ...\ndef more(): ...\n", "__init__.py": exported})
+    changed = "def serve(): return more()\ndef more(): ...\n"
+    second = repository({"serve/api.py": changed, "__init__.py": exported})
     assert kept(first) == [True, False]
     assert kept(second) == [True, True]
     repository({"common/grid.py": "def grid():\n    return 1\n"})
     assert kept(first) == [False, False]
     assert kept(second) == [False, True]
     assert kept(f"{second}-dirty") == kept("0123456789ab") == kept("") == [None, None]
+
+
+BASE = """
+from .tools import helper, registered
+LIMIT = 4
+
+
+def train():
+    return helper(LIMIT), "named_in_a_string"
+"""
+TOOLS = """
+from functools import cache
+
+
+def helper(x):
+    return _more(x)
+
+
+def _more(x):
+    return x
+
+
+def named_in_a_string(): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "same"),
+    [
+        ("api", "def train():\n", 'def train():\n    """Say so."""\n', True),
+        ("api", "LIMIT = 4\n", 'LIMIT = 4  # few\n"""Of them."""\n__all__ = ["train"]\n', True),
+        ("api", "helper(LIMIT)", "helper(\n        LIMIT,\n    )", True),
+        ("api", "LIMIT = 4", "LIMIT = 5", False),
+        ("api", "LIMIT = 4", "LIMIT = 4\nOTHER, MORE = 5, 6", True),
+        ("api", "LIMIT = 4", "LIMIT = 4\nOTHER = helper(5)", False),  # a call may do anything
+        ("tools", "def helper", "def other(x):\n    return helper(x)\n\n\ndef helper", True),
+        ("tools", "def helper", "@cache\ndef other(x): ...\n\n\ndef helper", True),
+        ("tools", "def helper", "@register\ndef other(x): ...\n\n\ndef helper", False),
+        ("tools", "def _more(x):\n    return x", "def _more(x):\n    return 2 * x", False),
+        ("tools", "def named_in_a_string(): ...", "def named_in_a_string():\n    return 1", False),
+        ("tools", "def helper(x):", "def helper(x, y=1):", False),
+    ],
+)
+def test_only_code_that_a_function_runs_makes_its_rows_stale(
+    repository: Callable[[dict[str, str]], str],
+    tmp_path: Path,
+    file: str,
+    old: str,
+    new: str,
+    same: bool,
+) -> None:
+    sources = {"train/api.py": BASE, "train/tools.py": TOOLS}
+    first = repository({"__init__.py": "from .train.api import train\n", "train/__init__.py": "", **sources})
+    place = f"train/{file}.py"
+    assert old in sources[place]
+    repository({place: sources[place].replace(old, new)})
+    _digest.cache_clear()
+    _tree.cache_clear()
+    assert same_sources("train", first, tmp_path) is same
 
 
 def test_rows_whose_sources_are_as_they_were_are_not_stale(
