@@ -23,6 +23,8 @@ from tests.support.workspace import NOT_INHERITED, Ran, Workspace, is_gone, unti
 _NEEDING = {
     "selenium": [
         "lightning_bench/report/test_report_browser.py",
+        "lightning_bench/report/test_report_page_filters.py",
+        "lightning_bench/report/test_report_page_plots.py",
         "lightning_bench/report/test_report_page_use.py",
         "lightning_bench/report/test_report_readers.py",
         "repository/test_house.py",

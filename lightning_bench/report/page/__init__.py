@@ -91,7 +91,11 @@ def page(
             axis_texts=axis_texts,
             kinds=[(kind, label) for kind, label in KIND_LABELS.items() if kind in switched],
             providers=list(dict.fromkeys(c.provider for view in views for c in view.columns)),
-            machines=_named(records, "machine_id", "device_name"),
+            machines=_named(
+                [view.records[0] for view in views if "against" not in view.kinds],
+                "machine_id",
+                "device_name",
+            ),
             runs=_named(records, "harness_commit", "harness_version"),
             listings=[
                 ("Machines and versions", *machines(shown)),

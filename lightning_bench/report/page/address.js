@@ -2,17 +2,16 @@
 
 const DEFAULTS = { suite: null, kind: null };
 
-/** The fragment for the present state; what is as it was at the start is left out. */
-function fragment(changes = {}) {
-  const now = { ...state, ...changes };
+/** The fragment for the present state; what is as it was at the start is left out, and what another suite hides. */
+function fragment() {
   const found = new URLSearchParams();
-  for (const name of ["suite", "kind"]) if (now[name] && now[name] !== DEFAULTS[name]) found.set(name, now[name]);
-  for (const name of ["machine", "run", "words"]) if (now[name]) found.set(name, now[name]);
-  if (now.least > 0 || now.most < Infinity) found.set("n", `${now.least || ""}..${now.most < Infinity ? now.most : ""}`);
-  if (now.hidden.size) found.set("hide", [...now.hidden].join(","));
-  for (const [view, choice] of Object.entries(now.choice)) found.append("plot", `${view}/${choice}`);
-  if (now.view) found.set("view", now.view);
-  if (now.cell) found.set("cell", now.cell);
+  for (const name of ["suite", "kind"]) if (state[name] && state[name] !== DEFAULTS[name]) found.set(name, state[name]);
+  for (const name of ["machine", "run", "words"]) if (state[name]) found.set(name, state[name]);
+  if (state.least > 0 || state.most < Infinity) found.set("n", `${state.least || ""}..${state.most < Infinity ? state.most : ""}`);
+  if (hiddenNow().size) found.set("hide", [...hiddenNow()].join(","));
+  for (const [view, choice] of Object.entries(state.choice)) found.append("plot", `${view}/${choice}`);
+  if (state.view) found.set("view", state.view);
+  if (state.cell) found.set("cell", state.cell);
   return found.toString();
 }
 
@@ -39,7 +38,7 @@ function readAddress() {
   state.words = found.get("words") ?? "";
   state.least = Number(least) || 0;
   state.most = Number(most) || Infinity;
-  state.hidden = new Set((found.get("hide") ?? "").split(",").filter(Boolean));
+  state.hidden.set(state.suite, new Set((found.get("hide") ?? "").split(",").filter(Boolean)));
   state.choice = {};
   for (const text of found.getAll("plot")) {
     const at = text.indexOf("/");

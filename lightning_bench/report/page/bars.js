@@ -9,7 +9,8 @@ function rankedOn(section, line, kind) {
   const found = section.columns.flatMap((column, at) => {
     const index = indexOf(section, line, at);
     if (!(value[index] > 0) || !shownColumn(section, at) || !shownCase(section.cases[index])) return [];
-    return [{ name: columnName(column), family: column[2], value: value[index], text: text[index], at: section.cases[index], cell: cellName(section, line, at), line, n: 1 }];
+    const first = section.cases.indexOf(section.cases[index]) === index;
+    return [{ first, name: columnName(column), family: column[2], value: value[index], text: text[index], at: section.cases[index], cell: cellName(section, line, at), line, n: 1 }];
   });
   const up = data.higher.includes(kind) ? -1 : 1;
   const best = new Map();
@@ -25,7 +26,7 @@ function rowsOf(rows, width, label) {
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "application", "aria-label": label });
   rows.forEach((row, at) => {
     if (at && rows[at - 1].family !== row.family) svg.append(draw("path", { class: "grid", d: `M0,${at * ROW + 4}H${width}` }));
-    svg.append(draw("text", { x: left - 8, y: at * ROW + 18, "text-anchor": "end", class: "row-name" }, row.name));
+    svg.append(fitted({ x: left - 8, y: at * ROW + 18, "text-anchor": "end", class: "row-name" }, row.name, left - 10));
   });
   return { svg, left, height, foot: rows.length * ROW + 6 };
 }
@@ -79,7 +80,8 @@ function evenTicks(top) {
 
 /** The samples of every provider on a line: in ms where medians are close, else relative to each median. */
 function distributionOf(section, line, width) {
-  const rows = rankedOn(section, line, Object.keys(section.kinds)[0]).filter((row) => data.samples[row.at]?.samples_ms);
+  const found = rankedOn(section, line, Object.keys(section.kinds)[0]).filter((row) => data.samples[row.at]?.samples_ms);
+  const rows = found.filter((row) => row.first); // a published table has a case twice: its figure and its ratio
   if (!rows.length) return null;
   const medians = rows.map((row) => field(row.at, "median_ms"));
   const common = Math.max(...medians) / Math.min(...medians) < APART;

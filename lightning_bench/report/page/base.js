@@ -60,11 +60,17 @@ function lengthText(n) {
   return String(n);
 }
 
-/** What the tools and the address ask for. `choice` has the plot that is chosen in a view, by its name. */
+/** What the tools and the address ask for. `choice` has the plot that is chosen in a view, by its name;
+ * `hidden` the providers that are hidden in a suite: one that is hidden in one suite is shown in the others. */
 const state = {
-  suite: null, kind: null, machine: "", run: "", words: "", hidden: new Set(), least: 0, most: Infinity,
+  suite: null, kind: null, machine: "", run: "", words: "", hidden: new Map(), least: 0, most: Infinity,
   view: "", cell: "", choice: {},
 };
+
+/** The providers that are hidden in the suite that is shown. */
+function hiddenNow() {
+  return state.hidden.get(state.suite) ?? new Set();
+}
 
 const sections = all("section.table").map((element, at) => ({
   element,
@@ -90,7 +96,7 @@ function shownLine(section, line) {
 
 /** Whether a column is shown, by its provider. */
 function shownColumn(section, column) {
-  return !state.hidden.has(section.columns[column][0]);
+  return !hiddenNow().has(section.columns[column][0]);
 }
 
 /** Whether the figure of a case is shown, by the run that it is of. */

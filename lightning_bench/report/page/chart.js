@@ -40,17 +40,28 @@ function leastOf(at, kind) {
   return null;
 }
 
-/** What the lines are compared with: the minimum bytes, the baseline, the outputs. */
+const ALIKE = 1.05; // minima of several runs differ by their bandwidths
+
+/** What the lines are compared with: the minimum bytes, the baseline, the outputs; nothing where theirs differ. */
 function referenceOf(section, choice, kind) {
   const points = new Map();
-  for (const line of choice.lines.filter((each) => shownLine(section, each)))
-    section.columns.forEach((_, column) => {
-      const at = section.cases[indexOf(section, line, column)];
-      const value = at < 0 ? null : leastOf(at, kind);
-      if (value !== null) points.set(section.lines[line][choice.over === "batch" ? "batch" : "n"], value);
-    });
+  for (const line of choice.lines.filter((each) => shownLine(section, each))) {
+    const cases = section.columns.map((_, column) => section.cases[indexOf(section, line, column)]);
+    const shown = cases.filter((at, column) => at >= 0 && shownColumn(section, column) && shownCase(at));
+    const values = shown.map((at) => leastOf(at, kind)).filter((value) => value !== null);
+    if (!values.length) continue;
+    if (Math.max(...values) > ALIKE * Math.min(...values)) return null;
+    points.set(section.lines[line][choice.over === "batch" ? "batch" : "n"], values.at(-1));
+  }
   const names = { memory: "outputs", speedup: "baseline", floor: "floor" };
   return points.size > 1 ? { name: names[kind] ?? "minimum bytes", points } : null;
+}
+
+/** The label of an axis of batches: with the tokens in all where they are the same everywhere, as in print. */
+function batchLabel(section, choice) {
+  const tokens = new Set(choice.lines.map((line) => section.lines[line].n * section.lines[line].batch));
+  const generated = section.cases.some((at) => field(at, "new_tokens") !== null);
+  return tokens.size === 1 && !generated ? `batch (${[...tokens][0]} tokens in all)` : "batch";
 }
 
 /** Return the chart and its points for the pointer and the keys; null where no line has two points. */
@@ -72,7 +83,7 @@ function chartOf(section, choice, kind, width) {
   const foot = height - box.bottom;
   const x = (n) => box.left + (Math.log(n / first) / Math.log(last / first)) * (right - box.left);
   const y = (v) => foot - (Math.log(v / low) / Math.log(high / low)) * (foot - box.top);
-  const over = choice.over === "batch" ? "batch" : "sequence length n (tokens)";
+  const over = choice.over === "batch" ? batchLabel(section, choice) : "sequence length n (tokens)";
   const label = `${data.kinds[kind]} against ${over}, ${series.length} lines. Arrow keys go from point to point, Enter opens its samples; the table has the same figures.`;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "application", "aria-label": label });
   for (const tick of ticks) {
@@ -98,7 +109,7 @@ function chartOf(section, choice, kind, width) {
     svg.append(lineGroup(line, stroke, x, y));
     ends.push({ name: line.name, x: x(line.points.at(-1).n), y: y(line.points.at(-1).value), color: stroke.color });
   }
-  svg.append(nameEnds(ends, right + 16, box.top + 6, foot));
+  svg.append(nameEnds(ends, right + 16, width - right - 18, box.top + 6, foot));
   const spots = series.flatMap((line) => line.points.map((point) => ({ ...point, name: line.name, x: x(point.n), y: y(point.value) })));
   return { svg, spots, width };
 }

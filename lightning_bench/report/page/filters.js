@@ -9,11 +9,27 @@ function inSuite(section) {
   return state.suite === "*" || section.suite === state.suite || !one("#suites");
 }
 
-/** Offer the providers and figures that the suite's tables have, and mark the figure that they show. */
+/** Offer the values that the suite has in a list, of which `all` is the first; ask for no other. */
+function offerIn(id, found) {
+  const list = one(`#${id}`);
+  if (!list) return;
+  const values = new Set(found);
+  for (const option of [...list.options].slice(1)) option.hidden = option.disabled = !values.has(option.value);
+  if (state[id] && !values.has(state[id])) keep({ [id]: "" });
+  list.value = state[id];
+  list.parentElement.hidden = values.size < 2;
+}
+
+/** Offer what the suite's tables have: machines, runs, providers and figures, and mark those that are shown. */
 function offer() {
   const suite = sections.filter(inSuite);
+  offerIn("machine", suite.map((section) => section.machine));
+  offerIn("run", suite.flatMap((section) => section.cases.map((at) => field(at, "harness_commit")).filter(Boolean)));
   const providers = new Set(suite.flatMap((section) => section.columns.map(([provider]) => provider)));
-  for (const box of all("input[name=provider]")) box.parentElement.hidden = !providers.has(box.value);
+  for (const box of all("input[name=provider]")) {
+    box.parentElement.hidden = !providers.has(box.value);
+    box.checked = !hiddenNow().has(box.value);
+  }
   const offered = new Set(suite.flatMap((section) => Object.keys(section.kinds)));
   const shown = offered.has(state.kind) || !suite.length ? state.kind : kindOf(suite[0]);
   for (const radio of all("input[name=kind]")) {
@@ -40,8 +56,8 @@ function match() {
 
 /** Show what the state asks for, everywhere on the page. */
 function apply() {
-  const count = match();
   offer();
+  const count = match();
   for (const section of sections) {
     fill(section);
     hide(section);
@@ -54,8 +70,10 @@ function apply() {
     tab.setAttribute("aria-selected", chosen);
     tab.tabIndex = chosen ? 0 : -1;
   }
-  const less = state.hidden.size ? `, ${state.hidden.size} providers hidden` : "";
-  const text = `${count} of ${sections.filter(inSuite).length} tables shown${less}.`;
+  const hidden = hiddenNow().size;
+  const less = hidden ? `, ${hidden} provider${hidden === 1 ? "" : "s"} hidden` : "";
+  const ends = [state.least > 0 ? ` from ${state.least}` : "", state.most < Infinity ? ` to ${state.most}` : ""].join("");
+  const text = `${count} of ${sections.filter(inSuite).length} tables shown${less}${ends ? `, n${ends}` : ""}.`;
   say(count ? text : `${text} No table here has all these words.`);
 }
 
@@ -63,8 +81,8 @@ function apply() {
 function readTools() {
   const form = one("#tools");
   const text = (id) => one(id)?.value ?? "";
+  state.hidden.set(state.suite, new Set(all("input[name=provider]:not(:checked)", form).map((box) => box.value)));
   keep({
-    hidden: new Set(all("input[name=provider]:not(:checked)", form).map((box) => box.value)),
     least: Number(text("#least")) || 0,
     most: Number(text("#most")) || Infinity,
     words: text("#words"),
@@ -78,12 +96,9 @@ function readTools() {
 /** Set the tools to the state, as it came from the address. */
 function writeTools() {
   const set = (id, value) => one(id) && (one(id).value = value);
-  for (const box of all("input[name=provider]")) box.checked = !state.hidden.has(box.value);
   set("#words", state.words);
   set("#least", state.least || "");
   set("#most", state.most < Infinity ? state.most : "");
-  set("#machine", state.machine);
-  set("#run", state.run);
   for (const section of sections) if (section.select) section.select.value = chosenPlot(section).id;
 }
 
@@ -114,6 +129,7 @@ function listenToTools() {
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => {
     state.kind = DEFAULTS.kind;
+    state.hidden.clear();
     setTimeout(readTools);
   });
   new ResizeObserver(measureBar).observe(form);
@@ -144,6 +160,7 @@ function listenToPermalinks() {
   for (const section of sections)
     one(".permalink", section.element).addEventListener("click", (event) => {
       event.preventDefault();
+      state.hidden.set(section.suite, hiddenNow());
       keep({ view: section.name, suite: section.suite }, true);
       apply();
       section.element.scrollIntoView();

@@ -88,6 +88,12 @@ function clearTicks(ticks, x, text) {
   });
 }
 
+/** A text that is drawn narrower than its letters, of about 6.2 each, where it would need more than `room`. */
+function fitted(attributes, text, room) {
+  const narrow = text.length * 6.2 > room ? { textLength: room, lengthAdjust: "spacingAndGlyphs" } : {};
+  return draw("text", { ...attributes, ...narrow }, text);
+}
+
 const GREY = "#9a9a9a";
 
 /** The stroke of a provider: grey where color could not tell it apart. */
@@ -113,14 +119,14 @@ function spread(wanted, apart, low, high) {
 }
 
 /** Names beside the last points of lines, each joined to its point; `ends` have name, x, y and color. */
-function nameEnds(ends, left, top, bottom) {
+function nameEnds(ends, left, room, top, bottom) {
   const group = draw("g", { class: "names" });
   const ordered = [...ends].sort((a, b) => a.y - b.y);
   const places = spread(ordered.map((end) => end.y), 14, top, bottom);
   ordered.forEach((end, at) => {
     const join = draw("path", { d: `M${end.x + 5},${end.y}L${left - 3},${places[at]}`, fill: "none", "stroke-width": 0.6, class: "join" });
     join.style.stroke = inkOf(end.color);
-    const text = draw("text", { x: left, y: places[at] + 4, class: "name" }, end.name);
+    const text = fitted({ x: left, y: places[at] + 4, class: "name" }, end.name, room);
     text.style.fill = `color-mix(in oklab, ${inkOf(end.color)} 68%, var(--ink))`;
     group.append(join, text);
   });

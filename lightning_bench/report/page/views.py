@@ -337,7 +337,9 @@ def _under(records: Sequence[Record], kind: str, fixed: str) -> str:
         here = [r for r in records if r.harness_version]
         return f"here: {_under(here, '', '')}" if here else "not measured here"
     protocols = " and ".join(dict.fromkeys(f"protocol {r.protocol}" for r in records))
-    return ", ".join(filter(None, [fixed, distinct(r.device_name for r in records), protocols]))
+    single = fixed and any(r.seq_len > (r.step_tokens or r.seq_len) for r in records)
+    longer = "longer sequences one at a time" if single else ""
+    return ", ".join(filter(None, [fixed, longer, distinct(r.device_name for r in records), protocols]))
 
 
 def _words(parts: Sequence[_Part], records: Sequence[Record]) -> str:

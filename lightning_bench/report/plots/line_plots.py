@@ -50,6 +50,9 @@ from lightning_bench.report.tables.figures import (
     time_ms,
 )
 
+_ALIKE = 1.05
+"""Minima of several runs differ by their bandwidths, up to this ratio."""
+
 _REFERENCE: dict[str, Any] = {
     "color": "#777777",
     "linestyle": (0.0, (2.0, 1.5)),
@@ -236,7 +239,7 @@ def draw_lines(
                 banded = True
                 color = styles[provider].color
                 axes.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0, gid=f"band-{provider}")
-        points = {getattr(r, over): at for r in shown if reference and (at := reference[2](r))}
+        points = _shared([(getattr(r, over), at) for r in shown if reference and (at := reference[2](r))])
         if reference and points:
             x = sorted(points)
             axes.plot(x, [points[n] for n in x], gid="reference", **_REFERENCE)
@@ -258,6 +261,16 @@ def draw_lines(
         notes += [*quantity.notes, *together_notes(values, apart)]
         notes += status_notes(records, names, quantity.needed or value, over)
         return sheet.finish(heading(records), notes, caption(records))
+
+
+def _shared(found: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Return the last value of each place; none where values of one place differ: one line would be wrong."""
+    places: dict[int, list[float]] = {}
+    for place, value in found:
+        places.setdefault(place, []).append(value)
+    if any(max(values) > _ALIKE * min(values) for values in places.values()):
+        return {}
+    return {place: values[-1] for place, values in places.items()}
 
 
 def line_strokes(

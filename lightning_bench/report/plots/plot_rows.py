@@ -144,7 +144,9 @@ def heading(records: Sequence[Record], *, dims: bool = True) -> str:
             lengths = {each.seq_len for each in records}
             of = f"prompt of {r.seq_len}, " if len(lengths) == 1 else f"batch {r.batch}, "
             return ", ".join([f"Generation, {models}", f"{of}{r.new_tokens} new tokens", *how, r.dtype])
-        return ", ".join([f"Training {models}", f"{r.step_tokens} tokens per step", *how, r.dtype])
+        longer = any(each.seq_len > (each.step_tokens or each.seq_len) for each in records)
+        tokens = f"{r.step_tokens} tokens per step{' or one sequence' if longer else ''}"
+        return ", ".join([f"Training {models}", tokens, *how, r.dtype])
     parts = [_capital(DIRECTION_WORDS[r.direction])]
     if len({each.batch for each in records}) == 1:
         parts.append(f"batch {r.batch}")

@@ -55,6 +55,15 @@ def test_the_band_is_from_the_20th_to_the_80th_percentile() -> None:
     assert "20th to 80th percentile" in words(figure)
 
 
+def test_minimum_bytes_are_a_line_only_if_all_rows_have_the_same() -> None:
+    figure = time_plot(two_lines(ceiling_gbps=1000.0))
+    assert points(figure, "reference").keys() == {512, 1024, 2048}
+    assert "minimum number of bytes" in words(figure)
+    figure = time_plot([replace(r, ceiling_gbps=1e3 if r.provider == "a" else 2e3) for r in two_lines()])
+    assert "reference" not in [line.get_gid() for line in drawn(figure).axes[0].lines]
+    assert "minimum number of bytes" not in words(figure)
+
+
 def test_protocol_paper_has_its_mean_and_no_band() -> None:
     figure = time_plot([row("a", n, None, mean_ms=n / 512, protocol="paper") for n in (512, 1024)])
     assert points(figure, "series-a") == {512: 1.0, 1024: 2.0}

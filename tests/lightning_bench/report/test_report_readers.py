@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from selenium.webdriver.common.action_chains import ActionChains
@@ -10,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.support.page_in_chromium import Open, body, cell, find, texts, until
+from tests.support.page_in_chromium import STORY, Driver, Open, body, cell, find, texts, until, write_page
 from tests.support.trained_rows import trained
 
 NASTY = (
@@ -148,6 +149,30 @@ def test_strings_of_a_csv_are_text_and_nothing_else(opened: Open) -> None:
     assert (
         page.execute_script("return document.querySelectorAll('img, b').length + (window.hacked ?? 0)") == 0
     )
+
+
+def test_close_is_above_the_row_however_far_a_reader_is(opened: Open) -> None:
+    page = opened()
+    page.execute_script("document.querySelector('section.table td a').click()")
+    until(lambda: texts(page, "#case-title") != [""])
+    for down in range(0, 2000, 150):
+        page.execute_script("document.querySelector('#case').scrollTop = arguments[0]", down)
+        on_top = page.execute_script(
+            "const r = document.querySelector('#close').getBoundingClientRect();"
+            "return document.elementFromPoint(r.x + r.width / 2, r.y + r.height / 2).id"
+        )
+        assert on_top == "close"
+
+
+def test_without_scripts_the_page_has_tables_and_no_gaps(chromium: Driver, tmp_path: Path) -> None:
+    path = write_page(tmp_path, *STORY)
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        chromium.get(path.as_uri())
+        assert not [e for e in find(chromium, ".scripted, .plot, #hero, #tools") if e.is_displayed()]
+        assert "0.3000" in " ".join(texts(chromium, "section.table"))
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
 def test_a_page_of_failed_rows_says_so(opened: Open) -> None:

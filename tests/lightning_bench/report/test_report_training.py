@@ -165,7 +165,7 @@ def test_plots_have_the_attentions_of_one_size_together() -> None:
     assert set(lines) == {"series-lightning2", "series-lightning1", "series-sdpa-cudnn"}
     assert list(lines["series-lightning2"].get_xdata())[-1] == 94208
     texts = " ".join(text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text")))
-    heading = "Training tnl-0.4b, llama-0.4b, 65536 tokens per step, parts compiled, bf16"
+    heading = "Training tnl-0.4b, llama-0.4b, 65536 tokens per step or one sequence, parts compiled, bf16"
     assert heading in " ".join(texts.split())
 
 
@@ -189,5 +189,5 @@ def test_the_page_has_one_view_of_training_whose_lines_name_the_model(tmp_path: 
     assert view.axes == ["model", "recompute", "seq_len"]
     assert len(view.lines) == 6 * 9
     assert list(view.kinds) == ["tgs", "mfu", "peak", "phases", "train_energy"]
-    assert "65536 tokens per step, parts compiled" in view.under
+    assert "65536 tokens per step, parts compiled, bf16, longer sequences one at a time" in view.under
     assert "head" not in view.under
