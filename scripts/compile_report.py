@@ -307,7 +307,8 @@ def compile_variant(name, arch, dtype, head_dim, value_dim, features):
             signature[argument] = types.get(argument, "*" + dtype)
         else:
             signature[argument] = types.get(argument, "i32")
-        if argument.endswith("_ptr") or ("stride" in argument and head_dim % 16 == value_dim % 16 == 0):
+        pointer = argument.endswith("_ptr") and argument not in kernel.do_not_specialize_on_alignment
+        if pointer or ("stride" in argument and head_dim % 16 == value_dim % 16 == 0):
             divisible[(index,)] = [["tt.divisibility", 16]]
     start = time.perf_counter()
     source = source_type(name)(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)

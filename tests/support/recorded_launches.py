@@ -91,8 +91,9 @@ class Recorder:
                 self.compile = lambda src, target, options: Compiled(src, options)
                 return result
 
-        skipped = plain.do_not_specialize if compiled else plain.kwargs["do_not_specialize"]
-        return Recorded(plain.fn, do_not_specialize=skipped)
+        names = "do_not_specialize", "do_not_specialize_on_alignment"
+        options = vars(plain) if compiled else plain.kwargs
+        return Recorded(plain.fn, **{name: options.get(name) for name in names})
 
     def compared(self, monkeypatch, *modules):
         """Let each launch past triton be followed by the same through triton, and compare what is sent.

@@ -184,7 +184,8 @@ def test_the_hopper_kernel(monkeypatch, recorder, boxes):
             "cu_seqlens": torch.tensor([0, 5, n], dtype=torch.int32) if packed else None,
         }
         for final in rng.sample((True, False, True), 2):
-            result = lk.lightning_attn2(q, k, v, torch.zeros(2), return_state=final, **options)
+            slopes = torch.zeros(3)[rng.randrange(2) :][:2]  # aligned or not
+            result = lk.lightning_attn2(q, k, v, slopes, return_state=final, **options)
             results = result if final else (result,)
             torch.autograd.grad(results, (q, k, v), [torch.zeros_like(x) for x in results])
     assert len(past) >= 100

@@ -131,12 +131,13 @@ class Compiled:
         """Return what code is generated for, of each argument."""
         names = self._kernel.signature.parameters
         variable = self._kernel.options.get("do_not_specialize", ())
+        anywhere = self._kernel.options.get("do_not_specialize_on_alignment", ())
         kinds: list[object] = []
         for name, value in zip(names, arguments, strict=True):
             if name in self._kernel.constants or value is None:
                 kinds.append(value)
             elif isinstance(value, torch.Tensor):
-                kinds.append((value.dtype, value.data_ptr() % 16 == 0))
+                kinds.append((value.dtype, name not in anywhere and value.data_ptr() % 16 == 0))
             elif isinstance(value, int) and name not in variable:
                 kinds.append((-(2**31) <= value < 2**31, value % 16 == 0, value == 1))
             else:

@@ -129,7 +129,7 @@ class Launch:
 
     def __init__(self, tensors: Tensors, extras: Extras, pool: Pool = _NO_POOL) -> None:
         q, k, v, g = tensors[:4]
-        offsets, initial, grad_state, final = extras[1:]
+        slopes, offsets, initial, grad_state, final = extras
         b, heads, n, d = q.shape
         e = v.shape[3]
         sequences = b if offsets is None else offsets.shape[0] - 1
@@ -155,11 +155,12 @@ class Launch:
         slot = 0 if pool.slots is None or initial is None else initial.stride(0)
         self._counts = heads, heads // k.shape[1], n, sequences, segments, chunk, whole, most, slot
         self._rest = (*strides, d, e, tiles, backward)
-        # Strides are multiples of 16 and these tensors aligned, as `takes` says; others may not be.
+        # Strides are multiples of 16 and these tensors aligned, as `takes` says; the states may not be.
         self._device = device
         self._key = (
-            device, q.dtype, d, e, tiles, backward, None if final is None else final.dtype,
-            *(_alignment(x) for x in (*extras[:4], *pool)), max(slot, *strides) < 2**31,
+            device, q.dtype, d, e, tiles, backward, slopes is None, offsets is None, _alignment(initial),
+            _alignment(grad_state), None if final is None else final.dtype, *(x is None for x in pool),
+            max(slot, *strides) < 2**31,
         )  # fmt: skip
         self._again: Callable[..., object] | None = None
 

@@ -167,7 +167,9 @@ def _run(boxes, rows, ends, exchange, decay, walk, bounds, TILES: gl.constexpr):
         "most",
         "pool_stride",
         "scale",
-    ]
+    ],
+    # Read one element at a time, and parts of longer vectors may begin anywhere.
+    do_not_specialize_on_alignment=["slope_ptr", "offset_ptr", "slot_ptr", "leaving_ptr", "begun_ptr"],
 )
 def linear_attention_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, g_ptr, out_ptr, dk_ptr, dv_ptr, q_box, k_box, v_box,
