@@ -29,6 +29,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.machine.scratch import scratch_folder
 from lightning_bench.measure.foreign import busy_now
 from lightning_bench.providers import Provider, forget_declared
+from lightning_bench.providers.registry.specs import refuse_other_marks
 from lightning_bench.run.planner import Planner, check_providers
 from lightning_bench.run.shown import sweep_file
 from lightning_bench.run.sweep import crew_of
@@ -148,6 +149,9 @@ def _providers(asked: _Asked, options: SpeedOptions, folder: Path) -> Overrides:
     check_providers(kernels, against, providers)
     if layout is not None and family is None:
         raise UsageError("layout goes only with family")
+    texts = [each for each in [*kernels, *against, *providers] if isinstance(each, str)]
+    if len(texts) == len(kernels) + len(against) + len(providers):
+        refuse_other_marks([each.removeprefix("+") for each in texts], family=family, layout=layout)
     _refuse_elsewhere(options.get("executor"), [*kernels, *against])
     names = [each[1:] if each.startswith("+") else each for each in providers]
     joins = bool(names) and names != providers

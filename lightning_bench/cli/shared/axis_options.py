@@ -141,7 +141,7 @@ class Axes:
 
         UsageError names the option that is wrong.
         """
-        from lightning_bench.providers.registry.specs import is_code_spec
+        from lightning_bench.providers.registry.specs import is_code_spec, refuse_other_marks
         from lightning_bench.run.planner import check_providers
         from lightning_bench.suite import Overrides
 
@@ -156,6 +156,8 @@ class Axes:
                 f"file.py:NAME{given}"
             )
         replacing, joining = replacing_and_joining(names)
+        specs = (*kernel, *against, *replacing, *joining)
+        refuse_other_marks(specs, dashes="--", family=self.family, layout=self.layout)
         return Overrides(
             providers=self._specs("--against", against) if kernel else self._specs("--provider", replacing),
             added=self._specs("--provider", joining),

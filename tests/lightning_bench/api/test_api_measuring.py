@@ -299,6 +299,7 @@ def test_a_script_that_defines_a_triton_kernel_runs_once(tmp_path: Path) -> None
     [
         (lambda: lb.speed(attn), "attn is a plain function, which does not say what it computes: give fam"),
         (lambda: lb.speed(attn, family="soft"), "attn has family 'soft', which is not known; did you"),
+        (lambda: lb.speed("mine.py:attn@softmax", family="gla"), "family is gla, and `mine.py:attn@"),
         (lambda: lb.speed(attn, family="gla"), "kernel: attn does not fit family gla, whose inputs are q, k"),
         (lambda: lb.speed(attn, family="softmax", against="flash"), "against: no provider is named 'flash'"),
         (lambda: lb.speed(against="flash2"), "against names what kernel is compared with: give kernel file"),

@@ -179,7 +179,9 @@ def test_a_spec_of_the_hub_is_no_file() -> None:
     assert not is_file_spec(spec)
     assert canonical_spec(spec) == spec
     assert with_family(spec, "softmax", "bnhd") == f"{spec}@softmax@bnhd"
-    assert with_family(f"{spec}@gla", "softmax") == f"{spec}@gla"
+    assert with_family(f"{spec}@gla", "softmax", "bnhd") == f"{spec}@gla"
+    assert with_family(f"{spec}@gla", "gla", "bnhd") == f"{spec}@gla@bnhd"
+    assert with_family(f"{spec}@gla@bhnd", "gla", "bnhd") == f"{spec}@gla@bhnd"
     assert with_family(spec, None) == spec
 
 
