@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_bench.comparison import rule
+from lightning_bench.comparison.by_files import by_files
 from lightning_bench.comparison.collector import collector_paused
 from lightning_bench.comparison.match import Versus, match
 from lightning_bench.comparison.noise import Noise, Noises, assumed
@@ -42,9 +43,10 @@ def compare_sides(
     `threshold` is the relative change that counts, 0.03 for 3 %. Without `noises`, the noise between
     processes is assumed where one process per side leaves it unknown.
     """
+    base, head, moved = by_files(base, head)
     matched = match(base.runs, head.runs, across_machines=across_machines)
     judged = _Judged(matched.timed, noises or Noises([]), threshold)
-    remarks = list(dict.fromkeys([*base.remarks, *head.remarks, *judged.remarks]))
+    remarks = list(dict.fromkeys([*moved, *base.remarks, *head.remarks, *judged.remarks]))
     if matched.neither:
         counts = ", ".join(f"{n} {status}" for status, n in Counter(matched.neither).items())
         remarks.append(f"{len(matched.neither)} cells have a figure on neither side ({counts})")

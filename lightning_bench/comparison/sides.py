@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from lightning_bench.comparison.rule import Floats
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.discover import result_files
+from lightning_bench.record.function_files import of_several_files, told_apart
 from lightning_bench.record.row import CaseKey, log_deviation
 from lightning_bench.record.samples import SampleLine, read_samples, sidecar_path
 
@@ -49,6 +50,13 @@ class Run:
     calibrated_as: str = ""
     step_ms: float = 0.0
 
+    def told_apart(self, names: Set[str]) -> Run:
+        """Return it under the file of its function too, if that has one of these names."""
+        record = told_apart(self.record, names)
+        if record is self.record:
+            return self
+        return replace(self, record=record, calibrated_as=self.calibrated_as or self.record.case_id)
+
 
 @dataclass(frozen=True)
 class Side:
@@ -73,8 +81,9 @@ class _Block:
 def read_side(path: Path) -> Side:
     """Return the rows of a CSV, or of every CSV in a folder, each of which then is a run of its own.
 
-    A file without rows is an empty side. Raises UsageError if the path does not exist, and for a file that
-    is no result file or whose samples cannot be read.
+    A file without rows is an empty side. Functions of one name from several files are told apart. Raises
+    UsageError if the path does not exist, and for a file that is no result file or whose samples cannot be
+    read.
     """
     remarks: list[str] = []
     runs: list[Run] = []
@@ -84,7 +93,8 @@ def read_side(path: Path) -> Side:
                 remarks.append(f"{file} is empty")
             else:
                 runs += _runs_of(file, remarks)
-    return Side(str(path), runs, remarks)
+    several = of_several_files(run.record for run in runs)
+    return Side(str(path), [run.told_apart(several) for run in runs], remarks)
 
 
 def _runs_of(file: Path, remarks: list[str]) -> list[Run]:

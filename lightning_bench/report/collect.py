@@ -13,6 +13,7 @@ from lightning_bench.errors import UsageError
 from lightning_bench.model_run import MODEL_RUN
 from lightning_bench.record import Row, latest_by, read_rows, suite_case_key
 from lightning_bench.record.frame import to_frame
+from lightning_bench.record.function_files import of_several_files, told_apart
 from lightning_bench.record.row import VARIANT
 from lightning_bench.report.restated import restated
 from lightning_bench.words import counted
@@ -43,6 +44,7 @@ class Collected:
 def collect(paths: Sequence[str | Path]) -> Collected:
     """Return the latest rows of files and folders, the latter with all below them; each file is read once.
 
+    Functions of one name from several files are told apart (`record/function_files.py`).
     Files of a folder that are of another kind or that `--fresh` set aside are left out. Raises UsageError
     for a named file that is not ours, for a row that cannot be parsed, and if there is no row.
     """
@@ -56,7 +58,9 @@ def collect(paths: Sequence[str | Path]) -> Collected:
         left_out = [*found.skipped, *(f"{path} is not a result file of lbench" for path in found.other)]
         why = f" ({'; '.join(left_out)})" if left_out else ""
         raise UsageError(f"no rows of lbench in {names}{why}; run `lbench speed` first, or name its CSV")
-    return Collected(latest_rows(found.rows), found.skipped, _replaced(found.rows))
+    several = of_several_files(row.record for row in found.rows)
+    rows = [Row(told_apart(row.record, several), row.source) for row in found.rows]
+    return Collected(latest_rows(rows), found.skipped, _replaced(rows))
 
 
 def _replaced(rows: Iterable[Row]) -> list[str]:

@@ -20,10 +20,11 @@ from lightning_bench.providers.registry.checked import (
     Unfit,
     as_provider,
 )
-from lightning_bench.providers.registry.functions import function_provider, is_function
+from lightning_bench.providers.registry.functions import FunctionProvider, function_provider, is_function
 from lightning_bench.providers.registry.packages import installed_version, load_error
-from lightning_bench.providers.registry.sources import digest_of_sources, folder_of_module
+from lightning_bench.providers.registry.sources import digest_of_sources, folder_of_module, path_in_repository
 from lightning_bench.providers.registry.specs import split_code_spec
+from lightning_bench.record.function_files import function_label
 
 FORM = "path/to/file.py:NAME, NAME being a Provider subclass or instance in that file, or a function"
 
@@ -57,6 +58,8 @@ def file_provider(spec: str) -> Provider:
         raise type(error)(f"provider file {path}: {error}") from error
     except NotAProvider as error:
         raise NotAProvider(f"provider file {path}: {error}; give {FORM}") from error
+    if isinstance(provider, FunctionProvider):
+        provider.label = function_label(provider.name, path_in_repository(path))  # type: ignore[misc]
     if type(provider).version is Provider.version:
         provider.version = MethodType(partial(_version, digest=digest), provider)  # type: ignore[method-assign]
     return provider

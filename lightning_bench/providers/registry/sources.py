@@ -43,6 +43,13 @@ def sources_of(path: Path) -> set[Path]:
     return _Walk(*_root(path)).from_file(path)
 
 
+def path_in_repository(path: Path) -> str:
+    """Return the path of a file from the root of its git repository, outside of one its name."""
+    path = path.resolve()
+    root, _ = _root(path)
+    return path.relative_to(root).as_posix()
+
+
 def folder_of_module(path: Path, top: str) -> Path | None:
     """Return the nearest folder, from that of `path` to that of its repository, with the module `top`."""
     root, _ = _root(path.resolve())

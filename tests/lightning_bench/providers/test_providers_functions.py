@@ -83,7 +83,7 @@ def test_a_function_is_a_provider(path: Path, name: str) -> None:
         path.write_text(BUILTIN)
     for found in (get_provider, declared_provider):
         provider = found(f"{path}:{name}@softmax")
-        assert (provider.name, provider.label, provider.family) == (name, name, "softmax")
+        assert (provider.name, provider.label, provider.family) == (name, f"{name} (mine.py)", "softmax")
         assert (provider.layout, provider.devices, provider.dtypes) == (
             "bhnd",
             ("cuda", "cpu"),
