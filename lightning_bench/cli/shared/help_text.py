@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from lightning_bench.cli.shared.typing_slips import refuse_slips
+from lightning_bench.cli.shared.typing_slips import refuse_other_commands_options, refuse_slips
 
 
 class LbenchGroup(TyperGroup):
@@ -30,6 +30,8 @@ def command_with(*examples: str) -> type[TyperCommand]:
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             """Take the words typed. UsageError for slips among them."""
             if not ctx.resilient_parsing:
+                options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+                refuse_other_commands_options(ctx.info_name, args, options)
                 refuse_slips(*self.make_parser(ctx).parse_args(list(args)))
             return super().parse_args(ctx, args)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,31 @@ from lightning_bench.errors import UsageError
 
 _PIECES = {"of", "+", "x", "*"}  # of '79 of 80' and '96k + 31 x 1k'
 _WITH_BLANKS = {"layer", "rank", "packing"}
+
+
+_MEANT = {
+    "--kernel": (
+        "--provider",
+        "name a function by --provider: file.py:NAME@FAMILY to measure it, NAME in rows",
+    ),
+    "--family": ("--provider", "a function has its family behind its name: --provider file.py:NAME@FAMILY"),
+    "--seq-len": ("--prompt", "the tokens of a prompt are --prompt, those that follow --new-tokens"),
+    "--prompt": ("--seq-len", "the tokens of a sequence are --seq-len here"),
+    "--batch": ("--tokens", "as many sequences are in a batch as --tokens hold"),
+}
+"""Options of other commands: the option that a command has in their place, and what it is for."""
+
+
+def refuse_other_commands_options(command: str, words: Iterable[str], options: Container[str]) -> None:
+    """Raise UsageError for an option that only other commands have, and say what this command has instead.
+
+    `words` are what is typed, `options` those that the command has.
+    """
+    for word in words:
+        name = word.partition("=")[0]
+        instead, what = _MEANT.get(name, ("", ""))
+        if instead in options and name not in options:
+            raise UsageError(f"`lbench {command}` has no option {name}: {what}")
 
 
 def refuse_slips(values: Mapping[str, Any], surplus: Sequence[str], given: Sequence[Any]) -> None:

@@ -78,6 +78,21 @@ def test_exit_code_by_status(new_workspace: Any, lbench: Lbench, status: str) ->
         (["check", "quick", "--out", "a.csv", "--out", "b.csv"], "--out is given 2 times; allowed: once"),
         (["env", "--device", "cpu", "--device", "cpu"], "--device is given 2 times; allowed: once"),
         (["check", "--sequences", "1"], "No such option"),
+        (
+            ["compare", "a.csv", "--kernel", "m.py:f"],
+            "`lbench compare` has no option --kernel: name a functio",
+        ),
+        (
+            ["train", "quick", "--kernel=m.py:f"],
+            "--provider: file.py:NAME@FAMILY to measure it, NAME in rows",
+        ),
+        (["train", "quick", "--family", "softmax"], "family behind its name: --provider file.py:NAME@FAMILY"),
+        (["train", "quick", "--batch", "2"], "as many sequences are in a batch as --tokens hold"),
+        (["train", "quick", "--prompt", "64"], "the tokens of a sequence are --seq-len here"),
+        (
+            ["generate", "quick", "--seq-len", "64"],
+            "the tokens of a prompt are --prompt, those that follow --",
+        ),
         (["measure"], "No such command"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
