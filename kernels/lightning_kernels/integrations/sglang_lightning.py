@@ -36,7 +36,9 @@ def _entry(
         return given
     slopes, slots = self.tp_slope[layer.layer_id], state_indices_tensor.to(torch.int32)
     if metadata.num_prefills == 0:
-        slots = pad(slots[: len(q)], (0, max(0, len(q) - len(slots))), value=-1)
+        slots = slots[: len(q)]
+        if len(slots) < len(q):  # a pad by nothing would be a copy
+            slots = pad(slots, (0, len(q) - len(slots)), value=-1)
         return lightning_attn2_step(
             q.to(k.dtype),  # with a cache of keys in fp8 SGLang casts q to it
             k,
@@ -64,7 +66,9 @@ def _entry(
 
 
 def use_lightning_kernels() -> None:
-    """Have SGLang's `linear_backend` "seg_la" run these kernels; call it before the server starts.
+    """Have SGLang's `linear_backend` "seg_la" run these kernels, in this process.
+
+    SGLang calls it in each of its processes if it is an entry point of the group `sglang.srt.plugins`.
 
     What they have no counterpart for goes on to seg_la: the verification of drafts, for which SGLang keeps a
     state per token, and batches that keep a state in between for the cache of prefixes.

@@ -2,18 +2,23 @@
 
 import importlib
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support import kernel_cases  # noqa: F401 - the Triton interpreter is on before kernels are defined
+from tests.support.documents import DOCS, block
 from tests.support.engine_packages import write_engines
 
 import lightning_kernels as lk  # isort: skip
 
 HEADS, DIM = 2, 16
 SLOPES = torch.tensor([0.5, 0.05]).reshape(HEADS, 1, 1)
+ADAPTERS = "vllm_layers", "sglang_lightning"
 BOUNDS = torch.tensor([0, 1, 2, 9, 14])
 SLOTS = torch.tensor([4, 0, 3, 1])
 
@@ -137,3 +142,39 @@ def test_padded_batches_of_sglang():
     backend._linear_attention_entry(*(x[:2] for x in (q, k, v)), pool, SLOTS, decodes, layer)
     served(q, k, v, expected, 2, scale=0.25)
     torch.testing.assert_close(pool, expected, rtol=1e-4, atol=1e-4)
+
+
+class Operations(TorchDispatchMode):
+    """Keeps the names of the operations that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__.partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_decoding_step_of_sglang_copies_nothing():
+    backend, layer = backend_of_sglang()
+    q, k, v, pool = batch()
+    rows, slots = (x[:2] for x in (q, k, v)), SLOTS[:2].int()
+    with Operations() as operations:
+        backend._linear_attention_entry(*rows, pool, slots, SimpleNamespace(num_prefills=0), layer)
+    assert "linear_attention_step" in operations.names
+    assert not {"clone", "constant_pad_nd", "copy_", "_to_copy"} & set(operations.names)
+
+
+def test_the_entry_points_of_the_docs_are_these_functions():
+    project = tomllib.loads(block((DOCS / "serving.md").read_text(), "toml", "entry-points"))["project"]
+    found = {
+        group: EntryPoint(name, value, group).load()
+        for group, entries in project["entry-points"].items()
+        for name, value in entries.items()
+    }
+    modules = {name: importlib.import_module(f"lightning_kernels.integrations.{name}") for name in ADAPTERS}
+    assert found == {
+        "vllm.general_plugins": modules["vllm_layers"].register_layers,
+        "sglang.srt.plugins": modules["sglang_lightning"].use_lightning_kernels,
+    }

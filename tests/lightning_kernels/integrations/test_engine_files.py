@@ -3,14 +3,15 @@
 Skipped unless ENGINE_FILES names a folder with these files; everything else of the engines is made up here:
 
     pip download --no-deps --only-binary :all: vllm==0.33.0 sglang==0.5.23
-    unzip 'vllm-*.whl' '*/lightning_attn.py' '*/custom_op.py' '*/mamba/linear/*' -d engines
-    unzip 'sglang-*.whl' '*/attention/linear/*' -d engines
+    unzip 'vllm-*.whl' '*/lightning_attn.py' '*/custom_op.py' '*/mamba/linear/*' 'vllm/plugins/*' -d engines
+    unzip 'sglang-*.whl' '*/attention/linear/*' 'sglang/srt/plugins/*' -d engines
     ENGINE_FILES=engines pytest tests/lightning_kernels/integrations/test_engine_files.py
 """
 
 import importlib.util
 import os
 import sys
+import tomllib
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,6 +21,7 @@ import pytest
 import torch
 
 from tests.support import kernel_cases  # noqa: F401 - the Triton interpreter is on before kernels are defined
+from tests.support.documents import DOCS, block
 from tests.support.kernel_cases import relative_l2
 
 import lightning_kernels as lk  # isort: skip
@@ -28,17 +30,21 @@ FOLDER = os.environ.get("ENGINE_FILES")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="needs the engines' files, see above")
 
 REAL = {
-    "vllm.model_executor.custom_op", "vllm.model_executor.layers.lightning_attn",
+    "vllm.plugins", "vllm.model_executor.custom_op", "vllm.model_executor.layers.lightning_attn",
     "vllm.model_executor.layers.mamba.linear.bailing_linear_attn",
     "vllm.model_executor.layers.mamba.linear.minimax_linear_attn",
     "sglang.kernels.ops.attention.linear.seg_la", "sglang.kernels.ops.attention.linear.lightning_attn",
     "sglang.srt.layers.attention.linear.lightning_backend",
+    "sglang.srt.plugins", "sglang.srt.plugins.hook_registry",
 }  # fmt: skip
+PACKAGES = {"vllm.plugins", "sglang.srt.plugins"}
 HEADS, DIM = 2, 128
 SLOPES = lk.layer_slopes(HEADS, 1, 8)
 VALUES = {
     "PAD_SLOT_ID": -1, "current_platform": MagicMock(), "eager_break_during_capture": lambda f: f,
-    "init_logger": MagicMock(),
+    "init_logger": MagicMock(), "VLLM_PLUGINS": None, "envs": MagicMock(**{
+        "SGLANG_PLUGINS.get.return_value": "", "SGLANG_PLATFORM.get.return_value": "",
+    }),
 }  # fmt: skip
 
 
@@ -62,8 +68,9 @@ class Engines:
         if name.partition(".")[0] not in ("vllm", "sglang"):
             return None
         if name in REAL:
+            end = "/__init__.py" if name in PACKAGES else ".py"
             return importlib.util.spec_from_file_location(
-                name, Path(str(FOLDER)) / f"{name.replace('.', '/')}.py"
+                name, Path(str(FOLDER)) / f"{name.replace('.', '/')}{end}"
             )
         return ModuleSpec(name, self, is_package=True)
 
@@ -159,3 +166,33 @@ def test_backend_of_sglang(prompts):
     wanted = adapter._seg_la(backend, q, k, v, pools[1], slots, metadata, layer)
     assert relative_l2(found, wanted) < 1e-5
     assert relative_l2(*pools) < 1e-5
+
+
+@pytest.fixture
+def _installed(tmp_path, monkeypatch):
+    """Install a package with the entry points of the docs."""
+    points = tomllib.loads(block((DOCS / "serving.md").read_text(), "toml", "entry-points"))["project"]
+    lines = [
+        line for group, entries in points["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in entries.items()))
+    ]  # fmt: skip
+    info = tmp_path / "in_engines-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: in-engines\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("_installed")
+def test_vllm_finds_the_entry_point_of_the_docs():
+    importlib.import_module("vllm.plugins").load_general_plugins()
+    layers = importlib.import_module("vllm.model_executor.custom_op").op_registry_oot
+    assert {"BailingMoELinearAttention", "MiniMaxText01LinearAttention"} <= layers.keys()
+
+
+@pytest.mark.usefixtures("_installed")
+def test_sglang_finds_the_entry_point_of_the_docs():
+    importlib.import_module("sglang.srt.plugins").load_plugins()
+    home = importlib.import_module("sglang.srt.layers.attention.linear.lightning_backend")
+    adapter = importlib.import_module("lightning_kernels.integrations.sglang_lightning")
+    assert home.LightningAttentionBackend._linear_attention_entry is adapter._entry
