@@ -24,6 +24,7 @@ dtypes = pytest.mark.parametrize("dtype", list(BUDGET), ids=["fp16", "bf16"])
 @pytest.fixture(autouse=True)
 def plans(monkeypatch):
     """Let a test that changes what is decided upon find no decision of another, and leave none."""
+    monkeypatch.delenv("LIGHTNING_KERNELS_HOPPER", raising=False)  # CONTRIBUTING.md has GPU tests run with it
     kept = KeptByKind()
     monkeypatch.setattr(kept_plans, "_plans", kept)
     return kept

@@ -16,11 +16,13 @@ from tests.support.engine_packages import write_engines
 
 import lightning_kernels as lk  # isort: skip
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 HEADS, DIM = 2, 16
-SLOPES = torch.tensor([0.5, 0.05]).reshape(HEADS, 1, 1)
+SLOPES = torch.tensor([0.5, 0.05], device=DEVICE).reshape(HEADS, 1, 1)
 ADAPTERS = "vllm_layers", "sglang_lightning"
-BOUNDS = torch.tensor([0, 1, 2, 9, 14])
-SLOTS = torch.tensor([4, 0, 3, 1])
+BOUNDS = torch.tensor([0, 1, 2, 9, 14], device=DEVICE)
+SLOTS = torch.tensor([4, 0, 3, 1], device=DEVICE)
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +38,8 @@ def _engines(tmp_path, monkeypatch):
 
 def batch(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(14, HEADS, DIM, generator=generator).to(dtype) for _ in range(3))
-    return q, k, v, torch.randn(5, HEADS, DIM, DIM, generator=generator)
+    q, k, v = (torch.randn(14, HEADS, DIM, generator=generator).to(DEVICE, dtype) for _ in range(3))
+    return q, k, v, torch.randn(5, HEADS, DIM, DIM, generator=generator).to(DEVICE)
 
 
 def served(q, k, v, pool, count, *, begun=None, scale=1.0):
@@ -56,7 +58,7 @@ def test_layers_of_vllm(name):
     register_layers()  # as where it is an entry point too
     home = "bailing_linear_attn" if name.startswith("Bailing") else "minimax_linear_attn"
     original = getattr(importlib.import_module(f"vllm.model_executor.layers.mamba.linear.{home}"), name)
-    layer = original(SLOPES, SimpleNamespace(dtype=torch.float16))
+    layer = original(SLOPES.cpu(), SimpleNamespace(dtype=torch.float16))
     assert type(layer) is not original
     q, k, v, pool = batch()
     expected = pool.clone()
@@ -68,7 +70,7 @@ def test_layers_of_vllm(name):
     torch.testing.assert_close(pool, expected, rtol=5e-3, atol=5e-3)
 
     expected = pool.clone()
-    padded = torch.cat([SLOTS[:2], torch.tensor([-1])])
+    padded = torch.cat([SLOTS[:2], torch.full_like(SLOTS[:1], -1)])
     decodes = SimpleNamespace(num_decodes=2, num_prefills=0, state_indices_tensor_d=padded)
     o = layer._decode_infer(q, k, v, pool, SLOTS, decodes)
     torch.testing.assert_close(o, served(q, k, v, expected, 2).flatten(1), rtol=1e-4, atol=1e-4)
@@ -90,7 +92,7 @@ def backend_of_sglang(dtype=torch.float32):
 def test_backend_of_sglang():
     backend, layer = backend_of_sglang()
     q, k, v, pool = batch()
-    expected, begun = pool.clone(), torch.tensor([True, True, False, True])
+    expected, begun = pool.clone(), torch.tensor([True, True, False, True], device=DEVICE)
     metadata = SimpleNamespace(num_prefills=2, query_start_loc=BOUNDS, has_initial_states=begun)
     o = backend._linear_attention_entry(q, k, v, pool, SLOTS, metadata, layer)
     torch.testing.assert_close(o, served(q, k, v, expected, 4, begun=begun, scale=0.25), rtol=1e-4, atol=1e-4)
@@ -108,7 +110,7 @@ def test_backend_of_sglang():
 def test_dtypes_of_sglang():
     backend, layer = backend_of_sglang(torch.float16)
     q, k, v, pool = batch()
-    expected, begun = pool.clone(), torch.ones(4, dtype=torch.bool)
+    expected, begun = pool.clone(), torch.ones(4, dtype=torch.bool, device=DEVICE)
     metadata = SimpleNamespace(num_prefills=2, query_start_loc=BOUNDS, has_initial_states=begun)
     o = backend._linear_attention_entry(q, k, v, pool, SLOTS, metadata, layer)
     wanted = served(*(x.half() for x in (q, k, v)), expected, 4, scale=0.25).float()
@@ -129,7 +131,8 @@ def test_padded_batches_of_sglang():
     backend, layer = backend_of_sglang()
     q, k, v, pool = batch()
     expected = pool.clone()
-    metadata = SimpleNamespace(num_prefills=1, query_start_loc=BOUNDS[:4], has_initial_states=torch.ones(4))
+    begun = torch.ones(4, device=DEVICE)
+    metadata = SimpleNamespace(num_prefills=1, query_start_loc=BOUNDS[:4], has_initial_states=begun)
     o = backend._linear_attention_entry(q, k, v, pool, SLOTS, metadata, layer)
     torch.testing.assert_close(o[:9], served(q, k, v, expected, 3, scale=0.25), rtol=1e-4, atol=1e-4)
     assert not o[9:].any()

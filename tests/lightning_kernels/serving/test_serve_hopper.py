@@ -109,6 +109,7 @@ def moved_on(vector):
 @pytest.fixture
 def chosen(runner, monkeypatch):
     """Return what chooses the kernel of a batch, which sees a Hopper GPU on a CPU, too."""
+    monkeypatch.delenv("LIGHTNING_KERNELS_HOPPER", raising=False)  # CONTRIBUTING.md has GPU tests run with it
     if not torch.cuda.is_available():
         monkeypatch.setattr(serve_hopper, "hopper", lambda device: runner.host)
     return lambda batch: batch.call(lambda *x, **y: hopper_serving(as_call(*x, **y)), batch.state)
