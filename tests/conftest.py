@@ -1,4 +1,7 @@
-"""Fixtures of the harness's tests: a workspace, the command line in this process, pages in Chromium."""
+"""Fixtures of the harness's tests: a workspace, the command line in this process, pages in Chromium.
+
+Without a GPU the kernels of all tests run in Triton's interpreter.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    # Triton reads it when a kernel is defined, so it precedes every import of one, whichever tests are run.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from tests.support.forked_workers import fork_workers
 from tests.support.page_in_chromium import chromium, opened, screen  # noqa: F401 (fixtures)

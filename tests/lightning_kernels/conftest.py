@@ -1,3 +1,3 @@
-"""Without a GPU the kernels run in the Triton interpreter, turned on by kernel_cases."""
+"""Fixtures of the kernels' tests, which import what makes Triton's interpreter quick."""
 
 from tests.support.kernel_cases import poison  # noqa: F401 (a fixture)

@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 
-import tests.support.kernel_cases  # noqa: F401  turns the Triton interpreter on
+import tests.support.kernel_cases  # noqa: F401  makes the Triton interpreter quick
 from tests.support.paths import ROOT
 
 

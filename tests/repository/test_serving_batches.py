@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-import tests.support.kernel_cases  # noqa: F401  turns the Triton interpreter on
+import tests.support.kernel_cases  # noqa: F401  makes the Triton interpreter quick
 from lightning_bench.measure.device.clocks import NoClocks
 from lightning_bench.measure.device.timer import CpuTimer
 from lightning_bench.measure.sampling import StopRule

@@ -1,4 +1,4 @@
-"""Without a GPU the kernels run in the Triton interpreter, which must be on before they are defined."""
+"""Cases of kernels, what they are compared with, and a quicker interpreter for them where there is no GPU."""
 
 import os
 import subprocess
@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import lightning_kernels as lk
 from tests.support.quick_interpreter import quicken_interpreter

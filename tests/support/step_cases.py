@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import tests.support.kernel_cases  # noqa: F401  turns the Triton interpreter on
+import tests.support.kernel_cases  # noqa: F401  makes the Triton interpreter quick
 from lightning_kernels import lightning_attn2_step, lightning_attn2_step_torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

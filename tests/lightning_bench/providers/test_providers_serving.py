@@ -16,7 +16,7 @@ from lightning_bench.providers import get_provider
 from lightning_bench.providers.registry.base import Provider
 from lightning_bench.providers.registry.functions import function_provider
 from lightning_bench.variant import Part, Variant
-from tests.support import kernel_cases  # noqa: F401 - the Triton interpreter is on before kernels are defined
+from tests.support import kernel_cases  # noqa: F401  makes the Triton interpreter quick
 from tests.support.documents import DOCS, block
 
 DEVICE: Device = "cuda" if torch.cuda.is_available() else "cpu"

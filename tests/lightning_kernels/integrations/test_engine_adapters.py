@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support import kernel_cases  # noqa: F401 - the Triton interpreter is on before kernels are defined
+from tests.support import kernel_cases  # noqa: F401  makes the Triton interpreter quick
 from tests.support.documents import DOCS, block
 from tests.support.engine_packages import write_engines
 

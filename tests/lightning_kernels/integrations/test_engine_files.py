@@ -20,7 +20,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from tests.support import kernel_cases  # noqa: F401 - the Triton interpreter is on before kernels are defined
+from tests.support import kernel_cases  # noqa: F401  makes the Triton interpreter quick
 from tests.support.documents import DOCS, block
 from tests.support.kernel_cases import relative_l2
 

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import forward_ad
 
 import lightning_kernels as lk
-import tests.support.kernel_cases  # noqa: F401  turns the Triton interpreter on
+import tests.support.kernel_cases  # noqa: F401  makes the Triton interpreter quick
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KERNELS = lk.lightning_attn2, lk.lightning_attn2_state
