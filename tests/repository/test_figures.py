@@ -53,6 +53,16 @@ def test_lengths_of_training_are_alike():
         apart.append(f"{100 * (max(rates) / min(rates) - 1):.1f} %")
     text = " ".join((ROOT / "docs" / "train.md").read_text().split())
     assert f"of LA2 are {apart[0]} apart in 0.4B, {apart[1]} in 1B and {apart[2]} in 3B" in text
+    mfu = {
+        size: sorted(
+            row.mfu_percent or 0
+            for (line, of, _), row in training_rows().items()
+            if (line, of) == ("LA2", size)
+        )
+        for size in ("0.4b", "1b", "3b")
+    }
+    least_most = [f"{mfu[size][0]:.1f} to {mfu[size][-1]:.1f} %" for size in mfu]
+    assert f"Its MFU is {least_most[0]} in 0.4B, {least_most[1]} in 1B and {least_most[2]} in 3B" in text
 
 
 def test_softmax_attentions_of_training():
