@@ -9,11 +9,13 @@ Times batches of 64 heads of 128 in bf16 by ``CudaTimer`` (cold L2, launches hid
 k, v and o once and each state once read and once written, that of a draft only read; what a call really moves
 may be more. `serve-portable` is with ``LIGHTNING_KERNELS_HOPPER=0``, `serve-tokens` with
 ``LIGHTNING_KERNELS_INVARIANT=1``. With ``--tiles`` the batch that is mixed is timed with other tiles, too.
+``--only`` leaves the rows of other workloads in the CSV as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -212,9 +214,10 @@ def drafts(batch: int, device: str) -> tuple[dict[str, Callable[[], object]], in
     return calls, served.bytes - served.pool.nbytes
 
 
-def workloads(
-    device: str, tiles: bool
-) -> dict[str, Callable[[], tuple[dict[str, Callable[[], object]], int]]]:
+Workloads = dict[str, Callable[[], tuple[dict[str, Callable[[], object]], int]]]
+
+
+def workloads(device: str, tiles: bool) -> Workloads:
     """Return what is measured: from a name to a function that gives its calls and bytes."""
     return {
         **{f"decode b{b}": lambda b=b: decoding(b, device) for b in BATCHES},  # type: ignore[misc]
@@ -267,29 +270,46 @@ def measure(
     return rows
 
 
-def main() -> None:
-    """Measure, print, write the CSV after every workload."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("out", type=Path, help="the CSV to write")
-    parser.add_argument("--tiles", action="store_true", help="time the mixed batch with other tiles, too")
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("needs a CUDA device")
-    timer, clocks = CudaTimer(), NvmlClocks()
-    rows: list[dict[str, object]] = []
-    for workload, make in workloads("cuda", arguments.tiles).items():
-        if arguments.only not in workload:
+def rows_of(path: Path, names: list[str]) -> list[dict[str, object]]:
+    """Return the rows of these workloads in a CSV, none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [dict(row) for row in csv.DictReader(file) if row["workload"] in names]
+
+
+def sweep(out: Path, only: str, every: Workloads, timer: Timer, clocks: Clocks, device: str) -> None:
+    """Measure the workloads whose names contain `only`, print, write the CSV after each of them.
+
+    Rows of other workloads that it has stay.
+    """
+    names = list(every)
+    rows = rows_of(out, [name for name in names if only not in name])
+    for workload in names:
+        if only not in workload:
             continue
-        calls, size = make()
-        new = measure(workload, calls, size, timer, clocks, "cuda")
+        calls, size = every[workload]()
+        new = measure(workload, calls, size, timer, clocks, device)
         timer.release()  # what it learnt is keyed by calls that are gone
         torch.cuda.empty_cache()
-        rows += new
-        write_rows(arguments.out, rows)
+        rows = sorted([*rows, *new], key=lambda row: names.index(str(row["workload"])))
+        write_rows(out, rows)
         for row in new:
             figures = f"{row['median_ms']} ms {row['ratio_to_copy']} {row['trouble']}"
             print(f"{workload:40} {row['call']:28} {figures}", flush=True)
+
+
+def main() -> None:
+    """Measure on the GPU."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path, help="the CSV to write")
+    parser.add_argument("--tiles", action="store_true", help="time the mixed batch with other tiles, too")
+    parser.add_argument("--only", default="", help="workloads whose name contains this; rows of others stay")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("needs a CUDA device")
+    every = workloads("cuda", arguments.tiles)
+    sweep(arguments.out, arguments.only, every, CudaTimer(), NvmlClocks(), "cuda")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from tests.support.paths import ROOT
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
-def test_every_call_runs_and_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_call_runs_and_has_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as where it runs as a script
     script = importlib.import_module("serving_batches")
     sizes = {
@@ -35,6 +37,19 @@ def test_every_call_runs_and_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["call"] for row in rows] == ["step-pool", "step-stochastic", "copy"]
     assert all(float(row["median_ms"]) > 0 and row["bytes"] == size > 0 for row in rows)
     assert float(rows[-1]["ratio_to_copy"]) == 1.0
+
+    def swept(only: str) -> list[dict[str, str]]:
+        every = script.workloads("cpu", tiles=False)
+        script.sweep(tmp_path / "rows.csv", only, every, CpuTimer(), NoClocks(), "cpu")
+        with (tmp_path / "rows.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    some, all_of_bf16 = swept("decode b1"), swept("states in bf16")
+    assert [row["workload"] for row in all_of_bf16] == [
+        *["decode b1"] * 6, *["decode b2, states in bf16"] * 3, *["1 prompts of 9, states in bf16"] * 4,
+    ]  # fmt: skip
+    assert all_of_bf16[:6] == some
+    assert swept("decode b1")[6:] == all_of_bf16[6:]
 
 
 def test_every_rounding_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
