@@ -16,11 +16,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from lightning_bench.case import Device
+from lightning_bench.case import TIMED, Device
 from lightning_bench.machine.guardian import be_subreaper, flush, guarded
+from lightning_bench.machine.interpreter import interprets_kernels
 from lightning_bench.machine.place import Place
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.record import WORKED
@@ -29,6 +31,7 @@ from lightning_bench.run.sanitizer import ENVIRONMENT
 SPARE_FRACTION = 0.9
 """The share of the free memory of a CPU that workers may allocate by default."""
 
+_INTERPRETED = "TRITON_INTERPRET is set: kernels of Triton run interpreted, and times say nothing of them"
 _START = (
     "import json, sys; request = json.loads(sys.argv.pop()); sys.path[:] = request.pop('path'); "
     "from lightning_bench.run.worker import resume; resume(**request)"
@@ -105,6 +108,7 @@ def _work(connection: Connection, device: Device, memory_limit_gib: float | None
     _limit_memory(device, memory_limit_gib)
     replaced = witness()
     session = Session(device)
+    interpreted = interprets_kernels()
     connection.send(("ready",))
     while True:
         try:
@@ -119,13 +123,16 @@ def _work(connection: Connection, device: Device, memory_limit_gib: float | None
 
         blind = ""
 
-        def emit(outcome: Outcome) -> None:
+        def emit(outcome: Outcome, timed: bool = job.metric in TIMED | {"energy"}) -> None:
             nonlocal blind
             # What the judge itself sees, it has put back: this is what it was kept from seeing.
             blind = blind or replaced() or ""
             if blind and outcome.status in WORKED:
                 reason = f"{blind}, or another case of its worker does, and keeps the judge from seeing it"
                 outcome = Outcome(outcome.case, "wrong", reason)
+            elif interpreted and timed and outcome.status in WORKED:
+                reason = "; ".join(filter(None, [_INTERPRETED, outcome.reason]))
+                outcome = replace(outcome, status="unstable", reason=reason)
             connection.send(("outcome", outcome.sealed))
 
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,9 @@ def warn_if_busy(sink: Sink, device: Device, gpus: Sequence[Gpu] = ()) -> None:
 
 def warn_if_interpreted(sink: Sink) -> None:
     """Say in one line on stderr that TRITON_INTERPRET is set, if it is."""
-    if os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y"):
+    from lightning_bench.machine.interpreter import interprets_kernels
+
+    if interprets_kernels():
         sink.say(
             "TRITON_INTERPRET is set: Triton interprets its kernels, and their times say nothing about them; "
             "`lbench check` compares what they compute"

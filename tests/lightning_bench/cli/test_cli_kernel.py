@@ -110,7 +110,7 @@ def plan(lbench: Lbench, *arguments: object) -> list[str]:
     return [entry["case_id"] for entry in json.loads(ran.out)["cases"]]
 
 
-def test_times_of_the_interpreter_come_with_a_warning(
+def test_times_of_the_interpreter_come_with_a_warning_and_are_unstable(
     lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -119,6 +119,9 @@ def test_times_of_the_interpreter_come_with_a_warning(
         ran = lbench(metric, *case, "--out", str(tmp_path / f"{metric}.csv"))
         assert ran.code == 0
         assert ("TRITON_INTERPRET is set" in ran.err) is warned
+        (row,) = read_records(tmp_path / f"{metric}.csv")
+        assert row.reason.startswith("TRITON_INTERPRET is set: ") is warned
+        assert row.status == ("unstable" if warned else "ok")
 
 
 def test_plus_joins_the_providers_of_the_suite(lbench: Lbench, plain: Path) -> None:
