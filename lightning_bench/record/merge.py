@@ -15,6 +15,7 @@ from lightning_bench.record.latest import latest
 from lightning_bench.record.read import read_records
 from lightning_bench.record.row import KEY, Record
 from lightning_bench.record.samples import sidecar_path
+from lightning_bench.words import counted
 
 _SHARD = re.compile(r"-shard(\d+)of(\d+)$")
 _MOST_NAMED = 3
@@ -45,9 +46,10 @@ def merge_rows(paths: Sequence[Path]) -> MergedRows:
             else:
                 conflicts.append(f"{record.metric} of {record.case_id} is in {sources[other]} and {path}")
     if conflicts:
-        more = f"; and {len(conflicts) - _MOST_NAMED} more cases" if len(conflicts) > _MOST_NAMED else ""
+        more = len(conflicts) - _MOST_NAMED
+        others = f"; and {counted(more, 'more case')}" if more > 0 else ""
         raise UsageError(
-            f"different rows of one case: {'; '.join(conflicts[:_MOST_NAMED])}{more}. Leave out one of the "
+            f"different rows of one case: {'; '.join(conflicts[:_MOST_NAMED])}{others}. Leave out one of the "
             "files, or remove the rows that do not count"
         )
     return MergedRows(list(sources), sources)

@@ -106,6 +106,8 @@ def make_report(
     if not tables:
         raise UsageError(
             "none of the tables asked for has a figure in these rows; leave out --metric to see all"
+            if metrics
+            else _without_figures(rows)
         )
 
     def page_grids() -> list[Grid]:
@@ -198,6 +200,14 @@ def _of_metrics(collected: Collected, kinds: Sequence[TableKind] | None) -> list
         have = ", ".join(dict.fromkeys(row.record.metric for row in collected.rows))
         raise UsageError(f"no row here is of --metric {', '.join(sorted(wanted))}; the rows are of: {have}")
     return rows
+
+
+def _without_figures(rows: Sequence[Row]) -> str:
+    """Return that no row has a figure, and why not the first of each status."""
+    counts = Counter(row.record.status for row in rows)
+    reasons = {row.record.status: row.record.reason for row in reversed(rows)}
+    whys = "; ".join(f"{count} {status}: {reasons[status]}" for status, count in counts.items())
+    return f"none of {counted(len(rows), 'row')} has a figure ({whys})"
 
 
 def _of_providers(rows: list[Row], providers: Sequence[str]) -> list[Row]:

@@ -29,7 +29,7 @@ LENGTHS_ALLOWED = (
     f'an integer from 1 to {MAX_LENGTH}, "4k" for 4096, a list of them, or a range: "512..32768" doubles, '
     '"1k..4k:512" goes by steps of 512'
 )
-SEVERAL_ALLOWED = f"{LENGTHS_ALLOWED}, each from 2"
+SEVERAL_ALLOWED = LENGTHS_ALLOWED.replace("from 1", "from 2")
 BOUNDS_ALLOWED = (
     f"an integer from 1 to {MAX_LENGTH}, a list of them (any of), or a comparison such as "
     '"> 65536", ">= 512", "< 128", "<= 4k"'

@@ -86,11 +86,12 @@ def _tabular(grid: Grid) -> list[str]:
     heads = ["$n$" if name == "n" else escape(name) for name in grid.heads]
     wide = len(heads) + len(grid.columns) > _WIDE
     lines = [r"\resizebox{\linewidth}{!}{%"] if wide else []
+    under = [escape(_under(column)) for column in grid.columns]
     lines += [
         rf"\begin{{tabular}}{{{'r' * (len(heads) + len(grid.columns))}}}",
         r"\toprule",
         _line([*heads, *(rf"\texttt{{{escape(column.provider)}}}" for column in grid.columns)]),
-        _line([*[""] * len(heads), *(escape(_under(column)) for column in grid.columns)]),
+        *([_line([*[""] * len(heads), *under])] if any(under) else []),
         r"\midrule",
     ]
     for line, cells in zip(grid.texts, grid.cells, strict=True):

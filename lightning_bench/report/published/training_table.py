@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from lightning_bench.record import Record, Row
@@ -19,6 +19,12 @@ from lightning_bench.variant import PLAIN
 _LINEAR_1 = "lightning1"
 _HEADS = ["params", "model", "attention", "tokens/s"]
 _ONE_LINE = ["provider", "dtype", "compile", "recompute", "step_tokens", "parallel", "ranks"]
+_TOLD: dict[str, Callable[[Record], str]] = {
+    "dtype": lambda record: record.dtype,
+    "step_tokens": lambda record: f"{record.step_tokens} tokens per step",
+    "compile": lambda record: "compiled" if record.compile else "not compiled",
+}
+"""What two lines may differ in besides what each says in any case, in words."""
 _UNIT = "tokens per second and GPU: published, here, and here / published, above 1 is faster here"
 
 
@@ -66,6 +72,7 @@ def _table(theirs: Sequence[Row], here: Sequence[Row]) -> Grid:
     lengths = sorted({row.record.seq_len for row in theirs})
     columns: list[_Column] = []
     absent: list[str] = []
+    differing = {name for name in _TOLD if len({getattr(row.record, name) for row in here}) > 1}
     for rows in rows_by(frame_of(theirs), ["suite", "provider"]).values():
         published = {row.record.seq_len: row for row in rows}
         columns.append(_published(published))
@@ -74,7 +81,7 @@ def _table(theirs: Sequence[Row], here: Sequence[Row]) -> Grid:
             if all(row.record.status in ("unavailable", "unsupported") for row in members):
                 absent.append(notes.absent_note(members[0].record.provider, members[0].record))
                 continue
-            columns += _here({row.record.seq_len: row for row in members}, published)
+            columns += _here({row.record.seq_len: row for row in members}, published, differing)
     first = here[0].record
     grid = Grid(
         first=first,
@@ -101,10 +108,14 @@ def _published(rows: dict[int, Row]) -> _Column:
     )
 
 
-def _here(rows: dict[int, Row], published: dict[int, Row]) -> list[_Column]:
-    """Return the line of an attention measured here, and below it the ratios to the published one."""
+def _here(rows: dict[int, Row], published: dict[int, Row], differing: Set[str]) -> list[_Column]:
+    """Return the line of an attention measured here, and below it the ratios to the published one.
+
+    It says what it has of the columns that are `differing` between lines.
+    """
     record = next(iter(rows.values())).record
-    how = f", {record.recompute} recomputed" if record.recompute else ""
+    how = "".join(f", {word(record)}" for name, word in _TOLD.items() if name in differing)
+    how += f", {record.recompute} recomputed" if record.recompute else ""
     how += f", {devices_text(record)}" if record.parallel else ""
     ours, theirs = KINDS["tgs"].value, KINDS["tokens"].value
     ratios = {}

@@ -81,6 +81,18 @@ def test_each_measured_attention_is_below_the_published_line_of_its_model(table:
     assert any("2 x A100-80G" in note and "devices and frameworks" in note for note in table.notes)
 
 
+def test_lines_say_in_what_they_differ(tmp_path: Path) -> None:
+    rows = [record for record in trained() if (record.model, record.provider) == ("tnl-0.4b", "lightning2")]
+    how = {"step_tokens": 32768, "compile": "", "dtype": "fp32"}
+    others = [replace(row, **how, case_id=f"{row.case_id}-other") for row in rows]  # type: ignore[arg-type]
+    (table,) = make_comparison([written(tmp_path, [*rows, *others])]).grids
+    here = [texts[3] for texts in table.texts if texts[3].startswith("here")]
+    assert here == [
+        "here, bf16, 65536 tokens per step, compiled",
+        "here, fp32, 32768 tokens per step, not compiled",
+    ]
+
+
 def test_ratios_are_here_over_published(table: Grid) -> None:
     names = [texts[3] for texts in table.texts]
     for at, name in enumerate(names):
@@ -102,6 +114,7 @@ def test_markdown_and_latex_have_the_table_on_its_side(comparison: Report) -> No
     assert r"params & model & attention & tokens/s & \texttt{1024}" in latex
     assert "0.4B & LLaMA & FlashAttention-2 & published & 35931 & 32453 &" in latex
     assert r"\begin{tabular}{" + "r" * 13 + "}" in latex
+    assert r"\texttt{94208} \\" + "\n" + r"\midrule" in latex, "no line of blanks below the heads"
 
 
 def test_csv_and_page_have_one_line_per_length(comparison: Report) -> None:
@@ -191,3 +204,15 @@ def test_the_page_has_one_view_of_training_whose_lines_name_the_model(tmp_path: 
     assert list(view.kinds) == ["tgs", "mfu", "peak", "phases", "train_energy"]
     assert "65536 tokens per step, parts compiled, bf16, longer sequences one at a time" in view.under
     assert "head" not in view.under
+
+
+def test_rows_without_any_figure_say_why(tmp_path: Path) -> None:
+    rows = [
+        replace(
+            PAPER, metric="energy", status="unavailable", reason=reason, provider=provider, case_id=provider
+        )
+        for provider, reason in (("a", "no counter here"), ("b", "needs a CUDA device"))
+    ]
+    said = r"none of 2 rows has a figure \(2 unavailable: no counter here\)"
+    with pytest.raises(UsageError, match=said):
+        make_report([written(tmp_path, rows)])
