@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from lightning_bench.case import DTYPES, Case, Device, Direction, Dtype, Shape
+from lightning_bench.case import DTYPES, Case, Device, Direction, Dtype, Family, Shape
 from lightning_bench.errors import UsageError
 from lightning_bench.model_run import (
     COMPILE_WORDS,
@@ -22,10 +22,12 @@ from lightning_bench.model_run import (
     read_recomputed,
 )
 from lightning_bench.models.model_sizes import MODELS
+from lightning_bench.providers.registry.specs import own_marks
 from lightning_bench.suite.axes import (
     LENGTHS_ALLOWED,
     SEVERAL_ALLOWED,
     Faults,
+    family_is_known,
     family_of,
     read_lengths,
     read_several,
@@ -174,7 +176,7 @@ def expand_models(
 
     A model or a provider that groups of the suite name runs only in these groups, any other in every group,
     the provider with models of its family; those added join such groups. UsageError if that leaves nothing,
-    or ranks are given and no case has any.
+    or nothing of a provider or a model that is given, or ranks are given and no case has any.
     """
     named = {name for group in groups for name in (*group.providers, *group.model)}
     added = overrides.added or ()
@@ -185,7 +187,7 @@ def expand_models(
         models = _of_group(overrides.model, group.model, named)
         for shape in group.shapes(replace(overrides, model=models), device) if models else ():
             family = MODELS[shape.model_run.model].family
-            fitting = [spec for spec in (*chosen, *added) if family_of(spec) == family]
+            fitting = [spec for spec in (*chosen, *added) if _may_be(spec, family)]
             cases |= dict.fromkeys(Case(shape, spec, direction) for spec in fitting)
     if not cases:
         asked = overrides.model or [name for group in groups for name in group.model]
@@ -194,11 +196,42 @@ def expand_models(
             f"suite {suite}: none of the providers has the attention of a model that is run: "
             f"{', '.join(dict.fromkeys(asked))}; allowed: providers of {' or '.join(wanted)}"
         )
+    if faults := [*_idle_providers(overrides, cases), *_idle_models(overrides, cases)]:
+        raise UsageError("\n".join(faults))
     if overrides.ranks:
         _check_ranks(overrides.ranks)
         if not any(case.shape.ranks for case in cases):
             raise UsageError("--ranks: no case takes its steps together; give --parallel ddp or fsdp2, too")
     return list(cases)
+
+
+def _may_be(spec: str, family: Family) -> bool:
+    """Return whether a provider is of this family, or does not load and may be: its rows then say why."""
+    return family_of(spec) == family or not (family_is_known(spec) or own_marks(spec)[0])
+
+
+def _idle_providers(overrides: Overrides, cases: Collection[Case]) -> Iterator[str]:
+    """Yield why a provider that is given has no case."""
+    used = {case.provider for case in cases}
+    models = ", ".join(dict.fromkeys(case.shape.model_run.model for case in cases))
+    for spec in (*(overrides.providers or ()), *(overrides.added or ())):
+        if spec not in used:
+            yield (
+                f"--provider: {spec} runs in none of the models ({models}): it is {family_of(spec)}; leave "
+                "it out, or give a model with this attention"
+            )
+
+
+def _idle_models(overrides: Overrides, cases: Collection[Case]) -> Iterator[str]:
+    """Yield why a model that is given has no case."""
+    used = {case.shape.model_run.model for case in cases}
+    providers = ", ".join(dict.fromkeys(case.provider for case in cases))
+    for name in overrides.model or ():
+        if name not in used:
+            yield (
+                f"--model: {name} runs with none of the providers ({providers}): its attention is "
+                f"{MODELS[name].family}; leave it out, or give a provider of that family"
+            )
 
 
 def _of_group(given: tuple[str, ...] | None, own: tuple[str, ...], named: Collection[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,3 +197,25 @@ def test_ranks_are_those_of_cases_that_share_their_steps(load: Load) -> None:
         training(suite, parallel=("ddp",), ranks=(1,))
     with pytest.raises(UsageError, match=r'--parallel: "tp" is not known; allowed: none, ddp, fsdp2'):
         training(suite, parallel=("tp",))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"added": ("sdpa-flash",), "model": ("tnl-tiny",)},
+         r"--provider: sdpa-flash runs in none of the models \(tnl-tiny\): it is softmax; leave it out"),
+        ({"providers": ("lightning2-torch", "retention-torch")}, "--provider: retention-torch runs in none"),
+        ({"providers": ("lightning2-torch",), "model": ("tnl-tiny", "llama-tiny")},
+         r"--model: llama-tiny runs with none of the providers \(lightning2-torch\): its attention is"),
+    ],
+)  # fmt: skip
+def test_what_is_given_and_has_no_case_is_an_error(load: Load, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        training(load(table()), **given)
+
+
+def test_a_provider_that_does_not_load_may_be_of_any_family(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import a_library_that_nobody_has")
+    for name, models in (("Mine", {"tnl-tiny", "llama-tiny"}), ("attn@softmax", {"llama-tiny"})):
+        cases = training(load(table()), providers=(f"{tmp_path}/broken.py:{name}",))
+        assert {case.shape.model_run.model for case in cases} == models
