@@ -15,6 +15,7 @@ from tests.support.served_batches import (
     check_batch,
     int32,
     make_batch,
+    part_of_another,
     same_bits,
     snapshots,
 )
@@ -161,11 +162,16 @@ def test_strides_change_nothing(serve):
     assert same_bits(pool, expected_pool)
     column = batch.q.transpose(1, 2).contiguous().transpose(1, 2)
     assert same_bits(check_batch(serve, replace(batch, q=column))[0], expected)
-    layers = torch.full((3, *batch.state.shape), float("nan"), device=DEVICE)  # pools of three layers
-    layers[1] = batch.state
-    batch.call(serve, layers[1])
-    assert same_bits(layers[1], expected_pool)
-    assert layers[[0, 2]].isnan().all()
+
+
+@both
+@pytest.mark.parametrize("pool_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["pages", "layers", "heads", "rows", "address"])
+def test_pools_that_are_parts_of_others(serve, layout, pool_dtype):
+    batch = batch_of(pool_dtype=pool_dtype)
+    expected = check_batch(serve, batch)
+    moved = replace(batch, state=part_of_another(batch.state, layout))
+    assert all(map(same_bits, check_batch(serve, moved), expected))
 
 
 @both

@@ -9,8 +9,16 @@ from lightning_kernels import lightning_attn2_serve
 from lightning_kernels.serving import serve_hopper
 from lightning_kernels.serving.serve_call import ServeCall
 from lightning_kernels.serving.serve_hopper import Serving, hopper_serving
+from tests.support.gluon_emulator import scalars
 from tests.support.gluon_emulator.trials import Runner
-from tests.support.served_batches import check_batch, int32, make_batch, same_bits, snapshots
+from tests.support.served_batches import (
+    check_batch,
+    int32,
+    make_batch,
+    part_of_another,
+    same_bits,
+    snapshots,
+)
 
 DIMS = [(64, 64), (128, 128), (64, 128), (48, 80)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,6 +89,16 @@ def test_states_in_bf16_are_rounded_once(serve, d, e):
     torch.testing.assert_close(pool, exact_pool.bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("pool_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["pages", "layers", "heads", "address"])
+def test_pools_that_are_parts_of_others(serve, layout, pool_dtype):
+    begun = torch.tensor([True, False, True])
+    batch = batch_of([70, 64, 1], pool_dtype=pool_dtype, has_initial_state=begun)
+    expected = check_batch(serve, batch, slack=2)
+    moved = replace(batch, state=part_of_another(batch.state, layout))
+    assert all(map(same_bits, check_batch(serve, moved, slack=2), expected))
+
+
 def test_no_decay_and_no_tokens(serve):
     check_batch(serve, batch_of([65, 3], slope=None), slack=2)
     o, _ = check_batch(serve, batch_of([0, 0], beyond=3))
@@ -99,6 +117,12 @@ def test_indices_that_begin_anywhere(serve):
         options={name: moved_on(x) for name, x in batch.options.items()},
     )  # fmt: skip
     assert all(map(same_bits, check_batch(serve, moved, slack=2), expected))
+
+
+def test_offsets_of_slots_take_64_bits(serve, monkeypatch):
+    """Here 32-bit integers have 18 bits: offsets in a pool of 72 slots exceed that, and nothing else does."""
+    monkeypatch.setitem(scalars._BOUND, 32, 2**18)
+    check_batch(serve, batch_of([70, 1], slots=[70, 69], output_state_indices=int32(68, 69)), slack=2)
 
 
 def moved_on(vector):
@@ -181,8 +205,9 @@ class TestOnAGpu:
             has_initial_state=torch.tensor([1, 0, 1, 1, 1, 1, 0, 1], dtype=torch.bool, device=DEVICE),
         )  # fmt: skip
         batch.state[3] = float("nan")  # which does not enter
-        rounded = replace(batch, state=batch.state.bfloat16())
-        exact = replace(batch, state=rounded.state.float())
+        narrow = batch.state.bfloat16()
+        rounded = replace(batch, state=part_of_another(narrow, "pages"))
+        exact = replace(batch, state=part_of_another(narrow.float(), "heads"))
         assert None not in (chosen(rounded), chosen(exact))
         _, pool = check_batch(lightning_attn2_serve, rounded, slack=2)
         _, exact_pool = check_batch(lightning_attn2_serve, exact, slack=2)
