@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ import torch
 from lightning_bench.case import Case, Distribution, Family
 from lightning_bench.families.work import Work
 from lightning_bench.measure import paper
-from lightning_bench.measure.audit import new_contents
+from lightning_bench.measure.audit import NEW_MOST, new_contents
 from lightning_bench.measure.calls import direction_call
 from lightning_bench.measure.device.call_watch import NoCallWatch
 from lightning_bench.measure.device.timer import Timer
@@ -201,7 +201,12 @@ class _Bench:
             enter=self.enter,
             foreign=session.foreign,
         )
-        self._time_anew(ready)
+        sampled = {task.key: task.sampler for gated, task in ready if gated.audit.failure is None}
+        self._time_anew(
+            ready,
+            {key: new_contents(len(sampler.samples)) for key, sampler in sampled.items()},
+            {key: sampler.median_ms for key, sampler in sampled.items()},
+        )
         failed = self._judge_anew([gated for gated, _ in ready])
         for gated, task in ready:
             if gated.case in failed:
@@ -225,21 +230,29 @@ class _Bench:
             torch.cuda.synchronize if session.device == "cuda" else _at_once,
         )
         rounds.run(tasks, seed=self.job.seed, enter=self.enter)
+        # The contents stay as they are in a window: who keeps results would need next to no energy.
+        medians = {task.key: task.median_ms for task in tasks if task.watch.failure is None}
+        self._time_anew(ready, dict.fromkeys(medians, NEW_MOST), medians)
         failed = self._judge_anew([gated for gated, _ in ready])
         for (gated, _), task in zip(ready, tasks, strict=True):
             if gated.case not in failed:
                 with self.outcomes.of(gated.case):
                     self.outcomes.emit(energy_outcome(gated, task, session))
 
-    def _time_anew(self, ready: list[_Ready]) -> None:
-        """Time calls on contents that are new, and again: what is kept of a call shows in the difference."""
+    def _time_anew(
+        self, ready: list[_Ready], contents: Mapping[str, int], median_ms: Mapping[str, float]
+    ) -> None:
+        """Time calls on contents that are new, and again: what is kept of a call shows in the difference.
+
+        `contents` says how many, by the key of a task, and `median_ms` how long its calls have taken.
+        """
         working = [(gated, task) for gated, task in ready if gated.audit.failure is None]
         timed: dict[str, list[tuple[float, float]]] = {task.key: [] for _, task in working}
         for gated, task in working:
             self._moved = True
             self.enter(task.key, "samples")  # once: it wakes the parent process, which may slow the next call
             gated.audit.tries_zeros()
-            for _ in range(new_contents(len(task.sampler.samples))):
+            for _ in range(contents[task.key]):
                 gated.call.run()
                 times = []
                 # Moved by 0, the contents stay, and caches and allocator are in like states for both calls.
@@ -250,7 +263,7 @@ class _Bench:
                 timed[task.key].append((times[0], times[1]))
             gated.audit.failure = GUARD.replaced() or gated.audit.failure
         for gated, task in working:
-            gated.audit.note_new_contents(timed[task.key], task.sampler.median_ms)
+            gated.audit.note_new_contents(timed[task.key], median_ms[task.key])
 
     def _judge_anew(self, ready: list[Gated]) -> set[Case]:
         """Judge the same calls on inputs that they have not seen. Return cases that have an outcome now."""

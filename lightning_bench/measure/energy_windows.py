@@ -74,6 +74,11 @@ class EnergyTask:
     readings: list[ClockReading] = field(default_factory=list)
 
     @property
+    def median_ms(self) -> float:
+        """The time of a call, the median over the windows, of which there must be one."""
+        return statistics.median(window.call_ms for window in self.windows)
+
+    @property
     def spread_percent(self) -> float:
         """The largest less the smallest energy of a call, in per cent of the median."""
         each = [window.call_mj for window in self.windows]

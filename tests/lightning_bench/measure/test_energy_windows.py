@@ -142,12 +142,18 @@ class CpuSeconds:
         return 50.0 * (times.user + times.system)
 
 
-def measured(session: Session, monkeypatch: pytest.MonkeyPatch, energy: object, provider: str) -> Outcome:
+def measured(
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+    energy: object,
+    provider: str,
+    shape: Shape = SHAPE,
+) -> Outcome:
     monkeypatch.setattr(session, "energy", energy)
     short = {"window_s": 0.2, "rest_s": 0.02}  # shorter than a suite may have them
     limits = Limits(sample_limit_s=0.1, min_samples=6).model_copy(update=short)
     outcomes: list[Outcome] = []
-    job = Job((Case(SHAPE, provider, "fwd"),), "energy", "lbench", limits)
+    job = Job((Case(shape, provider, "fwd"),), "energy", "lbench", limits)
     run_job(session, job, lambda *_: None, outcomes.append)
     (outcome,) = outcomes
     return outcome
@@ -183,3 +189,13 @@ def test_what_ends_a_case(
     outcome = measured(session, monkeypatch, energy, provider)
     assert (outcome.status, outcome.figures.call_mj) == (status, None)
     assert reason in outcome.reason
+
+
+@pytest.mark.parametrize("name", ["MemoisedByContent", "MemoisedUpToSigns"])
+def test_who_keeps_results_gains_nothing(
+    session: Session, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    exploit = f"{SUPPORT / 'exploits' / 'replayed.py'}:{name}"
+    outcome = measured(session, monkeypatch, CpuSeconds(), exploit, Shape(1, 2, 512, 32, 32, "fp32", "cpu"))
+    assert (outcome.status, outcome.figures.call_mj) == ("wrong", None)
+    assert outcome.reason.startswith("it keeps something from call to call: ")
