@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_bench.report.page.views import View, shape_words
+from lightning_bench.report.page.views import LineShape, View, shape_words
 from lightning_bench.report.plots.plot_rows import highlighted
 from lightning_bench.report.tables.figures import figure
 
@@ -34,7 +34,7 @@ def plot_choices(view: View) -> list[Choice]:
     others = [axis for axis in view.axes if axis not in ("seq_len", "value_dim")]
     found: list[Choice] = []
     single: list[int] = []
-    for members in _alike(view, lines, others):
+    for members in _over_n(view, lines, others):
         if len({view.lines[at].shape["seq_len"] for at in members}) > 1:
             found.append(_choice(view, "seq_len", _label(view, "Over n", members, others), members))
         else:
@@ -66,16 +66,44 @@ def hero(views: Sequence[View]) -> tuple[View, Choice] | None:
     return max(found, key=points)
 
 
-def _alike(view: View, lines: Sequence[int], axes: Sequence[str]) -> list[list[int]]:
+def _over_n(view: View, lines: Sequence[int], axes: Sequence[str]) -> list[list[int]]:
+    """Return the lines that share these axes, and those of models of one size, whatever their attention.
+
+    Models of one size stay apart if a provider trains several of them: it would have two figures at a length.
+    """
+    found: list[list[int]] = []
+    for members in _alike(view, lines, axes, sized=True):
+        cells = [
+            (column, view.lines[at].shape["seq_len"])
+            for at in members
+            for column, cell in enumerate(view.first.cells[at])
+            if cell.value
+        ]
+        found += [members] if len(cells) == len(set(cells)) else _alike(view, members, axes)
+    return found
+
+
+def _alike(view: View, lines: Sequence[int], axes: Sequence[str], *, sized: bool = False) -> list[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for at in lines:
         shape = view.lines[at].shape
+        if sized:
+            shape = shape | {"model": _size(shape)}
         groups.setdefault(tuple(shape[axis] for axis in (*axes, "value_dim")), []).append(at)
     return list(groups.values())
 
 
+def _size(shape: LineShape) -> str:
+    """Return the size in the name of a model, as 0.4b of tnl-0.4b; a blank where there is no model."""
+    model = str(shape["model"])
+    return model.partition("-")[2] or model
+
+
 def _label(view: View, over: str, members: Sequence[int], axes: Sequence[str]) -> str:
-    words = shape_words(view.lines[members[0]].shape, axes)
+    shape = view.lines[members[0]].shape
+    if len({view.lines[at].shape["model"] for at in members}) > 1:
+        shape = shape | {"model": f"models of {_size(shape)}"}
+    words = shape_words(shape, axes)
     return f"{over}: {words}" if words else over
 
 

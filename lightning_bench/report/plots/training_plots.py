@@ -16,7 +16,7 @@ from lightning_bench.report.tables.kinds import KINDS
 TrainedQuantity = Literal["tokens", "peak", "energy"]
 
 _QUANTITIES: dict[TrainedQuantity, tuple[str, str, Callable[[Record], float | None]]] = {
-    "tokens": ("tokens, training, per second", "new tokens per second", lambda r: r.tokens_per_s),
+    "tokens": ("training tokens per second and device", "new tokens per second", lambda r: r.tokens_per_s),
     "peak": ("peak memory (MiB)", "peak memory (MiB)", lambda r: r.peak_mib),
     "energy": (
         "energy per token, training (mJ)", "energy per new token (mJ)", KINDS["train_energy"].value,

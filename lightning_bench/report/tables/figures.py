@@ -13,12 +13,12 @@ FIGURES: dict[tuple[Metric, ProtocolName], tuple[str, str, int]] = {
     ("speed", "paper"): ("mean_ms", "ms, mean as the papers took it", 6),
     ("memory", "lbench"): ("extra_mib", "MiB that the call adds", 2),
     ("memory", "paper"): ("peak_mib", "MiB, mean peak, inputs included", 6),
-    ("train", "lbench"): ("tokens_per_s", "tokens/s on one device, of the median step", 0),
-    ("train", "paper"): ("tokens_per_s", "tokens/s on one device, as published", 0),
+    ("train", "lbench"): ("tokens_per_s", "tokens/s per device, of the median step", 0),
+    ("train", "paper"): ("tokens_per_s", "tokens/s per device, as published", 0),
     ("energy", "lbench"): ("call_mj", "mJ per call beyond the device at rest, median of windows", 3),
     ("energy", "paper"): ("call_mj", "mJ per call, as published", 3),
-    ("generate", "lbench"): ("tokens_per_s", "new tokens/s on one device, prefill included, median", 0),
-    ("generate", "paper"): ("tokens_per_s", "new tokens/s on one device, as published", 0),
+    ("generate", "lbench"): ("tokens_per_s", "new tokens/s per device, prefill included, median", 0),
+    ("generate", "paper"): ("tokens_per_s", "new tokens/s per device, as published", 0),
 }
 """The column that is the figure of a metric under a protocol, what it is, and its decimals."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from lightning_bench.case import Shape
 from lightning_bench.record import Record
 from lightning_bench.record.identities import unlike
 from lightning_bench.report.tables.figures import worst_error
@@ -17,11 +18,22 @@ MIXED = (
 
 
 def device_notes(records: Iterable[Record]) -> list[str]:
-    """Return what the devices of a table's rows differ in, one line for each."""
+    """Return what the devices of a table's rows differ in, one line for each.
+
+    It says so if only different shapes are of different devices: ratios within a shape are of one.
+    """
     by_provider: dict[str, list[Record]] = {}
+    by_shape: dict[Shape, list[Record]] = {}
     for record in records:
         by_provider.setdefault(record.provider, []).append(record)
-    return [f"Not all times are of one device: {sentence}" for sentence in unlike(by_provider)]
+        by_shape.setdefault(record.shape, []).append(record)
+    split = any(unlike({"": members}) for members in by_shape.values())
+    what = (
+        "Not all times are of one device"
+        if split
+        else "Each shape was measured on one device, not all shapes on the same"
+    )
+    return [f"{what}: {sentence}" for sentence in unlike(by_provider)]
 
 
 def named(provider: str, over: str) -> str:

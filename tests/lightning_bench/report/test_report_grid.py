@@ -229,8 +229,11 @@ def test_the_origin_is_under_a_table() -> None:
 def test_a_table_of_two_gpus_says_so() -> None:
     records = [row("a", 512, 1.0, gpu_uuid="g1"), row("a", 1024, 1.0, gpu_uuid="g2")]
     records.append(row("b", 512, 1.0, gpu_uuid="g1"))
-    note = "Not all times are of one device: gpu_uuid differs: g1 (a, b), g2 (a)"
-    assert grid_of(*records, kind="ms").notes[0] == note
+    differ = "gpu_uuid differs: g1 (a, b), g2 (a)"
+    apart = f"Each shape was measured on one device, not all shapes on the same: {differ}"
+    assert grid_of(*records, kind="ms").notes[0] == apart
+    records.append(row("b", 1024, 1.0, gpu_uuid="g1"))  # a ratio to what another device took
+    assert grid_of(*records, kind="ms").notes[0] == f"Not all times are of one device: {differ}"
     assert grid_of(*[replace(record, gpu_uuid="g1") for record in records], kind="ms").notes == []
 
 

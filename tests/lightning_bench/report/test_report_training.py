@@ -12,6 +12,7 @@ import pytest
 from lightning_bench.errors import UsageError
 from lightning_bench.record import Record, ResultFile
 from lightning_bench.report.document import FORMATS, Report, make_comparison, make_report
+from lightning_bench.report.page.plot_choices import plot_choices
 from lightning_bench.report.page.views import views_of
 from lightning_bench.report.plots.plot_files import drawings_of
 from lightning_bench.report.plots.training_plots import training_plot
@@ -216,3 +217,17 @@ def test_rows_without_any_figure_say_why(tmp_path: Path) -> None:
     said = r"none of 2 rows has a figure \(2 unavailable: no counter here\)"
     with pytest.raises(UsageError, match=said):
         make_report([written(tmp_path, rows)])
+
+
+def test_the_page_draws_the_attentions_of_one_size_together(tmp_path: Path) -> None:
+    (view,), _ = views_of(make_report([written(tmp_path, trained())]).page_grids())
+    sizes = ["models of 0.4b", "models of 1b", "models of 3b, layers recomputed"]
+    assert [choice.label for choice in plot_choices(view)] == [f"Over n: {size}" for size in sizes]
+    assert len(plot_choices(view)[0].lines) == 2 * 9
+
+
+def test_models_of_one_size_stay_apart_where_a_provider_trains_both(tmp_path: Path) -> None:
+    rows = [r for r in trained() if r.model.endswith("-1b") and r.provider in ("lightning2", "sdpa-cudnn")]
+    both = [replace(r, provider="ours", family="softmax", case_id=f"ours/{r.case_id}") for r in rows]
+    (view,), _ = views_of(make_report([written(tmp_path, [*rows, *both])]).page_grids())
+    assert [choice.label for choice in plot_choices(view)] == ["Over n: tnl-1b", "Over n: llama-1b"]
