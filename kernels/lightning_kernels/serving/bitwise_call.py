@@ -29,8 +29,8 @@ def make_tails(
         heads: of the queries.
         head_dim: from 1 to 256.
         value_dim: from 1 to 256.
-        dtype: of q, k and v. For 16-bit dtypes a block has 64 tokens, with a dim above 128 it has 32; else
-            16.
+        dtype: of q, k and v. For 16-bit dtypes a block has 64 tokens, with a head_dim above 128 it has 32;
+            else 16.
         device: of the pool.
 
     Raises:

@@ -176,6 +176,16 @@ def test_a_snapshot_goes_on_as_the_sequence_does(serve):
         assert same_bits(engine.result()[0][0], whole[done:])
 
 
+@pytest.mark.parametrize(
+    ("d", "e", "dtype", "block"),
+    [(128, 256, torch.bfloat16, 64), (129, 16, torch.float16, 32), (256, 256, torch.float32, 16)],
+)
+def test_tails_hold_the_tokens_of_a_block(d, e, dtype, block):
+    tails = lk.make_tails(3, 2, d, e, dtype, "cpu")
+    assert tails.v.shape == (3, 2, block, e)
+    assert (*tails.k.shape[:2], *tails.k.shape[3:]) == (3, 2, block, d)
+
+
 @both
 def test_slots_of_nobody_stay(serve):
     engine = Engine(serve, [70, 20], dtype=torch.float16, slots=8)
