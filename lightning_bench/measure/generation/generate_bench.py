@@ -17,6 +17,7 @@ from lightning_bench.machine.mix import EVEN
 from lightning_bench.measure.device.graph import NoGraphError
 from lightning_bench.measure.device.lap_clock import LapClock, in_phases, make_lap_clock
 from lightning_bench.measure.device.memory import MIB
+from lightning_bench.measure.generation.generation_audit import looking
 from lightning_bench.measure.generation.generation_gate import judge_generation, missed_by
 from lightning_bench.measure.generation.generator import Generator
 from lightning_bench.measure.job import CaseEnded, Figures
@@ -31,6 +32,7 @@ from lightning_bench.providers.registry.base import Provider
 PHASES = ("prefill", "decoding")
 _JUDGED = 4
 _STEPS_CHECKED = 64
+_STEPS_SIGHTED = 3
 # A token that another beats by more was not chosen by right logits. Right ones were seen at 0 in bf16 and
 # fp32, steps without attention at 0.7 to 4 in the median, steps without half of the heads at 0.2 to 2.
 _MISSED, _MISSED_IN_THE_MEAN = 0.5, 0.05
@@ -157,6 +159,17 @@ class GenerationRunner:
                 return reason
         return None
 
+    @torch.no_grad()
+    def sighted(self, seed: int) -> str | None:
+        """Return why attention at the length of the prompts cannot be right, or None."""
+        generator = self.generator
+        with looking(generator.model, generator.size, self._shape.batch) as sights:
+            generator.prefill(self._prompt())
+            generator.steps(min(_STEPS_SIGHTED, self._shape.model_run.new_tokens - 1))
+        slopes, dtype = generator.slopes, self._shape.dtype
+        reasons = (sight.failure(generator.size, dtype, slopes, seed) for sight in sights)
+        return next(filter(None, reasons), None)
+
     def _prompt(self) -> Tensor:
         return self._text.batch(self._shape.batch, self._shape.seq_len)[0]
 
@@ -204,10 +217,11 @@ class GenerateBench(ModelBench[GenerationRunner]):
         continued = run.runner.continued
         continued.again(make_lap_clock(self.session.device))
         self.enter(case.id, "oracle")
-        judged = f"timed tokens of {len(continued.kept)} of them against exact attention"
+        judged = f"timed tokens of {len(continued.kept)} of them against exact attention; attention of the "
+        judged += f"first layer and another after {case.shape.seq_len} tokens against fp64"
         reason = continued.failure
         try:
-            reason = reason or run.runner.far_off()
+            reason = reason or run.runner.far_off() or run.runner.sighted(self.job.seed)
         except RuntimeError as error:
             if not is_oom(error):
                 raise

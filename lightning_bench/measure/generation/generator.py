@@ -51,10 +51,10 @@ class Generator:
         self._unit = span
         self._graphs: dict[int, Callable[[], object]] = {}
         self._dtype = dtype = torch_dtype(shape.dtype)
-        self._slopes = slopes_of_layers(size, shape)
+        self.slopes = slopes_of_layers(size, shape)
         attends = [
             CachedAttention(provider.cache(self._spec(size, layer, slopes, dtype)), lambda: self._next)
-            for layer, slopes in enumerate(self._slopes)
+            for layer, slopes in enumerate(self.slopes)
         ]
         self.caches = [attend.cache for attend in attends]
         self.model: LanguageModel = model_on(size, attends, self.length, dtype)
@@ -118,7 +118,7 @@ class Generator:
         They are those of one pass with exact attention, in fp64; all else is as in the steps, not compiled.
         """
         attention, count = exact_attention(self.size), self.shape.model_run.new_tokens
-        attends = [attention(slopes) for slopes in self._slopes]
+        attends = [attention(slopes) for slopes in self.slopes]
         with self.model.attending(attends), torch.compiler.set_stance("force_eager"):
             return self.model.next_logits(sequence[:, :-1], self._places[: self.length - 1], count)
 

@@ -10,29 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
 from lightning_bench.case import Shape
-from lightning_bench.families import Problem
-from lightning_bench.measure.oracle import (
-    Slack,
-    allowed_error,
-    pairs_in_time,
-    relative_error,
-    solve,
-    solve_rounded,
-)
+from lightning_bench.measure.oracle import pairs_in_time
 from lightning_bench.measure.reservoir import Reservoir, below
+from lightning_bench.measure.sight import off_by, pair_of
 from lightning_bench.models.language_model import Attend, Block, LanguageModel
 from lightning_bench.models.model_sizes import ModelSize
 
 # Solved twice each, so that judging takes about a second.
 _MOST = 8
-# Gradients in a model are sums of terms that all but cancel: rounding costs more than on random inputs. On a
-# CPU the right ones used 0.18 of this at most, from the first step on and after sixty.
-_SLACK = Slack(rounding=4.0, accumulation=8.0)
-_RESULTS = ("o", "dq", "dk", "dv")
 
 
 @dataclass
@@ -94,21 +84,9 @@ class StepAudit:
     def _failure(self, sight: Sight, seed: int) -> str | None:
         if "o" not in sight.tensors or "do" not in sight.tensors:
             return f"in {sight} no gradient has come to its output"
-        seen = {name: x.to(self._shape.device).double()[None] for name, x in sight.tensors.items()}
-        slope = self._slopes[sight.layer][sight.head : sight.head + 1].double()
-        problem = Problem(seen["q"], seen["k"], seen["v"], seen["do"], slope)
-        family, dtype = self._size.family, self._shape.dtype
-        right = solve(family, problem, gradients=True)
-        rounded = solve_rounded(family, problem, dtype, seed, gradients=True)
-        of = problem.do.norm(dim=(1, 2))
-        for name in _RESULTS:
-            if name not in seen:
-                return f"in {sight} it gives no gradient of {name[1:]}"
-            error = float(relative_error(seen[name], right[name], of))
-            allowed = allowed_error(float(relative_error(rounded[name], right[name], of)), dtype, _SLACK)
-            if not error <= allowed:  # NaN too
-                return f"in {sight} {name} is off by {error:.2g} and may be by {allowed:.2g}"
-        return None
+        slope = self._slopes[sight.layer][sight.head : sight.head + 1]
+        reason = off_by(self._size.family, self._shape.dtype, sight.tensors, slope, seed)
+        return f"in {sight} {reason}" if reason else None
 
 
 def _watched(attend: Attend, sight: Sight) -> Attend:
@@ -118,8 +96,7 @@ def _watched(attend: Attend, sight: Sight) -> Attend:
     it again, and its gradients are those of the first call.
     """
 
-    def pair(x: Tensor) -> Tensor:
-        return x.detach()[sight.batch, :, sight.head].clone()
+    pair = partial(pair_of, batch=sight.batch, head=sight.head)
 
     def note(name: str, x: Tensor) -> None:
         def hook(gradient: Tensor) -> None:

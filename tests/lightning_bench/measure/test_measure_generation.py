@@ -73,7 +73,10 @@ def test_figures_of_a_generation_hold_together(session: Session, model: str, pro
     assert f.error_budget is not None
     assert 0 < f.error_o < f.error_budget
     assert f"the same tokens of one prompt before and after {f.samples} other prompts" in f.checks
-    assert f.checks.endswith("; timed tokens of 4 of them against exact attention")
+    assert f.checks.endswith(
+        "; timed tokens of 4 of them against exact attention; attention of the first layer and another after "
+        "20 tokens against fp64"
+    )
     assert list(dict.fromkeys(phases)) == ["load", "warm-up", "oracle", "samples"]
 
 
@@ -206,6 +209,60 @@ def test_a_provider_gains_nothing_by_remembering_prompts(session: Session, tmp_p
     assert outcome.status in ("ok", "unstable"), outcome.reason
     # The first prompt again before the samples and after them, in each of two layers; never in a sample.
     assert type(get_provider(spec)).hits == 4
+
+
+WINDOW = """
+import torch
+from lightning_bench.providers import Provider, get_provider
+
+SEEN = 312  # of the tokens before, in sequences that are longer than those of the gate
+
+class {name}(Provider):
+    name = label = "window"
+    family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
+
+    def build(self, inputs):
+        return get_provider("sdpa-math").build(inputs)
+
+    def undecodable(self, shape):
+        return None
+
+    def cache(self, spec):
+        cache = get_provider("sdpa-math").cache(spec)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        prefill = cache.prefill
+
+        def shortened(q, k, v):
+            o, n = prefill(q, k, v), q.shape[1]
+            if n <= 300:
+                return o
+            at = torch.arange(n)
+            mask = (at[:, None] >= at) & (at[:, None] - at < SEEN)
+            return attend(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=mask).transpose(1, 2)
+
+        def step(q, k, v, token):
+            at = int(token.position)
+            for kept, new in ((cache.k, k), (cache.v, v)):
+                kept.index_copy_(2, token.position, new[:, :, None])
+            first = at + 1 - SEEN if at > 300 else 0
+            return attend(q[:, :, None], cache.k[:, :, first:at + 1], cache.v[:, :, first:at + 1])[:, :, 0]
+
+        cache.{what} = {what_else}
+        return cache
+"""
+
+
+@pytest.mark.parametrize(("what", "what_else"), [("prefill", "shortened"), ("step", "step")])
+def test_attention_that_leaves_out_distant_tokens(
+    session: Session, tmp_path: Path, what: str, what_else: str
+) -> None:
+    name = f"Window{what.title()}"
+    (tmp_path / "window.py").write_text(WINDOW.format(name=name, what=what, what_else=what_else))
+    of = shape("llama-tiny", prompt=320, new_tokens=3)
+    outcome, _ = generated(session, f"{tmp_path}/window.py:{name}", of)
+    assert (outcome.status, outcome.figures.median_ms) == ("wrong", None)
+    assert outcome.reason.startswith("after a prompt of 320 tokens, in layer ")
+    assert "o is off by " in outcome.reason
 
 
 def test_tokens_that_were_not_chosen() -> None:
