@@ -28,7 +28,8 @@ def register_backend() -> None:
     """Have fla's `fused_chunk_simple_gla` and `fused_recurrent_simple_gla` run these kernels where they can.
 
     They can with `g_gamma` [heads], a log decay of each head that is 0 or below (not checked on a GPU),
-    without `g`, `reverse` and `state_v_first`, and with dims up to 256. Other calls go on to fla's kernels.
+    without `g`, `reverse`, `state_v_first` and options unknown here, and with dims up to 256. Other calls go
+    on to fla's kernels.
     fla's `chunk_simple_gla` has no dispatch.
     """
     for function in (fused_chunk_simple_gla, fused_recurrent_simple_gla):
