@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lightning_bench.comparison.result import NEW_FAULT, SAME_ROW, ComparedCell, Verdict
+from lightning_bench.comparison.result import ENERGY, NEW_FAULT, SAME_ROW, ComparedCell, Verdict
 from lightning_bench.comparison.sides import Run
 from lightning_bench.record import FAILED, Record
 from lightning_bench.words import without_processes
@@ -145,7 +145,7 @@ def _settle(matched: Matched, base: list[Run], head: list[Run], *, across_machin
         elif now.metric == "check":
             matched.settled.append(_cell(now, "SAME", "right on both sides"))
         elif now.metric == "energy":
-            matched.settled.append(_cell(now, "INCOMPARABLE", "energy is not compared: read both tables"))
+            matched.settled.append(_cell(now, "INCOMPARABLE", ENERGY))
         else:
             every = [_blocks(base), _blocks(head)]
             base_blocks, head_blocks = (_distinct(blocks) for blocks in every)

@@ -34,6 +34,7 @@ UNCHANGED: frozenset[Verdict] = frozenset({"SAME", "AMBIGUOUS"})
 _COMPARED: frozenset[Verdict] = frozenset(VERDICTS) - {"MISSING", "NEW", "INCOMPARABLE"}
 _DECIDED: frozenset[Verdict] = _COMPARED - {"AMBIGUOUS"}
 SAME_ROW = "one row on both sides"
+ENERGY = "energy is not compared: read both tables"
 NEW_FAULT = "new, and "
 """The detail of a cell whose two sides are one measurement."""
 

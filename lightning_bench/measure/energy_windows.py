@@ -19,13 +19,14 @@ from lightning_bench.measure.device.clocks import ClockReading, Clocks
 from lightning_bench.measure.device.energy import Energy
 from lightning_bench.measure.foreign import Foreign
 from lightning_bench.measure.job import Enter
+from lightning_bench.suite.model import LONGEST_COOLING_S
 
 SPREAD_LIMIT_PERCENT = 5.0
 """Windows of a case that differ by more give figures that are unstable."""
 
 _CHUNK_MS, _MOST_IN_CHUNK = 100.0, 1000
 # A device that was warmer at the start of a window needs more: leakage grows with temperature.
-_WARMER_C, _LONGEST_COOLING_S = 5.0, 20.0
+_WARMER_C = 5.0
 
 _now, _sleep = time.perf_counter, time.sleep
 
@@ -127,7 +128,7 @@ class EnergyRounds:
         rule, begin = self._rule, _now()
         self._synchronize()
         _sleep(rule.rest_s / 2)
-        while self._is_warm() and _now() - begin < _LONGEST_COOLING_S:
+        while self._is_warm() and _now() - begin < LONGEST_COOLING_S:
             _sleep(rule.rest_s / 8)
         start, joules = _now(), self._joules()
         _sleep(rule.rest_s)

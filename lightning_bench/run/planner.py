@@ -102,6 +102,9 @@ class Planner:
             limits = limits.model_copy(update=update)
         elif sanitizer is not None:
             limits = limits.model_copy(update={"time_limit_s": SLOWDOWN * limits.time_limit_s})
+        if self.metric == "energy":  # a device that is slow to cool down is no fault of a case
+            limit_s = limits.time_limit_s + limits.windows_limit_s
+            limits = limits.model_copy(update={"time_limit_s": limit_s})
         plan = Plan.of(suite, self.metric, self._machines[device], self.overrides)
         if sanitizer is not None and any(case.shape.is_split for case in plan.cases):
             raise UsageError(

@@ -126,6 +126,10 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+LONGEST_COOLING_S = 20.0
+"""For which a device may cool down before a window of energy, s."""
+
+
 class Limits(_Table):
     """How long one case is measured, in seconds and samples, and the precision that ends it earlier.
 
@@ -142,6 +146,11 @@ class Limits(_Table):
     window_s: float = Field(default=5.0, ge=5, description="a number of seconds from 5")
     rest_s: float = Field(default=2.0, ge=2, description="a number of seconds from 2")
     memory_limit_gib: float | None = Field(default=None, gt=0, description="a number of GiB above 0")
+
+    @property
+    def windows_limit_s(self) -> float:
+        """The longest that the windows of energy take, rests and cooling included, s."""
+        return self.windows * (LONGEST_COOLING_S + self.rest_s + self.window_s)
 
     @field_validator("sample_limit_s")
     @classmethod

@@ -205,7 +205,7 @@ def _sides(paths: list[Path], names: list[str], against: str | None) -> tuple[Si
 
 
 def _why_undecided(comparison: Comparison) -> str:
-    from lightning_bench.comparison.result import SAME_ROW
+    from lightning_bench.comparison.result import ENERGY, SAME_ROW
 
     counts = comparison.counts
     elsewhere = [cell for cell in comparison.cells if cell.verdict == "INCOMPARABLE" and not cell.accepted]
@@ -214,6 +214,10 @@ def _why_undecided(comparison: Comparison) -> str:
         return (
             f"{counted(len(same), 'cell')} with the same rows on both sides, which says nothing: "
             "measure head anew, or give another file"
+        )
+    if elsewhere and all(cell.detail == ENERGY for cell in elsewhere):
+        return (
+            "energy is not compared: `lbench report` has its tables, `lbench speed` times that are compared"
         )
     if elsewhere:
         which = "every cell" if len(elsewhere) == len(comparison.cells) else f"{len(elsewhere)} of the cells"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 from lightning_bench.case import Device
@@ -57,9 +58,16 @@ def energy_per_token_j(
 def make_energy(device: Device, gpu: Gpu | None = None) -> Energy:
     """Return the counter of the GPU that CUDA calls 0, or of `gpu`, or of the processors.
 
-    One that is missing says why. A MIG slice has none of its own.
+    One that is missing says why. A MIG slice has none of its own, nor has a part of the processors.
     """
     if device != "cuda":
+        every = os.cpu_count() or 0
+        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every
+        if mine < every:
+            return NoEnergy(
+                f"RAPL counts all {every} processors, and this process may use {mine} of them: what runs on "
+                "the others would count, too"
+            )
         try:
             return RaplEnergy()
         except (OSError, ValueError) as error:

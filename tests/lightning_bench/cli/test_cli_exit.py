@@ -108,6 +108,13 @@ def test_bad_usage_is_2_and_says_what_is_allowed(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_energy_is_said_not_to_be_compared(lbench: Lbench) -> None:
+    rows = str(ROOT / "results" / "h200" / "paper-energy.csv")
+    ran = lbench("compare", rows, "--provider", "lightning2", "--against", "fla-chunk")
+    assert ran.code == 3
+    assert "energy is not compared: `lbench report` has its tables" in ran.err
+
+
 def test_several_faults_of_one_option_are_reported_at_once(lbench: Lbench) -> None:
     lines = lbench("check", "quick", "--seq-len", "0,a,512").err.splitlines()
     assert [line.removeprefix("lbench: ")[:16] for line in lines] == ['--seq-len: "0" i', '--seq-len: "a" i']

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from lightning_bench.machine.gpu import Gpu
-from lightning_bench.measure.device.energy import energy_per_token_j, make_energy
+from lightning_bench.measure.device.energy import NoEnergy, energy_per_token_j, make_energy
 from lightning_bench.measure.device.rapl import RaplEnergy
 from tests.support.fake_nvml import H200, Board, FakeNvml, NvmlError
 
@@ -47,6 +48,18 @@ def test_a_slice_and_a_cpu_without_rapl_have_none_and_say_so(
     ):
         assert energy.read_j() is None
         assert why in energy.missing
+
+
+def test_a_part_of_the_processors_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("lightning_bench.measure.device.energy.RaplEnergy", lambda: NoEnergy(""))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for processors, missing in (
+        ({0, 1, 2, 3}, ""),
+        ({1}, "RAPL counts all 4 processors, and this process may"),
+    ):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=processors: found)
+        assert make_energy("cpu").missing.startswith(missing)
+        assert bool(make_energy("cpu").missing) == bool(missing)
 
 
 def test_a_gpu_without_a_counter_says_so(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:

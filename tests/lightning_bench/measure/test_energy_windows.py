@@ -19,7 +19,8 @@ from lightning_bench.measure.energy_windows import EnergyRounds, EnergyTask, Ene
 from lightning_bench.measure.foreign import NoForeign
 from lightning_bench.measure.job import Figures, Job, Outcome
 from lightning_bench.measure.session import Session
-from lightning_bench.suite import Limits
+from lightning_bench.run.planner import Planner, Settings
+from lightning_bench.suite import Limits, Overrides, load_suite
 from tests.support.paths import SUPPORT
 
 SHAPE = Shape(2, 2, 64, 16, 16, "fp32", "cpu")
@@ -189,6 +190,15 @@ def test_what_ends_a_case(
     outcome = measured(session, monkeypatch, energy, provider)
     assert (outcome.status, outcome.figures.call_mj) == (status, None)
     assert reason in outcome.reason
+
+
+def test_windows_come_on_top_of_the_time_limit() -> None:
+    suite, settings = load_suite("quick"), Settings(device="cpu", time_limit_s=9.0)
+    speed, energy = (
+        Planner(metric, Overrides(), settings).plan(suite).limits for metric in ("speed", "energy")
+    )  # type: ignore[arg-type]
+    assert speed.time_limit_s == 9.0
+    assert energy.time_limit_s == 9.0 + 3 * (20.0 + 2.0 + 5.0)
 
 
 @pytest.mark.parametrize("name", ["MemoisedByContent", "MemoisedUpToSigns"])
