@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -217,16 +218,15 @@ class GenerateBench(ModelBench[GenerationRunner]):
         continued = run.runner.continued
         continued.again(make_lap_clock(self.session.device))
         self.enter(case.id, "oracle")
-        judged = f"timed tokens of {len(continued.kept)} of them against exact attention; attention of the "
-        judged += f"first layer and another after {case.shape.seq_len} tokens against fp64"
-        reason = continued.failure
-        try:
-            reason = reason or run.runner.far_off() or run.runner.sighted(self.job.seed)
-        except RuntimeError as error:
-            if not is_oom(error):
-                raise
-            judged = "no memory to judge timed tokens"
-        return replace(figures, checks=f"{figures.checks}; {continued.checks}; {judged}"), reason
+        sighted = f"attention of the first layer and another after {case.shape.seq_len} tokens against fp64"
+        reason, judged = first_reason(
+            {
+                f"timed tokens of {len(continued.kept)} of them against exact attention": run.runner.far_off,
+                sighted: partial(run.runner.sighted, self.job.seed),
+            }
+        )
+        reason = continued.failure or reason
+        return replace(figures, checks=f"{figures.checks}; {continued.checks}; {'; '.join(judged)}"), reason
 
     def timed(
         self, case: Case, run: ModelFigures[GenerationRunner], figures: Figures
@@ -249,6 +249,23 @@ class GenerateBench(ModelBench[GenerationRunner]):
             ceiling_of=ceilings.bandwidth_of,
         )
         return figures, too_few_bytes(gbps, ceilings.gbps, least)
+
+
+def first_reason(judges: Mapping[str, Callable[[], str | None]]) -> tuple[str | None, list[str]]:
+    """Return the first reason that a judge gives, or None, and what was judged until then, by their names."""
+    judged = []
+    for what, judge in judges.items():
+        try:
+            reason = judge()
+            judged.append(what)
+        except RuntimeError as error:
+            if not is_oom(error):
+                raise
+            reason = None
+            judged.append(f"no memory for {what}")
+        if reason:
+            return reason, judged
+    return None, judged
 
 
 def not_chosen(missed: list[float]) -> str | None:

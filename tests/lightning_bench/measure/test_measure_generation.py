@@ -13,7 +13,12 @@ from lightning_bench.case import Case, Shape
 from lightning_bench.measure.bench import run_job
 from lightning_bench.measure.device.lap_clock import CpuLapClock, LapClock
 from lightning_bench.measure.generation import generator
-from lightning_bench.measure.generation.generate_bench import Continued, not_chosen, too_few_bytes
+from lightning_bench.measure.generation.generate_bench import (
+    Continued,
+    first_reason,
+    not_chosen,
+    too_few_bytes,
+)
 from lightning_bench.measure.generation.generator import Generator
 from lightning_bench.measure.job import Job, Outcome
 from lightning_bench.measure.session import Session
@@ -263,6 +268,20 @@ def test_attention_that_leaves_out_distant_tokens(
     assert (outcome.status, outcome.figures.median_ms) == ("wrong", None)
     assert outcome.reason.startswith("after a prompt of 320 tokens, in layer ")
     assert "o is off by " in outcome.reason
+
+
+def test_what_memory_does_not_suffice_for_is_said_and_the_rest_is_judged() -> None:
+    def exhausted() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    assert first_reason({"a": exhausted, "b": lambda: "off"}) == ("off", ["no memory for a", "b"])
+    assert first_reason({"a": lambda: "off", "b": exhausted}) == ("off", ["a"])
+    assert first_reason({"a": lambda: None, "b": exhausted}) == (None, ["a", "no memory for b"])
+    with pytest.raises(RuntimeError, match="a bug"):
+        first_reason({"a": broken})
 
 
 def test_tokens_that_were_not_chosen() -> None:
