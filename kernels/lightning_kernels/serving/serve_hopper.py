@@ -65,8 +65,6 @@ class Serving:
         call = call.for_kernels()
         tokens, heads, _ = call.q.shape
         out = torch.empty((tokens, heads, call.v.shape[2]), dtype=call.q.dtype, device=call.q.device)
-        if not out.numel():
-            return out
         begun = call.has_initial_state
         pool = self._pool(
             call.state_indices, call.output_state_indices, None if begun is None else begun.view(torch.uint8)
