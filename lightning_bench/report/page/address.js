@@ -31,7 +31,8 @@ function readAddress() {
   state.cell = found.get("cell") ?? "";
   state.view = found.get("view") ?? "";
   const target = sectionNamed.get(state.view || state.cell.split("/")[0]);
-  state.suite = found.get("suite") ?? (target ? target.suite : DEFAULTS.suite);
+  const asked = found.get("suite") ?? target?.suite;
+  state.suite = asked === "*" || sections.some((section) => section.suite === asked) ? asked : DEFAULTS.suite;
   state.kind = found.get("kind") ?? DEFAULTS.kind;
   state.machine = found.get("machine") ?? "";
   state.run = found.get("run") ?? "";

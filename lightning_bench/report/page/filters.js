@@ -137,7 +137,7 @@ function listenToTools() {
   addEventListener("popstate", followAddress);
 }
 
-/** Tabs: a press shows a suite; arrow keys go from one to the next. */
+/** Tabs: a press shows a suite; arrow keys go from one to the next, Home and End to the first and last. */
 function listenToSuites() {
   const list = one("#suites");
   if (!list) return;
@@ -150,8 +150,11 @@ function listenToSuites() {
   };
   list.addEventListener("click", (event) => event.target.closest("[role=tab]") && choose(event.target.closest("[role=tab]")));
   list.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step) choose(tabs[(tabs.indexOf(document.activeElement) + step + tabs.length) % tabs.length]);
+    const now = tabs.indexOf(document.activeElement);
+    const next = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: tabs.length - 1 }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    choose(tabs[(next + tabs.length) % tabs.length]);
   });
 }
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lightning_bench.case import Shape
 from lightning_bench.record import Record
 from lightning_bench.record.identities import unlike
-from lightning_bench.report.tables.figures import worst_error
+from lightning_bench.report.tables.figures import model_of, worst_error
 from lightning_bench.report.tables.grid_lines import GridLine
 from lightning_bench.words import brief
 
@@ -20,14 +19,14 @@ MIXED = (
 def device_notes(records: Iterable[Record]) -> list[str]:
     """Return what the devices of a table's rows differ in, one line for each.
 
-    It says so if only different shapes are of different devices: ratios within a shape are of one.
+    It says so if each line is of one device: ratios within it are of one.
     """
     by_provider: dict[str, list[Record]] = {}
-    by_shape: dict[Shape, list[Record]] = {}
+    by_line: dict[tuple[str, GridLine], list[Record]] = {}
     for record in records:
         by_provider.setdefault(record.provider, []).append(record)
-        by_shape.setdefault(record.shape, []).append(record)
-    split = any(unlike({"": members}) for members in by_shape.values())
+        by_line.setdefault((model_of(record), GridLine.of(record)), []).append(record)
+    split = any(unlike({"": members}) for members in by_line.values())
     what = (
         "Not all times are of one device"
         if split

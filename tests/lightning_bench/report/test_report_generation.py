@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_bench.record import ResultFile
@@ -35,6 +36,17 @@ def test_both_architectures_of_a_size_share_a_table_over_the_batch() -> None:
     over_prompts = tables[5]
     assert over_prompts.heads == ["n"]
     assert [line.n for line in over_prompts.lines] == [1024, 2048, 4096, 8192, 16384, 32768]
+
+
+def test_architectures_that_share_a_line_may_be_of_two_devices() -> None:
+    apart = [replace(r, gpu_uuid=r.family) for r in generated()]
+    assert (
+        grids(group(rows_of(apart)))[0]
+        .notes[0]
+        .startswith("Not all times are of one device: gpu_uuid differs")
+    )
+    lines = [replace(r, gpu_uuid=f"g{r.batch}") for r in generated()]
+    assert grids(group(rows_of(lines)))[0].notes[0].startswith("Each shape was measured on one device")
 
 
 def test_plots_are_over_the_batch_and_over_the_prompt() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from tests.support.page_in_chromium import STORY, Open, body, find, texts, until
@@ -106,3 +107,26 @@ def test_only_runs_of_the_suite_are_offered(opened: Open) -> None:
     assert "run=" not in page.current_url
     tabs["epilogue"].click()
     assert offered() == []
+
+
+def test_a_link_to_a_suite_that_the_page_does_not_have_shows_its_first(opened: Open) -> None:
+    page = opened(*STORY, *(replace(r, suite="sequel") for r in STORY))
+    page.get(page.current_url + "#suite=renamed")
+    page.refresh()
+    assert texts(page, "#suites [aria-selected=true]") == ["story"]
+    assert texts(page, "#said") == ["2 of 2 tables shown."]
+
+
+def test_keys_go_from_suite_to_suite(opened: Open) -> None:
+    page = opened(*(replace(r, suite=suite) for suite in ("story", "sequel", "epilogue") for r in STORY))
+
+    def press(key: str) -> list[str]:
+        page.switch_to.active_element.send_keys(key)
+        return texts(page, "#suites [aria-selected=true]")
+
+    page.execute_script("document.querySelector('#suites [aria-selected=true]').focus()")
+    assert press(Keys.ARROW_RIGHT) == ["sequel"]
+    assert press(Keys.END) == ["All suites"]
+    assert press(Keys.ARROW_RIGHT) == ["story"]
+    assert press(Keys.ARROW_LEFT) == ["All suites"]
+    assert press(Keys.HOME) == ["story"]
