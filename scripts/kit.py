@@ -219,7 +219,7 @@ def _below(site: Path, pattern: str) -> Iterator[Path]:
 
 
 def pack(out: Path, python: str, has: Mapping[str, str], peers: Mapping[str, Peer], part_mib: float) -> None:
-    """Write a kit into the new folder `out`. Raise KitError with what is wrong; then `out` is not there."""
+    """Write a kit into the new folder `out`. Raise KitError, and leave no folder, if it cannot be packed."""
     if out.exists():
         raise KitError(f"{out} exists: name a new folder")
     out.mkdir(parents=True)

@@ -64,7 +64,7 @@ def main():
     if lacks:
         print(f"still to come: {', '.join(lacks)}", file=sys.stderr)
         return 3
-    sites = [*(name for name in wanted), *(["needs"] if "needs" in archives else [])]
+    sites = [*wanted, *(["needs"] if "needs" in archives else [])]
     found = [root / name / folder for name in sites for folder in (".", *archives[name]["paths"])]
     path = ":".join(map(str, [*found, root / "repository", root / "repository" / "kernels"]))
     print(f"export PYTHONPATH={shlex.quote(path)}")

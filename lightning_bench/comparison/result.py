@@ -34,9 +34,9 @@ UNCHANGED: frozenset[Verdict] = frozenset({"SAME", "AMBIGUOUS"})
 _COMPARED: frozenset[Verdict] = frozenset(VERDICTS) - {"MISSING", "NEW", "INCOMPARABLE"}
 _DECIDED: frozenset[Verdict] = _COMPARED - {"AMBIGUOUS"}
 SAME_ROW = "one row on both sides"
+"""The detail of a cell whose two sides are one measurement."""
 ENERGY = "energy is not compared: read both tables"
 NEW_FAULT = "new, and "
-"""The detail of a cell whose two sides are one measurement."""
 
 MEANINGS: dict[Verdict, str] = {
     "SLOWER": "takes clearly longer, by as much as the threshold as far as can be told",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -80,6 +80,16 @@ class Outcomes:
                     raise CaseEnded("unsupported", reason)
                 loaded.append((case, provider))
         return loaded
+
+
+def unless_oom(judge: Callable[[], str | None]) -> tuple[str | None, bool]:
+    """Return the reason that a judge gives, or None, and whether there was memory for it."""
+    try:
+        return judge(), True
+    except RuntimeError as error:
+        if not is_oom(error):
+            raise
+        return None, False
 
 
 def is_oom(error: BaseException) -> bool:

@@ -104,10 +104,15 @@ class LanguageModel(nn.Module):
         """
         return self.loss.logits(self._hidden(tokens, at).unflatten(0, tokens.shape)[:, -last:])
 
+    @property
+    def attends(self) -> list[Attend]:
+        """The attention of each layer."""
+        return [block.attend for block in self._blocks]
+
     @contextmanager
     def attending(self, attends: Sequence[Attend]) -> Iterator[None]:
         """Give each layer another attention, for as long as the block runs."""
-        before = [block.attend for block in self._blocks]
+        before = self.attends
         try:
             for block, attend in zip(self._blocks, attends, strict=True):
                 block.attend = attend

@@ -23,7 +23,7 @@ from lightning_bench.measure.generation.generation_gate import judge_generation,
 from lightning_bench.measure.generation.generator import Generator
 from lightning_bench.measure.job import CaseEnded, Figures
 from lightning_bench.measure.model_bench import ModelBench, ModelFigures
-from lightning_bench.measure.outcomes import is_oom
+from lightning_bench.measure.outcomes import unless_oom
 from lightning_bench.measure.reservoir import Reservoir, below
 from lightning_bench.measure.training.model_gate import seeded
 from lightning_bench.models.byte_text import ByteText
@@ -255,14 +255,8 @@ def first_reason(judges: Mapping[str, Callable[[], str | None]]) -> tuple[str | 
     """Return the first reason that a judge gives, or None, and what was judged until then, by their names."""
     judged = []
     for what, judge in judges.items():
-        try:
-            reason = judge()
-            judged.append(what)
-        except RuntimeError as error:
-            if not is_oom(error):
-                raise
-            reason = None
-            judged.append(f"no memory for {what}")
+        reason, there_was_memory = unless_oom(judge)
+        judged.append(what if there_was_memory else f"no memory for {what}")
         if reason:
             return reason, judged
     return None, judged

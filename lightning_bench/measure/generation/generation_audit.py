@@ -7,7 +7,7 @@ change if distant tokens are left out. So what the attention took and gave is lo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_bench.case import Dtype
 from lightning_bench.measure.reservoir import below
 from lightning_bench.measure.sight import EVERY_TOKEN, off_by, pair_of
-from lightning_bench.models.language_model import Attend, Block, LanguageModel
+from lightning_bench.models.language_model import Attend, LanguageModel
 from lightning_bench.models.model_sizes import ModelSize
 
 _NAMES = ("q", "k", "v", "o")
@@ -49,12 +49,10 @@ def looking(model: LanguageModel, size: ModelSize, batch: int) -> Iterator[list[
     """Look at what the first layer and a drawn one compute in the block, which begins with a prompt."""
     layers = dict.fromkeys((0, below(size.layers)))
     sights = [GenerationSight(layer, below(batch), below(size.heads)) for layer in layers]
-    with ExitStack() as stack:
-        for sight in sights:
-            block = model.blocks[sight.layer]
-            assert isinstance(block, Block)
-            stack.callback(setattr, block, "attend", block.attend)
-            block.attend = _noted(block.attend, sight)
+    attends = model.attends
+    for sight in sights:
+        attends[sight.layer] = _noted(attends[sight.layer], sight)
+    with model.attending(attends):
         yield sights
 
 

@@ -18,7 +18,7 @@ from lightning_bench.case import Shape
 from lightning_bench.measure.oracle import pairs_in_time
 from lightning_bench.measure.reservoir import Reservoir, below
 from lightning_bench.measure.sight import off_by, pair_of
-from lightning_bench.models.language_model import Attend, Block, LanguageModel
+from lightning_bench.models.language_model import Attend, LanguageModel
 from lightning_bench.models.model_sizes import ModelSize
 
 # Solved twice each, so that judging takes about a second.
@@ -56,14 +56,10 @@ class StepAudit:
             return
         shape, size = self._shape, self._size
         sight = Sight(self._drawn.events, below(size.layers), below(shape.batch), below(size.heads))
-        block = model.blocks[sight.layer]
-        assert isinstance(block, Block)
-        attend = block.attend
-        block.attend = _watched(attend, sight)
-        try:
+        attends = model.attends
+        attends[sight.layer] = _watched(attends[sight.layer], sight)
+        with model.attending(attends):
             yield
-        finally:
-            block.attend = attend
         self.sights[place : place + 1] = [sight]
 
     def put_away(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -14,7 +15,7 @@ from lightning_bench.machine.data_sheet import mfu_percent
 from lightning_bench.machine.mix import EVEN
 from lightning_bench.measure.job import CaseEnded, Figures, Outcome
 from lightning_bench.measure.model_bench import ModelBench, ModelFigures
-from lightning_bench.measure.outcomes import is_oom
+from lightning_bench.measure.outcomes import unless_oom
 from lightning_bench.measure.ranks.team import team_of
 from lightning_bench.measure.training.attention_gate import judge_attention
 from lightning_bench.measure.training.model_gate import judge_model
@@ -67,13 +68,8 @@ class TrainBench(ModelBench[Trainer]):
             return figures, reason
         assert run.runner.audit is not None
         self.enter(case.id, "oracle")
-        judged = run.runner.audit.checks
-        try:
-            reason = run.runner.audit.failure(self.job.seed)
-        except RuntimeError as error:
-            if not is_oom(error):
-                raise
-            judged = "no memory to judge timed steps"
+        reason, there_was_memory = unless_oom(partial(run.runner.audit.failure, self.job.seed))
+        judged = run.runner.audit.checks if there_was_memory else "no memory to judge timed steps"
         checks = (
             f"small model and attention at the timed size against fp64; {judged}; loss {losses[0]:.3g} to "
             f"{figures.loss:.3g} in {len(losses)} steps"

@@ -94,14 +94,13 @@ def test_bytes_of_a_decoding_step_by_hand() -> None:
     assert llama.decoding_bytes(softmax) == 4 * llama.product_weights + kept
 
 
-LATER = """
+EXACT = """
 import torch
 from lightning_bench.providers import Provider, get_provider
 
-class Later(Provider):
-    name = label = "later"
+class Exact(Provider):
+    name = label = "exact"
     family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
-    made = 0
 
     def build(self, inputs):
         return get_provider("sdpa-math").build(inputs)
@@ -110,12 +109,25 @@ class Later(Provider):
         return None
 
     def cache(self, spec):
-        cache = get_provider("sdpa-math").cache(spec)
+        return get_provider("sdpa-math").cache(spec)
+
+"""
+
+LATER = (
+    EXACT
+    + """
+class Later(Exact):
+    name = label = "later"
+    made = 0
+
+    def cache(self, spec):
+        cache = super().cache(spec)
         Later.made += 1
         if Later.made > 4:  # past the gate, which has two layers and two prompts
             {then}
         return cache
 """
+)
 
 
 @pytest.mark.parametrize(
@@ -173,23 +185,15 @@ def test_generations_that_cannot_be_right(generations: list[list[int]], said: st
     assert [tokens.tolist() for _, tokens in continued.kept] == [[each] for each in generations[1:3]]
 
 
-REMEMBERS = """
-import torch
-from lightning_bench.providers import Provider, get_provider
-
-class Remembers(Provider):
+REMEMBERS = (
+    EXACT
+    + """
+class Remembers(Exact):
     name = label = "remembers"
-    family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
     hits = 0
 
-    def build(self, inputs):
-        return get_provider("sdpa-math").build(inputs)
-
-    def undecodable(self, shape):
-        return None
-
     def cache(self, spec):
-        cache, seen = get_provider("sdpa-math").cache(spec), {}
+        cache, seen = super().cache(spec), {}
         prefill = cache.prefill
 
         def remember(q, k, v):
@@ -205,6 +209,7 @@ class Remembers(Provider):
         cache.prefill = remember
         return cache
 """
+)
 
 
 def test_a_provider_gains_nothing_by_remembering_prompts(session: Session, tmp_path: Path) -> None:
@@ -216,24 +221,16 @@ def test_a_provider_gains_nothing_by_remembering_prompts(session: Session, tmp_p
     assert type(get_provider(spec)).hits == 4
 
 
-WINDOW = """
-import torch
-from lightning_bench.providers import Provider, get_provider
-
+WINDOW = (
+    EXACT
+    + """
 SEEN = 312  # of the tokens before, in sequences that are longer than those of the gate
 
-class {name}(Provider):
+class {name}(Exact):
     name = label = "window"
-    family, package, devices, dtypes = "softmax", "torch", ("cpu",), ("fp32",)
-
-    def build(self, inputs):
-        return get_provider("sdpa-math").build(inputs)
-
-    def undecodable(self, shape):
-        return None
 
     def cache(self, spec):
-        cache = get_provider("sdpa-math").cache(spec)
+        cache = super().cache(spec)
         attend = torch.nn.functional.scaled_dot_product_attention
         prefill = cache.prefill
 
@@ -255,6 +252,7 @@ class {name}(Provider):
         cache.{what} = {what_else}
         return cache
 """
+)
 
 
 @pytest.mark.parametrize(("what", "what_else"), [("prefill", "shortened"), ("step", "step")])
