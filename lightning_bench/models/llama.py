@@ -15,6 +15,7 @@ from lightning_bench.models.language_model import (
     LanguageModel,
     heads_of,
     positions,
+    products,
 )
 from lightning_bench.models.model_sizes import ModelSize
 
@@ -52,7 +53,8 @@ class LlamaBefore(nn.Module):
         """Map x [tokens, dim] at the positions `at` to q, k, v [tokens, heads, head_dim]."""
         cos, sin = self.by
         by = self.by if at is None else (cos[at], sin[at])
-        q, k, v = (heads_of(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        qkv = products(self.norm(x), self.qkv, 3 * [x.shape[-1]])
+        q, k, v = (heads_of(part, self.heads) for part in qkv)
         return rotated(q, by), rotated(k, by), v
 
 
@@ -69,7 +71,7 @@ class LlamaAfter(nn.Module):
     def forward(self, x: Tensor, o: Tensor) -> Tensor:
         """Map x and the output of the attention, both [tokens, dim], to the next x."""
         x = x + self.out(o)
-        gate, value = self.up(self.norm(x)).chunk(2, dim=-1)
+        gate, value = products(self.norm(x), self.up, 2 * [self.down.in_features])
         next_x: Tensor = x + self.down(silu(gate) * value)
         return next_x
 

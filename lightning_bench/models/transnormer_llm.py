@@ -20,6 +20,7 @@ from lightning_bench.models.language_model import (
     LanguageModel,
     heads_of,
     positions,
+    products,
 )
 from lightning_bench.models.model_sizes import ModelSize
 
@@ -65,7 +66,8 @@ class TransNormerBefore(nn.Module):
 
     def forward(self, x: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Map x [tokens, dim] at the positions `at` to q, k, v [tokens, heads, ·] and u like x."""
-        q, k, v, u = self.qkvu(self.norm(x)).chunk(4, dim=-1)
+        qk, vu = products(self.norm(x), self.qkvu, 2 * [2 * x.shape[-1]])
+        (q, k), (v, u) = qk.chunk(2, dim=-1), vu.chunk(2, dim=-1)
         q, k, v = (heads_of(part, self.heads) for part in (silu(q), silu(k), v))
         return (q, k, v, u) if self.lrpe is None else (self.lrpe(q, at), self.lrpe(k, at), v, u)
 

@@ -83,6 +83,24 @@ def test_compiled_and_plain_models_have_the_same_losses() -> None:
     torch.compiler.reset()
 
 
+def test_looking_at_steps_waits_for_nothing() -> None:
+    provider = get_provider("lightning2")
+    provider.load()
+    trainer, clock = Trainer(shape("tnl-tiny", 4, 512), provider, seed=1), CudaLapClock()
+    trainer.units(2, clock)
+    trainer.begin_audit()
+    assert trainer.audit is not None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            with trainer.audit.step(trainer.model):
+                trainer.step(clock)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [len(sight.tensors) for sight in trainer.audit.sights] == [8, 8, 8]
+    assert trainer.audit.failure(seed=1) is None
+
+
 def test_laps_are_the_device_s_times() -> None:
     clock = CudaLapClock()
     cycles = 20_000_000

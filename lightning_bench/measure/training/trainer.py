@@ -107,10 +107,7 @@ class Trainer:
             with self.audit.step(self.model) if self.audit else nullcontext():
                 self.step(clock)
         clock.mark()
-        phases = in_phases(clock.laps(), len(PHASES))
-        if self.audit:
-            self.audit.put_away()
-        return phases
+        return in_phases(clock.laps(), len(PHASES))
 
 
 def follow_steps(request: RankRequest, providers: Mapping[str, Provider]) -> None:

@@ -19,7 +19,7 @@ from lightning_bench.case import Shape
 from lightning_bench.measure.training.model_gate import slopes_of_layers
 from lightning_bench.models import language_model
 from lightning_bench.models.byte_text import TEXT, ByteText
-from lightning_bench.models.language_model import LanguageModel
+from lightning_bench.models.language_model import LanguageModel, products
 from lightning_bench.models.llama import rotated, rotation
 from lightning_bench.models.model_sizes import MODELS, ModelSize
 from lightning_bench.models.plugged_attention import (
@@ -225,3 +225,22 @@ def test_layer_shapes_give_lrpe_twice_the_columns() -> None:
     assert str(linear.layer_shape(shape, 0)) == "b4-h2-n100-d128-e64-bf16-cpu"
     assert str(linear.layer_shape(shape, 1)) == "b4-h2-n100-d64-e64-bf16-cpu"
     assert str(softmax.layer_shape(shape, 0)) == "b4-h2-n100-d64-e64-bf16-cpu"
+
+
+def test_products_of_parts_are_parts_of_the_product() -> None:
+    torch.manual_seed(4)
+    linear = torch.nn.Linear(6, 9, bias=False, dtype=torch.float64)
+    x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    whole = linear(x)
+    parts = products(x, linear, (2, 3, 4))
+    assert [part.shape[1] for part in parts] == [2, 3, 4]
+    assert all(part.is_contiguous() for part in parts)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+    g = torch.randn_like(whole)
+    wanted = torch.autograd.grad(whole, (x, linear.weight), g)
+    found = torch.autograd.grad(parts, (x, linear.weight), g.split((2, 3, 4), dim=1))
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        read_once = products(x, linear, (2, 3, 4))
+    assert len({part.untyped_storage().data_ptr() for part in read_once}) == 1
+    torch.testing.assert_close(torch.cat(read_once, dim=1), whole)
