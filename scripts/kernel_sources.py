@@ -1,7 +1,8 @@
-"""Which code a function of the kernels runs at a commit: that of its module and of all that it imports.
+"""Which code a function of the kernels, or a model, runs at a commit.
 
-A change in the kernels that serve leaves the rows of training as they are. The version in a row tells of all
-sources together; with the commit in that row, git tells of those that mattered to it.
+For a function it is that of its module and of all that it imports: a change in the kernels that serve leaves
+the rows of training as they are. The version in a row tells of all sources together; with the commit in that
+row, git tells of those that mattered to it. For a model it is its own file and that of all models.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from lightning_bench.providers.bundled import KERNELS, sources_of_function
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = f"kernels/{KERNELS}"
+MODELS = "lightning_bench/models"
+_OF_MODEL = {"transnormer": "transnormer_llm.py", "llama": "llama.py"}
 _HARMLESS = {"aggregate", "cache", "constexpr_function", "dataclass", "jit"}
 _FOLDERS = ExitStack()
 atexit.register(_FOLDERS.close)
@@ -37,10 +40,28 @@ def same_sources(function: str, commit: str, root: Path = ROOT) -> bool | None:
     return None if then is None else then == _digest(function, None, root)
 
 
+def same_model(architecture: str, commit: str, root: Path = ROOT) -> bool | None:
+    """Say whether models of an architecture run the code that they ran at a commit, as `same_sources` does.
+
+    Everything in both files counts but comments and docstrings.
+    """
+    then = _model_digest(architecture, commit, root)
+    return None if then is None else then == _model_digest(architecture, None, root)
+
+
+@cache
+def _model_digest(architecture: str, commit: str | None, root: Path) -> str | None:
+    tree = _tree(commit, root, MODELS)
+    if tree is None:
+        return None
+    paths = (tree / MODELS / name for name in ("language_model.py", _OF_MODEL[architecture]))
+    return "\0".join(ast.dump(_code(path)) if path.exists() else "" for path in paths)
+
+
 @cache
 def _digest(function: str, commit: str | None, root: Path) -> str | None:
     """Return a digest of the sources of a function, at a commit or as they are now."""
-    tree = _tree(commit, root)
+    tree = _tree(commit, root, PACKAGE)
     if tree is None:
         return None
     package = tree / PACKAGE
@@ -108,23 +129,23 @@ def _names(node: ast.AST) -> Iterator[str]:
 
 
 @cache
-def _tree(commit: str | None, root: Path) -> Path | None:
-    """Return a folder that has the kernels of a commit, or as they are now, until this process ends."""
+def _tree(commit: str | None, root: Path, folder: str) -> Path | None:
+    """Return a place that has a folder as of a commit, or as it is now, until this process ends."""
     tree = Path(_FOLDERS.enter_context(TemporaryDirectory())).resolve()
     (tree / ".git").mkdir()  # imports are followed up to here
     if commit is None:
-        shutil.copytree(root / PACKAGE, tree / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(root / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
         return tree
-    return tree if _extracted(commit, root, tree) else None
+    return tree if _extracted(commit, root, folder, tree) else None
 
 
-def _extracted(commit: str, root: Path, tree: Path) -> bool:
-    """Put the kernels of a commit into a folder, and return whether git knows it."""
+def _extracted(commit: str, root: Path, folder: str, tree: Path) -> bool:
+    """Put a folder as of a commit into `tree`, and return whether git knows both."""
     if not commit.isalnum():  # as with `-dirty`
         return False
-    archive = tree / "kernels.tar"
+    archive = tree / "sources.tar"
     try:
-        done = run_git(root, "archive", "-o", str(archive), commit, PACKAGE)
+        done = run_git(root, "archive", "-o", str(archive), commit, folder)
     except OSError:  # no git
         return False
     if done.returncode:

@@ -7,10 +7,11 @@ Reads CSVs and measures nothing:
     python scripts/stale_results.py --github              # and as warnings of a workflow
 
 A row of a bundled provider is stale if its version is not that of the sources in kernels/, unless its own
-function runs the code that it ran at the row's commit (scripts/kernel_sources.py); a row with a time, if its
-least bytes, FLOPs or ``floor_ms`` are not those that the families' definitions give now. CSVs of the
-benchmarks are looked at if they have the column ``provider_version``; without a column ``provider`` all of
-their rows are of our kernels. One line for each file and reason; exit status 1 if there is any.
+function runs the code that it ran at the row's commit (scripts/kernel_sources.py); a row of a model, if the
+model ran other code at that commit; a row with a time, if its least bytes, FLOPs or ``floor_ms`` are not
+those that the families' definitions give now. CSVs of the benchmarks are looked at if they have the column
+``provider_version``; without a column ``provider`` all of their rows are of our kernels. One line for each
+file and reason; exit status 1 if there is any.
 `python -m benchmarks.run_all` measures what is stale.
 """
 
@@ -26,6 +27,7 @@ from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import Work
 from lightning_bench.machine.mix import COPY
+from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers import get_provider, provider_names
 from lightning_bench.providers.bundled import KERNELS, BundledProvider, bundled_version, digest_of
 from lightning_bench.record import Record, read_records
@@ -33,7 +35,7 @@ from lightning_bench.record.codec import read_cells
 from lightning_bench.record.discover import result_files, shown_path
 from lightning_bench.record.row import SCHEMA
 from lightning_bench.words import counted
-from scripts.kernel_sources import same_sources
+from scripts.kernel_sources import same_model, same_sources
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -101,6 +103,7 @@ def _faults(
     for record in records:
         its, at = record.provider_version, record.harness_commit
         yield record.provider, _of_version(record.provider, its, at, version, bundled)
+        yield record.provider, _of_model(record)
         yield record.provider, floor_fault(record)
 
 
@@ -110,6 +113,18 @@ def _of_version(provider: str, its: str, commit: str, version: str, bundled: Map
     if (function := bundled[provider]) and same_sources(function, commit):
         return None
     return f"kernels {its}; those of the repository are {version}"
+
+
+def _of_model(record: Record) -> str | None:
+    """Return that a row with a time is of a model of other code, or None; also if git does not know it."""
+    size = MODELS.get(record.model)
+    if (
+        size is None
+        or record.median_ms is None
+        or same_model(size.architecture, record.harness_commit) in (True, None)
+    ):
+        return None
+    return "a model that ran other code than the repository's"
 
 
 def floor_fault(record: Record) -> str | None:
@@ -166,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.github:
             sink.command(f"::warning file={path}::{text}")
     if not stale:
-        sink.line(f"every row is of the repository's kernels ({repository_version()}) and floors")
+        sink.line(f"every row is of the repository's kernels ({repository_version()}), models and floors")
     return 1 if stale else 0
 
 

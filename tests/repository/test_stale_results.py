@@ -15,7 +15,7 @@ from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.record import Record, ResultFile
 from scripts import stale_results as stale_results_script
-from scripts.kernel_sources import PACKAGE, _digest, _tree, same_sources
+from scripts.kernel_sources import MODELS, PACKAGE, _digest, _model_digest, _tree, same_model, same_sources
 from scripts.stale_results import bundled_functions, floor_fault, main, repository_version, stale_results
 from tests.support.paths import ROOT
 
@@ -151,6 +151,53 @@ def repository(tmp_path: Path) -> Callable[[dict[str, str]], str]:
         return done.stdout.strip()[:12]
 
     return commit
+
+
+def test_rows_of_models_are_stale_once_the_model_s_code_changes(
+    repository: Callable[[dict[str, str]], str], tmp_path: Path
+) -> None:
+    def place(name: str) -> str:
+        return f"../../{MODELS}/{name}.py"
+
+    first = repository({
+        place("language_model"): '"""Models."""\nPARTS = 1\n',
+        place("llama"): "def llama(): ...\n",
+        place("transnormer_llm"): "def transnormer(): ...\n",
+    })  # fmt: skip
+
+    def kept(commit: str) -> list[bool | None]:
+        _model_digest.cache_clear()
+        _tree.cache_clear()
+        return [same_model(name, commit, tmp_path) for name in ("llama", "transnormer")]
+
+    repository({place("language_model"): '"""Other words."""\nPARTS = 1  # here too\n'})
+    assert kept(first) == [True, True]
+    second = repository({place("llama"): "def llama():\n    return 1\n"})
+    assert kept(first) == [False, True]
+    assert kept(second) == [True, True]
+    repository({place("language_model"): "PARTS = 2\n"})
+    assert kept(first) == kept(second) == [False, False]
+    assert kept(f"{second}-dirty") == kept("0123456789ab") == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("model", "median_ms", "commit", "stale"),
+    [
+        ("llama-0.4b", 1.0, "abc", True),
+        ("llama-0.4b", None, "abc", False),  # no time, so nothing that the code has changed
+        ("llama-0.4b", 1.0, "unknown", False),
+        ("tnl-0.4b", 1.0, "abc", False),
+        ("", 1.0, "abc", False),
+    ],
+)
+def test_rows_of_models_that_ran_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, median_ms: float, commit: str, stale: bool
+) -> None:
+    known = {("llama", "abc"): False, ("transnormer", "abc"): True}
+    monkeypatch.setattr(stale_results_script, "same_model", lambda *at: known.get(at))
+    of_model = replace(row("flash2", "softmax"), model=model, median_ms=median_ms, harness_commit=commit)
+    found = stale_results([write(tmp_path / "a.csv", of_model)])
+    assert [each.reason for each in found] == ["a model that ran other code than the repository's"] * stale
 
 
 def test_a_row_outlives_changes_of_sources_that_its_function_does_not_use(
