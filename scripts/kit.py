@@ -2,14 +2,14 @@
 
     python -m scripts.kit .kit --has freeze.txt --peer flash4,sglang --part-mib 30
     python3 .kit/unpack.py /tmp/lbench                # there; again when parts come in several copies
-    eval "$(python3 .kit/unpack.py /tmp/lbench --peer flash4)" && cd /tmp/lbench/repository
+    path=$(python3 .kit/unpack.py /tmp/lbench --peer flash4) && eval "$path" && cd /tmp/lbench/repository
     python3 -m lightning_bench speed paper --provider lightning2,flash4
 
 OUT is a new folder, to be copied there whole or in parts: `repository` is a bundle of the committed history,
-so that rows name their commit, `needs` what lightning-bench requires beyond `--has`, and each peer a site of
-its own, since flash2 and flash4 share a package's name. `--has` is what `pip list --format=freeze` prints
-there; without a version a package counts as new enough. Versions are those of constraints.txt. There, Python
-and git are enough.
+so that rows name their commit, `needs` what lightning-bench and the peers require beyond `--has`, and each
+peer a site of its own, since flash2 and flash4 share a package's name. `--has` is what
+`pip list --format=freeze` prints there; without a version a package counts as new enough. Versions are those
+of constraints.txt. There, Python, git and torch, which a kit does not hold, are enough.
 
 scripts/kit_peers.py says what is packed of each peer.
 """
@@ -20,6 +20,7 @@ import argparse
 import hashlib
 import json
 import lzma
+import math
 import os
 import re
 import shutil
@@ -42,6 +43,8 @@ from scripts.kit_peers import PEERS, Peer
 ROOT = Path(__file__).parents[1]
 _GLIBC = (17, 24, 27, 28, 31, 34, 35)
 _MIB = 1 << 20
+_TAKEN = ("needs", "parts", "repository")
+"""Folders that unpacking makes besides those of the peers."""
 _UNBUILT = {"MAMBA_SKIP_CUDA_BUILD": "TRUE"}
 """Lets pip ask sdists for their metadata where there is no nvcc."""
 
@@ -86,11 +89,13 @@ def _pins(constraints: Path) -> Iterator[tuple[str, str]]:
 
 def installed_there(text: str) -> dict[str, str]:
     """Return name to version of a list of packages, one `name==version` or `name` a line."""
-    found = {}
+    found: dict[str, str] = {}
     for line in text.split():
         name, _, version = line.partition("==")
         try:
-            found[canonicalize_name(name, validate=True)] = str(Version(version)) if version else ""
+            # `name===version` is how pip prints what is no version of PEP 440
+            known = version and not version.startswith("=")
+            found[canonicalize_name(name, validate=True)] = str(Version(version)) if known else ""
         except (InvalidName, ValueError) as error:
             raise KitError(f"--has: {line!r} is no line of `pip list --format=freeze`") from error
     return found
@@ -124,17 +129,20 @@ def fetch(wanted: Sequence[str], python: str, folder: Path) -> list[Path]:
     return sorted([*given, *folder.glob("*.whl"), *folder.glob("*.tar.gz")])
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str]) -> str:
     environment = {**os.environ, **_UNBUILT}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise KitError(f"{' '.join(command[:4])} ... failed:\n{done.stderr.strip()[-2000:]}")
+    return done.stdout
 
 
 def lay_out(archive: Path, files: Iterable[str], site: Path) -> None:
     """Unpack the `files` of a wheel or an sdist into `site`, with the metadata of its version."""
     patterns = list(files)
     if archive.suffix == ".whl":
+        if not zipfile.is_zipfile(archive):
+            raise KitError(f"{archive} is no wheel: it is not a zip file")
         with zipfile.ZipFile(archive) as wheel:
             for name in wheel.namelist():
                 place = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
@@ -192,7 +200,11 @@ class Kit:
             self._add(name, packed, list(peer.paths))
 
     def add_repository(self) -> None:
-        """Pack the history of the commit that is checked out."""
+        """Pack the history of the commit that is checked out; what is not committed is not packed."""
+        if _run(["git", "rev-parse", "--is-shallow-repository"]).strip() == "true":
+            raise KitError(f"{ROOT} lacks older commits: run `git fetch --unshallow`")
+        if _run(["git", "status", "--porcelain"]):
+            print("kit: the kit does not hold what is not committed (`git status`)", file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:
             bundle = Path(scratch, "repository.bundle")
             _run(["git", "bundle", "create", "--quiet", str(bundle), "HEAD"])
@@ -222,11 +234,20 @@ def pack(out: Path, python: str, has: Mapping[str, str], peers: Mapping[str, Pee
     """Write a kit into the new folder `out`. Raise KitError, and leave no folder, if it cannot be packed."""
     if out.exists():
         raise KitError(f"{out} exists: name a new folder")
+    needs = lacking(has)
+    if "torch" in needs:
+        raise KitError(
+            f"a kit does not hold torch with its CUDA libraries: install {needs['torch']} there, and give "
+            "what `pip list --format=freeze` prints there as --has"
+        )
+    pins = dict(_pins(ROOT / "constraints.txt"))
+    of_peers = {name for peer in peers.values() for name in peer.needs}
+    needs |= {name: f"{name}=={pins[name]}" for name in sorted(of_peers) if name not in has}
     out.mkdir(parents=True)
     try:
         kit = Kit(out, python, max(1, int(part_mib * _MIB)))
         kit.add_repository()
-        if needs := lacking(has):
+        if needs:
             kit.add_site("needs", Peer(tuple(needs.values())))
         for name, peer in peers.items():
             kit.add_site(name, peer)
@@ -234,6 +255,28 @@ def pack(out: Path, python: str, has: Mapping[str, str], peers: Mapping[str, Pee
     except BaseException:
         shutil.rmtree(out)
         raise
+
+
+def _peers_of(text: str) -> dict[str, Peer]:
+    """Return the peers of a `--peer`. Raise KitError if there is none of a name."""
+    peers = {}
+    for each in filter(None, map(str.strip, text.split(","))):
+        name, given, wheel = each.partition("=")
+        if given:
+            if not wheel.endswith(".whl"):
+                raise KitError(f"--peer {each}: not a wheel; NAME=FILE.whl takes one of yours")
+            if name in _TAKEN or not re.fullmatch(r"\w[\w-]*", name):
+                raise KitError(
+                    f"--peer {each}: the name is letters, digits, - and _, and none of {', '.join(_TAKEN)}"
+                )
+            peers[name] = Peer((wheel,))
+        elif name in PEERS:
+            peers[name] = PEERS[name]
+        else:
+            raise KitError(
+                f"no peer {name}; there are {', '.join(PEERS)}, and NAME=FILE.whl takes a wheel of yours"
+            )
+    return peers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -255,15 +298,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--part-mib", type=float, default=1024.0, help="size of a part; default: %(default)s")
     options = parser.parse_args(arguments)
-    peers = {}
-    for each in filter(None, options.peer.split(",")):
-        name, _, wheel = each.partition("=")
-        if name not in PEERS and not wheel:
-            parser.error(
-                f"no peer {name}; there are {', '.join(PEERS)}, and NAME=FILE.whl takes a wheel of yours"
-            )
-        peers[name] = Peer((wheel,)) if wheel else PEERS[name]
+    if not 0 < options.part_mib < math.inf:
+        parser.error(f"--part-mib is a number above 0, not {options.part_mib}")
     try:
+        peers = _peers_of(options.peer)
         has = installed_there(options.has.read_text()) if options.has else {}
         pack(options.out, options.python, has, peers, options.part_mib)
     except (KitError, OSError) as error:

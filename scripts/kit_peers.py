@@ -20,8 +20,11 @@ class Peer:
     """Folders of the site that must be on PYTHONPATH, too."""
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     """Files that stand for what the packed ones import of the rest."""
+    needs: tuple[str, ...] = ()
+    """What its files import besides torch and Triton, in the versions of constraints.txt."""
 
 
+_EINOPS = ("einops",)
 _VLLM = {
     "vllm/platforms.py": "class current_platform:\n    is_cuda = staticmethod(lambda: True)\n",
     "vllm/triton_utils.py": "import triton\nimport triton.language as tl\n",
@@ -70,7 +73,7 @@ PEERS = {
         ),
         paths=("nvidia_cutlass_dsl/dsl_packages",),
     ),
-    "fla": Peer(("fla-core==0.6.0", "flash-linear-attention==0.6.0")),
+    "fla": Peer(("fla-core==0.6.0", "flash-linear-attention==0.6.0"), needs=_EINOPS),
     "lightning-attn": Peer(("lightning-attn==0.0.5",)),
     "xformers": Peer(("xformers==0.0.35", "nvidia-cuda-runtime-cu12==12.8.90")),
     "sglang": Peer(
@@ -79,13 +82,19 @@ PEERS = {
             "sglang/kernels/ops/attention/linear/seg_la.py",
             "sglang/kernels/ops/attention/linear/lightning_attn.py",
         ),
+        needs=_EINOPS,
     ),
-    "vllm": Peer(("vllm==0.33.0",), ("vllm/model_executor/layers/lightning_attn.py",), stand_ins=_VLLM),
+    "vllm": Peer(
+        ("vllm==0.33.0",),
+        ("vllm/model_executor/layers/lightning_attn.py",),
+        stand_ins=_VLLM,
+        needs=_EINOPS,
+    ),
     # nvcc and ninja compile its kernels at the first call: the machine must have both.
     "flashinfer": Peer(
         ("flashinfer-python==0.7.4", "apache-tvm-ffi==0.1.11"),
         (*_FLASHINFER_FILES, "tvm_ffi/*"),
         stand_ins=_FLASHINFER,
     ),
-    "mamba": Peer(("mamba-ssm==2.3.2.post1 (source)",), _MAMBA),
+    "mamba": Peer(("mamba-ssm==2.3.2.post1 (source)",), _MAMBA, needs=_EINOPS),
 }

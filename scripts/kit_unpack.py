@@ -1,10 +1,11 @@
 """Unpack a kit of `python -m scripts.kit`, which lies beside this file: Python 3.9 and git are enough.
 
     python3 .kit/unpack.py DIR                         # unpack what is whole; again after each copy
-    eval "$(python3 .kit/unpack.py DIR --peer a,b)"    # also PYTHONPATH for these peers
+    path=$(python3 .kit/unpack.py DIR --peer a,b) && eval "$path"   # also PYTHONPATH for these peers
 
-Parts that came in another copy are kept in DIR/parts until all of an archive are there. Exit codes: 0, all
-that was asked for is unpacked; 1, a part is damaged; 3, parts are missing, which it names.
+Parts that came in another copy are kept in DIR/parts until all of an archive are there. A repository that is
+there gets the commit of a newer kit, and keeps what was changed in it. Exit codes: 0, all that was asked for
+is unpacked; 1, a part of it is damaged, or git cannot unpack it; 3, parts of it are missing, which it names.
 """
 
 import argparse
@@ -28,7 +29,14 @@ def main():
     parser.add_argument("--peer", default="", metavar="LIST", help="print the PYTHONPATH with these peers")
     options = parser.parse_args()
     root = options.dir.resolve()
-    archives = json.loads((HERE / "manifest.json").read_text())["archives"]
+    try:
+        manifest = json.loads((HERE / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        print(f"copy manifest.json of the kit beside this file again: {error}", file=sys.stderr)
+        return 1
+    archives = manifest["archives"]
+    if manifest["python"] != "{}.{}".format(*sys.version_info):
+        print(f"note: the kit is for Python {manifest['python']}, which this is not", file=sys.stderr)
     wanted = [name for name in options.peer.split(",") if name]
     unknown = [name for name in wanted if name not in archives]
     if unknown:
@@ -36,7 +44,7 @@ def main():
         return 2
     parts = root / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    missing = {}
+    missing, damaged = {}, []
     for name, archive in archives.items():
         mark = root / f".{name}"
         if mark.exists() and mark.read_text() == archive["sha256"]:
@@ -50,17 +58,20 @@ def main():
         content = b"".join((parts / part).read_bytes() for part in archive["parts"])
         if hashlib.sha256(content).hexdigest() != archive["sha256"]:
             print(f"{name} is damaged: copy {', '.join(archive['parts'])} again", file=sys.stderr)
+            damaged.append(name)
+            continue
+        try:
+            unpack(name, content, root)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"{root / name} cannot be unpacked: {error}", file=sys.stderr)
             return 1
-        unpack(name, content, root)
         mark.write_text(archive["sha256"])
         for part in archive["parts"]:
             (parts / part).unlink()
-    lacks = [
-        part
-        for name, absent in missing.items()
-        if not wanted or name in wanted or name in ("repository", "needs")
-        for part in absent
-    ]
+    asked = {*wanted, "repository", "needs"} if wanted else set(archives)
+    lacks = [part for name, absent in missing.items() if name in asked for part in absent]
+    if asked & set(damaged):
+        return 1
     if lacks:
         print(f"still to come: {', '.join(lacks)}", file=sys.stderr)
         return 3
@@ -72,23 +83,29 @@ def main():
 
 
 def unpack(name, content, root):
-    """Unpack an archive into its folder below `root`, in place of an older one."""
+    """Unpack an archive into its folder below `root`: a site in place of an older one."""
     target = root / name
-    shutil.rmtree(target, ignore_errors=True)
     if name == "repository":
         bundle = root / "repository.bundle"
         bundle.write_bytes(content)
-        subprocess.run(
-            ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", str(bundle), str(target)],
-            check=True,
-        )
+        if (target / ".git").exists():  # it may hold results
+            git("-C", target, "fetch", "--quiet", bundle, "HEAD")
+            git("-C", target, "checkout", "--quiet", "--detach", "FETCH_HEAD")
+        else:
+            git("clone", "--quiet", bundle, target)
         bundle.unlink()
         return
+    shutil.rmtree(target, ignore_errors=True)
     packed = root / "archive.tar.xz"
     packed.write_bytes(content)
     with lzma.open(packed) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
-        tar.extractall(target, filter="data")
+        tar.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     packed.unlink()
+
+
+def git(*arguments):
+    """Run git. Raise CalledProcessError, after git has said why, if it fails."""
+    subprocess.run(["git", "-c", "advice.detachedHead=false", *map(str, arguments)], check=True)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,23 @@ import zipfile
 import pytest
 
 from lightning_bench.record.codec import read_cells
-from scripts.kit import KitError, installed_there, lacking, lay_out, main
-from scripts.kit_peers import PEERS
+from scripts.kit import Kit, KitError, installed_there, lacking, lay_out, main
+from scripts.kit import pack as pack_kit
+from scripts.kit_peers import PEERS, Peer
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a kit holds the history of a clone")
+PYTHON = "{}.{}".format(*sys.version_info)
+
+
+def git(folder, *arguments):
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".git").exists() or git(ROOT, "rev-parse", "--is-shallow-repository") == "true",
+    reason="a kit holds the whole history of a clone",
+)
 
 
 def wheel(folder, name, **files):
@@ -38,7 +50,7 @@ def has_all(tmp_path):
 
 def pack(tmp_path, has, peers, *options):
     kit = tmp_path / "kit"
-    assert main([str(kit), "--has", str(has), "--peer", peers, *options]) == 0
+    assert main([str(kit), "--has", str(has), "--peer", peers, "--python", PYTHON, *options]) == 0
     return kit
 
 
@@ -78,23 +90,103 @@ def test_kit_in_two_copies(tmp_path, has_all):
     assert said.stdout.split()[:2] == ["first", "second"], said.stderr
     assert said.stdout.split()[2] == str(there / "repository" / "lightning_bench" / "__init__.py")
     assert not any((there / "parts").iterdir())
-    assert head(there / "repository") == head(ROOT)
-
-
-def head(folder):
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert git(there / "repository", "rev-parse", "HEAD") == git(ROOT, "rev-parse", "HEAD")
 
 
 def test_damaged_part(tmp_path, has_all):
-    kit = pack(tmp_path, has_all, f"one={wheel(tmp_path, 'one', **{'one.py': ''})}")
+    one, other = (f"{name}={wheel(tmp_path, name, **{f'{name}.py': ''})}" for name in ("one", "other"))
+    kit = pack(tmp_path, has_all, f"{one},{other}")
     part = kit / "one.tar.xz.0"
     part.write_bytes(part.read_bytes()[:-1])
     done = unpack(kit, tmp_path / "there")
     assert (done.returncode, done.stderr) == (1, "one is damaged: copy one.tar.xz.0 again\n")
     done = unpack(kit, tmp_path / "there", "--peer", "two")
     assert done.returncode == 2
-    assert done.stderr == "no peer two in this kit; it has repository, one\n"
+    assert done.stderr == "no peer two in this kit; it has repository, one, other\n"
+    done = unpack(kit, tmp_path / "there", "--peer", "other")  # which is not damaged
+    assert (done.returncode, "one is damaged" in done.stderr) == (0, True)
+    assert (tmp_path / "there" / "other" / "other.py").exists()
+    (kit / "manifest.json").write_text("{")
+    done = unpack(kit, tmp_path / "there")
+    assert done.returncode == 1
+    assert done.stderr.startswith("copy manifest.json of the kit beside this file again")
+
+
+def test_what_was_measured_stays_when_a_newer_kit_comes(tmp_path, has_all):
+    kit, there = pack(tmp_path, has_all, "", "--python", "3.9"), tmp_path / "there"
+    note = "note: the kit is for Python 3.9, which this is not\n"
+    assert unpack(kit, there).stderr == note
+    repository = there / "repository"
+    commit = git(repository, "rev-parse", "HEAD")
+    git(repository, "checkout", "--quiet", "HEAD~1")
+    (repository / "results" / "mine.csv").write_text("a row\n")
+    (there / ".repository").write_text("of another kit")
+    done = unpack(kit, there)
+    assert (done.returncode, done.stderr) == (0, note)
+    assert git(repository, "rev-parse", "HEAD") == commit
+    assert (repository / "results" / "mine.csv").read_text() == "a row\n"
+    mine = tmp_path / "mine"
+    (mine / "repository").mkdir(parents=True)
+    (mine / "repository" / "notes.txt").write_text("not of a kit")
+    done = unpack(kit, mine)
+    assert done.returncode == 1
+    assert f"{mine / 'repository'} cannot be unpacked" in done.stderr
+    assert (mine / "repository" / "notes.txt").exists()
+
+
+def test_python_whose_tarfile_knows_no_filters(tmp_path, has_all):
+    """As 3.11.2 of Debian 12 does not."""
+    kit = pack(tmp_path, has_all, f"one={wheel(tmp_path, 'one', **{'one.py': ''})}")
+    script = """
+import runpy, sys, tarfile
+del tarfile.data_filter
+plain = tarfile.TarFile.extractall
+tarfile.TarFile.extractall = lambda self, path=".": plain(self, path)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    command = [
+        sys.executable,
+        "-I",
+        "-W",
+        "ignore",
+        "-c",
+        script,
+        str(kit / "unpack.py"),
+        str(tmp_path / "there"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "there" / "one" / "one.py").exists()
+
+
+def test_shallow_clone(tmp_path, has_all, monkeypatch, capsys):
+    git(tmp_path, "clone", "--quiet", "--depth", "1", "--no-checkout", ROOT.as_uri(), "shallow")
+    monkeypatch.setattr("scripts.kit.ROOT", tmp_path / "shallow")
+    (tmp_path / "shallow" / "constraints.txt").write_text("")
+    assert main([str(tmp_path / "kit"), "--has", str(has_all)]) == 1
+    assert "run `git fetch --unshallow`" in capsys.readouterr().err
+    assert not (tmp_path / "kit").exists()
+
+
+def test_what_is_not_committed_and_what_peers_import(tmp_path, has_all, monkeypatch, capsys):
+    """The first is not packed, which is said, and the second is, if it is not there."""
+    monkeypatch.setattr("scripts.kit.ROOT", tmp_path)
+    (tmp_path / "constraints.txt").write_text("einops==0.8.2\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "constraints.txt")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "one")
+    sites = {}
+    monkeypatch.setattr(Kit, "add_site", lambda _, name, peer: sites.update({name: peer.wheels}))
+    monkeypatch.setattr(Kit, "finish", lambda _: None)
+    has, mine = installed_there(has_all.read_text()), Peer((), needs=("einops",))
+    pack_kit(tmp_path / "kit", PYTHON, has, {"mine": mine}, 1)
+    assert sites.pop("needs") == ("einops==0.8.2",)
+    assert "does not hold what is not committed" in capsys.readouterr().err
+    git(tmp_path, "clean", "--quiet", "--force", "-d")
+    pack_kit(tmp_path / "kit", PYTHON, {**has, "einops": ""}, {"mine": mine}, 1)
+    assert sites == {"mine": ()}
+    assert capsys.readouterr().err == ""
 
 
 def test_only_files_that_are_wanted(tmp_path):
@@ -137,12 +229,21 @@ def test_what_is_lacking():
     [
         (["--peer", "nobody"], "no peer nobody; there are flash2, flash4"),
         (["--peer", "mine=none.whl"], "none.whl does not exist"),
+        (["--peer", "mine=bad.whl"], "bad.whl is no wheel"),
+        (["--peer", "mine=other"], "--peer mine=other: not a wheel; NAME=FILE.whl takes one of yours"),
+        (["--peer", "parts=bad.whl"], "none of needs, parts, repository"),
+        (["--peer", "../mine=bad.whl"], "the name is letters, digits, - and _"),
         (["--has", "bad.txt"], "'torch==new' is no line of `pip list --format=freeze`"),
+        (["--has", "empty.txt"], "a kit does not hold torch with its CUDA libraries: install torch=="),
+        (["--part-mib", "0"], "--part-mib is a number above 0, not 0.0"),
+        (["--part-mib", "nan"], "--part-mib is a number above 0, not nan"),
     ],
 )
 def test_what_cannot_be_packed(tmp_path, has_all, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.txt").write_text("torch==new\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bad.whl").write_text("no zip file")
     has = [] if "--has" in arguments else ["--has", str(has_all)]
     try:
         code = main(["kit", *has, *arguments])
@@ -159,6 +260,14 @@ def test_a_kit_that_exists(tmp_path, has_all, capsys):
     assert "exists: name a new folder" in capsys.readouterr().err
     with pytest.raises(KitError, match="no line"):
         installed_there("torch=2")
+
+
+def test_versions_that_are_none():
+    """Debian has packages whose versions pip prints so."""
+    assert installed_there("distro-info===1.1build1\ntorch==2.8.0a0+nv25.6\n") == {
+        "distro-info": "",
+        "torch": "2.8.0a0+nv25.6",
+    }
 
 
 def test_peers_are_of_the_versions_measured():
