@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lightning_bench.families.definition import Problem
 
-_BLOCK = 128
+_BLOCK = {"cpu": 128, "cuda": 512}
+"""Tokens of a block: on a GPU, launches one after the other cost more than what longer blocks compute."""
+_LEAST_ROWS = 128
 _SCORE_ELEMENTS = 2**26  # fp64 scores that the softmax oracle holds at once: 512 MiB
 
 
@@ -40,7 +42,7 @@ def softmax_attention(
     pairs, n, d = q.shape
     scale = 1.0 / math.sqrt(d)
     # In several blocks, since a causal one has no scores for the keys behind it.
-    rows = max(1, min(n, max(_BLOCK, n // 8), _SCORE_ELEMENTS // (pairs * n)))
+    rows = max(1, min(n, max(_LEAST_ROWS, n // 8), _SCORE_ELEMENTS // (pairs * n)))
     tensors = {"o": torch.empty_like(v)}
     if gradients:
         tensors |= {"dq": torch.empty_like(q), "dk": torch.zeros_like(k), "dv": torch.zeros_like(v)}
@@ -71,16 +73,17 @@ def continued(
     `state` is S before the first token, [P, d, e]; None means zeros.
     """
     pairs, n, _ = q.shape
+    block = _BLOCK[q.device.type]
     o = torch.empty(pairs, n, v.shape[2], dtype=q.dtype, device=q.device)
     if state is None:
         state = torch.zeros(pairs, q.shape[2], v.shape[2], dtype=q.dtype, device=q.device)
-    steps = torch.arange(_BLOCK, dtype=q.dtype, device=q.device)
+    steps = torch.arange(block, dtype=q.dtype, device=q.device)
     rate = decay.to(q.dtype)[:, None]
     distance = steps[:, None] - steps[None, :]
     mask = torch.where(distance >= 0, torch.exp(-rate[:, :, None] * distance.clamp(min=0)), 0.0)
     into = torch.exp(-rate * (steps + 1))[:, :, None]
-    for start in range(0, n, _BLOCK):
-        size = min(_BLOCK, n - start)
+    for start in range(0, n, block):
+        size = min(block, n - start)
         part = slice(start, start + size)
         qb, kb, vb = q[:, part], k[:, part], v[:, part]
         scores = (qb @ kb.mT) * mask[:, :size, :size]

@@ -71,8 +71,10 @@ def test_every_oracle_is_its_definition(family: Family, n: int, d: int, e: int, 
 
 
 @pytest.mark.parametrize("decay", [0.0, 1e-6, 0.004, 0.5, 8.0])
-@pytest.mark.parametrize("n", [256, 257, 600])
-def test_decay_crosses_blocks(n: int, decay: float) -> None:
+@pytest.mark.parametrize("n", [256, 257, 600, 1024])
+@pytest.mark.parametrize("blocks_of", ["cpu", "cuda"])
+def test_decay_crosses_blocks(n: int, blocks_of: str, decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(exact._BLOCK, "cpu", exact._BLOCK[blocks_of])
     p = problem(2, n, 8, 5, decay)
     assert_close(solve("linear_decay", p, gradients=True), naive("linear_decay", p), p)
 
