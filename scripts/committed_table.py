@@ -14,7 +14,7 @@ from benchmarks.committed_files import CPU_FILES, FILES, CommittedFile
 from lightning_bench.providers.bundled import KERNELS
 from lightning_bench.record.codec import read_cells
 from lightning_bench.words import counted
-from scripts.stale_results import bundled_functions
+from scripts.stale_results import bundled_providers
 
 RESULTS = Path(__file__).parents[1] / "results"
 HEAD = ("file", "made by", "has", "of our kernels", "at commit")
@@ -33,7 +33,7 @@ def contents(file: CommittedFile) -> tuple[str, str, str]:
     cells = read_cells(RESULTS / file.path)
     if not cells:
         return "not measured yet", NONE, NONE
-    ours = {*bundled_functions(), KERNELS}
+    ours = {*bundled_providers(), KERNELS}
     versions = dict.fromkeys(
         row["provider_version"]
         for row in cells

@@ -2,7 +2,8 @@
 
 For a function it is that of its module and of all that it imports: a change in the kernels that serve leaves
 the rows of training as they are. The version in a row tells of all sources together; with the commit in that
-row, git tells of those that mattered to it. For a model it is its own file and that of all models.
+row, git tells of those that mattered to it. For a model it is its own file, that of all models, and what
+plugs attention into it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = f"kernels/{KERNELS}"
 MODELS = "lightning_bench/models"
 _OF_MODEL = {"transnormer": "transnormer_llm.py", "llama": "llama.py"}
+_PLUGGED = ("attention_of", "build_model")
+"""What a run calls in plugged_attention.py; the rest of it judges."""
 _HARMLESS = {"aggregate", "cache", "constexpr_function", "dataclass", "jit"}
 _FOLDERS = ExitStack()
 atexit.register(_FOLDERS.close)
@@ -43,7 +46,7 @@ def same_sources(function: str, commit: str, root: Path = ROOT) -> bool | None:
 def same_model(architecture: str, commit: str, root: Path = ROOT) -> bool | None:
     """Say whether models of an architecture run the code that they ran at a commit, as `same_sources` does.
 
-    Everything in both files counts but comments and docstrings.
+    Everything in both files counts but comments and docstrings; sizes do not, which figures in the rows tell.
     """
     then = _model_digest(architecture, commit, root)
     return None if then is None else then == _model_digest(architecture, None, root)
@@ -54,8 +57,11 @@ def _model_digest(architecture: str, commit: str | None, root: Path) -> str | No
     tree = _tree(commit, root, MODELS)
     if tree is None:
         return None
-    paths = (tree / MODELS / name for name in ("language_model.py", _OF_MODEL[architecture]))
-    return "\0".join(ast.dump(_code(path)) if path.exists() else "" for path in paths)
+    names = ("language_model.py", _OF_MODEL[architecture], "plugged_attention.py")
+    paths = [tree / MODELS / name for name in names]
+    *whole, plugged = (_code(path) if path.exists() else ast.Module([], []) for path in paths)
+    _drop_unnamed([plugged], *_PLUGGED)
+    return "\0".join(map(ast.dump, [*whole, plugged]))
 
 
 @cache
@@ -88,15 +94,15 @@ def _says_nothing(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def _drop_unnamed(modules: Iterable[ast.Module], function: str) -> None:
-    """Drop definitions of modules that neither `function` nor what is run at import names, also in turn.
+def _drop_unnamed(modules: Iterable[ast.Module], *functions: str) -> None:
+    """Drop definitions of modules that neither `functions` nor what is run at import names, also in turn.
 
     A name stands for every definition of that name, also if it is in a string. What may register something
     stays: what has decorators but `_HARMLESS` ones, and constants that are computed by calls.
     """
     modules = list(modules)
     waiting = {id(node): node for module in modules for node in module.body if _defined(node)}
-    named = {function}
+    named = set(functions)
     reached: list[ast.AST] = [node for each in modules for node in each.body if id(node) not in waiting]
     while True:
         named.update(name for node in reached for name in _names(node))
@@ -115,7 +121,10 @@ def _defined(node: ast.stmt) -> set[str]:
         return {node.name} if harmless else set()
     if not isinstance(node, ast.Assign) or any(isinstance(each, ast.Call) for each in ast.walk(node)):
         return set()
-    return {name for target in node.targets for name in _names(target)}
+    targets = [each for target in node.targets for each in ast.walk(target)]
+    if any(isinstance(each, ast.Attribute | ast.Subscript) for each in targets):  # of any object
+        return set()
+    return {each.id for each in targets if isinstance(each, ast.Name)}
 
 
 def _names(node: ast.AST) -> Iterator[str]:
@@ -126,6 +135,8 @@ def _names(node: ast.AST) -> Iterator[str]:
             yield each.attr
         elif isinstance(each, ast.Constant) and isinstance(each.value, str):
             yield each.value
+        elif isinstance(each, ast.alias) and each.asname:
+            yield each.name
 
 
 @cache
@@ -140,16 +151,19 @@ def _tree(commit: str | None, root: Path, folder: str) -> Path | None:
 
 
 def _extracted(commit: str, root: Path, folder: str, tree: Path) -> bool:
-    """Put a folder as of a commit into `tree`, and return whether git knows both."""
+    """Put a folder as of a commit into `tree`, empty if it had none. Return whether git knows the commit."""
     if not commit.isalnum():  # as with `-dirty`
         return False
     archive = tree / "sources.tar"
     try:
+        if run_git(root, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
+            return False
         done = run_git(root, "archive", "-o", str(archive), commit, folder)
     except OSError:  # no git
         return False
-    if done.returncode:
-        return False
+    if done.returncode:  # the folder was elsewhere then
+        (tree / folder).mkdir(parents=True)
+        return True
     with tarfile.open(archive) as tar:
         tar.extractall(tree, filter="data")
     return True

@@ -7,11 +7,12 @@ Reads CSVs and measures nothing:
     python scripts/stale_results.py --github              # and as warnings of a workflow
 
 A row of a bundled provider is stale if its version is not that of the sources in kernels/, unless its own
-function runs the code that it ran at the row's commit (scripts/kernel_sources.py); a row of a model, if the
-model ran other code at that commit; a row with a time, if its least bytes, FLOPs or ``floor_ms`` are not
-those that the families' definitions give now. CSVs of the benchmarks are looked at if they have the column
-``provider_version``; without a column ``provider`` all of their rows are of our kernels. One line for each
-file and reason; exit status 1 if there is any.
+functions run the code that they ran at the row's commit (scripts/kernel_sources.py); a row of a model, if the
+model ran other code at that commit or was of another size; a row with a time, if its least bytes, FLOPs or
+``floor_ms`` are not those that the families' definitions give now. This needs the commits, which a shallow
+clone lacks. CSVs of the benchmarks are looked at if they have the column ``provider_version``; without a
+column ``provider`` all of their rows are of our kernels. One line for each file and reason; exit status 1 if
+there is any.
 `python -m benchmarks.run_all` measures what is stale.
 """
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import Work
+from lightning_bench.machine.git import run_git
 from lightning_bench.machine.mix import COPY
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers import get_provider, provider_names
@@ -62,16 +64,16 @@ def repository_version() -> str:
     return bundled_version(digest_of([ROOT / "kernels" / KERNELS]))
 
 
-def bundled_functions() -> dict[str, str]:
-    """Return the providers whose version is that of our kernels, and the function of each."""
+def bundled_providers() -> dict[str, BundledProvider]:
+    """Return the providers whose version is that of our kernels."""
     providers = {name: get_provider(name) for name in provider_names()}
-    return {name: each.function for name, each in providers.items() if isinstance(each, BundledProvider)}
+    return {name: each for name, each in providers.items() if isinstance(each, BundledProvider)}
 
 
 def stale_results(paths: Sequence[Path]) -> list[Stale]:
     """Return what is stale in these files and folders: result files in order, then CSVs of benchmarks."""
     found = result_files(paths)
-    version, bundled = repository_version(), {**bundled_functions(), KERNELS: ""}
+    version, bundled = repository_version(), {**bundled_providers(), KERNELS: None}
     stale: list[Stale] = []
     scripts = [path for path in found.files if path in found.named and _of_script(path)]
     for path in found.files:
@@ -86,7 +88,7 @@ def stale_results(paths: Sequence[Path]) -> list[Stale]:
                 (row.get("provider", KERNELS), row["provider_version"], row.get("harness_commit", ""))
                 for row in cells
             ]
-            faults = ((name, _of_version(name, its, at, version, bundled)) for name, its, at in rows)
+            faults = ((name, _of_version(name, its, at, version, bundled, "")) for name, its, at in rows)
             stale += _grouped(path, len(cells), faults)
     return stale
 
@@ -98,33 +100,50 @@ def _of_script(path: Path) -> bool:
 
 
 def _faults(
-    records: Iterable[Record], version: str, bundled: Mapping[str, str]
+    records: Iterable[Record], version: str, bundled: Mapping[str, BundledProvider | None]
 ) -> Iterator[tuple[str, str | None]]:
     for record in records:
         its, at = record.provider_version, record.harness_commit
-        yield record.provider, _of_version(record.provider, its, at, version, bundled)
+        yield record.provider, _of_version(record.provider, its, at, version, bundled, record.metric)
         yield record.provider, _of_model(record)
         yield record.provider, floor_fault(record)
 
 
-def _of_version(provider: str, its: str, commit: str, version: str, bundled: Mapping[str, str]) -> str | None:
+def _of_version(
+    provider: str,
+    its: str,
+    commit: str,
+    version: str,
+    bundled: Mapping[str, BundledProvider | None],
+    metric: str,
+) -> str | None:
     if provider not in bundled or its == version or not its:
         return None
-    if (function := bundled[provider]) and same_sources(function, commit):
+    known = bundled[provider]
+    if known and all(same_sources(function, commit) for function in known.functions(metric)):
         return None
     return f"kernels {its}; those of the repository are {version}"
 
 
 def _of_model(record: Record) -> str | None:
-    """Return that a row with a time is of a model of other code, or None; also if git does not know it."""
+    """Return that a row with a time is of a model of other code or size, or None.
+
+    Code that git does not know counts as that of the repository.
+    """
     size = MODELS.get(record.model)
-    if (
-        size is None
-        or record.median_ms is None
-        or same_model(size.architecture, record.harness_commit) in (True, None)
-    ):
+    if size is None or record.median_ms is None:
         return None
-    return "a model that ran other code than the repository's"
+    if same_model(size.architecture, record.harness_commit) is False:
+        return "a model that ran other code than the repository's"
+    if record.metric == "train":
+        its, now = record.model_flops, size.step_flops(record.shape)
+    elif record.metric == "generate":
+        its, now = record.model_bytes, size.decoding_bytes(record.shape)
+    else:
+        return None
+    if its is not None and not math.isclose(its, now, rel_tol=_CLOSE):
+        return "a model of another size, or figures of another definition"
+    return None
 
 
 def floor_fault(record: Record) -> str | None:
@@ -164,6 +183,13 @@ def _grouped(path: Path, total: int, faults: Iterable[tuple[str, str | None]]) -
     ]
 
 
+def _is_shallow() -> bool:
+    try:
+        return run_git(ROOT, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+    except OSError:  # no git
+        return False
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what is stale; return 1 if anything is, 2 if a file cannot be read."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -175,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         parser.error(str(error))
     sink = Sink()
+    if _is_shallow():
+        sink.note("this clone lacks older commits, and so rows may seem stale or not: git fetch --unshallow")
     for each in stale:
         path, text = shown_path(each.path), " ".join(str(each).split())
         sink.line(f"{path}: {text}")

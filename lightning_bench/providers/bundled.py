@@ -53,6 +53,10 @@ class BundledProvider(Provider):
         missing = [name for name in self.needs if find_spec(name) is None]
         return f"{missing[0]} is not installed; pip install {missing[0]}" if missing else None
 
+    def functions(self, metric: str) -> tuple[str, ...]:
+        """Return the functions of the kernels that are run for a row of this metric."""
+        return (self.function,)
+
     def load(self) -> None:
         """Import the function. Raise ImportError if it does not exist."""
         self._function()

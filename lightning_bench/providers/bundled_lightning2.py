@@ -28,6 +28,10 @@ class _Decoding(BundledProvider):
         """Return why it cannot decode token by token, or None."""
         return None if self.family == "linear_decay" else super().undecodable(shape)
 
+    def functions(self, metric: str) -> tuple[str, ...]:
+        """Return the function, and that of a decoding step if the metric has such steps."""
+        return (self.function, self.decoding_step) if metric == "generate" else (self.function,)
+
     def cache(self, spec: CacheSpec) -> AttentionCache:
         """Return the states of one layer."""
         from lightning_bench.providers.state_cache import StateCache

@@ -150,6 +150,10 @@ class Lightning2Verify(BundledProvider):
     needs: ClassVar[tuple[str, ...]] = ("triton",)
     grouped_heads = True
 
+    def functions(self, metric: str) -> tuple[str, ...]:
+        """Return both functions."""
+        return (self.function, self.commit)
+
     def build(self, inputs: Inputs) -> Callable[[], Tensor]:
         """Return the two calls as one, whose output is [b, n, h, value_dim]."""
         import torch

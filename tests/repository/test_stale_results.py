@@ -13,10 +13,11 @@ import pytest
 from lightning_bench.case import Direction
 from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
+from lightning_bench.models.model_sizes import MODELS as MODEL_SIZES
 from lightning_bench.record import Record, ResultFile
 from scripts import stale_results as stale_results_script
 from scripts.kernel_sources import MODELS, PACKAGE, _digest, _model_digest, _tree, same_model, same_sources
-from scripts.stale_results import bundled_functions, floor_fault, main, repository_version, stale_results
+from scripts.stale_results import bundled_providers, floor_fault, main, repository_version, stale_results
 from tests.support.paths import ROOT
 
 CEILINGS = Ceilings(4200.0, 750.0, 0)
@@ -41,7 +42,7 @@ def row(provider: str = "lightning2", family: str = "linear_decay", direction: D
         case_id=f"{provider}/{direction}/x",
         provider=provider,
         family=family,
-        provider_version=repository_version() if provider in bundled_functions() else "2.0",
+        provider_version=repository_version() if provider in bundled_providers() else "2.0",
         direction=direction,
         dtype="bf16",
         batch=4,
@@ -177,7 +178,22 @@ def test_rows_of_models_are_stale_once_the_model_s_code_changes(
     assert kept(second) == [True, True]
     repository({place("language_model"): "PARTS = 2\n"})
     assert kept(first) == kept(second) == [False, False]
+    plugged = "def attention_of(): ...\ndef build_model(): ...\n"
+    third = repository({place("plugged_attention"): plugged})
+    assert kept(second) == [False, False]
+    repository({place("plugged_attention"): f"{plugged}def exact_softmax(): ...\n"})  # which only judges
+    assert kept(third) == [True, True]
+    repository({place("plugged_attention"): plugged.replace("attention_of(): ...", "attention_of(x): ...")})
+    assert kept(third) == [False, False]
     assert kept(f"{second}-dirty") == kept("0123456789ab") == [None, None]
+
+
+def test_models_that_were_elsewhere_are_other_models(
+    repository: Callable[[dict[str, str]], str], tmp_path: Path
+) -> None:
+    first = repository({"__init__.py": ""})
+    repository({f"../../{MODELS}/llama.py": "def llama(): ...\n"})
+    assert same_model("llama", first, tmp_path) is False
 
 
 @pytest.mark.parametrize(
@@ -198,6 +214,43 @@ def test_rows_of_models_that_ran_other_code(
     of_model = replace(row("flash2", "softmax"), model=model, median_ms=median_ms, harness_commit=commit)
     found = stale_results([write(tmp_path / "a.csv", of_model)])
     assert [each.reason for each in found] == ["a model that ran other code than the repository's"] * stale
+
+
+def test_rows_of_models_of_another_size(tmp_path: Path) -> None:
+    plain = replace(row("flash2", "softmax"), model="llama-0.4b", batch=1, direction="fwd_bwd", new_tokens=64)
+    size, shape = MODEL_SIZES[plain.model], plain.shape
+    trained = replace(plain, metric="train", model_flops=size.step_flops(shape))
+    generated = replace(plain, metric="generate", model_bytes=size.decoding_bytes(shape))
+    assert stale_results([write(tmp_path / "a.csv", trained, generated)]) == []
+    wider = replace(size, glu_width=size.glu_width + 128)
+    trained = replace(trained, model_flops=wider.step_flops(shape))
+    generated = replace(generated, model_bytes=wider.decoding_bytes(shape))
+    (found,) = stale_results([write(tmp_path / "b.csv", trained, generated)])
+    assert (found.rows, found.reason) == (2, "a model of another size, or figures of another definition")
+
+
+@pytest.mark.parametrize(
+    ("provider", "metric", "functions"),
+    [
+        ("lightning2", "train", ("lightning_attn2",)),
+        ("lightning2", "generate", ("lightning_attn2", "lightning_attn2_step")),
+        (
+            "lightning2-verify-torch",
+            "speed",
+            ("lightning_attn2_verify_torch", "lightning_attn2_commit_torch"),
+        ),
+    ],
+)
+def test_rows_are_stale_once_any_function_that_they_ran_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str, metric: str, functions: tuple[str, ...]
+) -> None:
+    older = replace(row(provider), metric=metric, provider_version="0.1.0+aaaaaaaa", median_ms=None)
+    for number, changed in enumerate(("", *functions)):
+        monkeypatch.setattr(stale_results_script, "same_sources", lambda name, _, it=changed: name != it)
+        found = stale_results([write(tmp_path / f"{number}.csv", older)])
+        assert [each.providers for each in found] == [(provider,)] * bool(changed)
+    monkeypatch.setattr(stale_results_script, "same_sources", lambda name, _: name in functions)
+    assert stale_results([write(tmp_path / "others.csv", older)]) == []
 
 
 def test_a_row_outlives_changes_of_sources_that_its_function_does_not_use(
@@ -231,12 +284,17 @@ def test_a_row_outlives_changes_of_sources_that_its_function_does_not_use(
 
 
 BASE = """
+import os
+
 from .tools import helper, registered
+from .tools import original as other_name
+
 LIMIT = 4
+os.environ["ALL"] = "1"
 
 
 def train():
-    return helper(LIMIT), "named_in_a_string"
+    return helper(LIMIT), "named_in_a_string", other_name()
 """
 TOOLS = """
 from functools import cache
@@ -251,6 +309,9 @@ def _more(x):
 
 
 def named_in_a_string(): ...
+
+
+def original(): ...
 """
 
 
@@ -269,6 +330,8 @@ def named_in_a_string(): ...
         ("tools", "def _more(x):\n    return x", "def _more(x):\n    return 2 * x", False),
         ("tools", "def named_in_a_string(): ...", "def named_in_a_string():\n    return 1", False),
         ("tools", "def helper(x):", "def helper(x, y=1):", False),
+        ("tools", "def original(): ...", "def original():\n    return 1", False),
+        ("api", 'os.environ["ALL"] = "1"', 'os.environ["ALL"] = "2"', False),
     ],
 )
 def test_only_code_that_a_function_runs_makes_its_rows_stale(
