@@ -2,8 +2,7 @@
 
 For a function it is that of its module and of all that it imports: a change in the kernels that serve leaves
 the rows of training as they are. The version in a row tells of all sources together; with the commit in that
-row, git tells of those that mattered to it. For a model it is its own file, that of all models, and what
-plugs attention into it.
+row, git tells of those that mattered to it. For a model it is its own file and those of all models.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = f"kernels/{KERNELS}"
 MODELS = "lightning_bench/models"
 _OF_MODEL = {"transnormer": "transnormer_llm.py", "llama": "llama.py"}
+_NOT_RUN = {"byte_text.py", "model_sizes.py", "published.py"}
+"""Files of that folder without code that a step runs; all others count for every model."""
 _PLUGGED = ("attention_of", "build_model")
 """What a run calls in plugged_attention.py; the rest of it judges."""
 _HARMLESS = {"aggregate", "cache", "constexpr_function", "dataclass", "jit"}
@@ -46,7 +47,8 @@ def same_sources(function: str, commit: str, root: Path = ROOT) -> bool | None:
 def same_model(architecture: str, commit: str, root: Path = ROOT) -> bool | None:
     """Say whether models of an architecture run the code that they ran at a commit, as `same_sources` does.
 
-    Everything in both files counts but comments and docstrings; sizes do not, which figures in the rows tell.
+    Everything in its files counts but comments, docstrings and what judges; sizes do not, which figures in
+    the rows tell.
     """
     then = _model_digest(architecture, commit, root)
     return None if then is None else then == _model_digest(architecture, None, root)
@@ -57,11 +59,12 @@ def _model_digest(architecture: str, commit: str | None, root: Path) -> str | No
     tree = _tree(commit, root, MODELS)
     if tree is None:
         return None
-    names = ("language_model.py", _OF_MODEL[architecture], "plugged_attention.py")
-    paths = [tree / MODELS / name for name in names]
-    *whole, plugged = (_code(path) if path.exists() else ast.Module([], []) for path in paths)
-    _drop_unnamed([plugged], *_PLUGGED)
-    return "\0".join(map(ast.dump, [*whole, plugged]))
+    left_out = _NOT_RUN | {name for other, name in _OF_MODEL.items() if other != architecture}
+    paths = sorted((tree / MODELS).glob("*.py"))
+    files = {path.name: _code(path) for path in paths if path.name not in left_out}
+    if plugged := files.get("plugged_attention.py"):
+        _drop_unnamed([plugged], *_PLUGGED)
+    return "".join(f"{name}\0{ast.dump(module)}\0" for name, module in files.items())
 
 
 @cache

@@ -185,6 +185,11 @@ def test_rows_of_models_are_stale_once_the_model_s_code_changes(
     assert kept(third) == [True, True]
     repository({place("plugged_attention"): plugged.replace("attention_of(): ...", "attention_of(x): ...")})
     assert kept(third) == [False, False]
+    fourth = repository({place("norms"): "NORM = 1\n"})
+    repository({place("model_sizes"): "", place("published"): "", place("byte_text"): ""})
+    assert kept(fourth) == [True, True]
+    repository({place("norms"): "NORM = 2\n"})
+    assert kept(fourth) == [False, False]
     assert kept(f"{second}-dirty") == kept("0123456789ab") == [None, None]
 
 
