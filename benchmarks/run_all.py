@@ -51,7 +51,7 @@ from lightning_bench.record.codec import read_cells, replace_file
 from lightning_bench.record.row import COLUMNS
 from lightning_bench.record.samples import sidecar_path
 from lightning_bench.words import counted, duration
-from scripts.stale_results import repository_version, stale_results
+from scripts.stale_results import model_fault, repository_version, stale_results
 
 ROOT = Path(__file__).parents[1]
 NOTE = "begun.json"
@@ -183,11 +183,12 @@ def _stale_within(folder: Path) -> bool:
 
 
 def _go_on(file: CommittedFile, source: Path, target: Path) -> None:
-    """Copy the rows that this kind of machine has measured with the versions that are installed here."""
+    """Copy the rows that this kind of machine has measured with the versions and models that are here."""
     here, machine = versions(file), machine_of(file).id
     with ResultFile(target) as copy:
         for record in read_records(source):
-            if record.machine_id == machine and here.get(record.provider) == record.provider_version:
+            same_version = here.get(record.provider) == record.provider_version
+            if record.machine_id == machine and same_version and model_fault(record) is None:
                 copy.append(record)
     if sidecar_path(source).exists():
         shutil.copy(sidecar_path(source), sidecar_path(target))

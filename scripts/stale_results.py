@@ -105,7 +105,7 @@ def _faults(
     for record in records:
         its, at = record.provider_version, record.harness_commit
         yield record.provider, _of_version(record.provider, its, at, version, bundled, record.metric)
-        yield record.provider, _of_model(record)
+        yield record.provider, model_fault(record)
         yield record.provider, floor_fault(record)
 
 
@@ -125,7 +125,7 @@ def _of_version(
     return f"kernels {its}; those of the repository are {version}"
 
 
-def _of_model(record: Record) -> str | None:
+def model_fault(record: Record) -> str | None:
     """Return that a row with a time is of a model of other code or size, or None.
 
     Code that git does not know counts as that of the repository.

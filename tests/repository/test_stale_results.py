@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import run_all
+from benchmarks.committed_files import CommittedFile
+from benchmarks.stale_files import machine_of, versions
 from lightning_bench.case import Direction
 from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.models.model_sizes import MODELS as MODEL_SIZES
-from lightning_bench.record import Record, ResultFile
+from lightning_bench.record import Record, ResultFile, read_records
 from scripts import stale_results as stale_results_script
 from scripts.kernel_sources import MODELS, PACKAGE, _digest, _model_digest, _tree, same_model, same_sources
 from scripts.stale_results import bundled_providers, floor_fault, main, repository_version, stale_results
@@ -232,6 +235,20 @@ def test_rows_of_models_of_another_size(tmp_path: Path) -> None:
     generated = replace(generated, model_bytes=wider.decoding_bytes(shape))
     (found,) = stale_results([write(tmp_path / "b.csv", trained, generated)])
     assert (found.rows, found.reason) == (2, "a model of another size, or figures of another definition")
+
+
+def test_a_sweep_does_not_go_on_from_rows_of_models_that_ran_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would be stale for ever: a sweep measures no case that has a row."""
+    file = CommittedFile("made-up/rows.csv", ("lbench train quick --model llama-tiny",), gpus=0)
+    (provider, version), *_ = versions(file).items()
+    here = {"machine_id": machine_of(file).id, "provider_version": version, "model": "llama-tiny"}
+    now = replace(row(provider, "softmax"), harness_commit="now", **here)
+    older = replace(now, case_id="older", harness_commit="older")
+    monkeypatch.setattr(stale_results_script, "same_model", lambda _, commit: commit == "now")
+    run_all._go_on(file, write(tmp_path / "a.csv", now, older), tmp_path / "b.csv")
+    assert [each.case_id for each in read_records(tmp_path / "b.csv")] == [now.case_id]
 
 
 @pytest.mark.parametrize(
