@@ -11,6 +11,7 @@ import pandas as pd
 
 from lightning_bench.errors import UsageError
 from lightning_bench.model_run import MODEL_RUN
+from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.record import Row, latest_by, read_rows, suite_case_key
 from lightning_bench.record.frame import to_frame
 from lightning_bench.record.function_files import of_several_files, told_apart
@@ -25,6 +26,7 @@ SHAPE = ("metric", "device", "direction", "dtype", "batch", "heads", *DIMS, *VAR
 """Columns that the rows of every table agree in."""
 
 _MOST_PAIRS = 3
+_ORDER = {name: place for place, name in enumerate(MODELS)}
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -88,9 +90,18 @@ def published_folder() -> Path:
 def latest_rows(rows: Iterable[Row]) -> list[Row]:
     """Return the last row by time of each case of a suite, metric, protocol and machine.
 
-    They are in order of first appearance, so that columns stay where a sweep put them, and restated.
+    They are in order of first appearance, so that columns stay where a sweep put them, and restated. Models
+    of one suite are in the order of `MODELS`, in whatever parts they were measured.
     """
-    latest = latest_by(rows, suite_case_key).values()
+    latest = [*latest_by(rows, suite_case_key).values()]
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, row in enumerate(latest):
+        if row.record.model in MODELS:
+            places.setdefault((row.record.suite, row.record.metric), []).append(place)
+    for own in places.values():
+        ordered = sorted((latest[place] for place in own), key=lambda row: _ORDER[row.record.model])
+        for place, row in zip(own, ordered, strict=True):
+            latest[place] = row
     return [row if (now := restated(row.record)) is row.record else Row(now, row.source) for row in latest]
 
 

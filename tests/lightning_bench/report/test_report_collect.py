@@ -141,6 +141,24 @@ def test_the_last_row_by_time_counts_whatever_the_file(tmp_path: Path) -> None:
     assert latest_rows([*rows, Row(late, "c")]) == [Row(late, "c"), Row(other, "a")]
 
 
+def test_models_of_a_suite_are_in_their_order_in_whatever_parts_they_were_measured() -> None:
+    def of(model: str, provider: str) -> Row:
+        return Row(
+            replace(BASE, metric="train", model=model, provider=provider, case_id=provider + model), "a"
+        )
+
+    measured = [
+        of("tnl-1b", "b"),
+        of("llama-0.4b", "c"),
+        of("tnl-0.4b", "b"),
+        of("tnl-0.4b", "a"),
+        of("of-1b", "d"),
+    ]
+    plain = Row(BASE, "a")
+    rows = latest_rows([measured[0], plain, *measured[1:]])
+    assert rows == [measured[2], plain, measured[3], measured[1], measured[0], measured[4]]
+
+
 CHANGES: dict[str, Any] = {
     "suite": "other",
     "metric": "memory",
