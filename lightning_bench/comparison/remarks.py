@@ -45,8 +45,9 @@ def noise_remarks(
     if estimated.tuning.any():
         names = sorted({cell.provider for cell, tunes in zip(cells, estimated.tuning, strict=True) if tunes})
         found.append(
-            f"{', '.join(names)}: an autotuner may choose anew in each process, so one process on a side "
-            "cannot show that it is slower; take several: --ref, or folders of CSVs"
+            f"{', '.join(names)}: an autotuner may choose anew in each process, so the noise of one process "
+            f"is assumed to be {_tuning(estimated)}, and one process on a side never makes it SLOWER; take "
+            "several: --ref, or folders of CSVs"
         )
     if loaded := int(estimated.loaded.sum()):
         found.append(
@@ -128,6 +129,12 @@ def _assumed(count: int, estimated: Estimated) -> str:
     return (
         f"one run on a side in {counted(count, 'cell')}: the noise between runs is assumed ({stated}{more}). "
         "`lbench calibrate` measures it; folders of CSVs, one run each, and `lbench compare --ref` have many"
+    )
+
+
+def _tuning(estimated: Estimated) -> str:
+    return " or ".join(
+        sorted({f"{100 * ASSUMED[versus.record.device].tuning:g} %" for versus in estimated.timed})
     )
 
 

@@ -61,7 +61,7 @@ def cuda_gpu() -> Gpu:
     with _nvml() as nvml:
         found = _find(nvml)
         if isinstance(found, str):
-            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu")
+            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu (--device cpu)")
         if found.name and not _torch_is_on_a_gpu():
             return found
         return _told_by_torch(nvml, found)
@@ -87,7 +87,7 @@ def use_gpu(number: int) -> None:
     """
     with _nvml() as nvml:
         if isinstance(found := _find(nvml), str):
-            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu")
+            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu (--device cpu)")
         visible = _visible(nvml)
     if number >= len(visible):
         raise UsageError(f"device cuda:{number} is not here; allowed: cuda:0 to cuda:{len(visible) - 1}")
@@ -310,7 +310,7 @@ def _told_by_torch(nvml: Any, gpu: Gpu) -> Gpu:
         variable = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise UsageError(
             f"no CUDA device: torch sees none (CUDA_VISIBLE_DEVICES is {variable!r}); "
-            "mend that, or choose the device cpu"
+            "mend that, or choose the device cpu (--device cpu)"
         )
     properties = torch.cuda.get_device_properties(0)
     boards = _boards(nvml)

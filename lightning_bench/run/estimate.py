@@ -18,7 +18,7 @@ from lightning_bench.words import counted
 # Rows further apart that do not say when their run began are of two runs: no shape takes as long.
 _LONGEST_GAP_S = 600.0
 
-_LONGEST = "sampling at its longest, without starting, checking and warming up"
+_LONGEST = "only sampling, at its longest; starting, checking and warming up come on top"
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ def estimated_time(plan: Plan, cases: Sequence[Case], earlier: Iterable[Record])
     if pace is not None:
         return Estimate(pace * len(cases) * plan.processes, _basis(rows))
     if plan.metric in TIMED:
-        return Estimate(len(cases) * _longest_s(plan), f"{_LONGEST}: no earlier row tells")
+        return Estimate(len(cases) * _longest_s(plan), f"{_LONGEST}: no earlier row says how long")
     if plan.metric == "energy":
         limits = plan.limits
         each = limits.windows * (limits.window_s + 1.5 * limits.rest_s)
-        return Estimate(len(cases) * each, "windows and rests only: no earlier row tells")
-    return Estimate(None, f"no earlier row of {plan.metric} tells")
+        return Estimate(
+            len(cases) * each, "windows and rests only: no earlier row says how long the rest takes"
+        )
+    return Estimate(None, f"no earlier row of {plan.metric} says how long")
 
 
 def needed_mib(plan: Plan, case: Case) -> float:
@@ -125,11 +127,11 @@ def _of_models(plan: Plan, cases: Sequence[Case], rows: Sequence[Record]) -> Est
             without[model] = without.get(model, 0) + 1
             seconds += _longest_s(plan)
     if not used:
-        return Estimate(seconds, f"{_LONGEST}: no earlier row of {', '.join(without)} tells")
+        return Estimate(seconds, f"{_LONGEST}: no earlier row of {', '.join(without)} says how long")
     basis = _basis(list(used.values()))
     if without:
-        basis += f"; {counted(sum(without.values()), 'case')} of {', '.join(without)}, of which no earlier "
-        basis += f"row tells, by {_LONGEST}"
+        basis += f"; no earlier row of {', '.join(without)}: of its "
+        basis += f"{counted(sum(without.values()), 'case')} {_LONGEST}"
     return Estimate(seconds, basis)
 
 

@@ -110,6 +110,8 @@ def _missing_gpu(plan: Plan) -> str:
 
 def _in_words(plan: Plan, count: int, estimate: Estimate) -> str:
     many = f"{counted(len(plan.cases), 'case')}, {plan.processes} × each"
+    if not count:
+        return f"{plan.suite} {plan.metric}: {many}, of which none can run"
     if count < len(plan.cases):
         many += f", of which {count} can run"
     time = "time unknown" if estimate.seconds is None else f"about {duration(estimate.seconds)}"

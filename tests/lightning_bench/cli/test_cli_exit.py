@@ -128,7 +128,7 @@ def test_a_missing_device_is_bad_usage(lbench: Lbench, command: str) -> None:
     ran = lbench(command, "--device", "cuda")
     assert ran.code == 2
     assert ran.err.startswith("lbench: no CUDA device: ")
-    assert "choose the device cpu" in ran.err
+    assert "choose the device cpu (--device cpu)" in ran.err
 
 
 BAD = """\

@@ -159,8 +159,17 @@ def test_dry_run_runs_nothing_and_writes_nothing(
     ]
     time, memory = ran.err.splitlines()
     assert time.startswith("quick speed: 8 cases, 1 × each, of which 6 can run: about ")
-    assert time.endswith("checking and warming up: no earlier row tells)")
+    assert time.endswith("checking and warming up come on top: no earlier row says how long)")
     assert memory.startswith("inputs and outputs take at least 2.0 MiB (")
+
+
+def test_dry_run_of_nothing_that_can_run_gives_no_time(
+    lbench: Lbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = lbench(*PLAN, "--seq-len", "256", "--provider", "xformers")
+    assert ran.code == 0
+    assert ran.err.splitlines()[0] == "quick speed: 2 cases, 1 × each, of which none can run"
 
 
 def test_dry_run_needs_no_gpu(lbench: Lbench, monkeypatch: pytest.MonkeyPatch) -> None:

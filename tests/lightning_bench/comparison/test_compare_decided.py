@@ -276,7 +276,8 @@ def test_one_process_of_a_kernel_that_tunes_itself_is_never_slower_and_many_may_
     found = told()
     assert found.verdict(fla) == "AMBIGUOUS"
     assert "its autotuner may choose anew in each process" in found.cells[fla]["detail"]
-    assert any(remark.startswith("fla-chunk: an autotuner") for remark in found.data["remarks"])
+    (remark,) = [one for one in found.data["remarks"] if one.startswith("fla-chunk: an autotuner")]
+    assert "the noise of one process is assumed to be 30 %" in remark
     for path in files:
         path.unlink()
         path.with_suffix(".samples.jsonl").unlink()

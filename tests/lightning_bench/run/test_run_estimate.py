@@ -75,7 +75,7 @@ def test_without_rows_the_limits_tell_and_else_nothing(plan: Plan) -> None:
         3 * plan.limits.sample_limit_s
     )
     unknown = estimated_time(replace(plan, metric="memory"), plan.cases[:3], rows(0, 2))
-    assert (unknown.seconds, unknown.basis) == (None, "no earlier row of memory tells")
+    assert (unknown.seconds, unknown.basis) == (None, "no earlier row of memory says how long")
     energy = estimated_time(replace(plan, metric="energy"), plan.cases[:10], [])
     assert energy.seconds == pytest.approx(10 * 3 * (5 + 1.5 * 2))
 
@@ -171,7 +171,7 @@ def test_a_model_without_rows_is_said_to_have_none(training: Plan) -> None:
     large = of_model(training, "llama-tiny")
     alone = estimated_time(training, large, earlier)
     assert alone.seconds == pytest.approx(limit * len(large))
-    assert alone.basis.endswith("no earlier row of llama-tiny tells")
+    assert alone.basis.endswith("no earlier row of llama-tiny says how long")
     both = estimated_time(training, training.cases, earlier)
     assert both.seconds == pytest.approx(limit * len(large) + 2 * (len(training.cases) - len(large)))
-    assert f"; {len(large)} cases of llama-tiny, of which no earlier row tells, by sampling" in both.basis
+    assert f"; no earlier row of llama-tiny: of its {len(large)} cases only sampling" in both.basis
