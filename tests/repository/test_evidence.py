@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lightning_bench as lb
 from lightning_bench.record import Record, read_records
 from lightning_bench.suite import Overrides, expand, load_suite
 from scripts import kernel_targets
@@ -257,6 +258,29 @@ def test_bundled_kernels_stay_near_the_floor_and_ahead_of_their_peers() -> None:
     least = [f"{one.reached:.2f}" for one in hardest]
     assert f"smallest ratios are at head_dim 64 and n = 512 ({least[0]} and {least[1]})" in text
     assert f"geometric mean of {len(ahead)} cells, {least[0]} and {least[1]} in the worst" in README
+
+
+def test_one_process_does_not_decide_against_a_kernel_that_tunes_itself() -> None:
+    verdicts = [
+        verdict
+        for name in ("parallelism", "dims")
+        for verdict in lb.compare(
+            H200 / f"{name}-speed.csv", provider="lightning2", against="fla-chunk"
+        ).df.verdict
+    ]
+    assert set(verdicts) == {"AMBIGUOUS"}
+    text = " ".join(RESULTS.split())
+    assert f"leaves all {len(verdicts)} cells against `fla-chunk` AMBIGUOUS" in text
+    assert "too few for `lbench compare` to decide" in README
+
+
+def test_which_speed_rows_are_of_one_process() -> None:
+    limits = " ".join((ROOT / "docs" / "limits.md").read_text().split())
+    files = [
+        file for file in H200.glob("*-speed.csv") if file.name not in ("decode-speed.csv", "verify-speed.csv")
+    ]
+    assert {row.processes for file in files for row in read_records(file)} <= {None, 1}
+    assert "all but some of `decode` and `verify` are of one process per case" in limits
 
 
 def test_the_committed_rows_reach_what_the_kernels_must() -> None:
