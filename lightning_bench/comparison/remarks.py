@@ -71,9 +71,9 @@ def noise_remarks(
         usual = float(np.median(resolution[resolution > limit]))
         finest = "100 %" if usual > math.log(2) else f"{100 * math.expm1(usual):.1f} %"
         found.append(
-            f"the threshold of {100 * threshold:g} % is finer than {coarse} of {len(cells)} cells "
-            f"can resolve: in half of these a change below {finest} would be found in fewer than 95 % of "
-            f"comparisons; {_MORE_RUNS}, a quieter machine or a wider --threshold"
+            f"{coarse} of {len(cells)} cells cannot resolve the threshold of {100 * threshold:g} %: in half "
+            f"of them a change must exceed {finest} to be found in 95 % of comparisons; {_MORE_RUNS}, a "
+            "quieter machine or a wider --threshold"
         )
     return found
 

@@ -56,7 +56,8 @@ def estimated_time(plan: Plan, cases: Sequence[Case], earlier: Iterable[Record])
     rows = _those([row.suite == plan.suite for row in rows], rows)
     pace = _seconds_per_case(rows)
     if pace is not None:
-        return Estimate(pace * len(cases) * plan.processes, _basis(rows))
+        other = "" if rows[0].suite == plan.suite else ", whose cases may take another time"
+        return Estimate(pace * len(cases) * plan.processes, _basis(rows) + other)
     if plan.metric in TIMED:
         return Estimate(len(cases) * _longest_s(plan), f"{_LONGEST}: no earlier row says how long")
     if plan.metric == "energy":

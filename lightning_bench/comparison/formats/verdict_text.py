@@ -109,7 +109,7 @@ def overall_lines(overall: Iterable[Overall]) -> list[str]:
     lines = []
     for mean in overall:
         bounds = interval_text(mean)
-        interval = f", 99 % interval {bounds}" if bounds else ", known to no bound"
+        interval = f", 99 % interval {bounds}" if bounds else ", no finite interval"
         accepted = f"  accepted: {mean.accepted}" if mean.accepted else ""
         cells = counted(mean.cells, "cell")
         lines.append(

@@ -66,7 +66,7 @@ def test_one_run_per_side_is_judged_by_an_assumed_noise_which_the_cell_names(
     assert {cell["noise"] for cell in cells.values()} == {"assumed"}
     ran = lbench("compare", *files)
     assert "assumed (1 % on cuda). `lbench calibrate` measures it" in ran.err
-    assert "the threshold of 3 % is finer than 2 of 2 cells can resolve" in ran.err
+    assert "2 of 2 cells cannot resolve the threshold of 3 %: in half of them a change must exceed" in ran.err
 
 
 def test_a_folder_of_csvs_is_as_many_runs(

@@ -34,7 +34,7 @@ def rows(*after_s: float, **changes: object) -> list[Record]:
 def test_time_goes_by_the_pace_of_earlier_rows(plan: Plan) -> None:
     found = estimated_time(plan, plan.cases[:10], rows(0, 0, 6, 6, 12, device_name="x"))
     assert found.seconds == pytest.approx(10 * 12 / 4)
-    assert found.basis == "by 5 earlier rows of story on x"
+    assert found.basis == "by 5 earlier rows of story on x, whose cases may take another time"
 
 
 def test_the_same_device_and_the_same_suite_go_first(plan: Plan) -> None:
@@ -42,6 +42,7 @@ def test_the_same_device_and_the_same_suite_go_first(plan: Plan) -> None:
     own = rows(0, 2, suite="quick", device_name=name)
     others = rows(0, 9, suite="other", device_name=name) + rows(0, 99, suite="quick", device_name="x")
     assert estimated_time(plan, plan.cases[:1], own + others).seconds == pytest.approx(2)
+    assert estimated_time(plan, plan.cases[:1], own + others).basis == f"by 2 earlier rows of quick on {name}"
     assert estimated_time(plan, plan.cases[:1], others).seconds == pytest.approx(9)
 
 
