@@ -194,7 +194,8 @@ def expand_models(
         wanted = sorted({MODELS[name].family for name in asked})
         raise UsageError(
             f"suite {suite}: none of the providers has the attention of a model that is run: "
-            f"{', '.join(dict.fromkeys(asked))}; allowed: providers of {' or '.join(wanted)}"
+            f"{', '.join(dict.fromkeys(asked))}; allowed: providers of {' or '.join(wanted)}, which "
+            "`lbench providers` lists"
         )
     if faults := [*_idle_providers(overrides, cases), *_idle_models(overrides, cases)]:
         raise UsageError("\n".join(faults))

@@ -138,5 +138,9 @@ def parse_share(option: str, text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 < share < 1:
-        raise UsageError(f"{option} {text!r} is no share of a time; allowed: such as 3% or 0.03")
+        meant = f" (did you mean `{number}%`?)" if 1 <= share < 100 and not number.endswith("%") else ""
+        raise UsageError(
+            f"{option} {text!r} is not between 0 and 100 %{meant}; allowed: a percentage such as 3%, or a "
+            "share such as 0.03"
+        )
     return share

@@ -64,7 +64,9 @@ def profile_case(
     run. If Nsight Compute or Proton give nothing, a note says why.
     """
     if reason := declared_provider(request.provider).unavailable(request.device):
-        raise LbenchError(f"{request.case.id} cannot run here: {reason}")
+        raise LbenchError(
+            f"{request.case.id} cannot run here: {reason}; `lbench providers --here` lists what can"
+        )
     if kept is not None:
         ceilings = kept.ceilings.of(request.dtype)
         pair = (ceilings.gbps, ceilings.tflops, ceilings.l2_bytes)

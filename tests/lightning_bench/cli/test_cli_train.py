@@ -55,7 +55,10 @@ def test_a_plan_in_words(lbench: Lbench) -> None:
         (["train", "quick", "--tokens", "0"], '--tokens: "0" is not allowed'),
         (["train", "quick", "--recompute", "all"], '--recompute: "all" is not known; allowed: none, layers'),
         (["train", "quick", "--compile", "yes"], '--compile: "yes" is not known; allowed: none, parts'),
-        (["train", "quick", "--provider", "gla-torch"], "none of the providers has the attention of a model"),
+        (
+            ["train", "quick", "--provider", "gla-torch"],
+            "linear_decay or softmax, which `lbench providers` lists",
+        ),
         (["train", "quick", "--provider", "+sdpa-math,lightning2"], "some names have a + and some have none"),
     ],
 )

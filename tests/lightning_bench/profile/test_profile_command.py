@@ -222,6 +222,7 @@ def test_a_provider_that_is_not_for_this(lbench: Lbench) -> None:
     ran = lbench("profile", "lightning2", *SMALL)
     assert ran.code == 4
     assert "-cpu cannot run here: " in ran.err
+    assert "`lbench providers --here` lists what can" in ran.err
     ran = lbench("profile", "lightning2-torch", *SMALL, "--dtype", "bf16", "--time-limit", "0.1")
     assert ran.code == 4
     assert "not done within 0.1 s" in ran.err

@@ -121,7 +121,8 @@ def test_a_named_provider_stays_in_its_groups(load: Load) -> None:
 
 def test_providers_that_fit_no_model_are_an_error(load: Load) -> None:
     with pytest.raises(
-        UsageError, match=r"suite mine: none of the providers .* allowed: providers of softmax"
+        UsageError,
+        match=r"suite mine: .* allowed: providers of softmax, which `lbench providers` lists",
     ):
         training(load(table(providers='"sdpa-math"', model='"llama-tiny"')), providers=("lightning2",))
 
