@@ -238,7 +238,8 @@ def test_the_gate_on_a_cpu_passes_what_is_whole_and_fails_what_is_broken(tmp_pat
         if not failed:
             break
     assert (failed, code) == ("", 0), said
-    assert "Nothing is worse in 2 cells" in said
+    # Beside other work one of the cells may stay undecided.
+    assert re.search(r"Nothing is worse in (2 cells|1 cell; not decided: 1 AMBIGUOUS)", said), said
     assert re.match(r"id=\w+\nwhole=true\n", (tmp_path / "output").read_text())
     assert request.git("worktree", "list").count("\n") == 1
     rows = (tmp_path / ".lbench" / "base" / "speed.csv").read_text()
