@@ -170,7 +170,7 @@ def test_shallow_clone(tmp_path, has_all, monkeypatch, capsys):
 
 
 def test_what_is_not_committed_and_what_peers_import(tmp_path, has_all, monkeypatch, capsys):
-    """The first is not packed, which is said, and the second is, if it is not there."""
+    """A kit leaves out what is not committed, and says so; it holds what peers import and is not there."""
     monkeypatch.setattr("scripts.kit.ROOT", tmp_path)
     (tmp_path / "constraints.txt").write_text("einops==0.8.2\n")
     git(tmp_path, "init", "--quiet")

@@ -233,13 +233,13 @@ def test_the_gate_on_a_cpu_passes_what_is_whole_and_fails_what_is_broken(tmp_pat
     # As a cancelled job leaves it: the folder is gone, git still knows of it.
     request.git("worktree", "add", "--detach", ".lbench/tree")
     shutil.rmtree(tmp_path / ".lbench")
-    for _ in range(3):  # what else runs here may make one of two equal kernels slower, though not each time
+    for _ in range(5):  # what else runs here may disturb one of two equal sides, though not each time
         failed, code, said = request.checked()
-        if not failed:
+        if "Nothing is worse in 2 cells" in said:
             break
+        shutil.rmtree(tmp_path / ".lbench" / "base", ignore_errors=True)
     assert (failed, code) == ("", 0), said
-    # Beside other work one of the cells may stay undecided.
-    assert re.search(r"Nothing is worse in (2 cells|1 cell; not decided: 1 AMBIGUOUS)", said), said
+    assert "Nothing is worse in 2 cells" in said
     assert re.match(r"id=\w+\nwhole=true\n", (tmp_path / "output").read_text())
     assert request.git("worktree", "list").count("\n") == 1
     rows = (tmp_path / ".lbench" / "base" / "speed.csv").read_text()
