@@ -38,6 +38,7 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import Version
 
+from lightning_bench.machine.git import is_shallow
 from scripts.kit_peers import PEERS, Peer
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +202,7 @@ class Kit:
 
     def add_repository(self) -> None:
         """Pack the history of the commit that is checked out; what is not committed is not packed."""
-        if _run(["git", "rev-parse", "--is-shallow-repository"]).strip() == "true":
+        if is_shallow(ROOT):
             raise KitError(f"{ROOT} lacks older commits: run `git fetch --unshallow`")
         if _run(["git", "status", "--porcelain"]):
             print("kit: the kit does not hold what is not committed (`git status`)", file=sys.stderr)

@@ -27,7 +27,7 @@ from pathlib import Path
 from lightning_bench.cli.shared.sink import Sink
 from lightning_bench.errors import UsageError
 from lightning_bench.families.work import Work
-from lightning_bench.machine.git import run_git
+from lightning_bench.machine.git import is_shallow
 from lightning_bench.machine.mix import COPY
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers import get_provider, provider_names
@@ -183,13 +183,6 @@ def _grouped(path: Path, total: int, faults: Iterable[tuple[str, str | None]]) -
     ]
 
 
-def _is_shallow() -> bool:
-    try:
-        return run_git(ROOT, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
-    except OSError:  # no git
-        return False
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what is stale; return 1 if anything is, 2 if a file cannot be read."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -201,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         parser.error(str(error))
     sink = Sink()
-    if _is_shallow():
+    if is_shallow(ROOT):
         sink.note("this clone lacks older commits, and so rows may seem stale or not: git fetch --unshallow")
     for each in stale:
         path, text = shown_path(each.path), " ".join(str(each).split())

@@ -34,6 +34,14 @@ def run_git(
     )
 
 
+def is_shallow(folder: Path) -> bool:
+    """Return whether the repository of a folder lacks older commits; without git, False."""
+    try:
+        return run_git(folder, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+    except OSError:
+        return False
+
+
 def harness_commit(root: Path = _PACKAGE_PARENT) -> str:
     """Name the commit of the harness whose package is in `root`, or return `""` where that cannot be known.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from lightning_bench.errors import UsageError
-from lightning_bench.machine.git import run_git
+from lightning_bench.machine.git import is_shallow, run_git
 
 _PREFIX = "lbench-ref-"
 _HARNESS = "lightning_bench"
@@ -61,8 +61,8 @@ def checked_out(tree: Checkout, ref: str) -> Iterator[Checkout]:
     _remove_orphans(tree.root)
     found = _git(tree.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if found.returncode:
-        shallow = _git(tree.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
-        hint = "; this is a shallow clone: fetch it first (git fetch --unshallow)" if shallow else ""
+        shallow = "; this is a shallow clone: fetch it first (git fetch --unshallow)"
+        hint = shallow if is_shallow(tree.root) else ""
         raise UsageError(
             f"--ref {ref!r} names no commit of {tree.root}{hint}; `git branch -a` lists the branches"
         )
