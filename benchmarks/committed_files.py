@@ -121,8 +121,9 @@ _SHARED = "--parallel fsdp2 --ranks 2 --seq-len 2k,16k,92k --provider lightning2
 _PROFILE = "python benchmarks/profile_cases.py {}/profile --providers"
 
 # Seconds: of sweeps what `lbench ... --dry-run` estimates from the committed rows; for systems five minutes
-# more, in which fla-core tunes its kernels (suites/systems.toml). There are no rows of layers, packed, short
-# and context-parallel: theirs is the estimate from the rows of other suites. verdict-power takes 320 times
+# more, in which fla-core tunes its kernels (suites/systems.toml), and for dims seven, in which it tunes for each
+# head_dim. There are no rows of packed and context-parallel: theirs is the estimate from the rows of other
+# suites. verdict-power takes 320 times
 # 2.2 s, the column `seconds` of its file; order-of-shapes is seven sweeps of two minutes, as `--dry-run` has
 # them, and the start of 21 more processes; timer-agreement and profile what the limits in their scripts
 # allow. Of the other scripts no time is recorded: their cells times the seconds that they sample one.
@@ -147,7 +148,14 @@ FILES: tuple[CommittedFile, ...] = (
         ),
         30,
     ),
-    CommittedFile("h200/dims-speed.csv", ("lbench speed dims --processes 1",), 540),
+    CommittedFile(
+        "h200/dims-speed.csv",
+        (
+            "lbench speed dims --dtype bf16 --provider lightning2,fla-chunk,fla-fused-chunk",
+            "lbench speed dims --processes 1",
+        ),
+        1800,
+    ),
     CommittedFile("h200/long-speed.csv", ("lbench speed long --processes 1",), 540),
     # Serving, beside other engines.
     CommittedFile("h200/decode-speed.csv", ("lbench speed decode",), 420),
@@ -182,9 +190,9 @@ FILES: tuple[CommittedFile, ...] = (
     # Systems and shapes.
     CommittedFile("h200/systems-speed.csv", ("lbench speed systems --processes 1",), 420),
     CommittedFile("h200/systems-memory.csv", ("lbench memory systems",), 70),
-    CommittedFile("h200/layers-speed.csv", ("lbench speed layers --processes 1",), 420),
+    CommittedFile("h200/layers-speed.csv", ("lbench speed layers --processes 1",), 240),
     CommittedFile("h200/packed-speed.csv", ("lbench speed packed --processes 1",), 70),
-    CommittedFile("h200/short-speed.csv", ("lbench speed short --processes 1",), 600),
+    CommittedFile("h200/short-speed.csv", ("lbench speed short --processes 1",), 780),
     CommittedFile("h200/srmsnorm-speed.csv", ("lbench speed srmsnorm --processes 1",), 50),
     CommittedFile("h200/srmsnorm-memory.csv", ("lbench memory srmsnorm",), 90),
     # What a call costs its caller.

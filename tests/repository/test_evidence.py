@@ -4,24 +4,20 @@ import csv
 import itertools
 import subprocess
 import sys
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import lightning_bench as lb
 from lightning_bench.record import Record, read_records
 from lightning_bench.suite import Overrides, expand, load_suite
-from scripts import kernel_targets
-from tests.support.documents import README
+from tests.support.documents import README, table_after
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_S
 
 H200 = ROOT / "results" / "h200"
 RESULTS = (ROOT / "docs" / "results-h200.md").read_text()
 LENGTHS = [512 * 2**i for i in range(7)]
-REACHED = attrgetter("reached")
 
 # README of OpenNLPLab/lightning-attention, its two memory tables, in MiB at n = 512. Every column grows in
 # proportion to n but for what does not depend on it: 512 bytes of slopes, and 512 of random-number state.
@@ -179,14 +175,6 @@ def test_times_hold_in_later_processes_as_the_docs_say() -> None:
     assert f"{said[1][0]} of 60 on another H200" in readme
 
 
-def _markdown_rows(marker: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table that follows `<!-- marker -->` in docs/results-h200.md."""
-    after = RESULTS.split(f"<!-- {marker} -->\n", 1)[1].splitlines()
-    table = itertools.takewhile(lambda line: line.startswith("|"), after)
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    return cells[0], cells[2:]
-
-
 @pytest.mark.parametrize(
     ("marker", "file", "direction", "figure", "decimals"),
     [
@@ -198,7 +186,7 @@ def _markdown_rows(marker: str) -> tuple[list[str], list[list[str]]]:
 def test_figures_of_the_results_are_in_the_csv(
     marker: str, file: str, direction: str, figure: str, decimals: int
 ) -> None:
-    header, body = _markdown_rows(marker)
+    header, body = table_after(RESULTS, marker)
     table = rows(file)
     assert len(body) == 7
     for cells in body:
@@ -210,90 +198,13 @@ def test_figures_of_the_results_are_in_the_csv(
 
 
 def test_figures_of_the_norm_are_in_the_csv() -> None:
-    header, body = _markdown_rows("srmsnorm")
+    header, body = table_after(RESULTS, "srmsnorm")
     table = rows("srmsnorm-speed.csv")
     assert [cells[0] for cells in body] == ["fwd", "bwd"]
     for direction, *cells in body:
         for provider, cell in zip(header[1:], cells, strict=True):
             record = table[provider.strip("`"), direction, 32768]
             assert cell == f"{record.floor_ratio:.2f}" + "*" * (record.status == "unstable")
-
-
-def test_figures_of_parallelism_are_in_the_csv() -> None:
-    _, body = _markdown_rows("parallelism")
-    table = {
-        (r.batch * r.heads, r.seq_len, r.direction, r.provider): r.median_ms
-        for r in read_records(H200 / "parallelism-speed.csv")
-    }
-    assert len(body) == 6
-    for cells in body:
-        shape = int(cells[0]), int(cells[1])
-        columns = itertools.product(("fwd", "bwd"), ("lightning2", "fla-chunk", "lightning-official"))
-        for column, cell in zip(columns, cells[2:], strict=True):
-            assert cell == f"{table[*shape, *column]:.3f}"
-
-
-def test_bundled_kernels_stay_near_the_floor_and_ahead_of_their_peers() -> None:
-    """What docs/results-h200.md, README and kernels/NOTES.md claim of them, on the committed rows."""
-    text = " ".join(RESULTS.split())
-    table = rows("paper-speed.csv")
-    floors, ratios = [], []
-    for direction in ("fwd", "bwd"):
-        ours = [table["lightning2", direction, n] for n in LENGTHS if n >= 4096]
-        floors.append(f"{ours[-1].floor_ms:.3f}")
-        ratios.append(f"{max((r.median_ms or 0) / (r.floor_ms or 1) for r in ours):.2f}")
-    assert f"takes {' and '.join(floors)} ms at n = 32768" in text
-    assert f"at most {ratios[0]} times the forward floor and {ratios[1]} times the backward floor" in text
-    files = [H200 / f"{name}-speed.csv" for name in ("parallelism", "dims")]
-    assert {record.status for file in files for record in read_records(file)} == {"ok"}
-    ahead = [one for file in files for one in kernel_targets.findings_of(file)]
-    ahead = [one for one in ahead if one.target.startswith(kernel_targets.PEER)]
-    assert len(ahead) == 84
-    assert all(one.ok for one in ahead)
-    means = [f"{one.reached:.2f}" for one in kernel_targets.geometric_means(ahead)]
-    assert f"it is {means[0]} times as fast forward and {means[1]} times as fast backward" in text
-    assert f"**{means[0]}× forward, {means[1]}× backward**" in README
-    hardest = [min((one for one in ahead if one.target.endswith(d)), key=REACHED) for d in ("fwd", "bwd")]
-    assert all("/b4-h16-n512-d64-" in one.cell for one in hardest)
-    least = [f"{one.reached:.2f}" for one in hardest]
-    assert f"smallest ratios are at head_dim 64 and n = 512 ({least[0]} and {least[1]})" in text
-    assert f"geometric mean of {len(ahead)} cells, {least[0]} and {least[1]} in the worst" in README
-
-
-def test_one_process_does_not_decide_against_a_kernel_that_tunes_itself() -> None:
-    verdicts = [
-        verdict
-        for name in ("parallelism", "dims")
-        for verdict in lb.compare(
-            H200 / f"{name}-speed.csv", provider="lightning2", against="fla-chunk"
-        ).df.verdict
-    ]
-    assert set(verdicts) == {"AMBIGUOUS"}
-    text = " ".join(RESULTS.split())
-    assert f"leaves all {len(verdicts)} cells against `fla-chunk` AMBIGUOUS" in text
-    assert "too few for `lbench compare` to decide" in README
-
-
-def test_which_speed_rows_are_of_one_process() -> None:
-    limits = " ".join((ROOT / "docs" / "limits.md").read_text().split())
-    files = [
-        file for file in H200.glob("*-speed.csv") if file.name not in ("decode-speed.csv", "verify-speed.csv")
-    ]
-    assert {row.processes for file in files for row in read_records(file)} <= {None, 1}
-    assert "all but some of `decode` and `verify` are of one process per case" in limits
-
-
-def test_the_committed_rows_reach_what_the_kernels_must() -> None:
-    names = [f"{name}-speed.csv" for name in ("paper", "parallelism", "dims", "long", "head-dim-64")]
-    assert kernel_targets.main([str(H200 / name) for name in (*names, "kernels-memory.csv")]) == 0
-
-
-def test_bundled_kernels_allocate_their_results_alone() -> None:
-    records = read_records(H200 / "kernels-memory.csv")
-    assert len(records) == 36
-    for record in records:
-        assert record.extra_ratio is not None
-        assert record.extra_ratio <= 1.02
 
 
 COMMANDS = [

@@ -18,17 +18,17 @@ FAST = [
     {"seq_len": 512, "median_ms": 0.5, "provider": "sdpa-cudnn"},
     # 2 and 4 times as fast, and backward 5 times
     *(
-        {"suite": "dims", "heads": 16, "seq_len": n, "dtype": "fp16", "provider": p, "median_ms": ms} | more
+        {"suite": "dims", "heads": 16, "seq_len": n, "provider": p, "median_ms": ms} | more
         for n, p, ms, more in (
-            (512, "lightning2", 1.0, {}), (512, "fla-chunk", 2.0, {}), (512, "lightning-official", 9.0, {}),
+            (512, "lightning2", 1.0, {}), (512, "fla-chunk", 2.0, {}), (512, "fla-fused-chunk", 9.0, {}),
             (1024, "lightning2", 2.0, {}), (1024, "fla-chunk", 9.0, {}),
-            (1024, "lightning-official", 8.0, {}), (512, "lightning2", 1.0, {"direction": "bwd"}),
+            (1024, "fla-fused-chunk", 8.0, {}), (512, "lightning2", 1.0, {"direction": "bwd"}),
             (512, "fla-chunk", None, {"direction": "bwd", "status": "unsupported"}),
-            (512, "lightning-official", 5.0, {"direction": "bwd"}),
+            (512, "fla-fused-chunk", 5.0, {"direction": "bwd"}),
         )
     ),
-    {"seq_len": 512, "metric": "memory", "extra_ratio": 1.02},
-    {"seq_len": 512, "metric": "memory", "extra_ratio": 1.0, "direction": "bwd"},
+    {"seq_len": 512, "metric": "memory", "extra_mib": 1.02},
+    {"seq_len": 512, "metric": "memory", "extra_mib": 1.0, "direction": "bwd"},
 ]  # fmt: skip
 
 
@@ -39,7 +39,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         base = {
             "suite": "paper", "metric": "speed", "protocol": "lbench", "status": "ok", "dtype": "bf16",
             "provider": "lightning2", "family": "linear_decay", "direction": "fwd", "batch": 4, "heads": 32,
-            "head_dim": 128, "device": "cuda", "floor_ms": 1.0, "median_ms": None, "extra_ratio": None,
+            "head_dim": 128, "device": "cuda", "floor_ms": 1.0, "median_ms": None, "extra_mib": None,
+            "ideal_mib": 1.0,
         }  # fmt: skip
         full = {**base, **row}
         full["value_dim"] = full["head_dim"]
@@ -69,13 +70,21 @@ def test_figures_at_the_limits_pass(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3, 4, 5, 7, 10, 13, 16, 17])
-@pytest.mark.parametrize("change", [{"median_ms": 99.0, "extra_ratio": 1.021}, {"status": "crashed"}])
+@pytest.mark.parametrize("change", [{"median_ms": 99.0, "extra_mib": 1.021}, {"status": "crashed"}])
 def test_each_target_is_missed(tmp_path: Path, index: int, change: dict[str, Any]) -> None:
     rows = [dict(row) for row in FAST]
-    rows[index] |= {"median_ms": None, "extra_ratio": None} | change
+    rows[index] |= {"median_ms": None, "extra_mib": None} | change
     assert judge(write(tmp_path / "a.csv", rows)) == 1
 
 
 @pytest.mark.parametrize("gone", [0, 4, 6, 8, 17])
 def test_what_is_not_measured_is_missed(tmp_path: Path, gone: int) -> None:
     assert judge(write(tmp_path / "a.csv", FAST[:gone] + FAST[gone + 1 :])) == 1
+
+
+@pytest.mark.parametrize(("extra_mib", "status"), [(48.9 + 7.5, 0), (49.1 + 7.5, 1)])
+def test_the_workspace_of_segments_is_no_result(tmp_path: Path, extra_mib: float, status: int) -> None:
+    """Backward, 8 heads of 8192 tokens: 120 programs of 64 x 128 sums in fp32 beside 48 MiB of gradients."""
+    few_heads = {"batch": 1, "heads": 8, "seq_len": 8192, "metric": "memory", "direction": "bwd"}
+    row = few_heads | {"extra_mib": extra_mib, "ideal_mib": 48.0}
+    assert judge(write(tmp_path / "a.csv", [*FAST, row])) == status

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 
 from tests.support.paths import ROOT
@@ -22,6 +23,14 @@ def block(text: str, language: str, holding: str) -> str:
     blocks = [b for b in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if holding in b]
     assert len(blocks) == 1, f"{len(blocks)} blocks of {language} hold {holding!r}"
     return str(blocks[0])
+
+
+def table_after(text: str, marker: str) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the Markdown table that follows `<!-- marker -->`."""
+    after = text.split(f"<!-- {marker} -->\n", 1)[1].splitlines()
+    table = takewhile(lambda line: line.startswith("|"), after)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return cells[0], cells[2:]
 
 
 def links(text: str) -> list[str]:
