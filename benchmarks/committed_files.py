@@ -121,12 +121,12 @@ _SHARED = "--parallel fsdp2 --ranks 2 --seq-len 2k,16k,92k --provider lightning2
 _PROFILE = "python benchmarks/profile_cases.py {}/profile --providers"
 
 # Seconds: of sweeps what `lbench ... --dry-run` estimates from the committed rows; for systems five minutes
-# more, in which fla-core tunes its kernels (suites/systems.toml), and for dims seven, in which it tunes for each
-# head_dim. There are no rows of packed and context-parallel: theirs is the estimate from the rows of other
-# suites. verdict-power takes 320 times
-# 2.2 s, the column `seconds` of its file; order-of-shapes is seven sweeps of two minutes, as `--dry-run` has
-# them, and the start of 21 more processes; timer-agreement and profile what the limits in their scripts
-# allow. Of the other scripts no time is recorded: their cells times the seconds that they sample one.
+# more, in which fla-core tunes its kernels (suites/systems.toml), and for dims seven, in which it tunes for
+# each head_dim. There are no rows of packed and context-parallel: theirs is the estimate from the rows of
+# other suites. verdict-power takes 320 times 2.2 s, the column `seconds` of its file; order-of-shapes is
+# seven sweeps of two minutes, as `--dry-run` has them, and the start of 21 more processes; timer-agreement
+# and profile what the limits in their scripts allow. Of the other scripts no time is recorded: their cells
+# times the seconds that they sample one.
 FILES: tuple[CommittedFile, ...] = (
     CommittedFile(
         "h200/ceilings.csv", ("lbench ceilings --out {}/ceilings.csv",), 30, ours=False, of_machine=True
