@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from lightning_bench.models.cross_entropy import summed_cross_entropy
 from lightning_bench.models.model_sizes import ModelSize
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -61,9 +62,7 @@ class HeadLoss(nn.Module):
 
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
         """Return the summed cross entropy, nats: of x [tokens, dim] against the token after each [tokens]."""
-        logits = self.logits(x)
-        at_least_fp32 = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return functional.cross_entropy(at_least_fp32, targets, reduction="sum")
+        return summed_cross_entropy(self.logits(x), targets)
 
 
 class LanguageModel(nn.Module):

@@ -14,6 +14,7 @@ from lightning_bench.measure.session import Session
 from lightning_bench.measure.training.model_gate import judge_model
 from lightning_bench.measure.training.trainer import Trainer
 from lightning_bench.model_run import ModelRun
+from lightning_bench.models.cross_entropy import cross_entropy
 from lightning_bench.models.model_sizes import MODELS
 from lightning_bench.providers import get_provider, provider_names
 from lightning_bench.suite import Limits
@@ -69,6 +70,22 @@ def test_a_compiled_model_is_measured(model: str, provider: str) -> None:
     assert f.loss < (f.first_loss or 0)
     assert (f.energy_per_token_j is not None) != ("no energy" in outcome.reason)
     assert (f.energy_per_token_j is None) == (make_energy("cuda").read_j() is None)
+
+
+def test_the_kernels_of_the_loss_are_right_at_full_size() -> None:
+    """64000 words, against fp64; offsets beyond 2^31 elements are right too."""
+    tokens, words, some = 34000, 64000, slice(-64, None)
+    logits = torch.randn(tokens, words, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    targets = torch.randint(words, (tokens,), device="cuda")
+    losses = cross_entropy(logits, targets)[0]
+    losses.sum().backward()
+    exact = logits.detach()[some].double().requires_grad_()
+    wanted = torch.nn.functional.cross_entropy(exact, targets[some], reduction="none")
+    wanted.sum().backward()
+    assert logits.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(losses[some].double(), wanted, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(logits.grad[some].double(), exact.grad, rtol=2**-8, atol=1e-9)
 
 
 def test_compiled_and_plain_models_have_the_same_losses() -> None:

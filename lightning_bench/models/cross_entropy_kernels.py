@@ -1,0 +1,40 @@
+"""Triton kernels of the cross entropy: a program per token forward, and per block of its words backward."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def loss_kernel(logits_ptr, targets_ptr, losses_ptr, tops_ptr, sums_ptr, words, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Write the loss of a token, its highest logit, and the sum of e to how far its logits are above that."""
+    token = tl.program_id(0).to(tl.int64)
+    row_ptr = logits_ptr + token * words
+    target = tl.load(targets_ptr + token)
+    known = (target >= 0) & (target < words)
+    wanted = tl.load(row_ptr + target, mask=known, other=float("nan")).to(tl.float32)
+    top, total = float("-inf"), 0.0
+    for start in range(0, words, BLOCK):
+        word = start + tl.arange(0, BLOCK)
+        logit = tl.load(row_ptr + word, mask=word < words, other=float("-inf")).to(tl.float32)
+        higher = tl.maximum(top, tl.max(logit, axis=0))
+        offset = tl.where(higher == float("-inf"), 0.0, higher)  # -inf less -inf would be NaN
+        total = total * tl.exp(top - offset) + tl.sum(tl.exp(logit - offset), axis=0)
+        top = higher
+    tl.store(tops_ptr + token, top)
+    tl.store(sums_ptr + token, total)
+    tl.store(losses_ptr + token, top - wanted + tl.log(total))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def gradient_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr, targets_ptr, tops_ptr, sums_ptr, upstream_ptr, gradient_ptr, words, BLOCK: tl.constexpr
+):
+    """Write the gradient of the logits of a token, for a block of words."""
+    token = tl.program_id(0).to(tl.int64)
+    word = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    place, inside = token * words + word, word < words
+    logit = tl.load(logits_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    share = tl.exp(logit - tl.load(tops_ptr + token)) / tl.load(sums_ptr + token)
+    less = tl.where(word == tl.load(targets_ptr + token), share - 1.0, share)
+    gradient = less * tl.load(upstream_ptr + token)
+    tl.store(gradient_ptr + place, gradient, mask=inside)
