@@ -1,7 +1,7 @@
 """Cross entropy in few passes over the logits, as an operator that torch.compile leaves as it is.
 
-Forward reads the logits once; backward reads them once and writes their gradient, as the kernels of
-FlashAttention and Liger do.
+Forward reads the logits once; backward reads them once and writes their gradient, as the Triton kernels of
+flash-attn do (flash_attn/ops/triton/cross_entropy.py).
 """
 
 from __future__ import annotations
