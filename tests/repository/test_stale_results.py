@@ -225,8 +225,9 @@ def test_rows_of_models_that_ran_other_code(
 
 
 def test_rows_of_models_of_another_size(tmp_path: Path) -> None:
-    plain = replace(row("flash2", "softmax"), model="llama-0.4b", batch=1, direction="fwd_bwd", new_tokens=64)
-    size, shape = MODEL_SIZES[plain.model], plain.shape
+    size = MODEL_SIZES["llama-0.4b"]
+    plain = replace(row("flash2", "softmax"), model=size.name, batch=1, heads=size.heads, new_tokens=64)
+    shape = plain.shape
     trained = replace(plain, metric="train", model_flops=size.step_flops(shape))
     generated = replace(plain, metric="generate", model_bytes=size.decoding_bytes(shape))
     assert stale_results([write(tmp_path / "a.csv", trained, generated)]) == []
@@ -234,6 +235,19 @@ def test_rows_of_models_of_another_size(tmp_path: Path) -> None:
     trained = replace(trained, model_flops=wider.step_flops(shape))
     generated = replace(generated, model_bytes=wider.decoding_bytes(shape))
     (found,) = stale_results([write(tmp_path / "b.csv", trained, generated)])
+    assert (found.rows, found.reason) == (2, "a model of another size, or figures of another definition")
+
+
+@pytest.mark.parametrize("name", ["llama-0.4b", "tnl-0.4b"])
+def test_rows_of_models_with_other_heads(tmp_path: Path, name: str) -> None:
+    """Twice as many heads of half the size: LLaMA needs as many FLOPs and bytes."""
+    size = MODEL_SIZES[name]
+    other = replace(size, heads=2 * size.heads)
+    plain = replace(row("flash2", size.family), model=name, heads=other.heads, head_dim=other.head_dim)
+    shape = plain.shape
+    trained = replace(plain, metric="train", model_flops=other.step_flops(shape))
+    generated = replace(plain, metric="generate", model_bytes=other.decoding_bytes(shape))
+    (found,) = stale_results([write(tmp_path / "a.csv", trained, generated)])
     assert (found.rows, found.reason) == (2, "a model of another size, or figures of another definition")
 
 
