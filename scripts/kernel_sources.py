@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = f"kernels/{KERNELS}"
 MODELS = "lightning_bench/models"
 _OF_MODEL = {"transnormer": "transnormer_llm.py", "llama": "llama.py"}
-_NOT_RUN = {"byte_text.py", "model_sizes.py", "published.py"}
+_NOT_RUN = {"model_sizes.py", "published.py"}
 """Files of that folder without code that a step runs; all others count for every model."""
 _PLUGGED = ("attention_of", "build_model")
 """What a run calls in plugged_attention.py; the rest of it judges."""

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -17,9 +18,20 @@ from lightning_bench.case import Direction
 from lightning_bench.families.work import Work
 from lightning_bench.machine.ceilings import Ceilings
 from lightning_bench.models.model_sizes import MODELS as MODEL_SIZES
+from lightning_bench.models.model_sizes import Architecture
 from lightning_bench.record import Record, ResultFile, read_records
 from scripts import stale_results as stale_results_script
-from scripts.kernel_sources import MODELS, PACKAGE, _digest, _model_digest, _tree, same_model, same_sources
+from scripts.kernel_sources import (
+    _NOT_RUN,
+    _OF_MODEL,
+    MODELS,
+    PACKAGE,
+    _digest,
+    _model_digest,
+    _tree,
+    same_model,
+    same_sources,
+)
 from scripts.stale_results import bundled_providers, floor_fault, main, repository_version, stale_results
 from tests.support.paths import ROOT
 
@@ -189,11 +201,20 @@ def test_rows_of_models_are_stale_once_the_model_s_code_changes(
     repository({place("plugged_attention"): plugged.replace("attention_of(): ...", "attention_of(x): ...")})
     assert kept(third) == [False, False]
     fourth = repository({place("norms"): "NORM = 1\n"})
-    repository({place("model_sizes"): "", place("published"): "", place("byte_text"): ""})
+    repository({place("model_sizes"): "", place("published"): ""})
     assert kept(fourth) == [True, True]
     repository({place("norms"): "NORM = 2\n"})
     assert kept(fourth) == [False, False]
+    fifth = repository({place("byte_text"): "class ByteText: ...\n"})
+    repository({place("byte_text"): "class ByteText:\n    def batch(self): ...\n"})  # which a step calls
+    assert kept(fifth) == [False, False]
     assert kept(f"{second}-dirty") == kept("0123456789ab") == [None, None]
+
+
+def test_every_architecture_has_a_file_of_its_own() -> None:
+    """Else a change of that file makes the rows of all models stale."""
+    assert _OF_MODEL.keys() == set(get_args(Architecture))
+    assert {path.name for path in (ROOT / MODELS).iterdir()} >= {*_OF_MODEL.values(), *_NOT_RUN}
 
 
 def test_models_that_were_elsewhere_are_other_models(
