@@ -7,16 +7,16 @@ Run in the root of the repository, on a machine of the kind after which the fold
     python -m benchmarks.run_all --out new           # into new/h200/... instead of results/h200/...
 
 The files, their commands and their order are those of benchmarks/committed_files.py. A file is stale if it
-does not exist, if it is of other kernels or floors (scripts/stale_results.py), if it lacks cases of its
-suite, or, for ceilings, if it has no row of this kind of machine; with `--out`, a file that is there and not
-stale counts instead of that of results/.
+does not exist, if it is of other kernels, models or floors (scripts/stale_results.py), if it lacks cases of
+its suite, or, for ceilings, if it has no row of this kind of machine; with `--out`, a file that is there and
+not stale counts instead of that of results/.
 
 Each file is measured in a folder of its own below `unfinished/` and replaces the old one once it is whole,
 so that no file has rows of two versions. A sweep that was stopped goes on from its rows, and so do scripts
-that can; the others begin only if they are likely to end in time. What was begun with other kernels, peers,
-columns or commands, or on another kind of machine, is thrown away. A file that only lacks cases, or a
+that can; the others begin only if they are likely to end in time. What was begun with other kernels, models,
+peers, columns or commands, or on another kind of machine, is thrown away. A file that only lacks cases, or a
 machine, keeps its rows; one of memory, training or generation, whose cases are measured one by one, those of
-the versions that are installed, too.
+the models here and of the versions that are installed, too.
 
 To measure on a machine that is lent for minutes, copy the folder of `--out` there and back each time: it
 holds what is finished and what is not. Exit codes: 0, every command that was run has worked; 1, one failed;

@@ -46,7 +46,7 @@ def why_stale(file: CommittedFile, results: Path) -> list[str]:
 
 
 def other_versions(file: CommittedFile, path: Path) -> list[str]:
-    """Return which rows are of other kernels or floors, or that nobody knows."""
+    """Return which rows are of other kernels, models or floors, or that nobody knows."""
     reasons = [
         f"{each.rows} of {counted(each.total, 'row')}: {each.reason}" for each in stale_results([path])
     ]

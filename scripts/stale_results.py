@@ -1,4 +1,4 @@
-"""Which committed results are not of this repository: of other kernels, or with floors of another definition?
+"""Which committed results are of other kernels, models or floors than the repository's?
 
 Reads CSVs and measures nothing:
 
