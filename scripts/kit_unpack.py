@@ -47,7 +47,7 @@ def main():
     missing, damaged = {}, []
     for name, archive in archives.items():
         mark = root / f".{name}"
-        if mark.exists() and mark.read_text() == archive["sha256"]:
+        if (root / name).exists() and mark.exists() and mark.read_text() == archive["sha256"]:
             continue
         for part in archive["parts"]:
             if (HERE / part).exists():
@@ -60,6 +60,7 @@ def main():
             print(f"{name} is damaged: copy {', '.join(archive['parts'])} again", file=sys.stderr)
             damaged.append(name)
             continue
+        mark.unlink(missing_ok=True)  # of an older one: what is stopped here is neither
         try:
             unpack(name, content, root)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -92,7 +93,10 @@ def unpack(name, content, root):
             git("-C", target, "fetch", "--quiet", bundle, "HEAD")
             git("-C", target, "checkout", "--quiet", "--detach", "FETCH_HEAD")
         else:
-            git("clone", "--quiet", bundle, target)
+            fresh = root / "repository.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            git("clone", "--quiet", bundle, fresh)
+            fresh.rename(target)
         bundle.unlink()
         return
     shutil.rmtree(target, ignore_errors=True)

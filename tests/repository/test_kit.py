@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,7 @@ import zipfile
 
 import pytest
 
+from lightning_bench.machine.git import is_shallow
 from lightning_bench.record.codec import read_cells
 from scripts.kit import Kit, KitError, installed_there, lacking, lay_out, main
 from scripts.kit import pack as pack_kit
@@ -24,7 +26,7 @@ def git(folder, *arguments):
 
 
 pytestmark = pytest.mark.skipif(
-    not (ROOT / ".git").exists() or git(ROOT, "rev-parse", "--is-shallow-repository") == "true",
+    not (ROOT / ".git").exists() or is_shallow(ROOT),
     reason="a kit holds the whole history of a clone",
 )
 
@@ -46,6 +48,24 @@ def has_all(tmp_path):
     path = tmp_path / "freeze.txt"
     path.write_text("\n".join(lacking({})))
     return path
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Have kits hold a repository of two commits, in place of this one, which takes seconds."""
+    root = tmp_path / "small"
+    (root / "scripts").mkdir(parents=True)
+    git(root, "init", "--quiet")
+    for name in ("constraints.txt", "scripts/kit_unpack.py"):
+        shutil.copy(ROOT / name, root / name)
+        commit(root)
+    monkeypatch.setattr("scripts.kit.ROOT", root)
+    return root
+
+
+def commit(folder):
+    git(folder, "add", "--all")
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "one")
 
 
 def pack(tmp_path, has, peers, *options):
@@ -93,6 +113,7 @@ def test_kit_in_two_copies(tmp_path, has_all):
     assert git(there / "repository", "rev-parse", "HEAD") == git(ROOT, "rev-parse", "HEAD")
 
 
+@pytest.mark.usefixtures("small")
 def test_damaged_part(tmp_path, has_all):
     one, other = (f"{name}={wheel(tmp_path, name, **{f'{name}.py': ''})}" for name in ("one", "other"))
     kit = pack(tmp_path, has_all, f"{one},{other}")
@@ -112,6 +133,7 @@ def test_damaged_part(tmp_path, has_all):
     assert done.stderr.startswith("copy manifest.json of the kit beside this file again")
 
 
+@pytest.mark.usefixtures("small")
 def test_what_was_measured_stays_when_a_newer_kit_comes(tmp_path, has_all):
     kit, there = pack(tmp_path, has_all, "", "--python", "3.9"), tmp_path / "there"
     note = "note: the kit is for Python 3.9, which this is not\n"
@@ -119,12 +141,12 @@ def test_what_was_measured_stays_when_a_newer_kit_comes(tmp_path, has_all):
     repository = there / "repository"
     commit = git(repository, "rev-parse", "HEAD")
     git(repository, "checkout", "--quiet", "HEAD~1")
-    (repository / "results" / "mine.csv").write_text("a row\n")
+    (repository / "mine.csv").write_text("a row\n")
     (there / ".repository").write_text("of another kit")
     done = unpack(kit, there)
     assert (done.returncode, done.stderr) == (0, note)
     assert git(repository, "rev-parse", "HEAD") == commit
-    assert (repository / "results" / "mine.csv").read_text() == "a row\n"
+    assert (repository / "mine.csv").read_text() == "a row\n"
     mine = tmp_path / "mine"
     (mine / "repository").mkdir(parents=True)
     (mine / "repository" / "notes.txt").write_text("not of a kit")
@@ -134,30 +156,66 @@ def test_what_was_measured_stays_when_a_newer_kit_comes(tmp_path, has_all):
     assert (mine / "repository" / "notes.txt").exists()
 
 
-def test_python_whose_tarfile_knows_no_filters(tmp_path, has_all):
-    """As 3.11.2 of Debian 12 does not."""
-    kit = pack(tmp_path, has_all, f"one={wheel(tmp_path, 'one', **{'one.py': ''})}")
-    script = """
-import runpy, sys, tarfile
+STOPPED_AT_A_SITE = """
+def stopped(self, path, **options):
+    self.extract(self.next(), path)
+    os._exit(9)
+tarfile.TarFile.extractall = stopped
+"""
+STOPPED_AT_A_CLONE = """
+plain = subprocess.run
+def stopped(command, **options):
+    if "clone" in command:
+        os.makedirs(os.path.join(command[-1], ".git"))
+        os._exit(9)
+    return plain(command, **options)
+subprocess.run = stopped
+"""
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_removed_or_stopped_is_not_there(tmp_path, has_all):
+    there, kits = tmp_path / "there", []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        site = wheel(folder, "one", **{"one.py": f"NUMBER = {number}\n"})
+        kits.append(pack(folder, has_all, f"one={site}"))
+    assert unpack_by(STOPPED_AT_A_CLONE, kits[0], there).returncode == 9
+    for _ in range(2):
+        assert unpack(kits[0], there).returncode == 0
+        shutil.rmtree(there / "one")
+        shutil.rmtree(there / "repository")
+    assert unpack(kits[0], there).returncode == 0
+    assert git(there / "repository", "status", "--porcelain") == ""
+    assert unpack_by(STOPPED_AT_A_SITE, kits[1], there).returncode == 9
+    for number in (0, 1):
+        assert unpack(kits[number], there).returncode == 0
+        assert (there / "one" / "one.py").read_text() == f"NUMBER = {number + 1}\n"
+
+
+WITHOUT_FILTERS = """
 del tarfile.data_filter
 plain = tarfile.TarFile.extractall
 tarfile.TarFile.extractall = lambda self, path=".": plain(self, path)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
 """
-    command = [
-        sys.executable,
-        "-I",
-        "-W",
-        "ignore",
-        "-c",
-        script,
-        str(kit / "unpack.py"),
-        str(tmp_path / "there"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.usefixtures("small")
+def test_python_whose_tarfile_knows_no_filters(tmp_path, has_all):
+    """As 3.11.2 of Debian 12 does not."""
+    kit = pack(tmp_path, has_all, f"one={wheel(tmp_path, 'one', **{'one.py': ''})}")
+    done = unpack_by(WITHOUT_FILTERS, kit, tmp_path / "there")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "there" / "one" / "one.py").exists()
+
+
+def unpack_by(changes, kit, target):
+    """Unpack in a Python with these changes."""
+    first = "import os, runpy, subprocess, sys, tarfile\n"
+    last = "\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    words = ["-I", "-W", "ignore", "-c", first + changes + last, str(kit / "unpack.py"), str(target)]
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
 
 
 def test_shallow_clone(tmp_path, has_all, monkeypatch, capsys):
@@ -169,22 +227,20 @@ def test_shallow_clone(tmp_path, has_all, monkeypatch, capsys):
     assert not (tmp_path / "kit").exists()
 
 
-def test_what_is_not_committed_and_what_peers_import(tmp_path, has_all, monkeypatch, capsys):
+def test_what_is_not_committed_and_what_peers_import(tmp_path, has_all, small, monkeypatch, capsys):
     """A kit leaves out what is not committed, and says so; it holds what peers import and is not there."""
-    monkeypatch.setattr("scripts.kit.ROOT", tmp_path)
-    (tmp_path / "constraints.txt").write_text("einops==0.8.2\n")
-    git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", "constraints.txt")
-    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "one")
     sites = {}
     monkeypatch.setattr(Kit, "add_site", lambda _, name, peer: sites.update({name: peer.wheels}))
     monkeypatch.setattr(Kit, "finish", lambda _: None)
     has, mine = installed_there(has_all.read_text()), Peer((), needs=("einops",))
+    (small / "new.txt").write_text("")
     pack_kit(tmp_path / "kit", PYTHON, has, {"mine": mine}, 1)
-    assert sites.pop("needs") == ("einops==0.8.2",)
+    (needed,) = sites.pop("needs")
+    assert needed in (ROOT / "constraints.txt").read_text().splitlines()
+    assert needed.startswith("einops==")
     assert "does not hold what is not committed" in capsys.readouterr().err
-    git(tmp_path, "clean", "--quiet", "--force", "-d")
-    pack_kit(tmp_path / "kit", PYTHON, {**has, "einops": ""}, {"mine": mine}, 1)
+    (small / "new.txt").unlink()
+    pack_kit(tmp_path / "other", PYTHON, {**has, "einops": ""}, {"mine": mine}, 1)
     assert sites == {"mine": ()}
     assert capsys.readouterr().err == ""
 
@@ -224,6 +280,7 @@ def test_what_is_lacking():
     assert lacking({**there, "pydantic": "99.0"}) == {}
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
