@@ -38,7 +38,7 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import Version
 
-from lightning_bench.machine.git import is_shallow
+from lightning_bench.machine.git import is_shallow, run_git
 from scripts.kit_peers import PEERS, Peer
 
 ROOT = Path(__file__).parents[1]
@@ -130,12 +130,21 @@ def fetch(wanted: Sequence[str], python: str, folder: Path) -> list[Path]:
     return sorted([*given, *folder.glob("*.whl"), *folder.glob("*.tar.gz")])
 
 
-def _run(command: Sequence[str]) -> str:
+def _run(command: Sequence[str]) -> None:
     environment = {**os.environ, **_UNBUILT}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise KitError(f"{' '.join(command[:4])} ... failed:\n{done.stderr.strip()[-2000:]}")
+    _raise_if_failed(done, command[:4])
+
+
+def _git(*arguments: str) -> str:
+    done = run_git(ROOT, *arguments)
+    _raise_if_failed(done, ("git", *arguments[:2]))
     return done.stdout
+
+
+def _raise_if_failed(done: subprocess.CompletedProcess[str], words: Sequence[str]) -> None:
+    if done.returncode:
+        raise KitError(f"{' '.join(words)} ... failed:\n{done.stderr.strip()[-2000:]}")
 
 
 def lay_out(archive: Path, files: Iterable[str], site: Path) -> None:
@@ -204,11 +213,11 @@ class Kit:
         """Pack the history of the commit that is checked out; what is not committed is not packed."""
         if is_shallow(ROOT):
             raise KitError(f"{ROOT} lacks older commits: run `git fetch --unshallow`")
-        if _run(["git", "status", "--porcelain"]):
+        if _git("status", "--porcelain"):
             print("kit: the kit does not hold what is not committed (`git status`)", file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:
             bundle = Path(scratch, "repository.bundle")
-            _run(["git", "bundle", "create", "--quiet", str(bundle), "HEAD"])
+            _git("bundle", "create", "--quiet", str(bundle), "HEAD")
             self._add("repository", bundle, [])
 
     def _add(self, name: str, packed: Path, paths: list[str]) -> None:

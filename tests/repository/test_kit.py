@@ -114,6 +114,16 @@ def test_kit_in_two_copies(tmp_path, has_all):
 
 
 @pytest.mark.usefixtures("small")
+def test_a_hook_s_repository_is_not_packed(tmp_path, has_all, monkeypatch):
+    """`git` tells what it calls where its own repository is."""
+    monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))
+    kit = pack(tmp_path, has_all, "")
+    monkeypatch.delenv("GIT_DIR")
+    assert unpack(kit, tmp_path / "there").returncode == 0
+    assert git(tmp_path / "there" / "repository", "rev-list", "--count", "HEAD") == "2"
+
+
+@pytest.mark.usefixtures("small")
 def test_damaged_part(tmp_path, has_all):
     one, other = (f"{name}={wheel(tmp_path, name, **{f'{name}.py': ''})}" for name in ("one", "other"))
     kit = pack(tmp_path, has_all, f"{one},{other}")
