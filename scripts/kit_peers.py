@@ -72,6 +72,7 @@ PEERS = {
             "quack-kernels==0.5.3",
         ),
         paths=("nvidia_cutlass_dsl/dsl_packages",),
+        needs=_EINOPS,
     ),
     "fla": Peer(("fla-core==0.6.0", "flash-linear-attention==0.6.0"), needs=_EINOPS),
     "lightning-attn": Peer(("lightning-attn==0.0.5",)),
