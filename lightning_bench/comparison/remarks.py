@@ -45,9 +45,9 @@ def noise_remarks(
     if estimated.tuning.any():
         names = sorted({cell.provider for cell, tunes in zip(cells, estimated.tuning, strict=True) if tunes})
         found.append(
-            f"{', '.join(names)}: an autotuner may choose anew in each process, so the noise of one process "
-            f"is assumed to be {_tuning(estimated)}, and one process on a side never makes it SLOWER; take "
-            "several: --ref, or folders of CSVs"
+            f"{', '.join(names)}: an autotuner may choose anew in each process, so "
+            f"{_assumed_tuning(estimated)}one process on a side never makes it SLOWER; take several: --ref, "
+            "or folders of CSVs"
         )
     if loaded := int(estimated.loaded.sum()):
         found.append(
@@ -132,10 +132,12 @@ def _assumed(count: int, estimated: Estimated) -> str:
     )
 
 
-def _tuning(estimated: Estimated) -> str:
-    return " or ".join(
-        sorted({f"{100 * ASSUMED[versus.record.device].tuning:g} %" for versus in estimated.timed})
-    )
+def _assumed_tuning(estimated: Estimated) -> str:
+    """Say which noise is assumed of kernels that tune themselves, or "" if it is calibrated."""
+    cells = zip(estimated.timed, estimated.tuning & (estimated.scale > 0), strict=True)
+    shares = sorted({ASSUMED[versus.record.device].tuning for versus, assumes in cells if assumes})
+    stated = " or ".join(f"{100 * share:g} %" for share in shares)
+    return f"the noise of one process is assumed to be {stated}, and " if shares else ""
 
 
 def _few(cells: Sequence[ComparedCell], estimated: Estimated, threshold: float) -> int:

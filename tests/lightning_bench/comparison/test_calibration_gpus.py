@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,3 +67,19 @@ def test_a_calibration_that_names_no_gpu_is_of_each(tmp_path: Path) -> None:
 def test_nothing_to_calibrate_is_said() -> None:
     with pytest.raises(LbenchError, match="nothing is calibrated"):
         noise_floors(Side("a", [], []), Side("b", [], []), threshold=0.03, pairs=16)
+
+
+def test_noise_that_is_calibrated_is_not_called_assumed(
+    tmp_path: Path, lbench: Callable[..., Any], sides: Any
+) -> None:
+    """Of a kernel that tunes itself, too."""
+    files = [tmp_path / "base.csv", tmp_path / "head.csv"]
+    for number, path in enumerate(files):
+        sides.write(path, {"fla-chunk/fwd/b1": 1.0}, seed=number, machine_id="m")
+    told = "fla-chunk: an autotuner may choose anew in each process, so "
+    assert f"{told}the noise of one process is assumed to be 30 %, and " in lbench("compare", *files).err
+    calibration = tmp_path / "x-calibration.csv"
+    write_calibration(calibration, noise_floors(side(1), side(2), threshold=0.03, pairs=16))
+    said = lbench("compare", *files, "--calibration", calibration).err
+    assert f"{told}one process on a side never makes it SLOWER" in said
+    assert "assumed" not in said
