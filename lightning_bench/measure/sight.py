@@ -36,7 +36,7 @@ def off_by(
     `seen` has q, k, v and o, each [n, columns], and do, dq, dk and dv if gradients are judged; `slope` is
     that of the head, [1].
     """
-    exact = {name: x.to(slope.device).double()[None] for name, x in seen.items()}
+    exact = {name: x.double()[None] for name, x in seen.items()}
     do = exact.get("do", torch.zeros_like(exact["v"]))
     problem = Problem(exact["q"], exact["k"], exact["v"], do, slope.double())
     right = solve(family, problem, gradients="do" in seen)
