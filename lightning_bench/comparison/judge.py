@@ -22,7 +22,6 @@ from lightning_bench.comparison.rule import Flags, Floats, Shift
 from lightning_bench.comparison.sides import Run, Side, read_side
 from lightning_bench.comparison.spread import todays_scale
 from lightning_bench.errors import UsageError
-from lightning_bench.providers.built_in import tunes_itself
 from lightning_bench.providers.nicknames import plain_name
 from lightning_bench.record.identities import unlike
 from lightning_bench.words import choice, counted
@@ -336,17 +335,13 @@ def _doubt(source: str) -> tuple[bool, int]:
 
 def _assumed(runs: Sequence[Run]) -> Noise:
     last = runs[-1]
-    return assumed(last.record.device, last.log_ms or 0.0, self_tuning=_tunes(last))
-
-
-def _tunes(run: Run) -> bool:
-    return run.record.autotuned or tunes_itself((run.calibrated_as or run.record.case_id).partition("/")[0])
+    return assumed(last.record.device, last.log_ms or 0.0, self_tuning=last.tunes_itself)
 
 
 def _may_tune(versus: Versus) -> bool:
     """Return whether a change may be an autotuner's choice: one process on a side had one try."""
     return any(
-        len(side) == 1 and (side[0].record.processes or 1) == 1 and _tunes(side[0])
+        len(side) == 1 and (side[0].record.processes or 1) == 1 and side[0].tunes_itself
         for side in (versus.base, versus.head)
     )
 

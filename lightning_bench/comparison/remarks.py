@@ -45,9 +45,8 @@ def noise_remarks(
     if estimated.tuning.any():
         names = sorted({cell.provider for cell, tunes in zip(cells, estimated.tuning, strict=True) if tunes})
         found.append(
-            f"{', '.join(names)}: an autotuner may choose anew in each process, so "
-            f"{_assumed_tuning(estimated)}one process on a side never makes it SLOWER; take several: --ref, "
-            "or folders of CSVs"
+            f"{', '.join(names)}: an autotuner may choose anew in each process, so one process on a side "
+            "never makes it SLOWER; take several: --ref, or folders of CSVs"
         )
     if loaded := int(estimated.loaded.sum()):
         found.append(
@@ -122,22 +121,17 @@ def partial_sides(cells: Sequence[ComparedCell]) -> list[str]:
 
 
 def _assumed(count: int, estimated: Estimated) -> str:
-    devices = sorted({versus.record.device for versus in estimated.timed})
-    stated = ", ".join(f"{100 * ASSUMED[device].process:g} % on {device}" for device in devices)
+    assume = [versus for versus, scale in zip(estimated.timed, estimated.scale, strict=True) if scale > 0]
+    tuning = [v for v in assume if v.base[-1].tunes_itself or v.head[-1].tunes_itself]
+    shares = {f"{100 * ASSUMED[v.record.device].process:g} % on {v.record.device}" for v in assume}
+    tuned = {f"{100 * ASSUMED[v.record.device].tuning:g} % of a kernel that tunes itself" for v in tuning}
+    stated = ", ".join(sorted(shares) + sorted(tuned))
     most = float(estimated.scale.max())
     more = f", up to {most:.1f} times as much by today's spread over the cells" if most > 1 else ""
     return (
         f"one run on a side in {counted(count, 'cell')}: the noise between runs is assumed ({stated}{more}). "
         "`lbench calibrate` measures it; folders of CSVs, one run each, and `lbench compare --ref` have many"
     )
-
-
-def _assumed_tuning(estimated: Estimated) -> str:
-    """Say which noise is assumed of kernels that tune themselves, or "" if it is calibrated."""
-    cells = zip(estimated.timed, estimated.tuning & (estimated.scale > 0), strict=True)
-    shares = sorted({ASSUMED[versus.record.device].tuning for versus, assumes in cells if assumes})
-    stated = " or ".join(f"{100 * share:g} %" for share in shares)
-    return f"the noise of one process is assumed to be {stated}, and " if shares else ""
 
 
 def _few(cells: Sequence[ComparedCell], estimated: Estimated, threshold: float) -> int:

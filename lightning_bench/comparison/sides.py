@@ -16,6 +16,7 @@ from lightning_bench.case import TIMED
 from lightning_bench.comparison.collector import collector_paused
 from lightning_bench.comparison.rule import Floats
 from lightning_bench.errors import UsageError
+from lightning_bench.providers.built_in import tunes_itself
 from lightning_bench.record import Record, read_records
 from lightning_bench.record.discover import result_files
 from lightning_bench.record.function_files import of_several_files, told_apart
@@ -49,6 +50,12 @@ class Run:
     pair: str = ""
     calibrated_as: str = ""
     step_ms: float = 0.0
+
+    @property
+    def tunes_itself(self) -> bool:
+        """Whether an autotuner may choose another configuration in the next process."""
+        name = (self.calibrated_as or self.record.case_id).partition("/")[0]
+        return self.record.autotuned or tunes_itself(name)
 
     def told_apart(self, names: Set[str]) -> Run:
         """Return it under the file of its function too, if that has one of these names."""
