@@ -131,8 +131,8 @@ def _of_models(plan: Plan, cases: Sequence[Case], rows: Sequence[Record]) -> Est
         return Estimate(seconds, f"{_LONGEST}: no earlier row of {', '.join(without)} says how long")
     basis = _basis(list(used.values()))
     if without:
-        basis += f"; no earlier row of {', '.join(without)}: of its "
-        basis += f"{counted(sum(without.values()), 'case')} {_LONGEST}"
+        of = counted(sum(without.values()), "case")
+        basis += f"; no earlier row of {', '.join(without)} ({of}): {_LONGEST}"
     return Estimate(seconds, basis)
 
 

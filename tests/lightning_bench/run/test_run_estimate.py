@@ -175,4 +175,4 @@ def test_a_model_without_rows_is_said_to_have_none(training: Plan) -> None:
     assert alone.basis.endswith("no earlier row of llama-tiny says how long")
     both = estimated_time(training, training.cases, earlier)
     assert both.seconds == pytest.approx(limit * len(large) + 2 * (len(training.cases) - len(large)))
-    assert f"; no earlier row of llama-tiny: of its {len(large)} cases only sampling" in both.basis
+    assert f"; no earlier row of llama-tiny ({len(large)} cases): only sampling, at its longest" in both.basis
