@@ -61,7 +61,7 @@ def cuda_gpu() -> Gpu:
     with _nvml() as nvml:
         found = _find(nvml)
         if isinstance(found, str):
-            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu (--device cpu)")
+            raise _no_device(found)
         if found.name and not _torch_is_on_a_gpu():
             return found
         return _told_by_torch(nvml, found)
@@ -87,7 +87,7 @@ def use_gpu(number: int) -> None:
     """
     with _nvml() as nvml:
         if isinstance(found := _find(nvml), str):
-            raise UsageError(f"no CUDA device: {found}; mend that, or choose the device cpu (--device cpu)")
+            raise _no_device(found)
         visible = _visible(nvml)
     if number >= len(visible):
         raise UsageError(f"device cuda:{number} is not here; allowed: cuda:0 to cuda:{len(visible) - 1}")
@@ -302,16 +302,17 @@ def _torch_is_on_a_gpu() -> bool:
     return torch is not None and bool(torch.cuda.is_initialized())
 
 
+def _no_device(why: str) -> UsageError:
+    return UsageError(f"no CUDA device: {why}; mend that, or choose the device cpu (--device cpu)")
+
+
 def _told_by_torch(nvml: Any, gpu: Gpu) -> Gpu:
     """Fill in the name and capability of torch's device 0, and the board that has its UUID."""
     import torch
 
     if not torch.cuda.is_available():
         variable = os.environ.get("CUDA_VISIBLE_DEVICES")
-        raise UsageError(
-            f"no CUDA device: torch sees none (CUDA_VISIBLE_DEVICES is {variable!r}); "
-            "mend that, or choose the device cpu (--device cpu)"
-        )
+        raise _no_device(f"torch sees none (CUDA_VISIBLE_DEVICES is {variable!r})")
     properties = torch.cuda.get_device_properties(0)
     boards = _boards(nvml)
     uuid = str(getattr(properties, "uuid", ""))
