@@ -5,7 +5,8 @@
 
 Parts that came in another copy are kept in DIR/parts until all of an archive are there. A repository that is
 there gets the commit of a newer kit, and keeps what was changed in it. Exit codes: 0, all that was asked for
-is unpacked; 1, a part of it is damaged, or git cannot unpack it; 3, parts of it are missing, which it names.
+is unpacked; 1, a part of it or the manifest is damaged, or it cannot be unpacked; 2, usage; 3, parts of it
+are missing, which it names.
 """
 
 import argparse
