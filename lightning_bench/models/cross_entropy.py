@@ -35,7 +35,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tens
     """
     from lightning_bench.models.cross_entropy_kernels import loss_kernel
 
-    logits, (tokens, words) = logits.contiguous(), logits.shape
+    logits, targets, (tokens, words) = logits.contiguous(), targets.contiguous(), logits.shape
     found = _of_tokens(logits)
     with torch.cuda.device_of(logits):
         loss_kernel[(tokens,)](logits, targets, *found, words, BLOCK=_BLOCK, num_warps=8)
@@ -47,8 +47,8 @@ def _gradient(logits: Tensor, targets: Tensor, tops: Tensor, sums: Tensor, upstr
     """Return the gradient of the logits for that of the losses, `upstream` fp32 [tokens]."""
     from lightning_bench.models.cross_entropy_kernels import gradient_kernel
 
-    logits, upstream, (tokens, words) = logits.contiguous(), upstream.contiguous(), logits.shape
-    gradient = torch.empty_like(logits)
+    logits, targets, upstream = logits.contiguous(), targets.contiguous(), upstream.contiguous()
+    gradient, (tokens, words) = _like(logits), logits.shape
     grid = (tokens, -(-words // _BLOCK))
     with torch.cuda.device_of(logits):
         gradient_kernel[grid](
@@ -62,6 +62,10 @@ def _of_tokens(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return first, second, third
 
 
+def _like(logits: Tensor) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
@@ -73,4 +77,4 @@ def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor, None]:
 
 cross_entropy.register_fake(lambda logits, targets: _of_tokens(logits))
 cross_entropy.register_autograd(_backward, setup_context=_keep)
-_gradient.register_fake(lambda logits, *_: torch.empty_like(logits, memory_format=torch.contiguous_format))
+_gradient.register_fake(lambda logits, *_: _like(logits))

@@ -88,6 +88,18 @@ def test_the_kernels_of_the_loss_are_right_at_full_size() -> None:
     torch.testing.assert_close(logits.grad[some].double(), exact.grad, rtol=2**-8, atol=1e-9)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_the_kernels_of_the_loss_run_where_the_logits_are() -> None:
+    logits = torch.randn(3, 5000, device="cuda:1").requires_grad_()
+    targets = torch.tensor([0, 4096, 4999], device="cuda:1")
+    losses = cross_entropy(logits, targets)[0]
+    wanted = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(losses, wanted)
+    gradients = [torch.autograd.grad(each.sum(), logits)[0] for each in (losses, wanted)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert torch.cuda.current_device() == 0
+
+
 def test_compiled_and_plain_models_have_the_same_losses() -> None:
     provider = get_provider("lightning2")
     provider.load()
