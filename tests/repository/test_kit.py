@@ -238,7 +238,7 @@ def test_shallow_clone(tmp_path, has_all, monkeypatch, capsys):
 
 
 def test_what_is_not_committed_and_what_peers_import(tmp_path, has_all, small, monkeypatch, capsys):
-    """A kit leaves out what is not committed, and says so; it holds what peers import and is not there."""
+    """A kit leaves out what is not committed, and says so; it includes what peers import if need be."""
     sites = {}
     monkeypatch.setattr(Kit, "add_site", lambda _, name, peer: sites.update({name: peer.wheels}))
     monkeypatch.setattr(Kit, "finish", lambda _: None)
